@@ -1,0 +1,87 @@
+"""The exceptions a person may meet: what was wrong, where, what was wanted, what to try.
+
+Every error that bad input can cause is a `SecateurError`. Its text is one line, made of up to four
+parts, so that the command can print it as it is and a script can read the parts:
+
+    what [in WHERE] [; wanted WANTED] [; try HINT]
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SecateurError(Exception):
+    """Something the user can mend. The command prints it on one line and leaves with `exit_code`.
+
+    Args:
+        what: what was found to be wrong, with the offending value.
+        where: the file, tensor, option or recipe key it was found in.
+        wanted: what would have been accepted.
+        hint: what to try next.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object | None = None,
+        wanted: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.what, self.where, self.wanted, self.hint = what, where, wanted, hint
+        line = what if where is None else f"{what} in {where}"
+        if wanted is not None:
+            line += f"; wanted {wanted}"
+        if hint is not None:
+            line += f"; try {hint}"
+        super().__init__(" ".join(line.split()))
+
+
+class PatternError(SecateurError):
+    """A sparsity pattern that cannot be read, or that does not fit a matrix."""
+
+
+class RecipeError(SecateurError):
+    """An option or a recipe key that is unknown, out of range or in contradiction with another."""
+
+
+class CheckpointError(SecateurError):
+    """A model folder that is missing, damaged, or not of a kind that can be read safely."""
+
+
+class ModelError(SecateurError):
+    """An architecture whose blocks cannot be found, run or pruned."""
+
+
+class DataError(SecateurError):
+    """Text, tokens or a data set that cannot be read or is too short."""
+
+
+class OutputError(SecateurError):
+    """A result that cannot be written where it was asked for."""
+
+
+class NumericalError(SecateurError):
+    """A statistic, score, gradient or loss that is not finite."""
+
+
+class CheckFailedError(SecateurError):
+    """A proof that did not succeed: the files do not have the sparsity that was claimed."""
+
+    exit_code = 1
+
+
+def closest(name: str, options: Iterable[str]) -> str:
+    """The options as a phrase, led by the one that `name` most resembles: for `wanted=`.
+
+    >>> closest("wnada", ["magnitude", "wanda"])
+    "one of magnitude, wanda (did you mean 'wanda'?)"
+    """
+    listed = list(options)
+    near = difflib.get_close_matches(name, listed, n=1, cutoff=0.5)
+    phrase = "one of " + ", ".join(listed)
+    return f"{phrase} (did you mean {near[0]!r}?)" if near else phrase
