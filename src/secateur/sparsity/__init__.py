@@ -1,0 +1,16 @@
+"""Tensors only: the pattern wanted, the weights it keeps, and the proof that it was done."""
+
+from secateur.sparsity.audit import MatrixAudit, audit
+from secateur.sparsity.mask import Compare, keep_mask
+from secateur.sparsity.pattern import NofM, Pattern, Unstructured, parse_pattern
+
+__all__ = [
+    "Compare",
+    "MatrixAudit",
+    "NofM",
+    "Pattern",
+    "Unstructured",
+    "audit",
+    "keep_mask",
+    "parse_pattern",
+]

@@ -1,0 +1,115 @@
+"""Sparsity patterns and how people write them.
+
+    "50%", "0.5"   unstructured: that share of the weights is zero
+    "2:4", "4:8"   N:M: of every M consecutive weights along the input dimension, N are KEPT
+
+Two conventions for N exist in the field (kept or pruned); they agree only at one half. Ours is
+"N of M are kept", which is also what NVIDIA's 2:4 hardware documentation means.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from secateur.errors import PatternError
+
+_WANTED = "a ratio such as 50% or 0.5, or N:M (N of every M weights kept) such as 2:4"
+
+
+@dataclass(frozen=True)
+class Unstructured:
+    """A share of all weights is zero, wherever they stand.
+
+    Attributes:
+        ratio: the share that is pruned, between 0 and 1, both excluded.
+    """
+
+    ratio: float
+
+    @property
+    def sparsity(self) -> float:
+        """The share of zeros that the pattern asks for."""
+        return self.ratio
+
+    def pruned_of(self, count: int) -> int:
+        """How many of `count` weights to prune: the ratio rounded down, as the papers do."""
+        return math.floor(self.ratio * count + 1e-6)
+
+    def check_fits(self, in_features: int, where: str) -> None:
+        """Raise `PatternError` if the ratio prunes no weight, or every weight, of a row."""
+        pruned = self.pruned_of(in_features)
+        if not 0 < pruned < in_features:
+            raise PatternError(
+                f"{self} prunes {pruned} of {in_features} weights of every row",
+                where=where,
+                wanted="a ratio that leaves some weights and prunes some",
+            )
+
+    def __str__(self) -> str:
+        return f"{self.ratio * 100:.10g}%"
+
+
+@dataclass(frozen=True)
+class NofM:
+    """Of every `m` consecutive weights along the input dimension, `n` are kept.
+
+    Attributes:
+        n: weights kept in each group, 1 to m - 1.
+        m: size of a group.
+    """
+
+    n: int
+    m: int
+
+    @property
+    def sparsity(self) -> float:
+        """The share of zeros that the pattern asks for."""
+        return 1 - self.n / self.m
+
+    def check_fits(self, in_features: int, where: str) -> None:
+        """Raise `PatternError` unless the groups fill the input dimension exactly."""
+        if in_features % self.m:
+            raise PatternError(
+                f"groups of {self.m} do not divide the {in_features} inputs",
+                where=where,
+                wanted=f"a pattern N:M whose M divides {in_features}",
+                hint="2:4, 4:8 or an unstructured ratio",
+            )
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
+
+Pattern = Unstructured | NofM
+
+
+def parse_pattern(text: str | float | Pattern) -> Pattern:
+    """Read a pattern as a person writes it: "2:4", "50%", "0.5", 0.5.
+
+    Raises:
+        PatternError: it is none of these, or asks for nothing or everything to be pruned.
+    """
+    if isinstance(text, Unstructured | NofM):
+        return text
+    written = str(text).strip()
+    if match := re.fullmatch(r"([0-9]{1,6})\s*:\s*([0-9]{1,6})", written):
+        n, m = int(match[1]), int(match[2])
+        if not 0 < n < m:
+            raise PatternError(
+                f"pattern {written!r} keeps {n} of {m} weights",
+                wanted="N:M with 0 < N < M, N being the number kept",
+                hint="2:4",
+            )
+        return NofM(n, m)
+    if match := re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(%?)", written):
+        ratio = float(match[1]) / (100 if match[2] else 1)
+        if not 0 < ratio < 1:
+            raise PatternError(
+                f"pattern {written!r} prunes {ratio * 100:g} % of the weights",
+                wanted="more than 0 % and less than 100 %",
+                hint="50%" if ratio != 50 else "50% (with the percent sign)",
+            )
+        return Unstructured(ratio)
+    raise PatternError(f"pattern {written!r} cannot be read", wanted=_WANTED)
