@@ -1,0 +1,66 @@
+"""What a method may read about one matrix: every statistic that it declared, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+
+class Need(StrEnum):
+    """A statistic that a method can ask for."""
+
+    INPUT_NORM = "input_norm"
+    HESSIAN = "hessian"
+    REGIONAL_GRADIENT = "regional_gradient"
+    FULL_GRADIENT = "full_gradient"
+
+
+class Statistics:
+    """The finished statistics of one matrix W [out, in].
+
+    Args:
+        values: the tensors that were gathered, by need.
+        sequences: number of calibration sequences they were gathered over.
+
+    Reading a statistic that is not among `values` raises `LookupError`: the method did not
+    declare that it needs it.
+    """
+
+    def __init__(self, values: Mapping[Need, Tensor], sequences: int) -> None:
+        self._values = dict(values)
+        self.sequences = sequences
+
+    @property
+    def input_norm(self) -> Tensor:
+        """l2 norm of each input over all calibration tokens, float32 [in]."""
+        return self._get(Need.INPUT_NORM)
+
+    @property
+    def hessian(self) -> Tensor:
+        """Sum of outer products of the inputs, float32 [in, in]."""
+        return self._get(Need.HESSIAN)
+
+    @property
+    def regional_gradient(self) -> Tensor:
+        """Root mean square over sequences of d norm2(block output) / dW, float32 [out, in]."""
+        return self._get(Need.REGIONAL_GRADIENT)
+
+    @property
+    def full_gradient(self) -> Tensor:
+        """Aggregate over sequences of d (model loss) / dW, float32 [out, in]."""
+        return self._get(Need.FULL_GRADIENT)
+
+    def first_not_finite(self) -> Need | None:
+        """The first statistic with a NaN or an infinity in it, or None."""
+        for need, value in self._values.items():
+            if not bool(torch.isfinite(value).all()):
+                return need
+        return None
+
+    def _get(self, need: Need) -> Tensor:
+        if need not in self._values:
+            raise LookupError(f"the method reads {need.value} but does not declare it in `needs`")
+        return self._values[need]

@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from secateur.statistics import GradientNorm, Hessian, InputNorm, Need, Statistics
+
+
+@pytest.fixture
+def inputs():
+    return torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0))  # [batch, tokens, in]
+
+
+def test_input_norm_runs_over_all_tokens_of_all_batches(inputs):
+    norm = InputNorm(8)
+    for batch in inputs.split(2):
+        norm.add(batch)
+    torch.testing.assert_close(norm.norm, inputs.reshape(-1, 8).norm(dim=0))
+
+
+def test_input_norm_is_float32_whatever_comes_in(inputs):
+    norm = InputNorm(8)
+    norm.add(inputs.bfloat16())
+    assert norm.norm.dtype == torch.float32
+    torch.testing.assert_close(norm.norm, inputs.bfloat16().float().reshape(-1, 8).norm(dim=0))
+
+
+def test_hessian_is_the_sum_of_outer_products(inputs):
+    hessian = Hessian(8)
+    for batch in inputs.split(4):
+        hessian.add(batch)
+    by_hand = sum(torch.outer(x, x) for x in inputs.reshape(-1, 8))
+    torch.testing.assert_close(hessian.gram, by_hand)
+
+
+@pytest.mark.parametrize("order", ["l1", "l2"])
+def test_gradients_of_one_backward_pass_equal_a_backward_pass_per_sequence(inputs, order):
+    weight = torch.randn(4, 8, requires_grad=True)
+    gradients = []
+    for x in inputs:
+        loss = (x @ weight.T).tanh().norm()
+        gradients.append(torch.autograd.grad(loss, weight)[0])
+    stacked = torch.stack(gradients)  # [batch, out, in]
+
+    norm = GradientNorm((4, 8), order)
+    for batch in inputs.split(3):
+        y = (batch @ weight.T).detach().requires_grad_()
+        loss = y.tanh().flatten(1).norm(dim=1).sum()
+        norm.add(batch, torch.autograd.grad(loss, y)[0])
+
+    total = stacked.abs().sum(0) if order == "l1" else stacked.square().sum(0).sqrt()
+    mean = stacked.abs().mean(0) if order == "l1" else stacked.square().mean(0).sqrt()
+    assert norm.sequences == 6
+    torch.testing.assert_close(norm.total, total)
+    torch.testing.assert_close(norm.mean, mean)
+
+
+def test_statistics_hand_out_only_what_was_declared():
+    statistics = Statistics({Need.INPUT_NORM: torch.ones(3)}, sequences=2)
+    assert statistics.input_norm.tolist() == [1, 1, 1]
+    with pytest.raises(LookupError, match="reads hessian but does not declare it"):
+        _ = statistics.hessian
+
+
+def test_statistics_name_what_is_not_finite():
+    fine, broken = torch.ones(3), torch.tensor([1.0, torch.nan, 1.0])
+    assert Statistics({Need.INPUT_NORM: fine}, 1).first_not_finite() is None
+    found = Statistics({Need.INPUT_NORM: fine, Need.HESSIAN: broken}, 1).first_not_finite()
+    assert found is Need.HESSIAN
