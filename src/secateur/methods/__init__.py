@@ -1,0 +1,17 @@
+"""The methods of the papers, one short file each. Importing a file registers its methods."""
+
+from secateur.methods import magnitude, wanda, wandapp
+from secateur.methods.base import Method, Params, Refine, Solution, describe_fields, every, get
+
+__all__ = [
+    "Method",
+    "Params",
+    "Refine",
+    "Solution",
+    "describe_fields",
+    "every",
+    "get",
+    "magnitude",
+    "wanda",
+    "wandapp",
+]

@@ -1,0 +1,183 @@
+"""What a pruning method is: a name, a paper, what it needs, and one function.
+
+A method is one of two kinds:
+
+    score   (weight, statistics, params) -> importance of every weight; the mask follows from it
+    solve   (weight, statistics, pattern, params) -> keep-mask and corrected weights
+
+and may ask for a refinement of the kept weights once the mask is there (`Refine`). Registering is
+the decorator's doing; importing the file is all it takes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from secateur.errors import RecipeError, closest
+from secateur.sparsity import Compare, Pattern
+from secateur.statistics import Need, Statistics
+
+
+class Refine(StrEnum):
+    """What happens to the kept weights after the mask is chosen."""
+
+    NONE = "none"
+    REGIONAL = "regional"
+    """Gradient steps on the block's output error, in rounds (Wanda++ RO)."""
+
+
+class Params(BaseModel):
+    """Parameters of a method, all with defaults: frozen, and unknown names are errors.
+
+    Attributes:
+        compare: which weights compete for an unstructured budget; N:M patterns ignore it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    compare: Compare = Compare.ROW
+    """Weights compete within their output row, or across the whole layer (unstructured only)."""
+
+    @property
+    def competition(self) -> Compare:
+        """Who competes with whom once all parameters are known."""
+        return self.compare
+
+    def objection(self, pattern: Pattern) -> str | None:
+        """Why these parameters cannot go with `pattern`, or None."""
+        return None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solving method returns: both [out, in], pruned weights zero in `weight`."""
+
+    weight: Tensor
+    keep: Tensor
+
+
+def describe_fields(settings: type[BaseModel]) -> dict[str, tuple[str, str]]:
+    """Name of every parameter -> its default as one would write it, and what it means."""
+    defaults = settings().model_dump(mode="json")
+    return {
+        name: (json.dumps(defaults[name]).strip('"'), field.description or "")
+        for name, field in settings.model_fields.items()
+    }
+
+
+ScoreFunction = Callable[[Tensor, Statistics, Any], Tensor]
+SolveFunction = Callable[[Tensor, Statistics, Pattern, Any], Solution]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One registered method.
+
+    Attributes:
+        name: what the user types.
+        summary: one line, from the function's docstring.
+        paper: address of the source.
+        needs: the statistics it reads.
+        params: the class of its parameters, all with defaults.
+        refine: what is done to the kept weights afterwards.
+        score, solve: exactly one of the two functions.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    needs: frozenset[Need]
+    params: type[Params]
+    refine: Refine
+    score: ScoreFunction | None = None
+    solve: SolveFunction | None = None
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the method reads anything besides the weights."""
+        return bool(self.needs) or self.refine is not Refine.NONE
+
+    def describe(self) -> dict[str, Any]:
+        """The method as plain values, for listings."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "needs": sorted(self.needs) + ["calibration"] * self.needs_calibration,
+            "refine": self.refine.value,
+            "parameters": describe_fields(self.params),
+            "paper": self.paper,
+        }
+
+
+_Score = TypeVar("_Score", bound=ScoreFunction)
+_Solve = TypeVar("_Solve", bound=SolveFunction)
+
+_registry: dict[str, Method] = {}
+
+
+def score(
+    name: str,
+    *,
+    paper: str,
+    needs: set[Need] | None = None,
+    params: type[Params] = Params,
+    refine: Refine = Refine.NONE,
+) -> Callable[[_Score], _Score]:
+    """Register a scoring function under `name`; it is returned unchanged."""
+
+    def register(function: _Score) -> _Score:
+        wanted = frozenset(needs or ())
+        _add(Method(name, _summary(function), paper, wanted, params, refine, score=function))
+        return function
+
+    return register
+
+
+def solve(
+    name: str,
+    *,
+    paper: str,
+    needs: set[Need],
+    params: type[Params] = Params,
+) -> Callable[[_Solve], _Solve]:
+    """Register a solving function under `name`; it is returned unchanged."""
+
+    def register(function: _Solve) -> _Solve:
+        wanted = frozenset(needs)
+        _add(Method(name, _summary(function), paper, wanted, params, Refine.NONE, solve=function))
+        return function
+
+    return register
+
+
+def get(name: str) -> Method:
+    """The method called `name`.
+
+    Raises:
+        RecipeError: there is none; the message lists those that there are.
+    """
+    if name not in _registry:
+        raise RecipeError(f"unknown method {name!r}", wanted=closest(name, _registry))
+    return _registry[name]
+
+
+def every() -> tuple[Method, ...]:
+    """All registered methods, in order of registration."""
+    return tuple(_registry.values())
+
+
+def _add(method: Method) -> None:
+    if method.name in _registry:
+        raise ValueError(f"two methods are called {method.name!r}")
+    _registry[method.name] = method
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").strip().splitlines()[0]
