@@ -1,0 +1,23 @@
+"""Disk to tensors and back: the only code that opens or writes model files."""
+
+from secateur.checkpoint.matrices import Matrix, find_matrices
+from secateur.checkpoint.open import BlockModel, open_model
+from secateur.checkpoint.read import Checkpoint, locate
+from secateur.checkpoint.resident import ResidentModel
+from secateur.checkpoint.skeleton import StreamedModel
+from secateur.checkpoint.structure import Blocks, find_blocks
+from secateur.checkpoint.write import OutputFolder
+
+__all__ = [
+    "BlockModel",
+    "Blocks",
+    "Checkpoint",
+    "Matrix",
+    "OutputFolder",
+    "ResidentModel",
+    "StreamedModel",
+    "find_blocks",
+    "find_matrices",
+    "locate",
+    "open_model",
+]

@@ -1,0 +1,68 @@
+"""Open a model for block-by-block work: streamed from disk where possible, whole where not."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from secateur.checkpoint.read import Checkpoint
+from secateur.checkpoint.resident import ResidentModel
+from secateur.checkpoint.skeleton import NotStreamableError, StreamedModel, read_config
+from secateur.checkpoint.structure import Blocks
+
+
+class BlockModel(Protocol):
+    """A model whose blocks are opened one at a time; what `blocks/` and `evaluate/` work on."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model; only what is open may be computed with."""
+
+    @property
+    def blocks(self) -> Blocks:
+        """Its decoder blocks."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where open pieces are."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of open pieces."""
+
+    def open_block(self, index: int) -> AbstractContextManager[nn.Module]:
+        """One decoder block, ready to compute with; what is written into it may be let go."""
+
+    def open_surroundings(self) -> AbstractContextManager[PreTrainedModel]:
+        """Everything but the blocks, ready to compute with."""
+
+    def storage_dtype(self, name: str) -> torch.dtype:
+        """The dtype in which a parameter is kept when its piece is closed."""
+
+
+def open_model(
+    folder: Path, device: torch.device, dtype: torch.dtype | None = None
+) -> StreamedModel | ResidentModel:
+    """Open a model folder; `dtype=None` computes in the checkpoint's own dtype.
+
+    A `ResidentModel` comes back where the family's files need conversion and the model had to be
+    loaded whole.
+
+    Raises:
+        CheckpointError, ModelError: see `Checkpoint` and `StreamedModel`.
+    """
+    checkpoint = Checkpoint(folder)
+    config = read_config(checkpoint)
+    stored = config.dtype or torch.float32
+    try:
+        return StreamedModel(checkpoint, device, dtype or stored)
+    except NotStreamableError:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=stored, trust_remote_code=False, use_safetensors=True
+        )
+        return ResidentModel(model, device, dtype or stored)

@@ -1,0 +1,88 @@
+"""A model that is in memory as a whole: one the caller holds, or one that cannot be streamed.
+
+It opens pieces as `StreamedModel` does: a block is cast to the computing precision while it is
+open and cast back afterwards. What was written into it in the meantime stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from secateur.checkpoint.structure import find_blocks
+
+
+class ResidentModel:
+    """A causal language model in memory, opened piece by piece like a streamed one.
+
+    Attributes:
+        model: the whole model. It is in evaluation mode and takes no gradients while a piece is
+            open, and is given back as it was.
+        blocks: the decoder blocks.
+        device, dtype: where and in what precision open pieces are.
+    """
+
+    def __init__(self, model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
+        self.model = model
+        self.device = device
+        self.dtype = dtype
+        self.blocks = find_blocks(model)
+        self._storage: dict[str, torch.dtype] = {
+            name: value.dtype for name, value in model.named_parameters()
+        }
+
+    @contextmanager
+    def open_block(self, index: int) -> Iterator[nn.Module]:
+        """One decoder block in the computing precision, on the computing device."""
+        block = self.blocks.modules[index]
+        with _cast([block], self.device, self.dtype):
+            yield block
+
+    @contextmanager
+    def open_surroundings(self) -> Iterator[PreTrainedModel]:
+        """The model, everything but its blocks in the computing precision and on the device."""
+        inside = {id(module) for block in self.blocks.modules for module in block.modules()}
+        outside = [module for module in self.model.modules() if id(module) not in inside]
+        with _cast(outside, self.device, self.dtype, recurse=False):
+            yield self.model
+
+    def storage_dtype(self, name: str) -> torch.dtype:
+        """The dtype of a parameter while no piece is open."""
+        return self._storage[name]
+
+
+@contextmanager
+def _cast(
+    modules: list[nn.Module], device: torch.device, dtype: torch.dtype, *, recurse: bool = True
+) -> Iterator[None]:
+    """Parameters and buffers of `modules` on `device` in `dtype`, as they were at the end.
+
+    Buffers keep their dtype: rotary frequencies are float32 in every precision.
+    """
+    parameters = {p: (p.device, p.dtype, p.requires_grad)
+                  for m in modules for p in m.parameters(recurse)}  # fmt: skip
+    buffers = {b: b.device for m in modules for b in m.buffers(recurse)}
+    training = [(m, m.training) for root in modules
+                for m in (root.modules() if recurse else [root])]  # fmt: skip
+    for module, _ in training:
+        module.training = False
+    for parameter in parameters:
+        floating = parameter.is_floating_point()
+        parameter.data = parameter.data.to(device, dtype if floating else None)
+        parameter.requires_grad_(False)
+    for buffer in buffers:
+        buffer.data = buffer.data.to(device)
+    try:
+        yield
+    finally:
+        for parameter, (old_device, old_dtype, old_requires_grad) in parameters.items():
+            parameter.data = parameter.data.to(old_device, old_dtype)
+            parameter.requires_grad_(old_requires_grad)
+        for buffer, old_device in buffers.items():
+            buffer.data = buffer.data.to(old_device)
+        for module, was_training in training:
+            module.training = was_training

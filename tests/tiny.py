@@ -1,0 +1,151 @@
+"""Tiny random models of real families, a tokenizer to go with them, and folders that hold both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+BLOCKS, WIDTH, VOCABULARY, POSITIONS = 3, 32, 128, 64
+
+_SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_SPREAD = 0.2  # standard deviation of the weights: large enough for blocks to matter
+_GROUPED: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": 64,
+    "num_hidden_layers": BLOCKS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": POSITIONS,
+    "initializer_range": _SPREAD,
+    "tie_word_embeddings": False,
+    **_SPECIAL,
+}
+
+FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**_GROUPED),
+    "mistral": lambda: MistralConfig(**_GROUPED, sliding_window=12),
+    "qwen2": lambda: Qwen2Config(**_GROUPED),
+    "qwen3": lambda: Qwen3Config(**_GROUPED, head_dim=8),
+    "opt": lambda: OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        word_embed_proj_dim=WIDTH,
+        ffn_dim=64,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=4,
+        max_position_embeddings=POSITIONS,
+        dropout=0.0,
+        attention_dropout=0.0,
+        layerdrop=0.0,
+        init_std=_SPREAD,
+        **_SPECIAL,
+    ),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=WIDTH,
+        n_inner=64,
+        n_layer=BLOCKS,
+        n_head=4,
+        n_positions=POSITIONS,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        initializer_range=_SPREAD,
+        **_SPECIAL,
+    ),
+}
+"""Family -> the configuration of its tiny model: 3 blocks, width 32, vocabulary 128."""
+
+
+def make_model(
+    family: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
+) -> PreTrainedModel:
+    """A random model of a family, in evaluation mode, the same for the same arguments.
+
+    Args:
+        family: a key of `FAMILIES`.
+        seed: of the weights.
+        dtype: of the parameters.
+        changes: over the family's configuration, such as `num_hidden_layers=5`.
+    """
+    config = type(FAMILIES[family]())(**{**FAMILIES[family]().to_diff_dict(), **changes})
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() < 2:  # biases and norms are zeros and ones: make them matter
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            assert parameter.isfinite().all(), name
+    torch.random.set_rng_state(state)
+    return model.to(dtype).eval()
+
+
+SENTENCES = (
+    "The heron stands in the shallow water and waits for a fish to pass.",
+    "An otter dives under the ice, turns over a stone and comes back with a crab.",
+    "Badgers dig long setts in the hillside; the oldest are hundreds of years old.",
+    "A wren weighs ten grams, and its song carries across the whole garden.",
+    "In autumn the stoat changes its coat, and only the tip of the tail stays black.",
+    "Voles run through tunnels in the grass where the kestrel cannot follow them.",
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A small BPE on bytes, for English without capitals beyond those it was trained on."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 8,
+        special_tokens=["<pad>", "<s>", "</s>", "<unk>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+
+
+def save(model: PreTrainedModel, folder: Path, **options: Any) -> Path:
+    """Write a model and the tiny tokenizer into `folder`; `options` go to `save_pretrained`."""
+    model.save_pretrained(folder, **options)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def make_tokens(sequences: int = 8, length: int = 32, seed: int = 0) -> torch.Tensor:
+    """Random token ids that are no special tokens: int64 [sequences, length]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(4, VOCABULARY - 8, (sequences, length), generator=generator)
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """Every file under a folder, hidden ones too -> SHA-256 of its bytes."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
