@@ -1,0 +1,109 @@
+"""Held-out text: the fixed windows that perplexity is measured on.
+
+The test documents are joined by blank lines into one stream, tokenised once and cut into windows of
+`sequence_length` from the start; the tail is dropped. Nothing is random, so that every model sees
+the same tokens. Source: the WikiText-2 protocol of the published GPTQ, SparseGPT and Wanda scripts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from secateur.data.given import given_tokens, is_token_file
+from secateur.data.texts import read_documents
+from secateur.data.tokens import TokenBatch, check_size, make_batch
+from secateur.data.windows import (
+    JOINER,
+    cut,
+    join_documents,
+    need_tokenizer,
+    require_windows,
+    tokenise,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHARACTERS_PER_TOKEN = 8
+"""A first guess, rather high, at how much text some tokens need."""
+MARGIN = 256
+"""Tokens at the end of cut text that may differ from those of the whole text."""
+
+
+def load_heldout(
+    source: str | Tensor,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None,
+    sequence_length: int,
+    windows: int | None,
+    vocabulary: int | None = None,
+) -> TokenBatch:
+    """The first windows of held-out text, int64 [windows, sequence_length], with their protocol.
+
+    Args:
+        source: text as `read_documents` takes it (the test split of a hub data set), a
+            `.safetensors` file with `input_ids`, or a tensor of them [sequences, length].
+        tokenizer: turns text into tokens; not needed for given tokens.
+        sequence_length: tokens per window, at least 2: the first of a window is never predicted.
+        windows: how many at most; None takes all. A text with fewer gives those, with a notice.
+        vocabulary: rows of the model's embedding, to check ids against; None checks none.
+
+    Raises:
+        DataError: the source cannot be read, is too short for one window, or has ids beyond the
+            vocabulary.
+    """
+    check_size("sequence_length", sequence_length, least=2)
+    check_size("windows", windows, least=1)
+    if isinstance(source, Tensor) or is_token_file(source):
+        return given_tokens(
+            source, sequences=windows, sequence_length=sequence_length, vocabulary=vocabulary
+        )
+    tokenizer = need_tokenizer(tokenizer, source)
+    documents = read_documents(source, "test")
+    wanted = None if windows is None else windows * sequence_length
+    stream, characters = _beginning(documents.texts, tokenizer, wanted)
+    held = cut(stream, sequence_length)[:windows]  # [windows, T]
+    require_windows(
+        held,
+        1,
+        where=source,
+        tokens=len(stream),
+        hint="a shorter sequence length, or more text",
+    )
+    notices: tuple[str, ...] = ()
+    if windows is not None and len(held) < windows:
+        notices = (f"{source} holds {len(held)} windows, fewer than the {windows} asked for",)
+    return make_batch(
+        held,
+        vocabulary=vocabulary,
+        source=source,
+        kind=documents.kind,
+        origin=documents.origin,
+        sampling="windows",
+        joiner=JOINER,
+        text_characters=characters,
+        text_tokens=len(stream),
+        tokenizer=tokenizer,
+        notices=notices,
+    )
+
+
+def _beginning(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, wanted: int | None
+) -> tuple[Tensor, int]:
+    """The joined text's first tokens, at least `wanted` (None: all) if it has them; int64 [tokens].
+
+    A shard of C4 has a hundred million characters, of which a few windows need a hundredth: only
+    the beginning is tokenised, with so much to spare that the windows are the same as of the whole.
+    Also says how many characters that was.
+    """
+    limit = None if wanted is None else (wanted + MARGIN) * CHARACTERS_PER_TOKEN
+    while True:
+        text, whole = join_documents(texts, limit)
+        stream = tokenise(text, tokenizer)
+        if limit is None or wanted is None or whole or len(stream) >= wanted + MARGIN:
+            return stream, len(text)
+        limit *= 2

@@ -1,0 +1,94 @@
+"""Documents -> one stream of tokens -> windows: the path that calibration and held-out share.
+
+    stream  = tokenise(JOINER.join(documents))        [tokens]
+    windows = stream[: n * T].view(n, T)              n = tokens // T, the tail dropped
+
+Joining by blank lines and tokenising once, special tokens at the start of the stream only, is what
+the published GPTQ, SparseGPT and Wanda scripts do. A special token spelt out in the text (`<unk>`
+in the tokenised form of WikiText-2) becomes that token, as it does there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from secateur.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+JOINER = "\n\n"
+
+
+def join_documents(texts: Iterable[str], limit: int | None = None) -> tuple[str, bool]:
+    """Documents joined by blank lines, cut at `limit` characters, and whether that is all of them.
+
+    Reads no further into `texts` than it needs.
+    """
+    pieces: list[str] = []
+    characters = -len(JOINER)
+    for text in texts:
+        pieces.append(text)
+        characters += len(JOINER) + len(text)
+        if limit is not None and characters > limit:
+            return JOINER.join(pieces)[:limit], False
+    return JOINER.join(pieces), True
+
+
+def tokenise(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Tokens of one text with the tokenizer's default special tokens, int64 [tokens].
+
+    The text may be longer than the model can read, since it is cut into windows afterwards;
+    `verbose=False` is the tokenizer's own way to be told so.
+    """
+    encoded = tokenizer(text, verbose=False, return_attention_mask=False)
+    return torch.tensor(encoded["input_ids"], dtype=torch.int64)  # [tokens]
+
+
+def cut(stream: Tensor, length: int) -> Tensor:
+    """Non-overlapping windows [tokens // length, length] of a stream [tokens]; the tail dropped."""
+    count = len(stream) // length
+    return stream[: count * length].view(count, length)
+
+
+def require_windows(windows: Tensor, wanted: int, *, where: str, tokens: int, hint: str) -> None:
+    """Prove that the text gave as many windows [count, length] as were asked for.
+
+    Args:
+        wanted: the least that is acceptable.
+        where: the source.
+        tokens: how many tokens the windows were cut from.
+        hint: what to try.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    count, length = windows.shape
+    if count < wanted:
+        raise DataError(
+            f"only {count} windows of {length} tokens among {tokens:,} tokens",
+            where=where,
+            wanted=f"{wanted} windows",
+            hint=hint,
+        )
+
+
+def need_tokenizer(
+    tokenizer: PreTrainedTokenizerBase | None, source: str
+) -> PreTrainedTokenizerBase:
+    """The tokenizer, which text cannot do without.
+
+    Raises:
+        DataError: there is none.
+    """
+    if tokenizer is None:
+        raise DataError(
+            "no tokenizer to turn text into tokens",
+            where=source,
+            wanted="a tokenizer, or a .safetensors file of tokens",
+        )
+    return tokenizer

@@ -1,0 +1,550 @@
+"""Text, tokens and data sets: what is read, how it is windowed, and how bad input is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers.decoders import ByteLevel
+from transformers import PreTrainedTokenizerFast
+
+from secateur.data import (
+    Documents,
+    Protocol,
+    TokenBatch,
+    calibration,
+    load_calibration,
+    load_heldout,
+    read_documents,
+    token_sha256,
+)
+from secateur.errors import DataError
+
+BOS = 0
+ANIMALS = ["heron", "otter", "badger", "lynx", "stoat", "marten", "wren", "adder", "vole"]
+
+
+def prose(words: int, seed: int) -> str:
+    """Sentences that never repeat: every word carries its number."""
+    chance = random.Random(seed)
+    return " ".join(f"{chance.choice(ANIMALS)} {seed}{number}." for number in range(words))
+
+
+DOCUMENTS = [prose(words, seed) for seed, words in enumerate([300, 20, 250, 5, 400, 150], start=1)]
+CORPUS = "\n\n".join(DOCUMENTS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE with a beginning-of-sequence token and a short model maximum."""
+    model = Tokenizer(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = ByteLevel()
+    model.train_from_iterator(
+        [prose(100, 9)],
+        trainers.BpeTrainer(
+            vocab_size=340,
+            special_tokens=["<s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    model.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", BOS)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<s>", model_max_length=64)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The documents as a folder of four kinds of file, with things beside them to leave out."""
+    root = tmp_path / "texts"
+    (root / "b").mkdir(parents=True)
+    (root / ".git").mkdir()
+    (root / "a.txt").write_text(f"{DOCUMENTS[0]}\f{DOCUMENTS[1]}\f\n", encoding="utf-8")
+    (root / "b" / "1.md").write_text(DOCUMENTS[2], encoding="utf-8")
+    lines = [json.dumps({"text": text, "url": "-"}) for text in DOCUMENTS[3:5]]
+    (root / "b" / "2.jsonl").write_text("\n\n".join(lines), encoding="utf-8")
+    pq.write_table(pa.table({"text": DOCUMENTS[5:]}), root / "c.parquet")
+    (root / ".git" / "x.txt").write_text("hidden")
+    (root / ".hidden.txt").write_text("hidden")
+    (root / "note.rst").write_text("another kind of file")
+    (root / "empty.txt").write_text(" \n")
+    return root
+
+
+def stream(tokenizer: PreTrainedTokenizerFast, text: str = CORPUS) -> list[int]:
+    """What the loaders should see: special tokens once, made by the backend itself."""
+    return list(tokenizer.backend_tokenizer.encode(text).ids)
+
+
+def calibrate(source: Any, tokenizer: Any, **changes: Any) -> TokenBatch:
+    options: dict[str, Any] = {
+        "samples": 8,
+        "sequence_length": 32,
+        "seed": 0,
+        "vocabulary": None,
+    } | changes
+    return load_calibration(source, tokenizer=tokenizer, **options)
+
+
+# Sources
+
+UNCHECKED = {"verification_mode": "no_checks"}
+"""A shard has not the rows that the card promises: github.com/huggingface/datasets/issues/7728."""
+
+
+def test_folder_reads_every_kind_in_sorted_order(folder: Path) -> None:
+    documents = read_documents(str(folder), "train")
+    assert list(documents.texts) == DOCUMENTS
+    assert documents.kind == "folder"
+    assert documents.origin == {
+        "path": str(folder),
+        "files": "4",
+        "documents": "6",
+        "empty_files": "1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("a.txt", "text", DOCUMENTS[:2]),
+        ("b/1.md", "text", DOCUMENTS[2:3]),
+        ("b/2.jsonl", "jsonl", DOCUMENTS[3:5]),
+        ("c.parquet", "parquet", DOCUMENTS[5:]),
+    ],
+)
+def test_single_file(folder: Path, name: str, kind: Any, expected: list[str]) -> None:
+    source = str(folder / name)
+    origin = {"path": source, "files": "1", "documents": str(len(expected))}
+    assert read_documents(source, "train") == Documents(tuple(expected), kind, origin)
+    assert read_documents(source, "test") == Documents(tuple(expected), kind, origin)
+
+
+def test_text_form(tmp_path: Path) -> None:
+    """A byte order mark and carriage returns go; empty records stay, as the papers join them."""
+    path = tmp_path / "x.TXT"
+    path.write_bytes("\ufeffcafé\r\nau lait\n".encode())
+    assert read_documents(str(path), "train").texts == ("café\nau lait\n",)
+    path = tmp_path / "x.jsonl"
+    path.write_bytes('\ufeff{"text": ""}\r\n{"text": "a\u2028b"}'.encode())
+    assert read_documents(str(path), "train").texts == ("", "a\u2028b")
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "call", "options"),
+    [
+        (
+            "c4",
+            "train",
+            ("allenai/c4", "en", "train"),
+            {"data_files": {"train": "en/c4-train.00000-of-01024.json.gz"}} | UNCHECKED,
+        ),
+        (
+            "c4",
+            "test",
+            ("allenai/c4", "en", "validation"),
+            {"data_files": {"validation": "en/c4-validation.00000-of-00008.json.gz"}} | UNCHECKED,
+        ),
+        ("wikitext2", "train", ("Salesforce/wikitext", "wikitext-2-raw-v1", "train"), {}),
+        ("wikitext2", "test", ("Salesforce/wikitext", "wikitext-2-raw-v1", "test"), {}),
+    ],
+)
+def test_hub_names(
+    monkeypatch: pytest.MonkeyPatch,
+    tokenizer: PreTrainedTokenizerFast,
+    name: str,
+    split: str,
+    call: tuple[str, str, str],
+    options: dict[str, Any],
+) -> None:
+    import datasets
+
+    asked = []
+
+    def load_dataset(repository: str, configuration: str, *, split: str, **rest: object) -> object:
+        asked.append(((repository, configuration, split), rest))
+        return datasets.Dataset.from_dict({"text": ["", *DOCUMENTS]})
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    if split == "train":
+        batch = calibrate(name, tokenizer, samples=3)
+        assert batch.protocol.sampling == ("documents" if name == "c4" else "joined")
+    else:
+        batch = load_heldout(name, tokenizer=tokenizer, sequence_length=32, windows=3)
+        ids = stream(tokenizer, "\n\n" + CORPUS)
+        assert batch.input_ids.flatten().tolist() == ids[:96]
+    assert asked == [(call, options)]
+    origin = batch.protocol.origin
+    assert batch.protocol.kind == "hub"
+    assert (origin["repository"], origin["configuration"], origin["split"]) == call
+    assert {origin.get("data_file")} == set(options.get("data_files", {"": None}).values())
+    assert origin["documents"] == "7"
+
+
+def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_: object, **__: object) -> object:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying")
+        raise ConnectionError("Couldn't reach 'allenai/c4' on the Hub\nmore\nlines")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    heard: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", heard.append)
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(DataError) as caught:
+            read_documents("c4", "train")
+    finally:
+        logger.removeHandler(handler)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "Couldn't reach 'allenai/c4'" in line
+    assert "try a local text file or folder" in line
+    assert not heard
+    assert logger.level == level
+
+
+# Batches
+
+
+def test_hash_is_of_little_endian_int32(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    batch = calibrate(str(folder), tokenizer)
+    flat = batch.input_ids.flatten().tolist()
+    expected = hashlib.sha256(struct.pack(f"<{len(flat)}i", *flat)).hexdigest()
+    assert batch.protocol.token_sha256 == expected
+    assert token_sha256(batch.input_ids.int()) == expected
+    assert token_sha256(batch.input_ids.T.contiguous().T) == expected
+
+
+def test_joined_windows_are_cut_from_the_stream(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    length = 32
+    ids = stream(tokenizer)
+    cut = [tuple(ids[i : i + length]) for i in range(0, len(ids) - length + 1, length)]
+    batch = calibrate(str(folder), tokenizer, samples=len(cut))
+    assert batch.input_ids.dtype == torch.int64
+    drawn = [tuple(row) for row in batch.input_ids.tolist()]
+    assert sorted(drawn) == sorted(cut)
+    assert len(set(drawn)) == len(cut)
+    assert drawn != cut
+    assert (batch.input_ids == BOS).sum() == 1
+    assert batch.protocol == Protocol(
+        source=str(folder),
+        kind="folder",
+        origin=read_documents(str(folder), "train").origin,
+        sampling="joined",
+        joiner="\n\n",
+        sequences=len(cut),
+        sequence_length=length,
+        seed=0,
+        text_characters=len(CORPUS),
+        text_tokens=len(ids),
+        token_sha256=token_sha256(batch.input_ids),
+        tokenizer=f"{type(tokenizer).__name__} {tokenizer.name_or_path}".strip(),
+    )
+
+
+def test_documents_give_one_window_each(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    length = 200
+    long_enough = [text for text in DOCUMENTS if len(stream(tokenizer, text)) > length]
+    batch = calibrate(
+        str(folder), tokenizer, samples=4, sequence_length=length, sampling="documents"
+    )
+    assert len(long_enough) == 4
+    texts = tokenizer.batch_decode(batch.input_ids, skip_special_tokens=True)
+    homes = [[text for text in DOCUMENTS if window in text] for window in texts]
+    assert all(len(home) == 1 for home in homes)
+    assert sorted(home[0] for home in homes) == sorted(long_enough)
+    assert batch.protocol.joiner is None
+    with pytest.raises(DataError, match=r"only 4 windows of 200 tokens .* wanted 5 windows"):
+        calibrate(str(folder), tokenizer, samples=5, sequence_length=length, sampling="documents")
+
+
+def test_a_document_must_be_longer_than_a_sequence(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Every window of a document can be drawn, and a document of exactly one window is skipped."""
+    path = tmp_path / "one.txt"
+    path.write_text(DOCUMENTS[3])
+    ids = stream(tokenizer, DOCUMENTS[3])
+    options: dict[str, Any] = {"samples": 1, "sampling": "documents"}
+    with pytest.raises(DataError, match="only 0 windows"):
+        calibrate(str(path), tokenizer, sequence_length=len(ids), **options)
+    length = len(ids) - 1
+    seen = {
+        tuple(
+            calibrate(str(path), tokenizer, sequence_length=length, seed=seed, **options)
+            .input_ids[0]
+            .tolist()
+        )
+        for seed in range(20)
+    }
+    assert seen == {tuple(ids[:-1]), tuple(ids[1:])}
+
+
+@pytest.mark.parametrize("sampling", ["documents", "joined"])
+def test_seed_decides(folder: Path, tokenizer: PreTrainedTokenizerFast, sampling: str) -> None:
+    def draw(**changes: Any) -> TokenBatch:
+        return calibrate(str(folder), tokenizer, **{"samples": 3, "sampling": sampling} | changes)
+
+    first = draw()
+    random.seed(1)
+    torch.manual_seed(1)
+    before, torch_before = random.getstate(), torch.get_rng_state()
+    again, other, larger = draw(), draw(seed=1), draw(samples=4)
+    assert random.getstate() == before
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert torch.equal(first.input_ids, again.input_ids)
+    assert first.protocol == again.protocol
+    assert first.protocol.token_sha256 != other.protocol.token_sha256
+    assert torch.equal(larger.input_ids[:3], first.input_ids)
+
+
+def test_huge_corpus_is_bounded(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 4000
+    monkeypatch.setattr(calibration, "CHARACTER_LIMIT", limit)
+    batch = calibrate(str(folder), tokenizer)
+    assert batch.protocol.text_characters == limit
+    assert len(batch.notices) == 1
+    assert "longer than 4,000 characters" in batch.notices[0]
+    texts = tokenizer.batch_decode(batch.input_ids, skip_special_tokens=True)
+    assert all(piece in CORPUS for text in texts for piece in text.split("\n\n"))
+    other = calibrate(str(folder), tokenizer, seed=1)
+    assert other.protocol.text_tokens != batch.protocol.text_tokens
+    monkeypatch.setattr(calibration, "CHARACTER_LIMIT", len(CORPUS))
+    assert calibrate(str(folder), tokenizer).notices == ()
+
+
+def test_heldout_windows_follow_one_another(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ids = stream(tokenizer)
+    whole = load_heldout(str(folder), tokenizer=tokenizer, sequence_length=50, windows=None)
+    assert whole.input_ids.shape == (len(ids) // 50, 50)
+    assert whole.input_ids.flatten().tolist() == ids[: len(ids) // 50 * 50]
+    assert whole.protocol.sampling == "windows"
+    assert whole.protocol.seed is None
+    assert whole.protocol.text_tokens == len(ids)
+    few = load_heldout(str(folder), tokenizer=tokenizer, sequence_length=50, windows=3)
+    assert torch.equal(few.input_ids, whole.input_ids[:3])
+    assert few.protocol.text_characters is not None
+    assert few.protocol.text_characters < len(CORPUS)
+    many = load_heldout(str(folder), tokenizer=tokenizer, sequence_length=50, windows=9999)
+    assert torch.equal(many.input_ids, whole.input_ids)
+    assert "fewer than the 9999 asked for" in many.notices[0]
+
+
+def test_heldout_reads_on_when_text_has_few_tokens(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """The first guess of eight characters per token is far too low for one word repeated."""
+    backend = Tokenizer(models.WordLevel({"a" * 100: 1, "<unk>": 0}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    sparse = PreTrainedTokenizerFast(tokenizer_object=backend)
+    path = tmp_path / "x.txt"
+    path.write_text(f"{'a' * 100} " * 1000)
+    batch = load_heldout(str(path), tokenizer=sparse, sequence_length=30, windows=10)
+    assert batch.input_ids.tolist() == [[1] * 30] * 10
+
+
+def test_long_text_is_no_reason_to_warn(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        calibrate(str(folder), tokenizer)
+        load_heldout(str(folder), tokenizer=tokenizer, sequence_length=50, windows=None)
+        assert not caplog.records
+        tokenizer(CORPUS)
+        assert caplog.records, "the tokenizer would warn without our asking it not to"
+    finally:
+        logger.removeHandler(caplog.handler)
+
+
+# Tokens given
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint16, torch.int32, torch.uint64])
+def test_given_tokens_are_used_verbatim(tmp_path: Path, dtype: torch.dtype) -> None:
+    tokens = torch.arange(60).view(6, 10)
+    path = tmp_path / "tokens.safetensors"
+    save_file({"input_ids": tokens.to(dtype), "other": torch.zeros(1)}, path)
+    for source, kind in ((str(path), "safetensors"), (tokens.to(dtype), "tensor")):
+        batch = calibrate(source, None, samples=6, sequence_length=10, vocabulary=60)
+        assert batch.input_ids.dtype == torch.int64
+        assert torch.equal(batch.input_ids, tokens)
+        assert batch.notices == ()
+        assert batch.protocol.kind == kind
+        assert batch.protocol.sampling == "given"
+        assert batch.protocol.seed is None
+        assert batch.protocol.tokenizer is None
+        assert batch.protocol.text_tokens is None
+        fewer = calibrate(source, None, samples=4, sequence_length=10)
+        assert torch.equal(fewer.input_ids, tokens[:4])
+        assert fewer.notices == ()
+        assert fewer.protocol.origin["sequences"] == "6"
+        clipped = calibrate(source, None, samples=9, sequence_length=7)
+        assert torch.equal(clipped.input_ids, tokens[:, :7])
+        assert "6 sequences, fewer than the 9 asked for" in clipped.notices[0]
+        assert "clipped to 7" in clipped.notices[1]
+        shorter = calibrate(source, None, samples=6, sequence_length=11)
+        assert "shorter than the 11 asked for" in shorter.notices[0]
+        held = load_heldout(source, tokenizer=None, sequence_length=10, windows=None)
+        assert torch.equal(held.input_ids, tokens)
+
+
+def test_a_batch_is_a_copy() -> None:
+    tokens = torch.arange(20).view(2, 10)
+    batch = calibrate(tokens, None, samples=2, sequence_length=10)
+    tokens.zero_()
+    assert token_sha256(batch.input_ids) == batch.protocol.token_sha256
+
+
+# Refusals
+
+
+def write(content: bytes | str) -> Callable[[Path], object]:
+    data = content if isinstance(content, bytes) else content.encode()
+    return lambda path: path.write_bytes(data)
+
+
+def parquet(**columns: list[object]) -> Callable[[Path], None]:
+    return lambda path: pq.write_table(pa.table(columns), path)
+
+
+def truncated_parquet(path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"] * 100}), path)
+    path.write_bytes(b"PAR1" + b"\x01" * 40 + path.read_bytes()[-300:])
+
+
+def tensors(**named: torch.Tensor) -> Callable[[Path], None]:
+    return lambda path: save_file(named, path)
+
+
+IDS = torch.arange(20).view(2, 10)
+BAD_SOURCES: list[tuple[str, Callable[[Path], object], list[str]]] = [
+    ("missing.txt", lambda path: None, ["no file, folder or data set", "missing.txt", "c4"]),
+    ("none", Path.mkdir, ["no text files", "wanted files ending in .txt"]),
+    ("empty.txt", write(""), ["no text", "wanted at least one document"]),
+    ("blank.md", write(" \n\f\n"), ["no text"]),
+    ("empty.jsonl", write('{"text": ""}\n'), ["no text"]),
+    ("latin.txt", write(b"caf\xe9 au lait"), ["byte 0xe9 at offset 3 is not UTF-8", "iconv"]),
+    ("cut.txt", write(b"caf\xc3"), ["byte 0xc3 at offset 3 is not UTF-8"]),
+    ("binary.txt", write(b"ELF\0\1"), ["NUL byte at offset 3", "wanted UTF-8 text"]),
+    ("latin.jsonl", write(b'{"text": "a"}\n{"text": "\xff"}'), ["0xff at offset 24"]),
+    ("bad.jsonl", write('{"text": "a"}\n\n{"text": \n'), ["invalid JSON", "bad.jsonl line 3"]),
+    ("deep.jsonl", write("[" * 100_000), ["invalid JSON", "line 1"]),
+    ("list.jsonl", write("[1]"), ["a JSON list", "line 1", 'an object with a field "text"']),
+    ("keys.jsonl", write('{"a": 1, "b": 2}'), ['no field "text" (found: a, b)', "line 1"]),
+    ("type.jsonl", write('{"text": 3}'), ['"text" is of type int', "line 1", "wanted a string"]),
+    ("half.jsonl", write('{"text": "a\\ud800"}'), ["half a surrogate pair", "line 1"]),
+    ("keys.parquet", parquet(body=["a"]), ['no column "text" (found: body)']),
+    ("null.parquet", parquet(text=["a", None]), ['"text" is of type NoneType', "row 2"]),
+    ("none.parquet", parquet(text=[]), ["no text"]),
+    ("magic.parquet", write("not parquet at all"), ["damaged parquet"]),
+    ("cut.parquet", truncated_parquet, ["damaged parquet"]),
+    ("empty.parquet", write(""), ["damaged parquet"]),
+    ("data.csv", write("text"), ["extension '.csv'", "wanted one of .txt, .md"]),
+    ("data", write("text"), ["no extension", "wanted one of .txt, .md"]),
+    ("short.txt", write("a heron"), ["only 0 windows of 32 tokens", "wanted 8", "fewer samples"]),
+    ("absent.safetensors", lambda path: None, ["no file, folder or data set"]),
+    ("magic.safetensors", write("not safetensors"), ["damaged safetensors"]),
+    ("folder.safetensors", Path.mkdir, ["damaged safetensors"]),
+    ("names.safetensors", tensors(tokens=IDS), ["no tensor 'input_ids' (found: tokens)"]),
+    ("rank.safetensors", tensors(input_ids=IDS[0]), ["shape [10]", "[sequences, length]"]),
+    ("zero.safetensors", tensors(input_ids=IDS[:0]), ["shape [0, 10]", "not empty"]),
+    ("float.safetensors", tensors(input_ids=IDS.float()), ["torch.float32", "an integer type"]),
+    ("bool.safetensors", tensors(input_ids=IDS > 3), ["torch.bool", "an integer type"]),
+    ("minus.safetensors", tensors(input_ids=IDS - 1), ["token id -1 at sequence 0, position 0"]),
+    (
+        "large.safetensors",
+        tensors(input_ids=IDS + 385),
+        ["token id 400 at sequence 1, position 5", "ids from 0 to 399", "tokenizer that belongs"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "parts"), BAD_SOURCES, ids=[row[0] for row in BAD_SOURCES]
+)
+def test_bad_source_is_refused_in_one_line(
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    name: str,
+    make: Callable[[Path], object],
+    parts: list[str],
+) -> None:
+    path = tmp_path / name
+    make(path)
+    with pytest.raises(DataError) as caught:
+        calibrate(str(path), tokenizer, vocabulary=400)
+    line = str(caught.value)
+    assert "\n" not in line
+    for part in [*parts, str(path)]:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "parts"),
+    [
+        ("wikitext", {}, ["'wikitext'", "wanted a path or one of c4, wikitext2", "did you mean"]),
+        ("", {}, ["called ''"]),
+        ("~nobody-of-that-name/x.txt", {}, ["cannot be opened"]),
+        pytest.param("x" * 5000, {}, ["cannot be opened"], id="long"),
+        ("texts/a.txt", {"samples": 0}, ["samples is 0", "at least 1"]),
+        ("texts/a.txt", {"sequence_length": 0}, ["sequence_length is 0", "at least 1"]),
+        ("texts/a.txt", {"sampling": "join"}, ["sampling 'join'", "did you mean 'joined'"]),
+        ("texts/a.txt", {"tokenizer": None}, ["no tokenizer", "in texts/a.txt"]),
+        ("texts/a.txt", {"vocabulary": 20}, ["token id", "ids from 0 to 19", "in texts/a.txt"]),
+        ("texts/aa.txt", {}, ["'texts/aa.txt'", "try texts/a.txt"]),
+        (IDS.float(), {}, ["torch.float32", "the given tensor"]),
+        (IDS[0], {}, ["shape [10]", "the given tensor"]),
+        (IDS + 2**31, {}, ["token id 2147483648", "int32"]),
+    ],
+)
+def test_bad_request_is_refused_in_one_line(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    source: Any,
+    changes: dict[str, Any],
+    parts: list[str],
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(DataError) as caught:
+        calibrate(source, **({"tokenizer": tokenizer} | changes))
+    line = str(caught.value)
+    assert "\n" not in line
+    for part in parts:
+        assert part in line
+
+
+def test_heldout_refusals(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("a heron")
+    with pytest.raises(DataError, match=r"only 0 windows of 32 tokens .*; wanted 1 windows"):
+        load_heldout(str(path), tokenizer=tokenizer, sequence_length=32, windows=None)
+    with pytest.raises(DataError, match="windows is 0"):
+        load_heldout(str(path), tokenizer=tokenizer, sequence_length=32, windows=0)
+    with pytest.raises(DataError, match=r"sequence_length is 1; wanted .* at least 2"):
+        load_heldout(str(path), tokenizer=tokenizer, sequence_length=1, windows=None)
