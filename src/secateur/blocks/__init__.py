@@ -1,0 +1,1 @@
+"""Runs decoder blocks. The only place where weights change."""

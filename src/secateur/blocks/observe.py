@@ -1,0 +1,139 @@
+"""Hooks that feed statistics while a block runs, always removed.
+
+One set of accumulators per distinct input: q, k and v read the same tensor object, so they share
+one norm and one Hessian; gate and up likewise. Which matrices share is seen in the first batch.
+
+The regional gradient comes out of the same forward pass, of which it takes one backward pass:
+
+    loss = sum over sequences n of norm2(f(X_n))
+
+The sequences of a batch do not mix, so that one backward pass gives every sequence's own gradient
+(see `GradientNorm`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.blocks.stream import Stream, Tick, silent
+from secateur.checkpoint import Matrix
+from secateur.errors import ModelError
+from secateur.statistics import GradientNorm, Hessian, InputNorm, Need, Statistics
+
+
+class Observer:
+    """Gathers the statistics of a block's matrices while batches run through it.
+
+    Args:
+        matrices: the matrices to observe.
+        needs: what to gather. The full-model gradient is not the observer's to gather.
+    """
+
+    def __init__(self, matrices: Sequence[Matrix], needs: frozenset[Need]) -> None:
+        self._matrices = matrices
+        self._needs = needs
+        self._leader: dict[str, str] = {}  # matrix -> the first that reads the same input
+        self._norms: dict[str, InputNorm] = {}  # by leader
+        self._hessians: dict[str, Hessian] = {}  # by leader
+        self._gradients: dict[str, GradientNorm] = {}
+        self._current: dict[str, Tensor] = {}  # inputs seen in the pass that is running
+
+    @property
+    def groups(self) -> list[list[Matrix]]:
+        """The matrices that read the same input, together."""
+        return [
+            [m for m in self._matrices if self._leader[m.name] == leader]
+            for leader in dict.fromkeys(self._leader.values())
+        ]
+
+    @contextmanager
+    def watch(self, sequences: int) -> Iterator[None]:
+        """Feed the statistics from whatever the block runs inside, a batch of `sequences`."""
+        handles = [
+            matrix.owner.register_forward_hook(self._hook(matrix, sequences))
+            for matrix in self._matrices
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._current.clear()
+
+    def statistics(self, matrix: Matrix, sequences: int) -> Statistics:
+        """The finished statistics of one matrix."""
+        leader = self._leader[matrix.name]
+        values: dict[Need, Tensor] = {}
+        if Need.INPUT_NORM in self._needs:
+            values[Need.INPUT_NORM] = self._norms[leader].norm
+        if Need.HESSIAN in self._needs:
+            values[Need.HESSIAN] = self._hessians[leader].gram
+        if Need.REGIONAL_GRADIENT in self._needs:
+            values[Need.REGIONAL_GRADIENT] = self._gradients[matrix.name].mean
+        return Statistics(values, sequences)
+
+    def _hook(self, matrix: Matrix, sequences: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            inputs = args[0]
+            self._feed_input(matrix, inputs)
+            if Need.REGIONAL_GRADIENT in self._needs:
+                x = inputs.detach().reshape(sequences, -1, inputs.shape[-1])  # [batch, tokens, in]
+                norm = self._gradients.setdefault(
+                    matrix.name, GradientNorm(matrix.shape, device=inputs.device)
+                )
+                output.register_hook(  # type: ignore[no-untyped-call]
+                    lambda g: norm.add(x, g.reshape(sequences, -1, g.shape[-1]))
+                )
+
+        return hook
+
+    def _feed_input(self, matrix: Matrix, inputs: Tensor) -> None:
+        same = (name for name, seen in self._current.items() if seen is inputs)
+        leader = self._leader.setdefault(matrix.name, next(same, matrix.name))
+        self._current[matrix.name] = inputs
+        if leader != matrix.name:
+            if self._current.get(leader) is not inputs:
+                raise ModelError(
+                    f"{matrix.name} and {leader} share their input in some batches only"
+                )
+            return
+        width, device = inputs.shape[-1], inputs.device
+        if Need.INPUT_NORM in self._needs:
+            self._norms.setdefault(leader, InputNorm(width, device)).add(inputs)
+        if Need.HESSIAN in self._needs:
+            self._hessians.setdefault(leader, Hessian(width, device)).add(inputs)
+
+
+def observe(
+    block: nn.Module,
+    index: int,
+    stream: Stream,
+    matrices: Sequence[Matrix],
+    needs: frozenset[Need],
+    tick: Tick = silent,
+) -> tuple[Observer, list[Tensor]]:
+    """Run every batch through the dense block once.
+
+    Returns:
+        the observer, fed; and the block's outputs by batch, each [batch, tokens, width]: what the
+        regional optimiser aims at and the output error is measured against.
+    """
+    observer = Observer(matrices, needs)
+    with_gradient = Need.REGIONAL_GRADIENT in needs
+    outputs = []
+    for number, batch in enumerate(stream.batches):
+        tick("observe", number, len(stream.batches))
+        hidden = batch.hidden.requires_grad_(with_gradient)
+        with observer.watch(len(hidden)), torch.set_grad_enabled(with_gradient):
+            output = batch.run(block, index)
+            if with_gradient:
+                loss = output.float().flatten(1).norm(dim=1).sum()
+                torch.autograd.grad(loss, hidden)
+        hidden.requires_grad_(False)
+        outputs.append(output.detach())
+    return observer, outputs

@@ -1,0 +1,256 @@
+"""The calibration sequences on their way through the blocks, called as the model calls them.
+
+Nothing here replays layer 0's arguments: each block gets the positional and keyword arguments
+that the model itself handed to that very block (a sliding-window layer gets another mask than its
+neighbour). They are recorded once, on a run of the whole model whose blocks are hollow: they pass
+their input on. So no block has to be in memory for it.
+
+The same trick gives the logits: a hollow run whose last block hands over the final hidden states,
+so that the model's own code does whatever comes after the blocks.
+
+    hidden [batch, tokens, width]   what goes from block to block
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from transformers import PreTrainedModel
+
+from secateur.checkpoint import BlockModel, Blocks
+from secateur.errors import ModelError
+
+Tick = Callable[[str, int, int], None]
+"""Called while a block is worked on, with the phase, the steps done, and the steps in all."""
+
+
+def silent(phase: str, done: int, total: int) -> None:
+    """The tick that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a block is called with besides the hidden states.
+
+    Attributes:
+        args, kwargs: as the model passed them; `None` stands where the hidden states were.
+        hidden_name: the keyword the hidden states go under, or None if they come first.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    hidden_name: str | None
+
+    def __call__(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
+        """Run `block` on `hidden` [batch, tokens, width]; the hidden states it returns."""
+        if self.hidden_name is None:
+            output = block(hidden, *self.args, **self.kwargs)
+        else:
+            output = block(*self.args, **{**self.kwargs, self.hidden_name: hidden})
+        return output if isinstance(output, Tensor) else output[0]
+
+
+@dataclass
+class Batch:
+    """Some sequences at one place between two blocks.
+
+    Attributes:
+        input_ids: int64 [batch, tokens].
+        hidden: [batch, tokens, width]; replaced as the batch moves up.
+        calls: how the model calls each block with these sequences.
+        single: the same for the first sequence alone; tells which arguments grow with the batch.
+    """
+
+    input_ids: Tensor
+    hidden: Tensor
+    calls: tuple[Call, ...]
+    single: tuple[Call, ...]
+
+    def run(self, block: Callable[..., Any], index: int) -> Tensor:
+        """What block `index` makes of the hidden states: [batch, tokens, width]."""
+        return self.calls[index](block, self.hidden)
+
+    def select(self, index: int, rows: Tensor) -> tuple[Tensor, Call]:
+        """The hidden states of some sequences, and the call of block `index` for just those.
+
+        Args:
+            index: which block.
+            rows: positions within the batch, int64 [chosen].
+        """
+        rows = rows.to(self.hidden.device)
+        of_all, of_one = self.calls[index], self.single[index]
+
+        def choose(value: Any, one: Any) -> Any:
+            if not isinstance(value, Tensor) or value.shape == one.shape:
+                return value
+            step = one.shape[0]  # argument rows per sequence, such as the number of heads
+            chosen = value.reshape(-1, step, *value.shape[1:])[rows]
+            return chosen.flatten(0, 1)
+
+        args = tree_map(choose, of_all.args, of_one.args)
+        kwargs = tree_map(choose, of_all.kwargs, of_one.kwargs)
+        return self.hidden[rows], replace(of_all, args=args, kwargs=kwargs)
+
+
+class Stream:
+    """All calibration (or evaluation) sequences, in batches, and how the model calls its blocks.
+
+    Args:
+        source: the model; its surroundings are opened here, its blocks stay closed.
+        input_ids: int64 [sequences, tokens].
+        batch_size: sequences per batch; the last batch may be smaller.
+
+    Raises:
+        ModelError: the model does not hand hidden states from block to block.
+    """
+
+    def __init__(self, source: BlockModel, input_ids: Tensor, batch_size: int) -> None:
+        self.blocks = source.blocks
+        self.sequences = len(input_ids)
+        keep = _Interner()
+        self.batches: list[Batch] = []
+        with source.open_surroundings() as model, torch.no_grad():
+            first = input_ids[:1].to(source.device)
+            self._as_tuple = _returns_tuple(model, source.blocks, first)
+            for ids in torch.split(input_ids, batch_size):
+                ids = ids.to(source.device)
+                hidden, calls = _record(model, source.blocks, ids, self._as_tuple)
+                _, single = _record(model, source.blocks, ids[:1], self._as_tuple)
+                self.batches.append(Batch(ids, hidden, keep(calls), keep(single)))
+
+    @torch.no_grad()
+    def advance(self, block: nn.Module, index: int, tick: Tick = silent) -> None:
+        """Move every batch through block `index`."""
+        for number, batch in enumerate(self.batches):
+            tick("run", number, len(self.batches))
+            batch.hidden = batch.run(block, index)
+
+    @torch.no_grad()
+    def logits(self, model: PreTrainedModel, batch: Batch, rows: slice) -> Tensor:
+        """What the model makes of the last block's output, by its own code.
+
+        Args:
+            model: with its surroundings open.
+            batch: a batch that has been through all blocks.
+            rows: which of its sequences.
+
+        Returns:
+            [rows, tokens, vocabulary], in the model's precision.
+        """
+        last, final = len(self.blocks) - 1, batch.hidden[rows]
+
+        def visit(index: int, call: Call, hidden: Tensor) -> Tensor:
+            return final if index == last else hidden
+
+        with _hollow(self.blocks, visit, self._as_tuple):
+            output: Tensor = model(input_ids=batch.input_ids[rows], use_cache=False).logits
+        return output
+
+
+def _returns_tuple(model: PreTrainedModel, blocks: Blocks, input_ids: Tensor) -> bool:
+    """Whether the model expects its blocks to return a tuple; found by trying both.
+
+    A model that expects a tuple takes element 0 of what it gets, which of a plain tensor is one
+    sequence: `_record` notices.
+    """
+    faults = (ModelError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+    try:
+        _record(model, blocks, input_ids, as_tuple=False)
+    except faults as first:
+        try:
+            _record(model, blocks, input_ids, as_tuple=True)
+        except faults:
+            raise first from None
+        return True
+    return False
+
+
+def _record(
+    model: PreTrainedModel, blocks: Blocks, input_ids: Tensor, as_tuple: bool
+) -> tuple[Tensor, tuple[Call, ...]]:
+    """One hollow run up to the output head: the first block's input, the call of every block."""
+    passed_on: list[Tensor] = []
+    calls: list[Call] = []
+
+    def visit(index: int, call: Call, hidden: Tensor) -> Tensor:
+        if index != len(calls) or (passed_on and hidden is not passed_on[-1]):
+            raise ModelError(
+                f"block {index} does not get what the block before it returned",
+                where=type(model).__name__,
+                wanted="a model that hands hidden states from block to block, in order",
+            )
+        calls.append(call)
+        passed_on.append(hidden.view_as(hidden))  # a new object, so that identity proves the path
+        return passed_on[-1]
+
+    with _hollow(blocks, visit, as_tuple):
+        final = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    if len(calls) != len(blocks) or final.shape[:2] != input_ids.shape:
+        raise ModelError(
+            f"{len(calls)} of {len(blocks)} blocks are called, and the result has shape"
+            f" {list(final.shape)}",
+            where=type(model).__name__,
+            wanted=f"every block, and [{', '.join(map(str, input_ids.shape))}, width]",
+        )
+    return passed_on[0], tuple(calls)
+
+
+@contextmanager
+def _hollow(
+    blocks: Blocks, visit: Callable[[int, Call, Tensor], Tensor], as_tuple: bool
+) -> Iterator[None]:
+    """Let every block return `visit(index, call, hidden)` instead of computing."""
+
+    def hollow_forward(index: int) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if args:
+                hidden, call = args[0], Call(args[1:], kwargs, None)
+            else:
+                name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
+                hidden = kwargs.pop(name)
+                call = Call((), kwargs, name)
+            output = visit(index, call, hidden)
+            return (output,) if as_tuple else output
+
+        return forward
+
+    for index, block in enumerate(blocks.modules):
+        block.forward = hollow_forward(index)
+    try:
+        yield
+    finally:
+        for block in blocks.modules:
+            del block.forward
+
+
+class _Interner:
+    """Makes equal tensors among recorded arguments one: masks and rotary tables differ rarely."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[Any, ...], list[Tensor]] = {}
+
+    def __call__(self, calls: tuple[Call, ...]) -> tuple[Call, ...]:
+        return tuple(
+            replace(
+                call,
+                args=tree_map(self._one, call.args),
+                kwargs=tree_map(self._one, call.kwargs),
+            )
+            for call in calls
+        )
+
+    def _one(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        alike = self._seen.setdefault((value.shape, value.dtype), [])
+        for known in alike:
+            if known is value or torch.equal(known, value):
+                return known
+        alike.append(value)
+        return value

@@ -1,0 +1,112 @@
+"""What the observer gathers in one pass, against autograd and sums written out by hand."""
+
+import pytest
+import torch
+
+from secateur.blocks.observe import observe
+from secateur.blocks.stream import Stream
+from secateur.checkpoint import ResidentModel, find_matrices
+from secateur.statistics import Need
+from tiny import FAMILIES, make_model, make_tokens
+
+BOTH = frozenset({Need.INPUT_NORM, Need.REGIONAL_GRADIENT, Need.HESSIAN})
+
+
+def block_one(family, batch_size=4, sequences=6):
+    """Block 1 of a tiny model, its stream one block up, and its matrices."""
+    model = make_model(family)
+    source = ResidentModel(model, torch.device("cpu"), torch.float32)
+    stream = Stream(source, make_tokens(sequences, 16), batch_size)
+    stream.advance(source.blocks.modules[0], 0)
+    block = source.blocks.modules[1].requires_grad_(False)
+    return block, stream, find_matrices(block)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_regional_gradient_equals_autograd_by_hand(family):
+    block, stream, matrices = block_one(family)
+    observer, _ = observe(block, 1, stream, matrices, BOTH)
+    squares = {matrix.name: torch.zeros(matrix.shape) for matrix in matrices}
+    for batch in stream.batches:
+        for row in range(len(batch.hidden)):
+            parameters = {matrix.name: matrix.owner.weight for matrix in matrices}
+            block.requires_grad_(True)
+            hidden, call = batch.select(1, torch.tensor([row]))
+            loss = call(block, hidden).norm()  # of one sequence
+            gradients = torch.autograd.grad(loss, list(parameters.values()))
+            block.requires_grad_(False)
+            for matrix, gradient in zip(matrices, gradients, strict=True):
+                squares[matrix.name] += matrix.as_stored(gradient).square()
+    for matrix in matrices:
+        expected = (squares[matrix.name] / stream.sequences).sqrt()
+        found = observer.statistics(matrix, stream.sequences).regional_gradient
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6, msg=matrix.name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norms_and_hessians_are_of_what_each_matrix_reads(family):
+    block, stream, matrices = block_one(family)
+    seen = {matrix.name: [] for matrix in matrices}
+
+    def keep_inputs(name):
+        return lambda module, args: seen[name].append(args[0].flatten(0, -2))
+
+    handles = [
+        matrix.owner.register_forward_pre_hook(keep_inputs(matrix.name)) for matrix in matrices
+    ]
+    with torch.no_grad():
+        for batch in stream.batches:
+            batch.run(block, 1)
+    for handle in handles:
+        handle.remove()
+    observer, _ = observe(block, 1, stream, matrices, BOTH)
+    for matrix in matrices:
+        inputs = torch.cat(seen[matrix.name])
+        statistics = observer.statistics(matrix, stream.sequences)
+        torch.testing.assert_close(statistics.input_norm, inputs.norm(dim=0))
+        torch.testing.assert_close(statistics.hessian, inputs.T @ inputs, rtol=1e-4, atol=1e-4)
+
+
+def test_matrices_that_read_the_same_input_share_one_statistic():
+    block, stream, matrices = block_one("llama")
+    observer, _ = observe(block, 1, stream, matrices, BOTH)
+    groups = [[matrix.kind.split(".")[-1] for matrix in group] for group in observer.groups]
+    assert groups == [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"],
+                      ["down_proj"]]  # fmt: skip
+
+
+def test_dense_outputs_fall_out_of_the_same_pass():
+    block, stream, matrices = block_one("gpt2")
+    _, outputs = observe(block, 1, stream, matrices, BOTH)
+    with torch.no_grad():
+        for batch, output in zip(stream.batches, outputs, strict=True):
+            torch.testing.assert_close(output, batch.run(block, 1), rtol=1e-6, atol=1e-6)
+            assert not output.requires_grad
+
+
+def test_one_forward_pass_whatever_is_needed():
+    block, stream, matrices = block_one("llama")
+    calls = []
+    handle = block.register_forward_hook(lambda *_: calls.append(1))
+    observe(block, 1, stream, matrices, BOTH)
+    handle.remove()
+    assert len(calls) == len(stream.batches)
+
+
+def test_hooks_are_removed_even_after_an_error():
+    block, stream, matrices = block_one("llama")
+    stream.batches[1].hidden = torch.zeros(1, 1, 5)  # of the wrong width
+    with pytest.raises(RuntimeError):
+        observe(block, 1, stream, matrices, BOTH)
+    assert not any(module._forward_hooks for module in block.modules())
+    assert not any(module._forward_pre_hooks for module in block.modules())
+
+
+def test_the_size_of_batches_changes_nothing_but_rounding():
+    results = []
+    for batch_size in (1, 4, 6):
+        block, stream, matrices = block_one("qwen2", batch_size)
+        observer, _ = observe(block, 1, stream, matrices, BOTH)
+        results.append(observer.statistics(matrices[0], 6).regional_gradient)
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(results[0], results[2])

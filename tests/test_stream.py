@@ -1,0 +1,126 @@
+"""Blocks run as the model calls them: block by block equals the model itself, for each family."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig
+
+from secateur.blocks.stream import Stream
+from secateur.checkpoint import ResidentModel, find_blocks
+from secateur.errors import ModelError
+from tiny import FAMILIES, POSITIONS, make_model, make_tokens
+
+CPU = torch.device("cpu")
+
+
+def resident(model):
+    return ResidentModel(model, CPU, torch.float32)
+
+
+def tuple_family(config):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+TUPLE_FAMILIES = {  # their blocks return (hidden, ...)
+    "bloom": lambda: BloomConfig(
+        vocab_size=128, hidden_size=32, n_layer=3, n_head=4, bos_token_id=1, eos_token_id=2,
+        pad_token_id=0, hidden_dropout=0.0, attention_dropout=0.0,
+    ),
+    "falcon": lambda: FalconConfig(
+        vocab_size=128, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+        alibi=False, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    ),
+}  # fmt: skip
+
+
+EVERY_MODEL = [
+    *((name, lambda name=name: make_model(name)) for name in FAMILIES),
+    *((name, lambda make=make: tuple_family(make())) for name, make in TUPLE_FAMILIES.items()),
+]
+
+
+@pytest.mark.parametrize(("name", "make"), EVERY_MODEL)
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_block_by_block_equals_the_model(name, make, batch_size):
+    model, input_ids = make(), make_tokens(5, 32)
+    with torch.no_grad():
+        expected = model(input_ids=input_ids, use_cache=False).logits
+    source = resident(model)
+    stream = Stream(source, input_ids, batch_size)
+    for index in range(len(source.blocks)):
+        with source.open_block(index) as block:
+            stream.advance(block, index)
+    with source.open_surroundings() as opened:
+        found = [stream.logits(opened, batch, slice(None)) for batch in stream.batches]
+    torch.testing.assert_close(torch.cat(found), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "make"), EVERY_MODEL)
+def test_some_sequences_of_a_batch_run_as_they_do_in_the_whole(name, make):
+    model, input_ids = make(), make_tokens(6, 32)
+    stream = Stream(resident(model), input_ids, 4)
+    block, batch = stream.blocks.modules[1], stream.batches[0]
+    rows = torch.tensor([2, 0])
+    with torch.no_grad():
+        whole = batch.run(block, 1)
+        hidden, call = batch.select(1, rows)
+        torch.testing.assert_close(call(block, hidden), whole[rows], rtol=1e-5, atol=1e-6)
+
+
+def test_a_sliding_window_reaches_the_blocks():
+    """The mask of a windowed layer differs from None; without it the outputs would differ."""
+    model = make_model("mistral")
+    call = Stream(resident(model), make_tokens(2, 32), 2).batches[0].calls[0]
+    assert isinstance(call.kwargs["attention_mask"], torch.Tensor)
+    full = make_model("llama")
+    call = Stream(resident(full), make_tokens(2, 32), 2).batches[0].calls[0]
+    assert call.kwargs["attention_mask"] is None
+
+
+def test_equal_arguments_are_kept_once():
+    stream = Stream(resident(make_model("llama")), make_tokens(8, 32), 2)
+    tables = {
+        id(call.kwargs["position_embeddings"][0])
+        for batch in stream.batches
+        for call in (*batch.calls, *batch.single)
+    }
+    assert len(tables) == 1
+
+
+def test_the_blocks_are_whole_again_afterwards():
+    model, input_ids = make_model("llama"), make_tokens(2, 16)
+    before = model(input_ids=input_ids).logits
+    Stream(resident(model), input_ids, 2)
+    assert not any("forward" in vars(block) for block in find_blocks(model).modules)
+    assert torch.equal(model(input_ids=input_ids).logits, before)
+
+
+def test_a_model_that_computes_between_its_blocks_is_refused(monkeypatch):
+    model = make_model("llama")
+    third, called = model.model.layers[2], nn.Module.__call__
+
+    def rescaled(module, hidden, *args, **kwargs):
+        return called(module, hidden * 1.01 if module is third else hidden, *args, **kwargs)
+
+    monkeypatch.setattr(type(third), "__call__", rescaled)
+    with pytest.raises(ModelError, match="block 2 does not get what the block before it returned"):
+        Stream(resident(model), make_tokens(1, 4), 1)
+
+
+def test_blocks_are_found_by_number_not_by_name():
+    blocks = find_blocks(make_model("gpt2"))
+    assert blocks.path == "transformer.h"
+    assert len(blocks) == 3
+    assert blocks.prefix(2) == "transformer.h.2."
+
+
+def test_a_model_without_blocks_is_refused():
+    with pytest.raises(ModelError, match="does not say how many hidden layers"):
+        find_blocks(nn.Linear(2, 2))
+
+
+def test_a_sequence_may_fill_all_positions():
+    for family in FAMILIES:
+        stream = Stream(resident(make_model(family)), make_tokens(1, POSITIONS), 1)
+        assert stream.batches[0].hidden.shape == (1, POSITIONS, 32)
