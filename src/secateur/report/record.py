@@ -1,0 +1,159 @@
+"""The record of a run, `run.json`: everything needed to repeat it and to check what it did."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from secateur.data import Protocol
+from secateur.errors import CheckpointError
+from secateur.sparsity import MatrixAudit
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class MatrixRecord(_Record):
+    """What was counted in one matrix after pruning."""
+
+    name: str
+    """Parameter name in the model."""
+    rows: int
+    columns: int
+    zeros: int
+    holds: bool
+    """Whether the pattern was found exactly."""
+
+    @classmethod
+    def of(cls, name: str, audit: MatrixAudit) -> MatrixRecord:
+        """The record of an audit."""
+        return cls(
+            name=name,
+            rows=audit.rows,
+            columns=audit.columns,
+            zeros=audit.zeros,
+            holds=audit.holds,
+        )
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros."""
+        return self.zeros / (self.rows * self.columns)
+
+
+class BlockRecord(_Record):
+    """One block of the run."""
+
+    index: int
+    output_error: float | None
+    """norm2(f_dense - f_sparse) / norm2(f_dense) over the calibration tokens."""
+    seconds: dict[str, float]
+    """Wall time by phase."""
+    matrices: tuple[MatrixRecord, ...]
+
+
+class RunRecord(_Record):
+    """A whole pruning run."""
+
+    format: Literal["secateur/run/1"] = "secateur/run/1"
+    created: str
+    """UTC, ISO 8601."""
+    recipe: dict[str, Any]
+    """Every option, defaults included."""
+    architecture: str
+    streamed: bool
+    """Whether blocks came from disk one at a time; otherwise the model was in memory."""
+    device: str
+    dtype: str
+    """Precision of the computation; statistics and master weights are float32."""
+    calibration: Protocol | None
+    blocks: tuple[BlockRecord, ...]
+    seconds: float
+    """Wall time of the whole run."""
+    peak_memory_bytes: int
+    """Largest resident memory of the process so far."""
+    peak_device_memory_bytes: int | None
+    """Largest memory allocated on the accelerator, if there was one."""
+    versions: dict[str, str]
+    machine: dict[str, str]
+    notices: tuple[str, ...]
+
+    @property
+    def weights(self) -> int:
+        """Prunable weights."""
+        return sum(m.rows * m.columns for block in self.blocks for m in block.matrices)
+
+    @property
+    def zeros(self) -> int:
+        """Weights that are zero."""
+        return sum(m.zeros for block in self.blocks for m in block.matrices)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros among the prunable weights."""
+        return self.zeros / self.weights
+
+    @property
+    def mean_output_error(self) -> float | None:
+        """Mean over blocks of the relative output error."""
+        errors = [block.output_error for block in self.blocks if block.output_error is not None]
+        return sum(errors) / len(errors) if errors else None
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that the numbers depend on."""
+    packages: Iterable[str] = ("secateur", "torch", "transformers", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What the run was computed on."""
+    facts = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+    }
+    if device.type == "cuda":
+        facts["accelerator"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """The record in a folder, or None if it has none.
+
+    Raises:
+        CheckpointError: there is one and it cannot be read.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        return None
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"the run record cannot be read ({where}: {first['msg']})", where=path
+        ) from fault
