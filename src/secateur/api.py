@@ -1,0 +1,74 @@
+"""The library's front door: `secateur.prune` for a folder, a hub name, or a live model."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur import pipeline
+from secateur.errors import RecipeError
+from secateur.recipe import Recipe
+from secateur.report import Progress, RunRecord
+
+
+def prune(
+    model: str | PathLike[str] | PreTrainedModel,
+    *,
+    method: str = "wanda++",
+    pattern: str | float = "2:4",
+    calibration: str | PathLike[str] | Tensor | None = None,
+    out: str | PathLike[str] | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> RunRecord:
+    """Prune a checkpoint into a new folder, or a model in memory in place.
+
+    Args:
+        model: folder or hub name of a checkpoint; or a transformers model, which is changed in
+            place and keeps its device and dtype.
+        method: see `secateur methods`.
+        pattern: "50%", 0.5, "2:4", ...
+        calibration: as on the command line; for a model in memory also int64 token ids
+            [sequences, tokens], or texts together with `tokenizer`.
+        out: folder for the result; with a model in memory, leave it out.
+        tokenizer: for texts with a model in memory.
+        progress: told what happens; silent by default.
+        options: every other key of a recipe: samples, sequence_length, seed, parameters, preset,
+            regional, batch_size, dtype, device, overwrite.
+
+    Returns:
+        the record of the run; `run.json` in the result folder holds the same.
+
+    Raises:
+        SecateurError: bad input, in one line; no result folder is left.
+    """
+    given = isinstance(calibration, Tensor)
+    values = {
+        "method": method,
+        "pattern": str(pattern),
+        "calibration": "tokens in memory" if given else _text(calibration),
+        "out": _text(out),
+        **options,
+    }
+    if not isinstance(model, PreTrainedModel):
+        if given:
+            raise RecipeError(
+                "token ids in memory go with a model in memory",
+                hint="saving them as input_ids in a .safetensors file",
+            )
+        return pipeline.prune(Recipe.build({"model": str(model), **values}), progress)
+    if out is not None:
+        raise RecipeError(
+            "a model in memory is pruned in place", hint="save_pretrained instead of out"
+        )
+    recipe = Recipe.build({"model": model.name_or_path or type(model).__name__, **values})
+    tokens = calibration if isinstance(calibration, Tensor) else None
+    return pipeline.prune_in_place(model, recipe, tokenizer, tokens, progress)
+
+
+def _text(value: str | PathLike[str] | Tensor | None) -> str | None:
+    return None if value is None else str(value)

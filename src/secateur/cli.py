@@ -1,0 +1,311 @@
+"""The `secateur` command: parse, call, print. No logic lives here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from secateur import methods, pipeline, prove
+from secateur.blocks.regional import Regional
+from secateur.data import Protocol
+from secateur.errors import CheckFailedError, RecipeError, SecateurError
+from secateur.recipe import Recipe, read_value, read_yaml
+from secateur.report import JsonLines, Progress, TerminalBars
+from secateur.report.tables import amount, table
+
+app = typer.Typer(
+    help="Prune large language models one block at a time, and prove what was done."
+    " Add --debug to any command for the traceback of an error.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+INTERRUPTED = 130
+out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+
+Model = Annotated[str, typer.Argument(help="Folder of a Hugging Face checkpoint, or a hub name.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes what there is.")]
+Dtype = Annotated[
+    str,
+    typer.Option(help="float32, bfloat16, float16; auto: float32 on a CPU, else the model's own."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command("prune")
+def prune_command(
+    model: Annotated[
+        str | None, typer.Argument(help="Folder of a Hugging Face checkpoint, or a hub name.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="See `secateur methods`. [default: wanda++]")
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="50% or 0.5: that share is pruned. N:M: N of every M weights along the input"
+            " are KEPT. [default: 2:4]"
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="A .txt, .jsonl or .parquet file, a folder of texts, a .safetensors file with"
+            " input_ids, c4 or wikitext2."
+        ),
+    ] = None,
+    out_folder: Annotated[
+        str | None, typer.Option("--out", help="Folder for the pruned model.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Calibration sequences. [default: 128]")
+    ] = None,
+    sequence_length: Annotated[
+        int | None,
+        typer.Option(help="Tokens in each; at most what the model allows. [default: 2048]"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random. [default: 0]")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A parameter of the method (alpha=10), or of the regional optimiser"
+            " (regional.rounds=3). See `secateur methods`. May be repeated.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Regional optimiser: auto (sets its own rate) or paper. [default: auto]"),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML file with any of these; flags go over it.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Sequences per batch. [default: about 8192 tokens]")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="Computing precision. [default: auto]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. [default: auto]")] = None,
+    overwrite: Annotated[
+        bool | None, typer.Option("--overwrite", help="Replace the output folder.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the plan, do nothing.")
+    ] = False,
+) -> None:
+    """Prune MODEL and write the sparse model to --out."""
+    values = {} if recipe is None else read_yaml(recipe)
+    flags = {
+        "model": model, "method": method, "pattern": pattern, "calibration": calibration,
+        "out": out_folder, "samples": samples, "sequence_length": sequence_length, "seed": seed,
+        "preset": preset, "batch_size": batch_size, "dtype": dtype, "device": device,
+        "overwrite": overwrite,
+    }  # fmt: skip
+    values.update({name: value for name, value in flags.items() if value is not None})
+    _apply_settings(values, setting or [])
+    built = Recipe.build(values, "the options" if recipe is None else f"{recipe} and the options")
+    if dry_run:
+        _print_plan(pipeline.prepare(built))
+        return
+    record = pipeline.prune(built, _progress())
+    error = record.mean_output_error
+    say(
+        f"pruned {amount(record.zeros)} of {amount(record.weights)} weights"
+        f" ({record.sparsity:.2%}) in {record.seconds:.1f} s"
+        + ("" if error is None else f", mean output error of a block {error:.4f}")
+        + f", peak memory {amount(record.peak_memory_bytes, 'B')}"
+    )
+    say(f"written to {built.out}")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    text: Annotated[
+        str,
+        typer.Option(help="Held-out text: a file, a folder, c4 or wikitext2 (their test splits)."),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(help="The dense model: adds the mean KL divergence per token from it."),
+    ] = None,
+    sequence_length: Annotated[int, typer.Option(help="Tokens per window.")] = 2048,
+    windows: Annotated[
+        int | None, typer.Option(help="How many windows at most. [default: all]")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Windows per batch. [default: about 8192 tokens]")
+    ] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Perplexity of MODEL on held-out text, in fixed windows, one block in memory."""
+    found = pipeline.evaluate(
+        model,
+        text,
+        against=against,
+        sequence_length=sequence_length,
+        windows=windows,
+        together=batch_size,
+        dtype=dtype,
+        device=device,
+        progress=_progress(),
+    )
+    if as_json:
+        print(found.model_dump_json(indent=2))
+        return
+    protocol = found.protocol
+    say(f"perplexity  {found.perplexity:.4f} ± {found.standard_error:.4f} (standard error)")
+    if found.divergence is not None:
+        say(f"divergence  {found.divergence:.5f} nats per token from {against}")
+    say(
+        f"protocol    {protocol.source}: {protocol.sequences} windows of"
+        f" {protocol.sequence_length} tokens, {found.predicted_tokens} predicted,"
+        f" {found.dtype}, tokens sha256 {protocol.token_sha256[:12]}"
+    )
+
+
+@app.command()
+def check(
+    model: Model,
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="What every matrix must have. [default: what its run.json says]"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove the sparsity of MODEL from its files. Exit status 0 if it holds, 1 if not."""
+    proof = prove.prove(model, pattern)
+    if as_json:
+        print(json.dumps(proof.as_dict(), indent=2))
+    else:
+        rows = [
+            [
+                kind.kind,
+                str(kind.matrices),
+                amount(kind.weights),
+                f"{kind.zeros / kind.weights:.4%}",
+                f"{kind.lowest:.4%}",
+                f"{kind.highest:.4%}",
+                "" if proof.pattern is None else "fails" if kind.failing else "holds",
+            ]
+            for kind in proof.kinds
+        ]
+        looked_for = "no pattern was asked for" if proof.pattern is None else str(proof.pattern)
+        heads = ["matrices", "count", "weights", "zeros", "lowest", "highest", looked_for]
+        out.print(table("", heads, rows))
+        say(f"in all {amount(proof.zeros)} zeros of {proof.zeros / proof.weights:.4%}")
+    if proof.failing:
+        raise CheckFailedError(
+            f"{len(proof.failing)} matrices are not {proof.pattern}, such as {proof.failing[0]}",
+            where=proof.folder,
+        )
+
+
+@app.command("methods")
+def methods_command(as_json: Json = False) -> None:
+    """List the methods, what each needs, its parameters and its paper."""
+    listed = [method.describe() for method in methods.every()]
+    if as_json:
+        print(json.dumps(listed, indent=2))
+        return
+    for facts in listed:
+        say(f"[bold]{facts['name']}[/]  {facts['summary']}")
+        say(f"    needs       {', '.join(facts['needs']) or 'nothing but the weights'}")
+        for name, (default, meaning) in facts["parameters"].items():
+            say(f"    {name}={default}  {meaning}")
+        say(f"    paper       {facts['paper']}\n")
+    say("[bold]regional optimiser[/] (of wanda++-ro and wanda++)")
+    for name, (default, meaning) in methods.describe_fields(Regional).items():
+        say(f"    regional.{name}={default}  {meaning}")
+
+
+def main() -> None:
+    """Run the command; bad input is one line on standard error and exit status 2 (or 1)."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        status = app(arguments or ["--help"], standalone_mode=False)
+    except SecateurError as fault:
+        if debug:
+            raise
+        warn(f"[red]error:[/] {_escaped(fault)}")
+        sys.exit(fault.exit_code)
+    except typer.TyperException as fault:  # an unknown option, a word for a number, ...
+        warn(f"[red]error:[/] {_escaped(fault.format_message())}")
+        sys.exit(2)
+    if status == INTERRUPTED:  # typer's answer to Ctrl-C
+        warn("interrupted: nothing was written")
+    sys.exit(status or 0)
+
+
+def say(line: str) -> None:
+    """A line of the result; the terminal wraps it, so that it can be copied and piped whole."""
+    out.print(line, soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """A line on standard error."""
+    err.print(line, soft_wrap=True)
+
+
+def _progress() -> Progress:
+    """Bars for a person, JSON lines for anything else."""
+    return TerminalBars(err) if err.is_terminal else JsonLines()
+
+
+def _apply_settings(values: dict[str, Any], settings: list[str]) -> None:
+    """Put every NAME=VALUE where the recipe keeps it."""
+    for setting in settings:
+        name, sign, text = setting.partition("=")
+        if not sign or not name:
+            raise RecipeError(f"--set {setting!r}", wanted="NAME=VALUE, such as alpha=10")
+        group, _, key = name.rpartition(".")
+        if group not in ("", "regional"):
+            raise RecipeError(f"--set {name!r}", wanted="NAME or regional.NAME")
+        place = group or "parameters"
+        values[place] = {**(values.get(place) or {}), key: read_value(text)}
+
+
+def _print_plan(prepared: pipeline.Prepared) -> None:
+    """What a run would do and take."""
+    recipe, shapes = prepared.recipe, prepared.estimate
+    source, calibration = prepared.source, prepared.calibration
+    for notice in prepared.notices:
+        warn(f"[yellow]notice[/] {_escaped(notice)}")
+    rows = [
+        ["model", f"{type(source.model).__name__} in {prepared.folder}"],
+        ["method", f"{recipe.method} {recipe.spelled_out()['parameters']}"],
+        ["pattern", f"{recipe.chosen_pattern} ({recipe.chosen_pattern.sparsity:.2%} zeros)"],
+        ["calibration", "none" if calibration is None else _describe(calibration.protocol)],
+        ["blocks", str(shapes.blocks)],
+        ["prunable weights", amount(shapes.prunable_weights)],
+        ["left as they are", amount(shapes.other_weights)],
+        ["computed on", f"{source.device} in {str(source.dtype).removeprefix('torch.')}"],
+        ["memory of a block", f"{amount(shapes.block_bytes, 'B')} with its statistics"],
+        ["memory of activations", amount(shapes.activation_bytes, "B")],
+        ["work", f"{amount(shapes.flops, 'FLOP')} in matrix products"],
+        ["result", recipe.out or "nowhere: no --out was given"],
+    ]
+    if recipe.spelled_out()["regional"]:
+        rows.insert(3, ["regional", str(recipe.spelled_out()["regional"])])
+    for name, fact in rows:
+        say(f"{name:<22} {_escaped(fact)}")
+    say("nothing was done: this was a dry run")
+
+
+def _describe(protocol: Protocol) -> str:
+    return (
+        f"{protocol.sequences} sequences of {protocol.sequence_length} tokens from"
+        f" {protocol.source} ({protocol.sampling}), sha256 {protocol.token_sha256[:12]}"
+    )
+
+
+def _escaped(text: object) -> str:
+    return escape(str(text))

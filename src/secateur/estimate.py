@@ -1,0 +1,86 @@
+"""What a run will take, from shapes alone: for `--dry-run` and for the arithmetic floor.
+
+    forward pass of one block   2 * weights * tokens + 4 * tokens * length * width    FLOP
+    observe and propagate       a forward pass each
+    regional gradient           twice a forward pass more (inputs' and weights' gradients)
+    regional optimiser          3 forward passes over the sequences that it draws
+
+Peak memory is one block, its statistics and the activations: the hidden states of all sequences
+and the dense block's outputs beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from secateur.blocks.sweep import Plan
+from secateur.checkpoint import BlockModel, find_matrices
+from secateur.methods import Refine
+from secateur.statistics import Need
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Shapes of a run.
+
+    Attributes:
+        blocks: decoder blocks.
+        prunable_weights: in all of them.
+        other_weights: embeddings, heads, norms: left as they are.
+        block_bytes: the largest block in the computing precision, with its statistics.
+        activation_bytes: hidden states and dense outputs of all sequences.
+        flops: of the whole run, in matrix products.
+    """
+
+    blocks: int
+    prunable_weights: int
+    other_weights: int
+    block_bytes: int
+    activation_bytes: int
+    flops: float
+
+
+def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Estimate:
+    """The shapes of a run; nothing is loaded and nothing is computed.
+
+    Args:
+        source: the model, all pieces closed.
+        plan: what is to be done with every block.
+        sequences, length: of the calibration; 0 sequences for none.
+
+    Raises:
+        PatternError, ModelError: the pattern does not fit, or a block cannot be pruned.
+    """
+    width = source.model.config.get_text_config(decoder=True).hidden_size
+    tokens = sequences * length
+    prunable = block_bytes = 0
+    flops = 0.0
+    for index, block in enumerate(source.blocks.modules):
+        matrices = find_matrices(block)
+        for matrix in matrices:
+            plan.pattern.check_fits(matrix.shape[1], source.blocks.prefix(index) + matrix.name)
+        weights = sum(rows * columns for rows, columns in (m.shape for m in matrices))
+        prunable += weights
+        statistics = 4 * weights * (1 + (Need.REGIONAL_GRADIENT in plan.method.needs))
+        if plan.method.refine is Refine.REGIONAL:
+            statistics += 4 * weights * 4  # master weights, gradients, two moments
+        if Need.HESSIAN in plan.method.needs:
+            statistics += sum(4 * m.shape[1] ** 2 for m in matrices)
+        block_bytes = max(block_bytes, weights * source.dtype.itemsize + statistics)
+        forward = 2.0 * weights * tokens + 4.0 * tokens * length * width
+        passes = 2.0 + 2.0 * (Need.REGIONAL_GRADIENT in plan.method.needs)
+        if plan.method.refine is Refine.REGIONAL and sequences:
+            drawn = plan.regional.rounds * min(plan.regional.samples, sequences)
+            passes += 3.0 * drawn / sequences
+        flops += passes * forward
+    every = sum(torch.Size(p.shape).numel() for p in source.model.parameters())
+    return Estimate(
+        blocks=len(source.blocks),
+        prunable_weights=prunable,
+        other_weights=every - prunable,
+        block_bytes=block_bytes,
+        activation_bytes=2 * tokens * width * source.dtype.itemsize,
+        flops=flops,
+    )

@@ -1,0 +1,232 @@
+"""All that decides a pruning run, in one frozen record: flags over a YAML file over defaults.
+
+    model: ./llama                   parameters: {alpha: 100}
+    method: wanda++                  preset: auto
+    pattern: "2:4"                   regional: {rounds: 5}
+    calibration: c4                  out: ./llama-2of4
+
+Reading collects every fault before it complains, and complains in one line. A recipe holds values
+only: it cannot name code.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from secateur.blocks.regional import PRESETS, Regional
+from secateur.errors import RecipeError, SecateurError, closest
+from secateur.methods import Method, Params, Refine, get
+from secateur.sparsity import Pattern, parse_pattern
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Recipe(BaseModel):
+    """One pruning run. Make it with `Recipe.build` or `Recipe.read`, which check the whole."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=False
+    )
+
+    model: str
+    """Folder of a Hugging Face checkpoint, or a hub name."""
+    out: str | None = None
+    """Folder for the result; none: the model is pruned in memory."""
+    method: str = "wanda++"
+    """Name of a method, see `secateur methods`."""
+    pattern: str = "2:4"
+    """50% or 0.5 (share pruned), or N:M (N of every M weights kept)."""
+    calibration: str | None = None
+    """A .txt, .jsonl, .parquet or .safetensors file, a folder of texts, c4 or wikitext2."""
+    samples: int = Field(default=128, ge=1)
+    """Calibration sequences."""
+    sequence_length: int = Field(default=2048, ge=2)
+    """Tokens per calibration sequence."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of everything random."""
+    parameters: dict[str, Any] = {}
+    """The method's own parameters."""
+    preset: Literal["auto", "paper"] = "auto"
+    """Settings of the regional optimiser: derived from the layers, or those of the paper."""
+    regional: dict[str, Any] = {}
+    """Single settings of the regional optimiser, over the preset."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Sequences that run through a block together; none: about 8192 tokens."""
+    dtype: Precision = "auto"
+    """Precision of the computation; auto: float32 on a CPU, the checkpoint's own elsewhere."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: an accelerator where there is one."""
+    overwrite: bool = False
+    """Replace the result folder if it exists."""
+
+    @field_validator("pattern", mode="before")
+    @classmethod
+    def _written(cls, pattern: Any) -> Any:
+        """A ratio may stand in a recipe file as a number."""
+        return str(pattern) if type(pattern) in (int, float) else pattern
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any], origin: str = "the options") -> Recipe:
+        """Check everything and make the recipe.
+
+        Raises:
+            RecipeError: with all faults, in one line.
+        """
+        faults = _faults(cls, values)
+        if faults:
+            head = "" if len(faults) == 1 else f"{len(faults)} faults: "
+            raise RecipeError(head + " | ".join(faults), where=origin)
+        return cls.model_validate(dict(values))
+
+    @property
+    def chosen_method(self) -> Method:
+        """The method."""
+        return get(self.method)
+
+    @property
+    def chosen_pattern(self) -> Pattern:
+        """The pattern."""
+        return parse_pattern(self.pattern)
+
+    @property
+    def chosen_params(self) -> Params:
+        """The method's parameters, defaults filled in."""
+        return self.chosen_method.params.model_validate(self.parameters)
+
+    @property
+    def chosen_regional(self) -> Regional:
+        """The settings of the regional optimiser, defaults filled in."""
+        return _regional(self.preset, self.regional)
+
+    def spelled_out(self) -> dict[str, Any]:
+        """The recipe with every default written down, for the record."""
+        method = self.chosen_method
+        regional = self.chosen_regional.model_dump() if method.refine is Refine.REGIONAL else {}
+        if regional.get("learning_rate") is not None:
+            del regional["step"]  # it is not used, and Regional refuses the two together
+        return {
+            **self.model_dump(),
+            "parameters": self.chosen_params.model_dump(mode="json"),
+            "regional": regional,
+        }
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The values in a recipe file, unchecked.
+
+    Raises:
+        RecipeError: it is missing, not YAML, or not a mapping.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError as fault:
+        raise RecipeError("no such recipe file", where=path) from fault
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as fault:
+        raise RecipeError(f"not a YAML file ({fault})", where=path) from fault
+    if not isinstance(values, dict):
+        raise RecipeError(
+            f"the file holds a {type(values).__name__}", where=path, wanted="keys and values"
+        )
+    return {str(key): value for key, value in values.items()}
+
+
+def read_value(text: str) -> Any:
+    """A value as it would stand in a recipe file: "3" is a number, "true" a truth, "l1" a word."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return text
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only; of numbers those that look like it.
+
+    YAML 1.1 reads 2:4 as 124 (to base 60), 010 as 8, and 3e-7, which has no dot, as a word.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name and form
+        first: [(tag, form) for tag, form in forms if not tag.endswith((":int", ":float"))]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"[+-]?(0|[1-9]\d*)$"), list("+-0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"([+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?|[+-]?\.inf|\.nan)$"),
+    list("+-.0123456789"),
+)
+
+
+def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
+    """Everything that is wrong with the values, a phrase each."""
+    faults = [
+        _phrase(error, recipe.model_fields)
+        for error in _errors(lambda: recipe.model_validate(dict(values)))
+    ]
+    name, written = values.get("method", "wanda++"), values.get("pattern", "2:4")
+    method = _try(lambda: get(name), faults) if isinstance(name, str) else None
+    readable = isinstance(written, str | int | float) and not isinstance(written, bool)
+    pattern = _try(lambda: parse_pattern(written), faults) if readable else None
+    parameters = values.get("parameters") or {}
+    preset, regional = values.get("preset", "auto"), values.get("regional") or {}
+    params = None
+    if method is not None and isinstance(parameters, dict):
+        wrong = _errors(lambda: method.params.model_validate(parameters))
+        faults += [_phrase(error, method.params.model_fields, "parameters") for error in wrong]
+        params = None if wrong else method.params.model_validate(parameters)
+        if method.needs_calibration and values.get("calibration") is None:
+            faults.append(f"method {method.name} needs calibration text: give --calibration SOURCE")
+        if regional and method.refine is not Refine.REGIONAL:
+            faults.append(f"method {method.name} has no regional optimiser: leave regional.* out")
+    if params is not None and pattern is not None and (no := params.objection(pattern)):
+        faults.append(no)
+    if isinstance(preset, str) and preset in PRESETS and isinstance(regional, dict):
+        wrong = _errors(lambda: _regional(preset, regional))
+        faults += [_phrase(error, Regional.model_fields, "regional") for error in wrong]
+    return faults
+
+
+def _regional(preset: str, changes: Mapping[str, Any]) -> Regional:
+    """A preset with single settings changed."""
+    return Regional.model_validate({**PRESETS[preset].model_dump(exclude_unset=True), **changes})
+
+
+def _try(make: Any, faults: list[str]) -> Any:
+    try:
+        return make()
+    except SecateurError as fault:
+        faults.append(str(fault))
+        return None
+
+
+def _errors(make: Any) -> list[Any]:
+    try:
+        make()
+    except ValidationError as fault:
+        return list(fault.errors())
+    return []
+
+
+def _phrase(error: Any, known: Mapping[str, Any], under: str | None = None) -> str:
+    """One of pydantic's errors as a phrase."""
+    key = ".".join(str(part) for part in ([under] if under else []) + list(error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key!r}, wanted {closest(str(error['loc'][-1]), known)}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{key}={_BRIEFLY.repr(error['input'])}, wanted {message}" if error["loc"] else message
+
+
+_BRIEFLY = reprlib.Repr()
+_BRIEFLY.maxstring = _BRIEFLY.maxother = 100

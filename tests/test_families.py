@@ -1,0 +1,149 @@
+"""Every family, every method, from disk to disk."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+import secateur
+from secateur.blocks.stream import Stream
+from secateur.checkpoint import Checkpoint, ResidentModel, find_blocks, find_matrices
+from secateur.methods import every
+from secateur.prove import prove
+from tiny import FAMILIES, fingerprint, make_model
+
+METHODS = [method.name for method in every()]
+QUICK = {"regional": {"rounds": 2, "samples": 3}}
+
+
+def options(method):
+    return QUICK if method in ("wanda++", "wanda++-ro") else {}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Family -> a folder with its tiny model in bfloat16."""
+    from tiny import save
+
+    root = tmp_path_factory.mktemp("families")
+    return {
+        family: save(make_model(family, dtype=torch.bfloat16), root / family) for family in FAMILIES
+    }
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "50%"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_from_disk_to_disk(family, method, pattern, folders, tokens, tokens_file, tmp_path):
+    out = tmp_path / "out"
+    before = fingerprint(folders[family])
+    run = secateur.prune(
+        folders[family], method=method, pattern=pattern, calibration=str(tokens_file), out=out,
+        samples=8, sequence_length=32, **options(method),
+    )  # fmt: skip
+    assert fingerprint(folders[family]) == before
+    assert run.streamed
+    assert run.sparsity == pytest.approx(0.5)
+
+    proof = prove(str(out), pattern)
+    assert not proof.failing
+    assert proof.zeros == run.zeros
+
+    # the folder gives the logits that the same pruning gives in memory
+    live = AutoModelForCausalLM.from_pretrained(folders[family])
+    secateur.prune(
+        live, method=method, pattern=pattern, calibration=tokens, samples=8, sequence_length=32,
+        **options(method),
+    )  # fmt: skip
+    loaded = AutoModelForCausalLM.from_pretrained(out)
+    assert loaded.dtype == torch.bfloat16
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=tokens).logits, live.eval()(input_ids=tokens).logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_matrices_of_blocks_change(family, folders, tokens_file, tmp_path):
+    out = tmp_path / "out"
+    secateur.prune(
+        folders[family], method="wanda", calibration=str(tokens_file), out=out, samples=8,
+        sequence_length=32,
+    )  # fmt: skip
+    model = make_model(family)
+    blocks = find_blocks(model)
+    prunable = {
+        blocks.prefix(index) + matrix.name
+        for index, block in enumerate(blocks.modules)
+        for matrix in find_matrices(block)
+    }
+    source, result = Checkpoint(folders[family]), Checkpoint(out)
+    assert source.names == result.names
+    changed = set()
+    for name in source.names:
+        assert source.dtype(name) == result.dtype(name)
+        old, new = source.load([name])[name], result.load([name])[name]
+        if not torch.equal(old, new):
+            changed.add(name)
+    assert changed == {name for name in prunable if name in source.files}
+    assert len(changed) == len(prunable)
+
+
+def test_the_input_dimension_of_conv1d_is_its_first(folders, tokens_file, tmp_path):
+    """GPT-2 stores [in, out]: groups of four run down the columns of what is stored."""
+    out = tmp_path / "out"
+    secateur.prune(
+        folders["gpt2"], method="wanda", calibration=str(tokens_file), out=out, samples=8,
+        sequence_length=32,
+    )  # fmt: skip
+    checkpoint = Checkpoint(out)
+    name = "transformer.h.0.mlp.c_fc.weight"
+    stored = checkpoint.load([name])[name]
+    assert stored.shape == (32, 64)
+    assert ((stored != 0).view(8, 4, 64).sum(1) == 2).all()
+    assert not ((stored != 0).view(32, 16, 4).sum(2) == 2).all()
+
+
+def test_blocks_are_calibrated_on_what_pruned_blocks_below_give(
+    folders, tokens, tokens_file, tmp_path
+):
+    """Block 2's mask follows from inputs that went through pruned blocks 0 and 1."""
+    out = tmp_path / "out"
+    secateur.prune(
+        folders["llama"], method="wanda", calibration=str(tokens_file), out=out, samples=8,
+        sequence_length=32,
+    )  # fmt: skip
+    pruned = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    dense = make_model("llama", dtype=torch.bfloat16).float()
+    source = ResidentModel(pruned, torch.device("cpu"), torch.float32)
+    stream = Stream(source, tokens, 8)
+    for index in (0, 1):
+        stream.advance(source.blocks.modules[index], index)
+    block = dense.model.layers[2]
+    normed = block.input_layernorm(stream.batches[0].hidden)
+    weight = block.self_attn.q_proj.weight.detach()
+    metric = weight.abs() * normed.reshape(-1, 32).norm(dim=0)
+    least = metric.view(-1, 4).argsort(1)[:, :2]
+    expected = torch.ones_like(metric.view(-1, 4)).scatter_(1, least, 0).view_as(weight)
+    found = pruned.model.layers[2].self_attn.q_proj.weight != 0
+    assert torch.equal(found, expected.bool())
+
+
+def test_the_record_and_the_index_tell_the_truth(folders, tokens_file, tmp_path):
+    out = tmp_path / "out"
+    run = secateur.prune(
+        folders["llama"], method="wanda++", calibration=str(tokens_file), out=out, samples=8,
+        sequence_length=32, **QUICK,
+    )  # fmt: skip
+    written = json.loads((out / "run.json").read_text())
+    assert written == json.loads(run.model_dump_json())
+    assert written["calibration"]["sequences"] == 8
+    assert written["recipe"]["regional"]["rounds"] == 2
+    assert written["recipe"]["parameters"] == {"alpha": 100.0, "compare": "row"}
+    assert len(written["blocks"]) == 3
+    assert all(0 < block["output_error"] < 1 for block in written["blocks"])
+    assert all(matrix["holds"] for block in written["blocks"] for matrix in block["matrices"])
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    for name, file in index["weight_map"].items():
+        with safe_open(out / file, "pt") as shard:
+            assert name in shard.keys()  # noqa: SIM118
