@@ -35,6 +35,12 @@ CONTRACT = [
     Case("wanda++-rgs", {"alpha": 0}),
     Case("wanda++-ro"),
     Case("wanda++"),
+    Case("sparsegpt"),
+    Case("sparsegpt", {"compare": "row"}),
+    Case("sparsegpt", {"block_size": 8}),
+    Case("gblm"),
+    Case("gblm", {"aggregate": "l1", "alpha": 1}),
+    Case("gblm", {"gradient_only": True}),
 ]
 PATTERNS = ["2:4", "4:8", "1:4", "50%", "30%", "75%"]
 
@@ -59,8 +65,8 @@ def prune(case, pattern, weight, statistics):
     method = get(case.name)
     params = method.params(**case.parameters)
     if method.solve is not None:
-        solution = method.solve(weight, statistics, pattern, params)
-        return solution.keep, solution.weight
+        solution = method.solve([weight], statistics, pattern, params)
+        return solution.keep[0], solution.weights[0]
     keep = keep_mask(method.score(weight, statistics, params), pattern, params.competition)
     return keep, weight * keep
 

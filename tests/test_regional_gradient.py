@@ -39,7 +39,7 @@ def test_regional_gradient_equals_autograd_by_hand(family):
                 squares[matrix.name] += matrix.as_stored(gradient).square()
     for matrix in matrices:
         expected = (squares[matrix.name] / stream.sequences).sqrt()
-        found = observer.statistics(matrix, stream.sequences).regional_gradient
+        found = observer.values(matrix)[Need.REGIONAL_GRADIENT]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6, msg=matrix.name)
 
 
@@ -62,9 +62,9 @@ def test_norms_and_hessians_are_of_what_each_matrix_reads(family):
     observer, _ = observe(block, 1, stream, matrices, BOTH)
     for matrix in matrices:
         inputs = torch.cat(seen[matrix.name])
-        statistics = observer.statistics(matrix, stream.sequences)
-        torch.testing.assert_close(statistics.input_norm, inputs.norm(dim=0))
-        torch.testing.assert_close(statistics.hessian, inputs.T @ inputs, rtol=1e-4, atol=1e-4)
+        found = observer.values(matrix)
+        torch.testing.assert_close(found[Need.INPUT_NORM], inputs.norm(dim=0))
+        torch.testing.assert_close(found[Need.HESSIAN], inputs.T @ inputs, rtol=1e-4, atol=1e-4)
 
 
 def test_matrices_that_read_the_same_input_share_one_statistic():
@@ -107,6 +107,6 @@ def test_the_size_of_batches_changes_nothing_but_rounding():
     for batch_size in (1, 4, 6):
         block, stream, matrices = block_one("qwen2", batch_size)
         observer, _ = observe(block, 1, stream, matrices, BOTH)
-        results.append(observer.statistics(matrices[0], 6).regional_gradient)
+        results.append(observer.values(matrices[0])[Need.REGIONAL_GRADIENT])
     torch.testing.assert_close(results[0], results[1])
     torch.testing.assert_close(results[0], results[2])

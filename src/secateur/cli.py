@@ -10,12 +10,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from transformers.utils import logging as transformers_logging
 
 from secateur import methods, pipeline, prove
 from secateur.blocks.regional import Regional
 from secateur.data import Protocol
 from secateur.errors import CheckFailedError, RecipeError, SecateurError
-from secateur.recipe import Recipe, read_value, read_yaml
+from secateur.prepare import Prepared, prepare
+from secateur.recipe import Precision, Recipe, read_value, read_yaml
 from secateur.report import JsonLines, Progress, TerminalBars
 from secateur.report.tables import amount, table
 
@@ -26,12 +28,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 INTERRUPTED = 130
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 Model = Annotated[str, typer.Argument(help="Folder of a Hugging Face checkpoint, or a hub name.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes what there is.")]
 Dtype = Annotated[
-    str,
+    Precision,
     typer.Option(help="float32, bfloat16, float16; auto: float32 on a CPU, else the model's own."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -43,13 +46,14 @@ def prune_command(
         str | None, typer.Argument(help="Folder of a Hugging Face checkpoint, or a hub name.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="See `secateur methods`. [default: wanda++]")
+        str | None, typer.Option(help="See `secateur methods`.", show_default="wanda++")
     ] = None,
     pattern: Annotated[
         str | None,
         typer.Option(
-            help="50% or 0.5: that share is pruned. N:M: N of every M weights along the input"
-            " are KEPT. [default: 2:4]"
+            help="50% or 0.5: that share is pruned. N:M, such as 2:4: N of every M weights along"
+            " the input are KEPT.",
+            show_default="2:4",
         ),
     ] = None,
     calibration: Annotated[
@@ -63,13 +67,15 @@ def prune_command(
         str | None, typer.Option("--out", help="Folder for the pruned model.")
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Calibration sequences. [default: 128]")
+        int | None, typer.Option(help="Calibration sequences.", show_default="128")
     ] = None,
     sequence_length: Annotated[
         int | None,
-        typer.Option(help="Tokens in each; at most what the model allows. [default: 2048]"),
+        typer.Option(help="Tokens in each; at most what the model allows.", show_default="2048"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random. [default: 0]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of everything random.", show_default="0")
+    ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -81,16 +87,32 @@ def prune_command(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Regional optimiser: auto (sets its own rate) or paper. [default: auto]"),
+        typer.Option(
+            help="Regional optimiser: auto (sets its own rate) or paper.", show_default="auto"
+        ),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="YAML file with any of these; flags go over it.")
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Sequences per batch. [default: about 8192 tokens]")
+    save_gradients: Annotated[
+        str | None, typer.Option(help="gblm: keep the full-model gradients in this .safetensors.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="Computing precision. [default: auto]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. [default: auto]")] = None,
+    gradients: Annotated[
+        str | None, typer.Option(help="gblm: full-model gradients that an earlier run kept.")
+    ] = None,
+    block_inputs: Annotated[
+        str | None,
+        typer.Option(help="gblm: keep block inputs in memory or on disk. [default: auto]"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Sequences per batch.", show_default="about 8192 tokens")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Computing precision.", show_default="auto")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="auto")
+    ] = None,
     overwrite: Annotated[
         bool | None, typer.Option("--overwrite", help="Replace the output folder.")
     ] = None,
@@ -104,13 +126,14 @@ def prune_command(
         "model": model, "method": method, "pattern": pattern, "calibration": calibration,
         "out": out_folder, "samples": samples, "sequence_length": sequence_length, "seed": seed,
         "preset": preset, "batch_size": batch_size, "dtype": dtype, "device": device,
-        "overwrite": overwrite,
+        "overwrite": overwrite, "gradients": gradients, "save_gradients": save_gradients,
+        "block_inputs": block_inputs,
     }  # fmt: skip
     values.update({name: value for name, value in flags.items() if value is not None})
     _apply_settings(values, setting or [])
     built = Recipe.build(values, "the options" if recipe is None else f"{recipe} and the options")
     if dry_run:
-        _print_plan(pipeline.prepare(built))
+        _print_plan(prepare(built))
         return
     record = pipeline.prune(built, _progress())
     error = record.mean_output_error
@@ -120,7 +143,7 @@ def prune_command(
         + ("" if error is None else f", mean output error of a block {error:.4f}")
         + f", peak memory {amount(record.peak_memory_bytes, 'B')}"
     )
-    say(f"written to {built.out}")
+    say(f"written to {_escaped(built.out)}")
 
 
 @app.command()
@@ -134,12 +157,12 @@ def evaluate(
         str | None,
         typer.Option(help="The dense model: adds the mean KL divergence per token from it."),
     ] = None,
-    sequence_length: Annotated[int, typer.Option(help="Tokens per window.")] = 2048,
+    sequence_length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 2048,
     windows: Annotated[
-        int | None, typer.Option(help="How many windows at most. [default: all]")
+        int | None, typer.Option(min=1, help="How many windows at most.", show_default="all")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Windows per batch. [default: about 8192 tokens]")
+        int | None, typer.Option(min=1, help="Windows per batch.", show_default="about 8192 tokens")
     ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -163,9 +186,9 @@ def evaluate(
     protocol = found.protocol
     say(f"perplexity  {found.perplexity:.4f} ± {found.standard_error:.4f} (standard error)")
     if found.divergence is not None:
-        say(f"divergence  {found.divergence:.5f} nats per token from {against}")
+        say(f"divergence  {found.divergence:.5f} nats per token from {_escaped(against)}")
     say(
-        f"protocol    {protocol.source}: {protocol.sequences} windows of"
+        f"protocol    {_escaped(protocol.source)}: {protocol.sequences} windows of"
         f" {protocol.sequence_length} tokens, {found.predicted_tokens} predicted,"
         f" {found.dtype}, tokens sha256 {protocol.token_sha256[:12]}"
     )
@@ -176,7 +199,7 @@ def check(
     model: Model,
     pattern: Annotated[
         str | None,
-        typer.Option(help="What every matrix must have. [default: what its run.json says]"),
+        typer.Option(help="What every matrix must have.", show_default="what its run.json says"),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -197,10 +220,14 @@ def check(
             ]
             for kind in proof.kinds
         ]
-        looked_for = "no pattern was asked for" if proof.pattern is None else str(proof.pattern)
+        looked_for = "" if proof.pattern is None else str(proof.pattern)
         heads = ["matrices", "count", "weights", "zeros", "lowest", "highest", looked_for]
         out.print(table("", heads, rows))
-        say(f"in all {amount(proof.zeros)} zeros of {proof.zeros / proof.weights:.4%}")
+        say(
+            f"in all {amount(proof.zeros)} zeros, {proof.zeros / proof.weights:.4%} of"
+            f" {amount(proof.weights)} weights"
+            + ("; no pattern was asked for" if proof.pattern is None else "")
+        )
     if proof.failing:
         raise CheckFailedError(
             f"{len(proof.failing)} matrices are not {proof.pattern}, such as {proof.failing[0]}",
@@ -228,6 +255,7 @@ def methods_command(as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command; bad input is one line on standard error and exit status 2 (or 1)."""
+    transformers_logging.disable_progress_bar()  # standard error is ours: bars or JSON lines
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
@@ -270,10 +298,12 @@ def _apply_settings(values: dict[str, Any], settings: list[str]) -> None:
         if group not in ("", "regional"):
             raise RecipeError(f"--set {name!r}", wanted="NAME or regional.NAME")
         place = group or "parameters"
-        values[place] = {**(values.get(place) or {}), key: read_value(text)}
+        before = values.get(place) or {}
+        if isinstance(before, dict):  # if not, the recipe says what is wrong with it
+            values[place] = {**before, key: read_value(text)}
 
 
-def _print_plan(prepared: pipeline.Prepared) -> None:
+def _print_plan(prepared: Prepared) -> None:
     """What a run would do and take."""
     recipe, shapes = prepared.recipe, prepared.estimate
     source, calibration = prepared.source, prepared.calibration

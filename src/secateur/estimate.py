@@ -3,6 +3,7 @@
     forward pass of one block   2 * weights * tokens + 4 * tokens * length * width    FLOP
     observe and propagate       a forward pass each
     regional gradient           twice a forward pass more (inputs' and weights' gradients)
+    full-model gradient         forward, forward again, and twice a forward pass backward
     regional optimiser          3 forward passes over the sequences that it draws
 
 Peak memory is one block, its statistics and the activations: the hidden states of all sequences
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from secateur.blocks.sweep import Plan
+from secateur.blocks.prune import Plan
 from secateur.checkpoint import BlockModel, find_matrices
 from secateur.methods import Refine
 from secateur.statistics import Need
@@ -71,6 +72,7 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         block_bytes = max(block_bytes, weights * source.dtype.itemsize + statistics)
         forward = 2.0 * weights * tokens + 4.0 * tokens * length * width
         passes = 2.0 + 2.0 * (Need.REGIONAL_GRADIENT in plan.method.needs)
+        passes += 4.0 * (Need.FULL_GRADIENT in plan.method.needs)
         if plan.method.refine is Refine.REGIONAL and sequences:
             drawn = plan.regional.rounds * min(plan.regional.samples, sequences)
             passes += 3.0 * drawn / sequences

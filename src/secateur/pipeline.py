@@ -1,72 +1,44 @@
 """The whole story in order: a newcomer starts here.
 
-recipe -> model -> calibration -> blocks, one after the other -> result folder and its record
+recipe -> model and calibration -> [full-model gradients] -> blocks, one after the other
+       -> result folder and its record
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.blocks.gradients import full_gradients
 from secateur.blocks.stream import Stream
-from secateur.blocks.sweep import BlockResult, Plan, sweep
-from secateur.checkpoint import (
-    BlockModel,
-    OutputFolder,
-    ResidentModel,
-    StreamedModel,
-    locate,
-    open_model,
-)
-from secateur.data import TokenBatch, load_calibration, load_heldout
+from secateur.blocks.sweep import BlockResult, sweep
+from secateur.checkpoint import OutputFolder, ResidentModel, StreamedModel, locate, open_model
+from secateur.checkpoint.gradients import GradientFile
+from secateur.data import load_heldout
 from secateur.errors import RecipeError
-from secateur.estimate import Estimate, estimate
 from secateur.evaluate import Evaluation
 from secateur.evaluate import evaluate as measure
+from secateur.prepare import (
+    Prepared,
+    batch_size,
+    choose_device,
+    choose_dtype,
+    clip,
+    load_tokenizer,
+    matrix_shapes,
+    prepare,
+    prepare_in_place,
+    vocabulary,
+)
 from secateur.recipe import Recipe
 from secateur.report import BlockRecord, MatrixRecord, Progress, Quiet, RunRecord
 from secateur.report.record import machine, now, peak_memory_bytes, versions
-
-TOKENS_PER_BATCH = 8192
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run whose inputs were all found and checked, before any work is done."""
-
-    recipe: Recipe
-    folder: Path
-    source: StreamedModel | ResidentModel
-    calibration: TokenBatch | None
-    plan: Plan
-    estimate: Estimate
-    notices: tuple[str, ...]
-
-
-def prepare(recipe: Recipe) -> Prepared:
-    """Open the model, read the calibration, check that everything fits together.
-
-    Raises:
-        SecateurError: something does not; nothing was written.
-    """
-    folder = locate(recipe.model)
-    device = choose_device(recipe.device)
-    source = open_model(folder, device, choose_dtype(recipe.dtype, device))
-    notices = []
-    if isinstance(source, ResidentModel):
-        notices.append("this family's files need conversion: the model was loaded whole")
-    calibration = read_calibration(recipe, source, load_tokenizer(folder))
-    notices += calibration.notices if calibration is not None else ()
-    plan = _plan(recipe)
-    sequences, length = (0, 0) if calibration is None else calibration.input_ids.shape
-    shapes = estimate(source, plan, sequences, length)
-    return Prepared(recipe, folder, source, calibration, plan, shapes, tuple(notices))
 
 
 def prune(recipe: Recipe, progress: Progress | None = None) -> RunRecord:
@@ -76,23 +48,22 @@ def prune(recipe: Recipe, progress: Progress | None = None) -> RunRecord:
         SecateurError: something could not be read, done or written; no result folder is left.
     """
     began = time.perf_counter()
-    prepared = prepare(recipe)
     if recipe.out is None:
         raise RecipeError("no folder for the result", hint="--out FOLDER")
-    source, blocks = prepared.source, []
+    prepared = prepare(recipe)
+    assert prepared.folder is not None
+    source, blocks = prepared.source, list[BlockRecord]()
     output = OutputFolder(Path(recipe.out), prepared.folder, overwrite=recipe.overwrite)
     with progress or Quiet() as shown, output:
-        for notice in prepared.notices:
-            shown.notice(notice)
-        for result in _run(source, prepared.calibration, prepared.plan, recipe, shown):
+        for result in _results(prepared, output.scratch, shown):
             if isinstance(source, StreamedModel):
                 output.write_block(source, result.index, result.changed)
-            blocks.append(_record_block(source, result))
+            blocks.append(_record_block(result))
         if isinstance(source, ResidentModel):
             output.write_whole(source)
         else:
             output.write_surroundings(source)
-        record = _record(recipe, source, prepared.calibration, blocks, prepared.notices, began)
+        record = _record(prepared, blocks, began)
         output.finish(record.model_dump_json(indent=2) + "\n")
     return record
 
@@ -117,16 +88,11 @@ def prune_in_place(
         SecateurError: something does not fit; blocks already pruned stay pruned.
     """
     began = time.perf_counter()
-    device = model.device if recipe.device == "auto" else choose_device(recipe.device)
-    source = ResidentModel(model, device, choose_dtype(recipe.dtype, device) or model.dtype)
-    plan = _plan(recipe)
-    calibration = read_calibration(recipe, source, tokenizer, tokens)
-    estimate(source, plan, 0, 0)  # every fault before the first change
-    with progress or Quiet() as shown:
-        results = _run(source, calibration, plan, recipe, shown)
-        blocks = [_record_block(source, result) for result in results]
-    notices = () if calibration is None else calibration.notices
-    return _record(recipe, source, calibration, blocks, notices, began)
+    prepared = prepare_in_place(model, recipe, tokenizer, tokens)
+    with progress or Quiet() as shown, tempfile.TemporaryDirectory() as scratch:
+        results = _results(prepared, Path(scratch), shown)
+        blocks = [_record_block(result) for result in results]
+    return _record(prepared, blocks, began)
 
 
 def evaluate(
@@ -166,7 +132,7 @@ def evaluate(
                 where="--against",
                 wanted="the dense model that this one was made from",
             )
-    length, notice = _clip(sequence_length, source)
+    length, notices = clip(sequence_length, source)
     heldout = load_heldout(
         text,
         tokenizer=load_tokenizer(folder),
@@ -175,134 +141,30 @@ def evaluate(
         vocabulary=vocabulary(source),
     )
     with progress or Quiet() as shown:
-        for line in (*notice, *heldout.notices):
+        for line in (*notices, *heldout.notices):
             shown.notice(line)
-        shown.begin("evaluate", len(source.blocks))
         size = batch_size(together, heldout.input_ids.shape[1])
         return measure(source, heldout, size, dense, shown.tick)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the accelerator if there is one.
-
-    Raises:
-        RecipeError: it does not exist here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    present = device is not None and (
-        device.type == "cpu" or (device.type == "cuda" and str(_numbered(device)) in there)
-    )
-    if device is None or not present:
-        raise RecipeError(f"device {name!r} is not there", wanted=f"one of {', '.join(there)}")
-    return device
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
-    """The computing precision; None is the checkpoint's own.
-
-    "auto" computes in float32 on a CPU, where half precision is slow and rounds the hidden states,
-    and in the checkpoint's own dtype on an accelerator.
-    """
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else None
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model, or None if there is none that can be read."""
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, OSError, KeyError, TypeError):
-        return None
-
-
-def batch_size(asked: int | None, length: int) -> int:
-    """Sequences per batch: what was asked for, or as many as make about 8192 tokens."""
-    return asked or max(1, TOKENS_PER_BATCH // length)
-
-
-def _plan(recipe: Recipe) -> Plan:
-    return Plan(
-        recipe.chosen_method,
-        recipe.chosen_params,
-        recipe.chosen_pattern,
-        recipe.chosen_regional,
-        recipe.seed,
-    )
-
-
-def read_calibration(
-    recipe: Recipe,
-    source: BlockModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    tokens: Tensor | None = None,
-) -> TokenBatch | None:
-    """The calibration sequences, no longer than the model allows; None if there are to be none.
-
-    Args:
-        recipe: names the source and the sizes.
-        source: the model.
-        tokenizer: for sources that are text.
-        tokens: int64 [sequences, tokens] in place of the recipe's source.
-
-    Raises:
-        DataError: the source cannot be read or is too short.
-    """
-    asked: str | Tensor | None = recipe.calibration if tokens is None else tokens
-    if asked is None:
-        return None
-    length, notices = _clip(recipe.sequence_length, source)
-    batch = load_calibration(
-        asked,
-        tokenizer=tokenizer,
-        samples=recipe.samples,
-        sequence_length=length,
-        seed=recipe.seed,
-        vocabulary=vocabulary(source),
-    )
-    return replace(batch, notices=(*notices, *batch.notices))
-
-
-def vocabulary(source: BlockModel) -> int:
-    """How many tokens the model can read."""
-    size: int = source.model.get_input_embeddings().weight.shape[0]
-    return size
-
-
-def _clip(length: int, source: BlockModel) -> tuple[int, tuple[str, ...]]:
-    """`length`, or the longest that the model allows and a notice that says so."""
-    config = source.model.config.get_text_config(decoder=True)
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is None or length <= limit:
-        return length, ()
-    return limit, (f"sequences are {limit} tokens, the most this model allows, not {length}",)
-
-
-def _run(
-    source: BlockModel,
-    calibration: TokenBatch | None,
-    plan: Plan,
-    recipe: Recipe,
-    progress: Progress,
-) -> Iterator[BlockResult]:
-    """The blocks of `source` as they are pruned, shown as they pass."""
-    progress.begin("prune", len(source.blocks))
+def _results(prepared: Prepared, scratch: Path, shown: Progress) -> Iterator[BlockResult]:
+    """The blocks of a run as they are pruned, shown as they pass."""
+    source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
+    for line in prepared.notices:
+        shown.notice(line)
     stream = None
-    if calibration is not None:
+    if (calibration := prepared.calibration) is not None:
         together = batch_size(recipe.batch_size, calibration.input_ids.shape[1])
         stream = Stream(source, calibration.input_ids, together)
-    for result in sweep(source, stream, plan, progress.tick):
+    gradients = _gradients(prepared, stream, scratch, shown)
+    shown.begin("prune", len(source.blocks))
+    for result in sweep(source, stream, plan, gradients, shown.tick):
         yield result
+        for line in result.notices:
+            shown.notice(line)
         zeros = sum(audit.zeros for audit in result.audits.values())
         weights = sum(audit.weights for audit in result.audits.values())
-        progress.block(
+        shown.block(
             block=result.index,
             blocks=len(source.blocks),
             sparsity=round(zeros / weights, 6),
@@ -311,31 +173,33 @@ def _run(
         )
 
 
-def _record_block(source: BlockModel, result: BlockResult) -> BlockRecord:
-    prefix = source.blocks.prefix(result.index)
-    matrices = [MatrixRecord.of(f"{prefix}{name}", audit) for name, audit in result.audits.items()]
-    return BlockRecord(
-        index=result.index,
-        output_error=result.output_error,
-        seconds=result.seconds,
-        matrices=tuple(matrices),
-    )
+def _gradients(
+    prepared: Prepared, stream: Stream | None, scratch: Path, shown: Progress
+) -> GradientFile | None:
+    """The full-model gradients, as given or computed now; None if the method needs none."""
+    source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
+    facts = prepared.gradient_facts
+    if facts is None or stream is None or prepared.gradients is not None:
+        return prepared.gradients
+    kept = recipe.save_gradients
+    path = Path(kept) if kept is not None else scratch / "gradients.safetensors"
+    shown.begin("gradients", 2 * len(source.blocks))
+    with GradientFile.create(path, matrix_shapes(source), facts) as file:
+        full_gradients(
+            source, stream, file, plan.params.gradient_order, scratch, recipe.block_inputs,
+            shown.tick, shown.block,
+        )  # fmt: skip
+    return GradientFile(path)
 
 
-def _record(
-    recipe: Recipe,
-    source: BlockModel,
-    calibration: TokenBatch | None,
-    blocks: list[BlockRecord],
-    notices: tuple[str, ...],
-    began: float,
-) -> RunRecord:
+def _record(prepared: Prepared, blocks: list[BlockRecord], began: float) -> RunRecord:
+    source, calibration = prepared.source, prepared.calibration
     on_cuda = source.device.type == "cuda"
     return RunRecord(
         created=now(),
-        recipe=recipe.spelled_out(),
+        recipe=prepared.recipe.spelled_out(),
         architecture=type(source.model).__name__,
-        streamed=not isinstance(source, ResidentModel),
+        streamed=isinstance(source, StreamedModel),
         device=str(source.device),
         dtype=str(source.dtype).removeprefix("torch."),
         calibration=None if calibration is None else calibration.protocol,
@@ -345,9 +209,15 @@ def _record(
         peak_device_memory_bytes=torch.cuda.max_memory_allocated() if on_cuda else None,
         versions=versions(),
         machine=machine(source.device),
-        notices=notices,
+        notices=prepared.notices,
     )
 
 
-def _numbered(device: torch.device) -> torch.device:
-    return torch.device(device.type, device.index or 0)
+def _record_block(result: BlockResult) -> BlockRecord:
+    return BlockRecord(
+        index=result.index,
+        output_error=result.output_error,
+        seconds=result.seconds,
+        notices=result.notices,
+        matrices=tuple(MatrixRecord.of(name, audit) for name, audit in result.audits.items()),
+    )

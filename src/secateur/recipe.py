@@ -24,6 +24,7 @@ from secateur.blocks.regional import PRESETS, Regional
 from secateur.errors import RecipeError, SecateurError, closest
 from secateur.methods import Method, Params, Refine, get
 from secateur.sparsity import Pattern, parse_pattern
+from secateur.statistics import Need
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -57,6 +58,12 @@ class Recipe(BaseModel):
     """Settings of the regional optimiser: derived from the layers, or those of the paper."""
     regional: dict[str, Any] = {}
     """Single settings of the regional optimiser, over the preset."""
+    gradients: str | None = None
+    """File of full-model gradients from an earlier run with save_gradients (gblm)."""
+    save_gradients: str | None = None
+    """Keep the full-model gradients in this .safetensors file (gblm)."""
+    block_inputs: Literal["auto", "memory", "disk"] = "auto"
+    """Where full-model gradients keep what enters each block; auto: memory if it fits."""
     batch_size: int | None = Field(default=None, ge=1)
     """Sequences that run through a block together; none: about 8192 tokens."""
     dtype: Precision = "auto"
@@ -186,6 +193,13 @@ def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
         params = None if wrong else method.params.model_validate(parameters)
         if method.needs_calibration and values.get("calibration") is None:
             faults.append(f"method {method.name} needs calibration text: give --calibration SOURCE")
+        files = [key for key in ("gradients", "save_gradients") if values.get(key) is not None]
+        if files and Need.FULL_GRADIENT not in method.needs:
+            faults.append(
+                f"method {method.name} uses no full-model gradients: leave {files[0]} out"
+            )
+        elif len(files) == 2:
+            faults.append("gradients are read from a file: leave save_gradients out")
         if regional and method.refine is not Refine.REGIONAL:
             faults.append(f"method {method.name} has no regional optimiser: leave regional.* out")
     if params is not None and pattern is not None and (no := params.objection(pattern)):

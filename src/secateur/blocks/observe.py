@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
 from secateur.errors import ModelError
-from secateur.statistics import GradientNorm, Hessian, InputNorm, Need, Statistics
+from secateur.statistics import GradientNorm, Hessian, InputNorm, Need, Order
+
+GRADIENTS = frozenset({Need.REGIONAL_GRADIENT, Need.FULL_GRADIENT})
 
 
 class Observer:
@@ -31,12 +33,17 @@ class Observer:
 
     Args:
         matrices: the matrices to observe.
-        needs: what to gather. The full-model gradient is not the observer's to gather.
+        needs: what to gather. Either gradient is that of whatever loss is sent back through the
+            block while it is watched.
+        order: how the gradients of the sequences are combined.
     """
 
-    def __init__(self, matrices: Sequence[Matrix], needs: frozenset[Need]) -> None:
+    def __init__(
+        self, matrices: Sequence[Matrix], needs: frozenset[Need], order: Order = "l2"
+    ) -> None:
         self._matrices = matrices
         self._needs = needs
+        self._order: Order = order
         self._leader: dict[str, str] = {}  # matrix -> the first that reads the same input
         self._norms: dict[str, InputNorm] = {}  # by leader
         self._hessians: dict[str, Hessian] = {}  # by leader
@@ -65,8 +72,8 @@ class Observer:
                 handle.remove()
             self._current.clear()
 
-    def statistics(self, matrix: Matrix, sequences: int) -> Statistics:
-        """The finished statistics of one matrix."""
+    def values(self, matrix: Matrix) -> dict[Need, Tensor]:
+        """The finished statistics of one matrix, by need."""
         leader = self._leader[matrix.name]
         values: dict[Need, Tensor] = {}
         if Need.INPUT_NORM in self._needs:
@@ -75,16 +82,18 @@ class Observer:
             values[Need.HESSIAN] = self._hessians[leader].gram
         if Need.REGIONAL_GRADIENT in self._needs:
             values[Need.REGIONAL_GRADIENT] = self._gradients[matrix.name].mean
-        return Statistics(values, sequences)
+        if Need.FULL_GRADIENT in self._needs:
+            values[Need.FULL_GRADIENT] = self._gradients[matrix.name].total
+        return values
 
     def _hook(self, matrix: Matrix, sequences: int) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             inputs = args[0]
             self._feed_input(matrix, inputs)
-            if Need.REGIONAL_GRADIENT in self._needs:
+            if self._needs & GRADIENTS:
                 x = inputs.detach().reshape(sequences, -1, inputs.shape[-1])  # [batch, tokens, in]
                 norm = self._gradients.setdefault(
-                    matrix.name, GradientNorm(matrix.shape, device=inputs.device)
+                    matrix.name, GradientNorm(matrix.shape, self._order, inputs.device)
                 )
                 output.register_hook(  # type: ignore[no-untyped-call]
                     lambda g: norm.add(x, g.reshape(sequences, -1, g.shape[-1]))
@@ -123,7 +132,7 @@ def observe(
         the observer, fed; and the block's outputs by batch, each [batch, tokens, width]: what the
         regional optimiser aims at and the output error is measured against.
     """
-    observer = Observer(matrices, needs)
+    observer = Observer(matrices, needs - {Need.FULL_GRADIENT})
     with_gradient = Need.REGIONAL_GRADIENT in needs
     outputs = []
     for number, batch in enumerate(stream.batches):

@@ -131,26 +131,29 @@ class Stream:
             tick("run", number, len(self.batches))
             batch.hidden = batch.run(block, index)
 
-    @torch.no_grad()
-    def logits(self, model: PreTrainedModel, batch: Batch, rows: slice) -> Tensor:
+    def logits(
+        self, model: PreTrainedModel, batch: Batch, rows: slice, final: Tensor | None = None
+    ) -> Tensor:
         """What the model makes of the last block's output, by its own code.
 
         Args:
             model: with its surroundings open.
             batch: a batch that has been through all blocks.
             rows: which of its sequences.
+            final: [rows, tokens, width], to use in place of the batch's hidden states.
 
         Returns:
             [rows, tokens, vocabulary], in the model's precision.
         """
-        last, final = len(self.blocks) - 1, batch.hidden[rows]
+        last = len(self.blocks) - 1
+        output = batch.hidden[rows] if final is None else final
 
         def visit(index: int, call: Call, hidden: Tensor) -> Tensor:
-            return final if index == last else hidden
+            return output if index == last else hidden
 
         with _hollow(self.blocks, visit, self._as_tuple):
-            output: Tensor = model(input_ids=batch.input_ids[rows], use_cache=False).logits
-        return output
+            logits: Tensor = model(input_ids=batch.input_ids[rows], use_cache=False).logits
+        return logits
 
 
 def _returns_tuple(model: PreTrainedModel, blocks: Blocks, input_ids: Tensor) -> bool:

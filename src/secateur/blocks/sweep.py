@@ -14,31 +14,19 @@ So every block is calibrated on what the pruned model will really feed it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from secateur.blocks.observe import Observer, observe
-from secateur.blocks.regional import Regional, optimise
+from secateur.blocks.observe import observe
+from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
 from secateur.blocks.stream import Stream, Tick, silent
-from secateur.checkpoint import BlockModel, Matrix, find_matrices
+from secateur.checkpoint import BlockModel, find_matrices
+from secateur.checkpoint.gradients import GradientFile
 from secateur.errors import NumericalError
-from secateur.methods import Method, Params, Refine
-from secateur.sparsity import MatrixAudit, Pattern, audit, keep_mask
-from secateur.statistics import Statistics
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to do with every block."""
-
-    method: Method
-    params: Params
-    pattern: Pattern
-    regional: Regional
-    seed: int
+from secateur.sparsity import MatrixAudit, audit
 
 
 @dataclass(frozen=True)
@@ -48,21 +36,27 @@ class BlockResult:
     Attributes:
         index: which block.
         changed: parameter name in the model -> new value, in the orientation and dtype stored.
-        audits: parameter name within the block -> what was counted in it.
+        audits: parameter name in the model -> what was counted in it.
         output_error: norm2(f_dense - f_sparse) / norm2(f_dense) over all calibration tokens, or
             None without calibration.
         seconds: wall time by phase.
+        notices: what the user should know, a line each.
     """
 
     index: int
     changed: dict[str, Tensor]
     audits: dict[str, MatrixAudit]
     output_error: float | None
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float]
+    notices: tuple[str, ...]
 
 
 def sweep(
-    source: BlockModel, stream: Stream | None, plan: Plan, tick: Tick = silent
+    source: BlockModel,
+    stream: Stream | None,
+    plan: Plan,
+    gradients: GradientFile | None = None,
+    tick: Tick = silent,
 ) -> Iterator[BlockResult]:
     """Prune every block in turn. Weights are changed in the open block only.
 
@@ -70,6 +64,7 @@ def sweep(
         source: the model.
         stream: the calibration sequences before block 0; None for a method that needs no data.
         plan: what to do.
+        gradients: full-model gradients, for a method that needs them.
         tick: told of progress within a block.
 
     Raises:
@@ -79,98 +74,60 @@ def sweep(
     """
     for index in range(len(source.blocks)):
         clock = _Clock()
-        with source.open_block(index) as block:
-            matrices = find_matrices(block)
-            for matrix in matrices:
-                where = source.blocks.prefix(index) + matrix.name
-                plan.pattern.check_fits(matrix.shape[1], where)
-                _check_finite(matrix.read(), "the weights are", where)
+        with source.open_block(index) as module:
+            block = OpenBlock(index, module, source.blocks.prefix(index), find_matrices(module))
+            for matrix in block.matrices:
+                plan.pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
+                check_finite(matrix.read(), "the weights are", block.prefix + matrix.name)
             clock.lap("load")
-            observer = None
-            targets: list[Tensor] = []
+            observed = None
             if stream is not None:
-                observer, targets = observe(block, index, stream, matrices, plan.method.needs, tick)
+                observed = Observed(
+                    stream, *observe(module, index, stream, block.matrices, plan.method.needs, tick)
+                )
                 clock.lap("observe")
-            pruned = _prune(block, index, matrices, observer, targets, stream, source, plan, tick)
+            pruned, notices = new_weights(block, observed, gradients, plan, tick)
             clock.lap("prune")
-            changed = {}
-            for matrix in matrices:
-                name = source.blocks.prefix(index) + matrix.name
-                stored = pruned[matrix.name].to(source.storage_dtype(name))
-                _check_finite(stored, "the pruned weights are", name)
-                matrix.write(stored)
-                changed[name] = matrix.as_stored(stored)
+            changed = _write(block, pruned, source)
             error = None
-            if stream is not None:
-                error = _propagate(block, index, stream, targets, tick)
+            if observed is not None:
+                error = _propagate(block, observed, tick)
                 clock.lap("propagate")
-            audits = {matrix.name: audit(matrix.read(), plan.pattern) for matrix in matrices}
-            yield BlockResult(index, changed, audits, error, clock.seconds)
+            audits = {
+                block.prefix + matrix.name: audit(matrix.read(), plan.pattern)
+                for matrix in block.matrices
+            }
+            yield BlockResult(index, changed, audits, error, clock.seconds, notices)
 
 
-def _prune(
-    block: nn.Module,
-    index: int,
-    matrices: Sequence[Matrix],
-    observer: Observer | None,
-    targets: list[Tensor],
-    stream: Stream | None,
-    source: BlockModel,
-    plan: Plan,
-    tick: Tick,
-) -> dict[str, Tensor]:
-    """New weights by matrix name, float32 [out, in], zero where pruned."""
-    statistics = {}
-    for matrix in matrices:
-        gathered = (
-            Statistics({}, 0)
-            if observer is None or stream is None
-            else observer.statistics(matrix, stream.sequences)
-        )
-        if (need := gathered.first_not_finite()) is not None:
-            where = source.blocks.prefix(index) + matrix.name
-            raise NumericalError(f"{need.value} is not finite", where=where)
-        statistics[matrix.name] = gathered
-
-    def choose(matrix: Matrix, weight: Tensor) -> Tensor:
-        assert plan.method.score is not None
-        with torch.no_grad():
-            score = plan.method.score(weight, statistics[matrix.name], plan.params)
-            where = source.blocks.prefix(index) + matrix.name
-            _check_finite(score, "the scores are", where)
-            return keep_mask(score, plan.pattern, plan.params.competition)
-
-    if plan.method.refine is Refine.REGIONAL:
-        assert stream is not None
-        refined = optimise(
-            block, index, matrices, stream, targets, choose, plan.regional, plan.seed, tick
-        )
-        return {name: weight for name, (_, weight) in refined.items()}
-    weights = {matrix.name: matrix.read().float() for matrix in matrices}
-    return {m.name: weights[m.name] * choose(m, weights[m.name]) for m in matrices}
+def _write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> dict[str, Tensor]:
+    """Put the new weights into the block as the storage dtype rounds them; what was stored."""
+    changed = {}
+    for matrix in block.matrices:
+        name = block.prefix + matrix.name
+        stored = pruned[matrix.name].to(source.storage_dtype(name))
+        check_finite(stored, "the pruned weights are", name)
+        matrix.write(stored)
+        changed[name] = matrix.as_stored(stored)
+    return changed
 
 
 @torch.no_grad()
-def _propagate(
-    block: nn.Module, index: int, stream: Stream, targets: list[Tensor], tick: Tick
-) -> float:
+def _propagate(block: OpenBlock, observed: Observed, tick: Tick) -> float:
     """Move the stream through the pruned block; the relative error of its output."""
+    batches, targets = observed.stream.batches, observed.targets
     difference = reference = 0.0
-    for number, batch in enumerate(stream.batches):
-        tick("propagate", number, len(stream.batches))
+    for number, batch in enumerate(batches):
+        tick("propagate", number, len(batches))
         target = targets.pop(0).float()
-        batch.hidden = batch.run(block, index)
+        batch.hidden = batch.run(block.module, block.index)
         difference += float((batch.hidden.float() - target).square().sum())
         reference += float(target.square().sum())
     error = (difference / reference) ** 0.5 if reference else 0.0
     if error != error:
-        raise NumericalError("the pruned block's output is not finite", where=f"block {index}")
+        where = f"block {block.index}"
+        raise NumericalError("the pruned block's output is not finite", where=where)
     return error
-
-
-def _check_finite(values: Tensor, what: str, where: str) -> None:
-    if not bool(torch.isfinite(values).all()):
-        raise NumericalError(f"{what} not finite", where=where)
 
 
 class _Clock:

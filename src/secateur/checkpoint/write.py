@@ -12,10 +12,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -49,16 +52,22 @@ class OutputFolder:
         self._overwrite = overwrite
         self._partial = self.out.parent / f".{self.out.name}.partial"
         self._shards: list[tuple[str, list[str], int]] = []  # file, tensor names, bytes
+        self._parents_made: list[Path] = []  # innermost first
         self._finished = False
+        self.scratch = self._partial / "scratch"  # for what is of no use once the run is over
         check_output(self.out, source, overwrite=overwrite)
 
     def __enter__(self) -> Self:
+        parent = self.out.parent
+        self._parents_made = [path for path in (parent, *parent.parents) if not path.exists()]
         try:
-            if self._partial.exists():
-                shutil.rmtree(self._partial)
-            self._partial.mkdir(parents=True)
-        except OSError as fault:
-            raise OutputError(f"cannot be written ({fault.strerror})", where=self.out) from fault
+            with _writing(self.out):
+                if self._partial.exists():
+                    shutil.rmtree(self._partial)
+                self.scratch.mkdir(parents=True)
+        except OutputError:
+            self._remove()
+            raise
         return self
 
     def __exit__(
@@ -68,7 +77,14 @@ class OutputFolder:
         trace: TracebackType | None,
     ) -> None:
         if not self._finished:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            self._remove()
+
+    def _remove(self) -> None:
+        """Leave nothing behind."""
+        shutil.rmtree(self._partial, ignore_errors=True)
+        for folder in self._parents_made:
+            with suppress(OSError):  # something else may be in it by now
+                folder.rmdir()
 
     def write_block(self, model: StreamedModel, index: int, changed: dict[str, Tensor]) -> None:
         """Write one finished block of a streamed model as a shard of its own.
@@ -103,44 +119,61 @@ class OutputFolder:
 
     def write_whole(self, model: ResidentModel) -> None:
         """Write a model that was loaded whole, under the names that the hub uses."""
-        model.model.save_pretrained(self._partial, safe_serialization=True)
+        with _writing(self._partial):
+            model.model.save_pretrained(self._partial, safe_serialization=True)
 
     def finish(self, record: str) -> None:
         """Add the files beside the weights and `run.json`, and give the folder its name."""
-        for path in sorted(self.source.iterdir()):
-            skipped = any(path.match(pattern) for pattern in _NOT_COPIED)
-            if path.is_file() and not skipped and not (self._partial / path.name).exists():
-                shutil.copyfile(path, self._partial / path.name)
+        with _writing(self._partial):
+            for path in sorted(self.source.iterdir()):
+                skipped = any(path.match(pattern) for pattern in _NOT_COPIED)
+                if path.is_file() and not skipped and not (self._partial / path.name).exists():
+                    shutil.copyfile(path, self._partial / path.name)
         self._write_text("run.json", record)
+        shutil.rmtree(self.scratch)
         retired = self.out.parent / f".{self.out.name}.replaced"
-        if self.out.exists():
-            shutil.rmtree(retired, ignore_errors=True)
-            self.out.rename(retired)
-        self._partial.rename(self.out)
-        _flush_folder(self.out.parent)
+        with _writing(self.out):
+            if self.out.exists():
+                shutil.rmtree(retired, ignore_errors=True)
+                self.out.rename(retired)
+            try:
+                self._partial.rename(self.out)
+            except BaseException:
+                if retired.exists():
+                    retired.rename(self.out)
+                raise
+            self._finished = True
+            _flush_folder(self.out.parent)
         shutil.rmtree(retired, ignore_errors=True)
-        self._finished = True
 
     def _write_shard(self, tensors: dict[str, Tensor], number: int, count: int) -> None:
         file = f"model-{number:05d}-of-{count:05d}.safetensors"
         path = self._partial / file
         unfinished = path.with_suffix(".unfinished")
-        try:
+        with _writing(path):
             save_file(tensors, unfinished, metadata={"format": "pt"})
             with unfinished.open("rb") as handle:
                 os.fsync(handle.fileno())
             unfinished.chmod(0o666 & ~_umask())  # safetensors makes files for their owner only
             unfinished.rename(path)
-        except OSError as fault:
-            raise OutputError(f"cannot be written ({fault})", where=path) from fault
         size = sum(tensor.nbytes for tensor in tensors.values())
         self._shards.append((file, list(tensors), size))
 
     def _write_text(self, name: str, text: str) -> None:
-        with (self._partial / name).open("w", encoding="utf-8") as file:
+        path = self._partial / name
+        with _writing(path), path.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A full disk or a missing right is the user's to mend."""
+    try:
+        yield
+    except (OSError, SafetensorError) as fault:
+        raise OutputError(f"cannot be written ({fault})", where=path) from fault
 
 
 def check_output(out: Path, source: Path, *, overwrite: bool) -> None:

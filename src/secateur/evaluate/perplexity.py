@@ -98,6 +98,7 @@ def _through_all_blocks(
     return stream
 
 
+@torch.no_grad()
 def _measure(
     source: BlockModel, against: BlockModel | None, streams: list[Stream]
 ) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """The methods of the papers, one short file each. Importing a file registers its methods."""
 
-from secateur.methods import magnitude, wanda, wandapp
+from secateur.methods import gblm, magnitude, sparsegpt, wanda, wandapp
 from secateur.methods.base import Method, Params, Refine, Solution, describe_fields, every, get
 
 __all__ = [
@@ -10,8 +10,10 @@ __all__ = [
     "Solution",
     "describe_fields",
     "every",
+    "gblm",
     "get",
     "magnitude",
+    "sparsegpt",
     "wanda",
     "wandapp",
 ]

@@ -3,7 +3,8 @@
 A method is one of two kinds:
 
     score   (weight, statistics, params) -> importance of every weight; the mask follows from it
-    solve   (weight, statistics, pattern, params) -> keep-mask and corrected weights
+    solve   (weights, statistics, pattern, params) -> keep-masks and corrected weights, of all
+            matrices that read the same input, and so share their Hessian
 
 and may ask for a refinement of the kept weights once the mask is there (`Refine`). Registering is
 the decorator's doing; importing the file is all it takes.
@@ -12,7 +13,7 @@ the decorator's doing; importing the file is all it takes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from secateur.errors import RecipeError, closest
 from secateur.sparsity import Compare, Pattern
-from secateur.statistics import Need, Statistics
+from secateur.statistics import Need, Order, Statistics
 
 
 class Refine(StrEnum):
@@ -50,6 +51,11 @@ class Params(BaseModel):
         """Who competes with whom once all parameters are known."""
         return self.compare
 
+    @property
+    def gradient_order(self) -> Order:
+        """How full-model gradients of the sequences are combined, for a method that reads them."""
+        return "l2"
+
     def objection(self, pattern: Pattern) -> str | None:
         """Why these parameters cannot go with `pattern`, or None."""
         return None
@@ -57,10 +63,17 @@ class Params(BaseModel):
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solving method returns: both [out, in], pruned weights zero in `weight`."""
+    """What a solving method returns, in the order of the matrices it was given.
 
-    weight: Tensor
-    keep: Tensor
+    Attributes:
+        weights: float32 [out, in] each, zero where pruned.
+        keep: bool [out, in] each.
+        notices: what the user should know, a line each.
+    """
+
+    weights: Sequence[Tensor]
+    keep: Sequence[Tensor]
+    notices: tuple[str, ...] = ()
 
 
 def describe_fields(settings: type[BaseModel]) -> dict[str, tuple[str, str]]:
@@ -73,7 +86,7 @@ def describe_fields(settings: type[BaseModel]) -> dict[str, tuple[str, str]]:
 
 
 ScoreFunction = Callable[[Tensor, Statistics, Any], Tensor]
-SolveFunction = Callable[[Tensor, Statistics, Pattern, Any], Solution]
+SolveFunction = Callable[[Sequence[Tensor], Statistics, Pattern, Any], Solution]
 
 
 @dataclass(frozen=True)

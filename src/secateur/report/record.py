@@ -60,6 +60,8 @@ class BlockRecord(_Record):
     """norm2(f_dense - f_sparse) / norm2(f_dense) over the calibration tokens."""
     seconds: dict[str, float]
     """Wall time by phase."""
+    notices: tuple[str, ...]
+    """What went otherwise than planned."""
     matrices: tuple[MatrixRecord, ...]
 
 

@@ -1,7 +1,7 @@
 """Tensors only: the pattern wanted, the weights it keeps, and the proof that it was done."""
 
 from secateur.sparsity.audit import MatrixAudit, audit
-from secateur.sparsity.mask import Compare, keep_mask
+from secateur.sparsity.mask import Compare, keep_highest, keep_mask
 from secateur.sparsity.pattern import NofM, Pattern, Unstructured, parse_pattern
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Pattern",
     "Unstructured",
     "audit",
+    "keep_highest",
     "keep_mask",
     "parse_pattern",
 ]

@@ -42,7 +42,7 @@ def keep_mask(score: Tensor, pattern: Pattern, compare: Compare = Compare.ROW) -
         return _keep_in_groups(groups, pattern.n).flatten(1)
     rows = score if compare is Compare.ROW else score.reshape(1, -1)
     kept = rows.shape[1] - pattern.pruned_of(rows.shape[1])
-    return _keep_highest(rows, kept).view_as(score)
+    return keep_highest(rows, kept).view_as(score)
 
 
 def _keep_in_groups(groups: Tensor, n: int) -> Tensor:
@@ -60,8 +60,16 @@ def _keep_in_groups(groups: Tensor, n: int) -> Tensor:
     return rank < n
 
 
-def _keep_highest(rows: Tensor, kept: int) -> Tensor:
-    """Keep exactly `kept` highest of each row: [rows, count] -> bool, first come first kept."""
+def keep_highest(rows: Tensor, kept: int) -> Tensor:
+    """Keep exactly the `kept` highest of each row; of equals, the first.
+
+    Args:
+        rows: [rows, count], any float dtype, finite.
+        kept: 0 to count.
+
+    Returns:
+        bool [rows, count].
+    """
     if kept == 0:
         return torch.zeros_like(rows, dtype=torch.bool)
     threshold = rows.kthvalue(rows.shape[1] - kept + 1, dim=1, keepdim=True).values  # [rows, 1]

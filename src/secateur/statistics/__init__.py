@@ -1,8 +1,8 @@
 """Accumulators: feed batches, read one tensor. All are sums, so that processes can add theirs."""
 
 from secateur.statistics.bundle import Need, Statistics
-from secateur.statistics.gradient import GradientNorm
+from secateur.statistics.gradient import GradientNorm, Order
 from secateur.statistics.hessian import Hessian
 from secateur.statistics.input_norm import InputNorm
 
-__all__ = ["GradientNorm", "Hessian", "InputNorm", "Need", "Statistics"]
+__all__ = ["GradientNorm", "Hessian", "InputNorm", "Need", "Order", "Statistics"]

@@ -1,0 +1,164 @@
+"""Gradients of the full model's loss in the memory of one block.
+
+    forward    the dense model runs block by block; only the blocks' inputs are kept
+    head       d loss / d (last block's output), one sequence at a time, by the model's own head
+    backward   from the last block to the first: run it again, send the gradient of its output
+               through, aggregate those of its weights, pass that of its input down
+
+    loss of sequence n = mean over its predicted tokens of -log p(token | the tokens before)
+
+What is kept between the passes are the block inputs (in memory, or in a scratch folder when they
+do not fit) and the aggregate of one block at a time, which goes to a `GradientFile`. Tied
+embeddings need no care: no gradient of theirs is asked for, and none passes through them to a
+block.
+
+Source: the gradients are GBLM-Pruner's, arXiv 2311.04902; taking them block by block is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name it is known by
+
+from secateur.blocks.observe import Observer
+from secateur.blocks.prune import check_finite
+from secateur.blocks.stream import Batch, Stream, Tick, silent
+from secateur.checkpoint import BlockModel, find_matrices
+from secateur.checkpoint.gradients import GradientFile
+from secateur.errors import NumericalError
+from secateur.statistics import Need, Order
+
+Keep = Literal["auto", "memory", "disk"]
+MEMORY_SHARE = 0.25
+"""Block inputs stay in memory if they take less than this share of what is free."""
+
+
+class BlockInputs:
+    """The inputs of every block, in batches: in memory, or one file a block.
+
+    Args:
+        scratch: folder for the files, or None to keep them in memory.
+    """
+
+    def __init__(self, scratch: Path | None) -> None:
+        self._scratch = scratch
+        self._kept: dict[int, list[Tensor]] = {}
+
+    def put(self, index: int, stream: Stream) -> None:
+        """Keep the hidden states that enter block `index`."""
+        hidden = [batch.hidden for batch in stream.batches]
+        if self._scratch is None:
+            self._kept[index] = hidden
+        else:
+            tensors = {str(n): value.cpu().contiguous() for n, value in enumerate(hidden)}
+            save_file(tensors, self._file(self._scratch, index))
+
+    def take(self, index: int, stream: Stream) -> None:
+        """Put the hidden states back that enter block `index`; they are kept no longer."""
+        if self._scratch is None:
+            hidden = self._kept.pop(index)
+        else:
+            path = self._file(self._scratch, index)
+            loaded = load_file(path)
+            # clone: on a CPU the tensors would be the mapped file itself
+            hidden = [loaded[str(n)].clone() for n in range(len(stream.batches))]
+            path.unlink()
+        for batch, value in zip(stream.batches, hidden, strict=True):
+            batch.hidden = value.to(batch.hidden.device)
+
+    @staticmethod
+    def _file(folder: Path, index: int) -> Path:
+        return folder / f"inputs-{index:05d}.safetensors"
+
+
+def full_gradients(
+    source: BlockModel,
+    stream: Stream,
+    file: GradientFile,
+    order: Order,
+    scratch: Path,
+    keep: Keep = "auto",
+    tick: Tick = silent,
+    passed: Callable[..., None] = lambda **facts: None,
+) -> None:
+    """Aggregate the loss gradient of every prunable matrix over all sequences into `file`.
+
+    Args:
+        source: the dense model.
+        stream: the sequences before block 0; they are there again afterwards.
+        file: takes float32 [out, in] by parameter name.
+        order: l2: root of the sum of squares; l1: sum of absolutes.
+        scratch: folder for block inputs that do not fit in memory.
+        keep: where block inputs go; auto decides by what is free.
+        tick: told of progress within a block.
+        passed: told of every block that a pass is through with.
+
+    Raises:
+        NumericalError: a loss or a gradient is not finite.
+    """
+    depth = len(source.blocks)
+    inputs = BlockInputs(scratch if _on_disk(stream, depth, keep) else None)
+    for index in range(depth):
+        inputs.put(index, stream)
+        with source.open_block(index) as block:
+            stream.advance(block, index, tick)
+        passed(block=index, blocks=depth, direction="forward")
+    gradients = _of_last_output(source, stream)
+    for index in reversed(range(depth)):
+        inputs.take(index, stream)
+        with source.open_block(index) as block:
+            observer = Observer(find_matrices(block), frozenset({Need.FULL_GRADIENT}), order)
+            for number, batch in enumerate(stream.batches):
+                tick("backward", number, len(stream.batches))
+                hidden = batch.hidden.requires_grad_(True)
+                with observer.watch(len(hidden)), torch.enable_grad():
+                    output = batch.run(block, index)
+                    (gradients[number],) = torch.autograd.grad(output, hidden, gradients[number])
+                hidden.requires_grad_(False)
+            for matrix in find_matrices(block):
+                name = source.blocks.prefix(index) + matrix.name
+                gradient = observer.values(matrix)[Need.FULL_GRADIENT]
+                check_finite(gradient, "the loss gradient is", name)
+                file.write(name, gradient)
+        passed(block=index, blocks=depth, direction="backward")
+
+
+def _of_last_output(source: BlockModel, stream: Stream) -> list[Tensor]:
+    """d loss / d (last block's output) by batch, each [batch, tokens, width]."""
+    gradients = []
+    with source.open_surroundings() as model:
+        for batch in stream.batches:
+            rows = [_of_row(stream, model, batch, row) for row in range(len(batch.hidden))]
+            gradients.append(torch.cat(rows))
+    return gradients
+
+
+def _of_row(stream: Stream, model: torch.nn.Module, batch: Batch, row: int) -> Tensor:
+    """The gradient of one sequence's loss: [1, tokens, width]."""
+    final = batch.hidden[row : row + 1].detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = stream.logits(model, batch, slice(row, row + 1), final)
+        loss = F.cross_entropy(logits[0, :-1].float(), batch.input_ids[row, 1:])
+    if not bool(torch.isfinite(loss)):
+        raise NumericalError("the loss is not finite", where=f"calibration sequence {row}")
+    return torch.autograd.grad(loss, final)[0]
+
+
+def _on_disk(stream: Stream, depth: int, keep: Keep) -> bool:
+    if keep != "auto":
+        return keep == "disk"
+    needed = depth * sum(batch.hidden.nbytes for batch in stream.batches)
+    device = stream.batches[0].hidden.device
+    free = (
+        torch.cuda.mem_get_info(device)[0]
+        if device.type == "cuda"
+        else psutil.virtual_memory().available
+    )
+    return needed > MEMORY_SHARE * free

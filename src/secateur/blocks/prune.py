@@ -1,0 +1,160 @@
+"""New weights for one open block: score and mask, or solve, or mask and refine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur.blocks.observe import Observer
+from secateur.blocks.regional import Regional, optimise
+from secateur.blocks.stream import Stream, Tick
+from secateur.checkpoint import Matrix
+from secateur.checkpoint.gradients import GradientFile
+from secateur.errors import NumericalError
+from secateur.methods import Method, Params, Refine
+from secateur.sparsity import Pattern, keep_mask
+from secateur.statistics import Need, Statistics
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with every block."""
+
+    method: Method
+    params: Params
+    pattern: Pattern
+    regional: Regional
+    seed: int
+
+
+@dataclass(frozen=True)
+class OpenBlock:
+    """A block that is in memory, and what is pruned in it.
+
+    Attributes:
+        index: its place in the model.
+        module: the block.
+        prefix: what its parameters' names begin with in the model.
+        matrices: what is pruned.
+    """
+
+    index: int
+    module: nn.Module
+    prefix: str
+    matrices: tuple[Matrix, ...]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is known of an open block from running its calibration inputs through it dense.
+
+    Attributes:
+        stream: its inputs.
+        observer: the statistics.
+        targets: its dense outputs by batch, each [batch, tokens, width].
+    """
+
+    stream: Stream
+    observer: Observer
+    targets: list[Tensor]
+
+
+def new_weights(
+    block: OpenBlock,
+    observed: Observed | None,
+    gradients: GradientFile | None,
+    plan: Plan,
+    tick: Tick,
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Prune one block; the block itself is not changed.
+
+    Args:
+        block: the dense block.
+        observed: None for a method that needs no data.
+        gradients: full-model gradients, for a method that needs them.
+        plan: what to do.
+        tick: told of progress.
+
+    Returns:
+        by matrix name, float32 [out, in], zero where pruned; and notices for the user.
+
+    Raises:
+        NumericalError: a statistic, a score or a loss is not finite; names the matrix.
+    """
+    statistics = {
+        matrix.name: _statistics(block, matrix, observed, gradients, plan)
+        for matrix in block.matrices
+    }
+    if plan.method.solve is not None:
+        assert observed is not None
+        return _solve(block, observed.observer.groups, statistics, plan)
+
+    def choose(matrix: Matrix, weight: Tensor) -> Tensor:
+        assert plan.method.score is not None
+        with torch.no_grad():
+            score = plan.method.score(weight, statistics[matrix.name], plan.params)
+            check_finite(score, "the scores are", block.prefix + matrix.name)
+            return keep_mask(score, plan.pattern, plan.params.competition)
+
+    if plan.method.refine is Refine.REGIONAL:
+        assert observed is not None
+        refined = optimise(
+            block.module, block.index, block.matrices, observed.stream, observed.targets, choose,
+            plan.regional, plan.seed, tick,
+        )  # fmt: skip
+        return {name: weight for name, (_, weight) in refined.items()}, ()
+    weights = {matrix.name: matrix.read().float() for matrix in block.matrices}
+    return {m.name: weights[m.name] * choose(m, weights[m.name]) for m in block.matrices}, ()
+
+
+def check_finite(values: Tensor, what: str, where: str) -> None:
+    """Raise `NumericalError` "`what` not finite in `where`" if there is a NaN or an infinity."""
+    if not bool(torch.isfinite(values).all()):
+        raise NumericalError(f"{what} not finite", where=where)
+
+
+def _solve(
+    block: OpenBlock,
+    groups: Sequence[Sequence[Matrix]],
+    statistics: Mapping[str, Statistics],
+    plan: Plan,
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Solve the matrices that read the same input together."""
+    assert plan.method.solve is not None
+    weights: dict[str, Tensor] = {}
+    notices: list[str] = []
+    for number, group in enumerate(groups):
+        shared = statistics[group[0].name]
+        solution = plan.method.solve(
+            [matrix.read() for matrix in group], shared, plan.pattern, plan.params
+        )
+        for matrix, weight in zip(group, solution.weights, strict=True):
+            check_finite(weight, "the solution is", block.prefix + matrix.name)
+            weights[matrix.name] = weight
+        notices += [f"{block.prefix}{groups[number][0].kind}: {line}" for line in solution.notices]
+    return weights, tuple(notices)
+
+
+def _statistics(
+    block: OpenBlock,
+    matrix: Matrix,
+    observed: Observed | None,
+    gradients: GradientFile | None,
+    plan: Plan,
+) -> Statistics:
+    """Everything that the method may read about one matrix, checked."""
+    name = block.prefix + matrix.name
+    values: dict[Need, Tensor] = {}
+    sequences = 0
+    if observed is not None:
+        sequences = observed.stream.sequences
+        values.update(observed.observer.values(matrix))
+    if gradients is not None and Need.FULL_GRADIENT in plan.method.needs:
+        values[Need.FULL_GRADIENT] = gradients.read(name).to(matrix.read().device)
+    statistics = Statistics(values, sequences)
+    if (need := statistics.first_not_finite()) is not None:
+        raise NumericalError(f"{need.value} is not finite", where=name)
+    return statistics

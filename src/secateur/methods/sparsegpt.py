@@ -1,0 +1,178 @@
+"""SparseGPT: prune by the optimal brain surgeon, and let the weights to the right make up for it.
+
+    H      = X' X, damped by a share of its mean diagonal          [in, in]
+    U      = upper Cholesky factor of inv(H),  U' U = inv(H)        [in, in]
+    score  = W**2 / diag(U)**2
+    for every column j, left to right, of the weights that are pruned there:
+        error[:, j]  = W[:, j] / U[j, j]
+        W[:, j + 1:] -= outer(error[:, j], U[j, j + 1:])
+
+    W [out, in]  weight;  X [tokens, in]  inputs of the layer
+
+Unstructured masks are chosen per block of `block_size` columns, once the columns to the left have
+had their say: across the matrix as in the paper (`compare=layer`), or with the same count in every
+row (`compare=row`). The counts are exact over the whole matrix either way, where the paper's
+threshold prunes one weight too many per block. N:M masks are chosen group by group.
+
+The columns of a block are solved by halves: the left half, its effect on the right half as one
+matrix product, the right half. That is the same arithmetic as column after column, at the speed of
+matrix products. Matrices that read the same input share H and U and are solved together, their
+rows stacked.
+
+Source: Frantar and Alistarh, arXiv 2301.00774, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from secateur.errors import NumericalError
+from secateur.methods.base import Params, Solution, solve
+from secateur.sparsity import Compare, NofM, Pattern, Unstructured, keep_highest, keep_mask
+from secateur.statistics import Need, Statistics
+
+_HOPELESS = 1e6
+_LEAF = 16
+"""Columns that are solved one by one; wider stretches are halved."""
+
+
+class SparseGPTParams(Params):
+    """Parameters of SparseGPT."""
+
+    compare: Compare = Compare.LAYER
+    """Weights compete across the matrix within a block of columns, or within their row."""
+    damping: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    """Share of the Hessian's mean diagonal that is added to its diagonal."""
+    block_size: int = Field(default=128, ge=1)
+    """Columns whose unstructured mask is chosen at once."""
+
+
+@solve(
+    "sparsegpt",
+    paper="https://arxiv.org/abs/2301.00774",
+    needs={Need.HESSIAN},
+    params=SparseGPTParams,
+)
+def sparsegpt(
+    weights: Sequence[Tensor], statistics: Statistics, pattern: Pattern, params: SparseGPTParams
+) -> Solution:
+    """Optimal brain surgeon: prune, and correct the weights that stay."""
+    hessian = statistics.hessian
+    dead = hessian.diagonal() == 0  # inputs that were never anything but zero
+    factor, damping = inverse_factor(hessian, dead, params.damping)
+    current = torch.cat([weight.float() for weight in weights])  # [all rows, in]
+    keep = torch.ones_like(current, dtype=torch.bool)
+    errors = torch.zeros_like(current)
+    sizes = [len(weight) for weight in weights]
+    scale = factor.diagonal().square().masked_fill(dead, torch.inf)  # dead inputs go first
+    columns = current.shape[1]
+    width = _aligned(params.block_size, pattern)
+    for start in range(0, columns, width):
+        stop = min(start + width, columns)
+        if isinstance(pattern, Unstructured):
+            score = current[:, start:stop].square() / scale[start:stop]
+            keep[:, start:stop] = _keep_in_block(score, keep, start, sizes, pattern, params)
+        _solve(current, keep, errors, factor, scale, pattern, start, stop)
+        current[:, stop:] -= errors[:, start:stop] @ factor[start:stop, stop:]
+    grown = f"the Hessian was singular: its damping grew from {params.damping:g} to {damping:g}"
+    return Solution(
+        torch.split(current.mul_(keep), sizes),
+        torch.split(keep, sizes),
+        (grown,) if damping > params.damping else (),
+    )
+
+
+def inverse_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tensor, float]:
+    """Upper Cholesky factor of the inverse of the damped Hessian, and the damping that it took.
+
+    Args:
+        hessian: float32 [in, in], not negative definite; is not changed.
+        dead: bool [in], inputs whose row and column are zero.
+        damping: share of the mean diagonal; grows tenfold until the factor exists.
+
+    Returns:
+        U [in, in] with U' U = inv(H), and the share used in the end.
+
+    Raises:
+        NumericalError: no damping helps.
+    """
+    diagonal = hessian.diagonal()  # [in]
+    mean = float(diagonal[~dead].mean()) if not bool(dead.all()) else 1.0
+    while damping < _HOPELESS:
+        # A dead input has no partner, whatever stands on its diagonal; an average one is stable.
+        damped = hessian + torch.diag(damping * mean + mean * dead)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not bool(failed):
+            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not bool(failed) and bool(torch.isfinite(factor).all()):
+                return factor, damping
+        damping *= 10
+    raise NumericalError("the Hessian has no inverse, however damped")
+
+
+def _solve(
+    current: Tensor,
+    keep: Tensor,
+    errors: Tensor,
+    factor: Tensor,
+    scale: Tensor,
+    pattern: Pattern,
+    start: int,
+    stop: int,
+) -> None:
+    """Prune columns start to stop and correct those to their right within the stretch.
+
+    `current` and `errors` [rows, in] and, for N:M, `keep` are written to.
+    """
+    group = pattern.m if isinstance(pattern, NofM) else 1
+    if stop - start > max(_LEAF, group):
+        middle = start + _aligned((stop - start) // 2, pattern)
+        _solve(current, keep, errors, factor, scale, pattern, start, middle)
+        current[:, middle:stop] -= errors[:, start:middle] @ factor[start:middle, middle:stop]
+        _solve(current, keep, errors, factor, scale, pattern, middle, stop)
+        return
+    for column in range(start, stop):
+        if isinstance(pattern, NofM) and column % group == 0:
+            ahead = slice(column, column + group)
+            keep[:, ahead] = keep_mask(current[:, ahead].square() / scale[ahead], pattern)
+        error = current[:, column] * ~keep[:, column] / factor[column, column]  # [rows]
+        errors[:, column] = error
+        current[:, column + 1 : stop].addr_(error, factor[column, column + 1 : stop], alpha=-1)
+
+
+def _keep_in_block(
+    score: Tensor,
+    keep: Tensor,
+    start: int,
+    sizes: list[int],
+    pattern: Unstructured,
+    params: SparseGPTParams,
+) -> Tensor:
+    """The mask of one block of columns: as many pruned as bring the count so far to the ratio.
+
+    Args:
+        score: [all rows, block].
+        keep: [all rows, in], decided left of `start`.
+        sizes: rows of each matrix that is stacked.
+    """
+    chosen = []
+    past = torch.split(keep[:, :start], sizes)
+    for part, before in zip(torch.split(score, sizes), past, strict=True):
+        rivals = part if params.compare is Compare.ROW else part.reshape(1, -1)
+        weights = part.shape[0] * (start + part.shape[1])  # of the matrix, up to this block
+        if params.compare is Compare.ROW:
+            pruned = pattern.pruned_of(start + part.shape[1]) - pattern.pruned_of(start)
+        else:
+            pruned = pattern.pruned_of(weights) - int((~before).sum())
+        chosen.append(keep_highest(rivals, rivals.shape[1] - pruned).view_as(part))
+    return torch.cat(chosen)
+
+
+def _aligned(width: int, pattern: Pattern) -> int:
+    """`width` rounded down to whole groups, at least one."""
+    group = pattern.m if isinstance(pattern, NofM) else 1
+    return max(group, width // group * group)
