@@ -64,7 +64,8 @@ def test_norms_and_hessians_are_of_what_each_matrix_reads(family):
         inputs = torch.cat(seen[matrix.name])
         found = observer.values(matrix)
         torch.testing.assert_close(found[Need.INPUT_NORM], inputs.norm(dim=0))
-        torch.testing.assert_close(found[Need.HESSIAN], inputs.T @ inputs, rtol=1e-4, atol=1e-4)
+        hessian = 2 / stream.sequences * inputs.T @ inputs
+        torch.testing.assert_close(found[Need.HESSIAN], hessian, rtol=1e-4, atol=1e-4)
 
 
 def test_matrices_that_read_the_same_input_share_one_statistic():

@@ -23,12 +23,13 @@ def test_input_norm_is_float32_whatever_comes_in(inputs):
     torch.testing.assert_close(norm.norm, inputs.bfloat16().float().reshape(-1, 8).norm(dim=0))
 
 
-def test_hessian_is_the_sum_of_outer_products(inputs):
+def test_hessian_is_the_mean_of_the_sequences(inputs):
     hessian = Hessian(8)
     for batch in inputs.split(4):
         hessian.add(batch)
-    by_hand = sum(torch.outer(x, x) for x in inputs.reshape(-1, 8))
-    torch.testing.assert_close(hessian.gram, by_hand)
+    by_hand = sum(2 * torch.outer(x, x) for x in inputs.reshape(-1, 8)) / len(inputs)
+    torch.testing.assert_close(hessian.mean, by_hand)
+    assert hessian.sequences == len(inputs)
 
 
 @pytest.mark.parametrize("order", ["l1", "l2"])

@@ -79,7 +79,7 @@ class Observer:
         if Need.INPUT_NORM in self._needs:
             values[Need.INPUT_NORM] = self._norms[leader].norm
         if Need.HESSIAN in self._needs:
-            values[Need.HESSIAN] = self._hessians[leader].gram
+            values[Need.HESSIAN] = self._hessians[leader].mean
         if Need.REGIONAL_GRADIENT in self._needs:
             values[Need.REGIONAL_GRADIENT] = self._gradients[matrix.name].mean
         if Need.FULL_GRADIENT in self._needs:
@@ -88,12 +88,13 @@ class Observer:
 
     def _hook(self, matrix: Matrix, sequences: int) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            inputs = args[0]
-            self._feed_input(matrix, inputs)
+            # Some families flatten [batch, tokens] before their linear layers.
+            x = args[0].detach().reshape(sequences, -1, args[0].shape[-1])  # [batch, tokens, in]
+            if self._leads(matrix, args[0]):
+                self._feed(matrix, x)
             if self._needs & GRADIENTS:
-                x = inputs.detach().reshape(sequences, -1, inputs.shape[-1])  # [batch, tokens, in]
                 norm = self._gradients.setdefault(
-                    matrix.name, GradientNorm(matrix.shape, self._order, inputs.device)
+                    matrix.name, GradientNorm(matrix.shape, self._order, x.device)
                 )
                 output.register_hook(  # type: ignore[no-untyped-call]
                     lambda g: norm.add(x, g.reshape(sequences, -1, g.shape[-1]))
@@ -101,21 +102,22 @@ class Observer:
 
         return hook
 
-    def _feed_input(self, matrix: Matrix, inputs: Tensor) -> None:
+    def _leads(self, matrix: Matrix, inputs: Tensor) -> bool:
+        """Whether this matrix is the first that reads this very tensor."""
         same = (name for name, seen in self._current.items() if seen is inputs)
         leader = self._leader.setdefault(matrix.name, next(same, matrix.name))
         self._current[matrix.name] = inputs
-        if leader != matrix.name:
-            if self._current.get(leader) is not inputs:
-                raise ModelError(
-                    f"{matrix.name} and {leader} share their input in some batches only"
-                )
-            return
-        width, device = inputs.shape[-1], inputs.device
+        if leader != matrix.name and self._current.get(leader) is not inputs:
+            raise ModelError(f"{matrix.name} and {leader} share their input in some batches only")
+        return leader == matrix.name
+
+    def _feed(self, matrix: Matrix, x: Tensor) -> None:
+        """Count x [batch, tokens, in] in."""
+        width, device = x.shape[-1], x.device
         if Need.INPUT_NORM in self._needs:
-            self._norms.setdefault(leader, InputNorm(width, device)).add(inputs)
+            self._norms.setdefault(matrix.name, InputNorm(width, device)).add(x)
         if Need.HESSIAN in self._needs:
-            self._hessians.setdefault(leader, Hessian(width, device)).add(inputs)
+            self._hessians.setdefault(matrix.name, Hessian(width, device)).add(x)
 
 
 def observe(

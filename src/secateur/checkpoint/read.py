@@ -125,7 +125,7 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
         try:
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             files = {str(name): folder / Path(str(file)).name for name, file in weight_map.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as fault:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
             raise CheckpointError(
                 f"the index cannot be read ({type(fault).__name__}: {fault})",
                 where=index,

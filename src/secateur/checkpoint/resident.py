@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.checkpoint.structure import find_blocks
@@ -63,26 +63,45 @@ def _cast(
 
     Buffers keep their dtype: rotary frequencies are float32 in every precision.
     """
-    parameters = {p: (p.device, p.dtype, p.requires_grad)
-                  for m in modules for p in m.parameters(recurse)}  # fmt: skip
+    parameters = {p: (p.data, p.requires_grad) for m in modules for p in m.parameters(recurse)}
     buffers = {b: b.device for m in modules for b in m.buffers(recurse)}
     training = [(m, m.training) for root in modules
                 for m in (root.modules() if recurse else [root])]  # fmt: skip
-    for module, _ in training:
-        module.training = False
-    for parameter in parameters:
-        floating = parameter.is_floating_point()
-        parameter.data = parameter.data.to(device, dtype if floating else None)
-        parameter.requires_grad_(False)
-    for buffer in buffers:
-        buffer.data = buffer.data.to(device)
     try:
+        for module, _ in training:
+            module.training = False
+        for parameter in parameters:
+            floating = parameter.is_floating_point()
+            parameter.data = parameter.data.to(device, dtype if floating else None)
+            parameter.requires_grad_(False)
+        for buffer in buffers:
+            buffer.data = buffer.data.to(device)
         yield
     finally:
-        for parameter, (old_device, old_dtype, old_requires_grad) in parameters.items():
-            parameter.data = parameter.data.to(old_device, old_dtype)
+        for parameter, (old, old_requires_grad) in parameters.items():
+            opened = parameter.data
+            parameter.data = unrounded(opened.to(old.device, old.dtype), old, opened.dtype)
             parameter.requires_grad_(old_requires_grad)
         for buffer, old_device in buffers.items():
             buffer.data = buffer.data.to(old_device)
         for module, was_training in training:
             module.training = was_training
+
+
+def unrounded(new: Tensor, old: Tensor, through: torch.dtype) -> Tensor:
+    """What became of `old` in a precision that may be lower than its own.
+
+    Args:
+        new: of the dtype and on the device of `old`.
+        old: the values before.
+        through: the dtype that they were computed with.
+
+    Returns:
+        `old` where `new` is only `old` rounded, else `new`; a zero that was written stays one.
+    """
+    if torch.promote_types(old.dtype, through) == through:
+        return new  # nothing was rounded
+    rounded = old.to(through).to(old.dtype)
+    if torch.equal(new, rounded):
+        return old
+    return torch.where((new == rounded) & (new != 0), old, new)

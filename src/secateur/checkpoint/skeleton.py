@@ -61,8 +61,8 @@ class StreamedModel:
     def open_block(self, index: int) -> Iterator[nn.Module]:
         """One decoder block with its weights; they are let go at the end."""
         names = self.block_parameters(index)
-        self._fill(names)
         try:
+            self._fill(names)
             yield self.blocks.modules[index]
         finally:
             self._empty(names)
@@ -72,9 +72,9 @@ class StreamedModel:
         """The model with everything real but its blocks."""
         prefix = self.blocks.path + "."
         names = [name for name in self.stored_name if not name.startswith(prefix)]
-        self._fill(names)
-        self.model.tie_weights(missing_keys=set(self._missing), recompute_mapping=False)
         try:
+            self._fill(names)
+            self.model.tie_weights(missing_keys=set(self._missing), recompute_mapping=False)
             yield self.model
         finally:
             self._empty([*names, *(name for name in self._missing if not name.startswith(prefix))])

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from secateur.checkpoint.read import INDEX, PICKLES, SINGLE
-from secateur.checkpoint.resident import ResidentModel
+from secateur.checkpoint.resident import ResidentModel, unrounded
 from secateur.checkpoint.skeleton import StreamedModel
 from secateur.errors import OutputError
 
@@ -99,7 +99,8 @@ class OutputFolder:
         tensors = model.checkpoint.load(names)
         for name, value in changed.items():
             stored = model.stored_name[name]
-            tensors[stored] = value.to("cpu", tensors[stored].dtype).contiguous()
+            old = tensors[stored]
+            tensors[stored] = unrounded(value.to("cpu", old.dtype), old, model.dtype).contiguous()
         self._write_shard(tensors, index + 2, len(model.blocks) + 1)
 
     def write_surroundings(self, model: StreamedModel) -> None:

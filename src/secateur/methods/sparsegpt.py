@@ -1,13 +1,13 @@
 """SparseGPT: prune by the optimal brain surgeon, and let the weights to the right make up for it.
 
-    H      = X' X, damped by a share of its mean diagonal          [in, in]
-    U      = upper Cholesky factor of inv(H),  U' U = inv(H)        [in, in]
+    H      = mean over sequences of 2 X_n' X_n, a share of its mean diagonal added    [in, in]
+    U      = upper Cholesky factor of inv(H),  U' U = inv(H)                           [in, in]
     score  = W**2 / diag(U)**2
     for every column j, left to right, of the weights that are pruned there:
         error[:, j]  = W[:, j] / U[j, j]
         W[:, j + 1:] -= outer(error[:, j], U[j, j + 1:])
 
-    W [out, in]  weight;  X [tokens, in]  inputs of the layer
+    W [out, in]  weight;  X_n [tokens, in]  inputs of the layer in sequence n
 
 Unstructured masks are chosen per block of `block_size` columns, once the columns to the left have
 had their say: across the matrix as in the paper (`compare=layer`), or with the same count in every

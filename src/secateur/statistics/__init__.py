@@ -1,4 +1,5 @@
-"""Accumulators: feed batches, read one tensor. All are sums, so that processes can add theirs."""
+"""Accumulators: feed batches, read one tensor. All are sums or means over
+sequences, so that processes can join theirs."""
 
 from secateur.statistics.bundle import Need, Statistics
 from secateur.statistics.gradient import GradientNorm, Order

@@ -40,7 +40,7 @@ class Statistics:
 
     @property
     def hessian(self) -> Tensor:
-        """Sum of outer products of the inputs, float32 [in, in]."""
+        """Mean over sequences of 2 X_n' X_n, float32 [in, in]."""
         return self._get(Need.HESSIAN)
 
     @property

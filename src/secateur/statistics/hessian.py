@@ -1,24 +1,38 @@
 """The Hessian of a layer's output error, shared by all matrices that read the same input.
 
-    H = sum over all tokens t of x_t x_t'       [in, in], SparseGPT (arXiv 2301.00774)
+    H = 2 / N * sum over sequences n of X_n' X_n            [in, in]
 
-For the squared error of `y = W x` every row of W has this Hessian (up to a factor that cancels in
-the solve). Accumulated in float32.
+    X_n [tokens, in]  inputs of the layer in calibration sequence n, of N
+
+For the squared error of `y = W x`, mean over sequences, every row of W has this Hessian.
+
+It is kept as a running mean, sequence by sequence, in float32: the order of operations of the
+published script. Its solve amplifies rounding (one near-tie that falls the other way changes the
+weights to its right, and with them later masks), so that a plain sum of the same terms agrees with
+the script's masks to 99.7 % where the running mean agrees to the last bit.
+
+Source: Frantar and Alistarh, arXiv 2301.00774.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 
 class Hessian:
-    """Sum of outer products of the inputs, float32 [in, in]."""
+    """Running mean over sequences, float32 [in, in]."""
 
     def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
-        self.gram = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
+        self.mean = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
+        self.sequences = 0
 
     def add(self, inputs: Tensor) -> None:
-        """Count `inputs` [..., in] in."""
-        flat = inputs.detach().reshape(-1, inputs.shape[-1]).float()  # [tokens, in]
-        self.gram.addmm_(flat.T, flat)
+        """Count `inputs` [batch, tokens, in] in."""
+        for sequence in inputs.detach():
+            self.mean *= self.sequences / (self.sequences + 1)
+            self.sequences += 1
+            scaled = math.sqrt(2 / self.sequences) * sequence.float().T  # [in, tokens]
+            self.mean += scaled @ scaled.T
