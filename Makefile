@@ -1,25 +1,52 @@
-# `make` lists what there is to make. Everything is installed into .venv; nothing else is touched.
+# `make` lists what can be made. All packages go into .venv; results of the demo into demo-output.
 PYTHON ?= python3
 
 BIN     := .venv/bin
-INSTALL := $(BIN)/pip install --quiet -c constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 DEMO    := demo-output
-SHOW    := set -x; export HF_HUB_OFFLINE=1 PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .PHONY: help test lint format demo clean
 
-help:  ## list the targets
+help:  ## list what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
 
 test: lint  ## check style and types, then run all tests
 	$(BIN)/pytest
 
-lint: .venv/with-dev  ## check style and types
+lint: .venv/installed-dev  ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: .venv/with-dev  ## mend style where a program can
+format: .venv/installed-dev  ## mend style, as far as a program can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+demo: export HF_HUB_OFFLINE = 1
+demo: $(DEMO)/tiny/model.safetensors  ## train a tiny model, prune it, measure it, prove the pattern
+	$(BIN)/secateur prune $(DEMO)/tiny --method wanda++ --pattern 2:4 \
+	    --calibration $(DEMO)/text/calibration --samples 32 --sequence-length 128 \
+	    --out $(DEMO)/tiny-2of4 --overwrite
+	$(BIN)/secateur evaluate $(DEMO)/tiny-2of4 --text $(DEMO)/text/heldout \
+	    --sequence-length 128 --against $(DEMO)/tiny
+	$(BIN)/secateur check $(DEMO)/tiny-2of4 --pattern 2:4
+
+clean:  ## remove all that was made, .venv and demo-output too
+	rm -rf .venv $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# What the targets above need. A stamp is newer than the files it depends on once they are followed.
+
+$(DEMO)/tiny/model.safetensors: tools/train_tiny.py | .venv/installed
+	$(BIN)/python tools/train_tiny.py $(DEMO)/tiny --text-out $(DEMO)/text
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e .
+	touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e '.[dev]'
+	touch $@ .venv/installed
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv

@@ -8,18 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
-from secateur import methods, pipeline, prove
-from secateur.blocks.regional import Regional
-from secateur.data import Protocol
+from secateur import methods, pipeline, prove, show
 from secateur.errors import CheckFailedError, RecipeError, SecateurError
-from secateur.prepare import Prepared, prepare
+from secateur.prepare import prepare
 from secateur.recipe import Precision, Recipe, read_value, read_yaml
 from secateur.report import JsonLines, Progress, TerminalBars
-from secateur.report.tables import amount, table
 
 app = typer.Typer(
     help="Prune large language models one block at a time, and prove what was done."
@@ -28,8 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 INTERRUPTED = 130
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
 
 Model = Annotated[str, typer.Argument(help="Folder of a Hugging Face checkpoint, or a hub name.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes what there is.")]
@@ -133,17 +126,9 @@ def prune_command(
     _apply_settings(values, setting or [])
     built = Recipe.build(values, "the options" if recipe is None else f"{recipe} and the options")
     if dry_run:
-        _print_plan(prepare(built))
+        show.plan(prepare(built))
         return
-    record = pipeline.prune(built, _progress())
-    error = record.mean_output_error
-    say(
-        f"pruned {amount(record.zeros)} of {amount(record.weights)} weights"
-        f" ({record.sparsity:.2%}) in {record.seconds:.1f} s"
-        + ("" if error is None else f", mean output error of a block {error:.4f}")
-        + f", peak memory {amount(record.peak_memory_bytes, 'B')}"
-    )
-    say(f"written to {_escaped(built.out)}")
+    show.run(pipeline.prune(built, _progress()))
 
 
 @app.command()
@@ -182,16 +167,8 @@ def evaluate(
     )
     if as_json:
         print(found.model_dump_json(indent=2))
-        return
-    protocol = found.protocol
-    say(f"perplexity  {found.perplexity:.4f} ± {found.standard_error:.4f} (standard error)")
-    if found.divergence is not None:
-        say(f"divergence  {found.divergence:.5f} nats per token from {_escaped(against)}")
-    say(
-        f"protocol    {_escaped(protocol.source)}: {protocol.sequences} windows of"
-        f" {protocol.sequence_length} tokens, {found.predicted_tokens} predicted,"
-        f" {found.dtype}, tokens sha256 {protocol.token_sha256[:12]}"
-    )
+    else:
+        show.evaluation(found, against)
 
 
 @app.command()
@@ -208,26 +185,7 @@ def check(
     if as_json:
         print(json.dumps(proof.as_dict(), indent=2))
     else:
-        rows = [
-            [
-                kind.kind,
-                str(kind.matrices),
-                amount(kind.weights),
-                f"{kind.zeros / kind.weights:.4%}",
-                f"{kind.lowest:.4%}",
-                f"{kind.highest:.4%}",
-                "" if proof.pattern is None else "fails" if kind.failing else "holds",
-            ]
-            for kind in proof.kinds
-        ]
-        looked_for = "" if proof.pattern is None else str(proof.pattern)
-        heads = ["matrices", "count", "weights", "zeros", "lowest", "highest", looked_for]
-        out.print(table("", heads, rows))
-        say(
-            f"in all {amount(proof.zeros)} zeros, {proof.zeros / proof.weights:.4%} of"
-            f" {amount(proof.weights)} weights"
-            + ("; no pattern was asked for" if proof.pattern is None else "")
-        )
+        show.proof(proof)
     if proof.failing:
         raise CheckFailedError(
             f"{len(proof.failing)} matrices are not {proof.pattern}, such as {proof.failing[0]}",
@@ -238,19 +196,10 @@ def check(
 @app.command("methods")
 def methods_command(as_json: Json = False) -> None:
     """List the methods, what each needs, its parameters and its paper."""
-    listed = [method.describe() for method in methods.every()]
     if as_json:
-        print(json.dumps(listed, indent=2))
-        return
-    for facts in listed:
-        say(f"[bold]{facts['name']}[/]  {facts['summary']}")
-        say(f"    needs       {', '.join(facts['needs']) or 'nothing but the weights'}")
-        for name, (default, meaning) in facts["parameters"].items():
-            say(f"    {name}={default}  {meaning}")
-        say(f"    paper       {facts['paper']}\n")
-    say("[bold]regional optimiser[/] (of wanda++-ro and wanda++)")
-    for name, (default, meaning) in methods.describe_fields(Regional).items():
-        say(f"    regional.{name}={default}  {meaning}")
+        print(json.dumps([method.describe() for method in methods.every()], indent=2))
+    else:
+        show.methods()
 
 
 def main() -> None:
@@ -263,29 +212,19 @@ def main() -> None:
     except SecateurError as fault:
         if debug:
             raise
-        warn(f"[red]error:[/] {_escaped(fault)}")
+        show.error(str(fault))
         sys.exit(fault.exit_code)
     except typer.TyperException as fault:  # an unknown option, a word for a number, ...
-        warn(f"[red]error:[/] {_escaped(fault.format_message())}")
+        show.error(fault.format_message())
         sys.exit(2)
     if status == INTERRUPTED:  # typer's answer to Ctrl-C
-        warn("interrupted: nothing was written")
+        show.warn("interrupted: nothing was written")
     sys.exit(status or 0)
-
-
-def say(line: str) -> None:
-    """A line of the result; the terminal wraps it, so that it can be copied and piped whole."""
-    out.print(line, soft_wrap=True)
-
-
-def warn(line: str) -> None:
-    """A line on standard error."""
-    err.print(line, soft_wrap=True)
 
 
 def _progress() -> Progress:
     """Bars for a person, JSON lines for anything else."""
-    return TerminalBars(err) if err.is_terminal else JsonLines()
+    return TerminalBars(show.err) if show.err.is_terminal else JsonLines()
 
 
 def _apply_settings(values: dict[str, Any], settings: list[str]) -> None:
@@ -301,41 +240,3 @@ def _apply_settings(values: dict[str, Any], settings: list[str]) -> None:
         before = values.get(place) or {}
         if isinstance(before, dict):  # if not, the recipe says what is wrong with it
             values[place] = {**before, key: read_value(text)}
-
-
-def _print_plan(prepared: Prepared) -> None:
-    """What a run would do and take."""
-    recipe, shapes = prepared.recipe, prepared.estimate
-    source, calibration = prepared.source, prepared.calibration
-    for notice in prepared.notices:
-        warn(f"[yellow]notice[/] {_escaped(notice)}")
-    rows = [
-        ["model", f"{type(source.model).__name__} in {prepared.folder}"],
-        ["method", f"{recipe.method} {recipe.spelled_out()['parameters']}"],
-        ["pattern", f"{recipe.chosen_pattern} ({recipe.chosen_pattern.sparsity:.2%} zeros)"],
-        ["calibration", "none" if calibration is None else _describe(calibration.protocol)],
-        ["blocks", str(shapes.blocks)],
-        ["prunable weights", amount(shapes.prunable_weights)],
-        ["left as they are", amount(shapes.other_weights)],
-        ["computed on", f"{source.device} in {str(source.dtype).removeprefix('torch.')}"],
-        ["memory of a block", f"{amount(shapes.block_bytes, 'B')} with its statistics"],
-        ["memory of activations", amount(shapes.activation_bytes, "B")],
-        ["work", f"{amount(shapes.flops, 'FLOP')} in matrix products"],
-        ["result", recipe.out or "nowhere: no --out was given"],
-    ]
-    if recipe.spelled_out()["regional"]:
-        rows.insert(3, ["regional", str(recipe.spelled_out()["regional"])])
-    for name, fact in rows:
-        say(f"{name:<22} {_escaped(fact)}")
-    say("nothing was done: this was a dry run")
-
-
-def _describe(protocol: Protocol) -> str:
-    return (
-        f"{protocol.sequences} sequences of {protocol.sequence_length} tokens from"
-        f" {protocol.source} ({protocol.sampling}), sha256 {protocol.token_sha256[:12]}"
-    )
-
-
-def _escaped(text: object) -> str:
-    return escape(str(text))

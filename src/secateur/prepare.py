@@ -20,6 +20,7 @@ from secateur.checkpoint import (
     open_model,
 )
 from secateur.checkpoint.gradients import GradientFile
+from secateur.checkpoint.write import check_output
 from secateur.data import TokenBatch, load_calibration
 from secateur.errors import OutputError, RecipeError
 from secateur.estimate import Estimate, estimate
@@ -63,6 +64,8 @@ def prepare(recipe: Recipe) -> Prepared:
         SecateurError: something does not; nothing was written.
     """
     folder = locate(recipe.model)
+    if recipe.out is not None:
+        check_output(Path(recipe.out), folder, overwrite=recipe.overwrite)
     device = choose_device(recipe.device)
     source = open_model(folder, device, choose_dtype(recipe.dtype, device))
     calibration = read_calibration(recipe, source, load_tokenizer(folder))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from secateur.checkpoint import find_matrices, locate, open_model
+from secateur.errors import CheckpointError
 from secateur.report import MatrixRecord
 from secateur.report.record import read_record
 from secateur.sparsity import Pattern, audit, parse_pattern
@@ -94,8 +95,13 @@ def prove(model: str, pattern: str | None) -> Proof:
     wanted = None if pattern is None else parse_pattern(pattern)
     folder = locate(model)
     if wanted is None and (record := read_record(folder)) is not None:
+        if "pattern" not in record.recipe:
+            raise CheckpointError(
+                "the run record names no pattern", where=folder / "run.json", hint="--pattern"
+            )
         wanted = parse_pattern(record.recipe["pattern"])
-    source = open_model(folder, torch.device("cpu"))
+    # float32 holds every stored value: half precision would round small weights to zero
+    source = open_model(folder, torch.device("cpu"), torch.float32)
     by_kind: dict[str, list[MatrixRecord]] = {}
     for index in range(len(source.blocks)):
         with source.open_block(index) as block:

@@ -166,6 +166,7 @@ def _optimizer(
     )
 
 
+@torch.enable_grad()
 def _backward(
     block: nn.Module,
     index: int,

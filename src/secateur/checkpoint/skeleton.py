@@ -141,7 +141,8 @@ def _map_names(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, str]
 
     Raises:
         NotStreamableError: a tensor has to be converted, not only renamed.
-        CheckpointError: a tensor does not have the shape that the configuration implies.
+        CheckpointError: a tensor does not have the shape that the configuration implies, or a
+            parameter is stored under two names.
     """
     transforms = get_model_conversion_mapping(model)
     renamings = [rule for rule in transforms if isinstance(rule, WeightRenaming)]
@@ -161,6 +162,12 @@ def _map_names(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, str]
                 f"tensor {stored!r} has shape {list(checkpoint.shape(stored))}",
                 where=checkpoint.files[stored],
                 wanted=f"{list(wanted[name].shape)}, as config.json says",
+            )
+        if name in stored_name:
+            raise CheckpointError(
+                f"tensors {stored_name[name]!r} and {stored!r} are both {name!r}",
+                where=checkpoint.folder,
+                wanted="every weight once",
             )
         stored_name[name] = stored
     return stored_name

@@ -47,7 +47,7 @@ class OutputFolder:
     """
 
     def __init__(self, out: Path, source: Path, *, overwrite: bool = False) -> None:
-        self.out = out.expanduser().absolute()
+        self.out = out.expanduser().resolve()  # a link stays, what it leads to is replaced
         self.source = source
         self._overwrite = overwrite
         self._partial = self.out.parent / f".{self.out.name}.partial"

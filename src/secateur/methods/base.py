@@ -182,8 +182,8 @@ def get(name: str) -> Method:
 
 
 def every() -> tuple[Method, ...]:
-    """All registered methods, in order of registration."""
-    return tuple(_registry.values())
+    """All registered methods, oldest paper first (its number on arXiv is its date)."""
+    return tuple(sorted(_registry.values(), key=lambda method: method.paper))
 
 
 def _add(method: Method) -> None:

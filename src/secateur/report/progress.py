@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 
 class Progress(Protocol):
@@ -145,4 +146,4 @@ class TerminalBars(Quiet):
 
     def notice(self, text: str) -> None:
         """Print above the bars."""
-        self._console.print(f"[yellow]notice[/] {text}", highlight=False)
+        self._console.print(Text.assemble(("notice ", "yellow"), text), soft_wrap=True)

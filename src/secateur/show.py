@@ -1,0 +1,149 @@
+"""What the command prints: records, plans, proofs and errors as lines and tables."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from secateur.blocks.regional import Regional
+from secateur.data import Protocol
+from secateur.evaluate import Evaluation
+from secateur.methods import describe_fields, every
+from secateur.prepare import Prepared
+from secateur.prove import Proof
+from secateur.report import RunRecord
+
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
+
+
+def run(record: RunRecord) -> None:
+    """What a pruning run did."""
+    error = record.mean_output_error
+    say(
+        f"pruned {amount(record.zeros)} of {amount(record.weights)} weights"
+        f" ({record.sparsity:.2%}) in {record.seconds:.1f} s"
+        + ("" if error is None else f", mean output error of a block {error:.4f}")
+        + f", peak memory {amount(record.peak_memory_bytes, 'B')}"
+    )
+    say(f"written to {escape(str(record.recipe['out']))}")
+
+
+def evaluation(found: Evaluation, against: str | None) -> None:
+    """What a model scored, and by which protocol."""
+    protocol = found.protocol
+    say(f"perplexity  {found.perplexity:.4f} ± {found.standard_error:.4f} (standard error)")
+    if found.divergence is not None:
+        say(f"divergence  {found.divergence:.5f} nats per token from {escape(str(against))}")
+    say(
+        f"protocol    {escape(protocol.source)}: {protocol.sequences} windows of"
+        f" {protocol.sequence_length} tokens, {found.predicted_tokens} predicted,"
+        f" {found.dtype}, tokens sha256 {protocol.token_sha256[:12]}"
+    )
+
+
+def proof(found: Proof) -> None:
+    """What was counted, by kind of matrix."""
+    rows = [
+        [
+            kind.kind,
+            str(kind.matrices),
+            amount(kind.weights),
+            f"{kind.zeros / kind.weights:.4%}",
+            f"{kind.lowest:.4%}",
+            f"{kind.highest:.4%}",
+            "" if found.pattern is None else "fails" if kind.failing else "holds",
+        ]
+        for kind in found.kinds
+    ]
+    looked_for = "" if found.pattern is None else str(found.pattern)
+    heads = ["matrices", "count", "weights", "zeros", "lowest", "highest", looked_for]
+    out.print(table(heads, rows))
+    say(
+        f"in all {amount(found.zeros)} zeros, {found.zeros / found.weights:.4%} of"
+        f" {amount(found.weights)} weights"
+        + ("; no pattern was asked for" if found.pattern is None else "")
+    )
+
+
+def methods() -> None:
+    """Every method, and the settings of the regional optimiser."""
+    for method in every():
+        facts = method.describe()
+        say(f"[bold]{facts['name']}[/]  {facts['summary']}")
+        say(f"    needs       {', '.join(facts['needs']) or 'nothing but the weights'}")
+        for name, (default, meaning) in facts["parameters"].items():
+            say(f"    {name}={default}  {meaning}")
+        say(f"    paper       {facts['paper']}\n")
+    say("[bold]regional optimiser[/] (of wanda++-ro and wanda++)")
+    for name, (default, meaning) in describe_fields(Regional).items():
+        say(f"    regional.{name}={default}  {meaning}")
+
+
+def plan(prepared: Prepared) -> None:
+    """What a run would do and take."""
+    recipe, shapes = prepared.recipe, prepared.estimate
+    source, calibration = prepared.source, prepared.calibration
+    for notice in prepared.notices:
+        warn(f"[yellow]notice[/] {escape(notice)}")
+    rows = [
+        ["model", f"{type(source.model).__name__} in {prepared.folder}"],
+        ["method", f"{recipe.method} {recipe.spelled_out()['parameters']}"],
+        ["pattern", f"{recipe.chosen_pattern} ({recipe.chosen_pattern.sparsity:.2%} zeros)"],
+        ["calibration", "none" if calibration is None else _sequences(calibration.protocol)],
+        ["blocks", str(shapes.blocks)],
+        ["prunable weights", amount(shapes.prunable_weights)],
+        ["left as they are", amount(shapes.other_weights)],
+        ["computed on", f"{source.device} in {str(source.dtype).removeprefix('torch.')}"],
+        ["memory of a block", f"{amount(shapes.block_bytes, 'B')} with its statistics"],
+        ["memory of activations", amount(shapes.activation_bytes, "B")],
+        ["work", f"{amount(shapes.flops, 'FLOP')} in matrix products"],
+        ["result", recipe.out or "nowhere: no --out was given"],
+    ]
+    if regional := recipe.spelled_out()["regional"]:
+        rows.insert(3, ["regional", str(regional)])
+    for name, fact in rows:
+        say(f"{name:<22} {escape(fact)}")
+    say("nothing was done: this was a dry run")
+
+
+def error(text: str) -> None:
+    """One line on standard error."""
+    warn(f"[red]error:[/] {escape(text)}")
+
+
+def say(line: str) -> None:
+    """A line of the result; the terminal wraps it, so that it can be copied and piped whole."""
+    out.print(line, soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """A line on standard error."""
+    err.print(line, soft_wrap=True)
+
+
+def table(columns: list[str], rows: list[list[str]]) -> Table:
+    """A plain table: the first column is text, the others are numbers."""
+    made = Table(box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def amount(count: float, unit: str = "") -> str:
+    """A number with a decimal prefix: 13500000 -> "13.5 M"."""
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        rounded = float(f"{count / size:.3g}")  # so that 999 999 is 1 M, not 1e+03 k
+        if abs(rounded) >= 1:
+            return f"{rounded:g} {prefix}{unit}"
+    return f"{count:.3g} {unit}".rstrip()
+
+
+def _sequences(protocol: Protocol) -> str:
+    return (
+        f"{protocol.sequences} sequences of {protocol.sequence_length} tokens from"
+        f" {protocol.source} ({protocol.sampling}), sha256 {protocol.token_sha256[:12]}"
+    )
