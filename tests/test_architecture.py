@@ -25,10 +25,12 @@ ORDER = [
     "report",
     "recipe",
     "estimate",
+    "prepare",
     "pipeline",
     "prove",
     "api",
     "__init__",
+    "show",
     "cli",
     "__main__",
 ]

@@ -51,6 +51,11 @@ def test_from_disk_to_disk(family, method, pattern, folders, tokens, tokens_file
     assert not proof.failing
     assert proof.zeros == run.zeros
 
+    for block in run.blocks:
+        name = block.matrices[0].name
+        stored = Checkpoint(out).load([name])[name]
+        assert not torch.signbit(stored[stored == 0]).any()  # no -0 where a weight was pruned
+
     # the folder gives the logits that the same pruning gives in memory
     live = AutoModelForCausalLM.from_pretrained(folders[family])
     secateur.prune(

@@ -91,12 +91,13 @@ def make_model(
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.dim() < 2:  # biases and norms are zeros and ones: make them matter
                 parameter.add_(0.1 * torch.randn_like(parameter))
-            assert parameter.isfinite().all(), name
+            parameter.data = parameter.data.to(dtype)  # not the buffers: rotary tables are float32
     torch.random.set_rng_state(state)
-    return model.to(dtype).eval()
+    model.config.dtype = dtype
+    return model.eval()
 
 
 SENTENCES = (

@@ -1,0 +1,746 @@
+"""The command: what it writes, prints and returns; and that bad input costs one line, no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig
+
+from secateur import cli, methods
+from secateur.data import token_sha256
+from secateur.errors import RecipeError
+from secateur.report import RunRecord
+from tiny import BLOCKS, fingerprint, make_model
+from tiny import save as save_folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Standard error, which is JSON lines where it is no terminal."""
+        return [json.loads(line) for line in self.err.splitlines()]
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`run("check", folder)`: the command in this process."""
+
+    def command(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["secateur", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as leave:
+            cli.main()
+        return Outcome(int(leave.value.code or 0), *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def refuse(run: Run, tmp_path: Path, llama_folder: Path) -> Callable[..., str]:
+    """`refuse(*arguments)`: the error line of a command that must fail and leave no trace."""
+
+    def command(*arguments: object, status: int = 2) -> str:
+        before = everything(tmp_path), fingerprint(llama_folder)
+        outcome = run(*arguments)
+        assert outcome.status == status, outcome
+        assert "Traceback" not in outcome.err + outcome.out
+        lines = [line for line in outcome.err.splitlines() if not line.startswith("{")]
+        assert [line.startswith("error: ") for line in lines] == [True], outcome.err
+        assert (everything(tmp_path), fingerprint(llama_folder)) == before
+        return lines[0]
+
+    return command
+
+
+def everything(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Names of all files and folders, hidden ones too, and the bytes of the files."""
+    return sorted(str(path) for path in folder.rglob("*")), fingerprint(folder)
+
+
+def pruning(model: object, out: object, tokens: object, *more: object) -> list[object]:
+    """A short command line that prunes by Wanda."""
+    given = ["--calibration", tokens, "--out", out, "--method", "wanda", "--sequence-length", 32]
+    return ["prune", model, *given, *more]
+
+
+# --- one real run, through `python -m secateur` ---
+
+
+@pytest.fixture(scope="module")
+def first(
+    llama_folder: Path, tokens_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Outcome]:
+    """The tiny Llama pruned by Wanda++ to 2:4 in a process of its own; not to be written to."""
+    out = tmp_path_factory.mktemp("pruned") / "deep" / "llama"
+    arguments = [
+        "prune", llama_folder, "--calibration", tokens_file, "--out", out,
+        "--sequence-length", 32, "--set", "regional.rounds=1", "--set", "alpha=1e2",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "secateur", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return out, Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def test_prune_succeeds_and_says_so(first: tuple[Path, Outcome]) -> None:
+    folder, outcome = first
+    assert outcome.status == 0, outcome.err
+    assert "pruned" in outcome.out
+    assert "(50.00%)" in outcome.out
+    assert f"written to {folder}\n" in outcome.out
+
+
+def test_prune_logs_one_json_line_per_block(first: tuple[Path, Outcome]) -> None:
+    _, outcome = first
+    blocks = [event for event in outcome.events if event["event"] == "block"]
+    assert [event["block"] for event in blocks] == list(range(BLOCKS))
+    for event in blocks:
+        assert (event["of"], event["blocks"], event["sparsity"]) == ("prune", BLOCKS, 0.5)
+        assert 0 < event["output_error"] < 1
+        assert {"load", "observe", "prune", "propagate"} <= event["seconds"].keys()
+    notices = [event["text"] for event in outcome.events if event["event"] == "notice"]
+    assert len(notices) == 1  # 8 sequences, not 128
+    assert "fewer than the 128" in notices[0]
+
+
+def test_the_result_loads_and_keeps_what_it_had(
+    first: tuple[Path, Outcome], llama_folder: Path
+) -> None:
+    folder, _ = first
+    source = AutoModelForCausalLM.from_pretrained(llama_folder)
+    pruned = AutoModelForCausalLM.from_pretrained(folder)
+    assert pruned.dtype == source.dtype == torch.bfloat16
+    assert pruned.generation_config.to_dict() == source.generation_config.to_dict()
+    assert pruned.config.to_diff_dict() == source.config.to_diff_dict()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    sentence = "The heron waits for a fish."
+    assert tokenizer(sentence) == AutoTokenizer.from_pretrained(llama_folder)(sentence)
+    assert tokenizer.decode(tokenizer(sentence).input_ids) == sentence
+    for name, weight in pruned.state_dict().items():
+        if "_proj" in name:
+            zeros = (weight == 0).reshape(len(weight), -1, 4).sum(dim=-1)
+            assert bool((zeros == 2).all()), name
+        else:
+            assert torch.equal(weight, source.state_dict()[name]), name
+    copied = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    before, after = fingerprint(llama_folder), fingerprint(folder)
+    assert {name: before[name] for name in copied} == {name: after[name] for name in copied}
+
+
+def test_the_record_tells_everything(
+    first: tuple[Path, Outcome], llama_folder: Path, tokens_file: Path, tokens: Tensor
+) -> None:
+    folder, _ = first
+    record = RunRecord.model_validate_json((folder / "run.json").read_bytes())
+    assert record.recipe["model"] == str(llama_folder)
+    assert record.recipe["parameters"] == {"alpha": 100.0, "compare": "row"}
+    assert record.recipe["regional"]["rounds"] == 1
+    assert record.streamed
+    assert record.dtype == "float32"
+    assert record.calibration is not None
+    assert record.calibration.token_sha256 == token_sha256(tokens)
+    assert record.calibration.source == str(tokens_file)
+    assert {"python", "secateur", "torch", "transformers"} <= record.versions.keys()
+    assert record.versions["torch"] == torch.__version__
+    assert record.peak_memory_bytes > 1e6
+    assert [block.index for block in record.blocks] == list(range(BLOCKS))
+    weights = load_file(folder / f"model-00002-of-0000{BLOCKS + 1}.safetensors")
+    for matrix in record.blocks[0].matrices:
+        assert matrix.holds
+        assert matrix.sparsity == 0.5
+        assert [matrix.rows, matrix.columns] == list(weights[matrix.name].shape)
+        assert matrix.zeros == int((weights[matrix.name] == 0).sum())
+    assert record.sparsity == 0.5
+
+
+def test_nothing_hidden_stays_beside_the_result(first: tuple[Path, Outcome]) -> None:
+    folder, _ = first
+    assert os.listdir(folder.parent) == [folder.name]
+    expected = {f"model-{n:05d}-of-{BLOCKS + 1:05d}.safetensors" for n in range(1, BLOCKS + 2)}
+    assert {path.name for path in folder.glob("*.safetensors*")} == {
+        *expected,
+        "model.safetensors.index.json",
+    }
+
+
+# --- more runs ---
+
+
+def test_two_runs_write_the_same_bytes(
+    run: Run, first: tuple[Path, Outcome], llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    assert run(*pruning(llama_folder, tmp_path / "a", tokens_file)).status == 0
+    assert run(*pruning(llama_folder, tmp_path / "b", tokens_file)).status == 0
+    a, b = fingerprint(tmp_path / "a"), fingerprint(tmp_path / "b")
+    assert {n for n in a if a[n] != b[n]} == {"run.json"}
+    assert a != fingerprint(first[0])
+
+
+@pytest.mark.parametrize("method", [method.name for method in methods.every()])
+def test_every_method_from_text(
+    run: Run, method: str, llama_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    outcome = run(
+        "prune", llama_folder, "--method", method, "--pattern", "50%", "--out", tmp_path / "out",
+        "--calibration", text_folder, "--samples", 4, "--sequence-length", 16,
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert run("check", tmp_path / "out", "--pattern", "50%").status == 0
+
+
+def test_magnitude_needs_no_calibration(run: Run, llama_folder: Path, tmp_path: Path) -> None:
+    outcome = run("prune", llama_folder, "--method", "magnitude", "--out", tmp_path / "out")
+    assert outcome.status == 0
+    assert [event["output_error"] for event in outcome.events] == [None] * BLOCKS
+    assert run("check", tmp_path / "out").status == 0
+
+
+def test_a_recipe_file_and_flags_over_it(
+    run: Run, llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {llama_folder}\nmethod: wanda++\npattern: 2:4\ncalibration: {tokens_file}\n"
+        f"out: {tmp_path / 'out'}\nsequence_length: 32\nparameters: {{alpha: 5}}\n"
+        "regional: {rounds: 1, samples: 2}\n",
+        encoding="utf-8",
+    )
+    flags = ["--pattern", "4:8", "--set", "regional.samples=3", "--set", "compare=layer"]
+    assert run("prune", "--recipe", recipe, *flags).status == 0
+    told = RunRecord.model_validate_json((tmp_path / "out" / "run.json").read_bytes()).recipe
+    assert (told["method"], told["pattern"]) == ("wanda++", "4:8")
+    assert told["parameters"] == {"alpha": 5.0, "compare": "layer"}
+    assert (told["regional"]["rounds"], told["regional"]["samples"]) == (1, 3)
+
+
+def test_long_sequences_are_clipped_with_a_notice(
+    run: Run, llama_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    outcome = run(
+        "prune", llama_folder, "--method", "wanda", "--calibration", text_folder,
+        "--samples", 2, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    notices = [event["text"] for event in outcome.events if event["event"] == "notice"]
+    assert notices == ["sequences are 64 tokens, the most this model allows, not 2048"]
+    record = RunRecord.model_validate_json((tmp_path / "out" / "run.json").read_bytes())
+    assert list(record.notices) == notices
+    assert record.calibration is not None
+    assert record.calibration.sequence_length == 64
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    run: Run, llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    before = everything(tmp_path), fingerprint(llama_folder)
+    outcome = run(*pruning(llama_folder, tmp_path / "out", tokens_file, "--dry-run"))
+    assert outcome.status == 0, outcome.err
+    for said in ("LlamaForCausalLM", "wanda", "2:4 (50.00% zeros)", "8 sequences of 32 tokens",
+                 "nothing was done"):  # fmt: skip
+        assert said in outcome.out
+    assert (everything(tmp_path), fingerprint(llama_folder)) == before
+
+
+def test_overwrite_replaces_a_result_whole(
+    run: Run, llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = pruning(llama_folder, out, tokens_file)
+    assert run(*command).status == 0
+    (out / "left-over.json").write_text("{}", encoding="utf-8")
+    assert run(*command, "--pattern", "1:4", "--overwrite").status == 0
+    assert not (out / "left-over.json").exists()
+    assert run("check", out, "--pattern", "1:4").status == 0
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_path_with_brackets_is_printed_as_it_is(
+    run: Run, llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out [bold] [x]"
+    outcome = run(*pruning(llama_folder, out, tokens_file))
+    assert outcome.status == 0, outcome.err
+    assert f"written to {out}\n" in outcome.out
+    missing = tmp_path / "[red]" / "no[/]where"
+    assert f"no model folder '{missing}'" in run("check", missing).err
+
+
+# --- evaluate ---
+
+
+def test_evaluate_prints_perplexity_and_protocol(
+    run: Run, llama_folder: Path, text_folder: Path
+) -> None:
+    command = ["evaluate", llama_folder, "--text", text_folder, "--sequence-length", 32]
+    printed = run(*command)
+    found = json.loads(run(*command, "--json").out)
+    assert printed.status == 0, printed.err
+    assert f"perplexity  {found['perplexity']:.4f}" in printed.out
+    assert "divergence" not in printed.out
+    assert found["divergence"] is None
+    assert found["protocol"]["sequence_length"] == 32
+    assert found["protocol"]["token_sha256"][:12] in printed.out
+    assert found["perplexity"] > 1
+
+
+def test_evaluate_against_itself_and_against_the_dense_model(
+    run: Run, first: tuple[Path, Outcome], llama_folder: Path, tokens_file: Path
+) -> None:
+    command = ["--text", tokens_file, "--sequence-length", 32, "--windows", 4]
+    itself = run("evaluate", llama_folder, "--against", llama_folder, *command, "--json")
+    assert json.loads(itself.out)["divergence"] == pytest.approx(0, abs=1e-6)
+    pruned = run("evaluate", first[0], "--against", llama_folder, *command, "--json")
+    assert json.loads(pruned.out)["divergence"] > 1e-3
+    printed = run("evaluate", first[0], "--against", llama_folder, *command)
+    assert "nats per token from" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--text", "none.txt"], "none.txt"),
+        (["--dtype", "int7"], "int7"),
+        (["--dtype", "nn"], "nn"),
+        (["--device", "cuda:77"], "cuda:77"),
+        (["--windows", "0"], "--windows"),
+        (["--windows", "-1"], "--windows"),
+        (["--sequence-length", "1"], "--sequence-length"),
+        (["--sequence-length", "-5"], "--sequence-length"),
+        (["--batch-size", "-1"], "--batch-size"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--against", "no/where/at/all"], "no model folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_evaluate_refuses(
+    refuse: Callable[..., str],
+    llama_folder: Path,
+    tokens_file: Path,
+    arguments: list[str],
+    said: str,
+) -> None:
+    given = ["--text", tokens_file, "--sequence-length", 32]
+    assert said in refuse("evaluate", llama_folder, *given, *arguments)
+
+
+def test_evaluate_refuses_another_vocabulary(
+    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path, save: Callable[..., Path]
+) -> None:
+    other = save(make_model("llama", vocab_size=130))
+    line = refuse("evaluate", llama_folder, "--text", tokens_file, "--against", other)
+    assert "vocabularies of 128 and 130 in --against" in line
+
+
+# --- check ---
+
+
+def test_check_proves_the_result(run: Run, first: tuple[Path, Outcome]) -> None:
+    outcome = run("check", first[0])
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.count("holds") == 7
+    assert "in all" in outcome.out
+    proof = json.loads(run("check", first[0], "--json").out)
+    assert (proof["pattern"], proof["holds"]) == ("2:4", True)
+    assert proof["zeros"] * 2 == proof["weights"]
+    assert len(proof["kinds"]) == 7
+
+
+def test_check_counts_a_dense_model(run: Run, llama_folder: Path) -> None:
+    outcome = run("check", llama_folder)
+    assert outcome.status == 0, outcome.err
+    assert "no pattern was asked for" in outcome.out
+    assert json.loads(run("check", llama_folder, "--json").out)["holds"] is None
+
+
+def test_check_fails_on_a_dense_model(refuse: Callable[..., str], llama_folder: Path) -> None:
+    line = refuse("check", llama_folder, "--pattern", "2:4", status=1)
+    assert "21 matrices are not 2:4, such as model.layers.0.self_attn.q_proj.weight" in line
+
+
+def test_check_names_the_matrix_with_one_weight_too_many(
+    run: Run, refuse: Callable[..., str], first: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(first[0], tmp_path / "corrupt")
+    name = "model.layers.1.mlp.up_proj.weight"
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    shard = folder / index["weight_map"][name]
+    tensors = load_file(shard)
+    row, column = (tensors[name] == 0).nonzero()[100].tolist()
+    tensors[name][row, column] = 1e-30  # zero in half precision, but not in the file
+    save_file(tensors, shard, metadata={"format": "pt"})
+    line = refuse("check", folder, status=1)
+    assert f"1 matrices are not 2:4, such as {name}" in line
+    proof = json.loads(run("check", folder, "--json").out)
+    assert proof["holds"] is False
+    assert [kind["failing"] for kind in proof["kinds"] if kind["failing"]] == [[name]]
+
+
+def test_check_counts_the_files_not_what_the_configuration_makes_of_them(
+    refuse: Callable[..., str], save: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    """1e-9 is zero in float16, which the configuration asks for; it is not zero in the file."""
+    folder, name = tmp_path / "out", "model.layers.1.mlp.up_proj.weight"
+    source = save(make_model("llama", dtype=torch.float32))
+    assert run("prune", source, "--method", "magnitude", "--out", folder).status == 0
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    shard = folder / index["weight_map"][name]
+    tensors = load_file(shard)
+    tensors[name][tensors[name] == 0] = 1e-9
+    save_file(tensors, shard, metadata={"format": "pt"})
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float16"}))
+    assert name in refuse("check", folder, status=1)
+
+
+@pytest.mark.parametrize("damage", ["record", "no pattern", "not JSON", "shard", "missing shard"])
+def test_check_refuses_damage(
+    refuse: Callable[..., str], first: tuple[Path, Outcome], tmp_path: Path, damage: str
+) -> None:
+    folder = shutil.copytree(first[0], tmp_path / "damaged")
+    record, shard = folder / "run.json", folder / f"model-00003-of-0000{BLOCKS + 1}.safetensors"
+    if damage == "record":
+        record.write_text('{"format": "secateur/run/99"}', encoding="utf-8")
+        said = "run.json"
+    elif damage == "no pattern":
+        facts = json.loads(record.read_text())
+        del facts["recipe"]["pattern"]
+        record.write_text(json.dumps(facts), encoding="utf-8")
+        said = "pattern"
+    elif damage == "not JSON":
+        record.write_text("{", encoding="utf-8")
+        said = "run.json"
+    elif damage == "shard":
+        shard.write_bytes(shard.read_bytes()[:-7])
+        said = "not a whole safetensors file"
+    else:
+        shard.unlink()
+        said = f"shard {shard.name} is missing"
+    assert said in refuse("check", folder)
+
+
+def test_check_refuses_a_bad_pattern(
+    refuse: Callable[..., str], first: tuple[Path, Outcome]
+) -> None:
+    assert "keeps 4 of 2" in refuse("check", first[0], "--pattern", "4:2")
+
+
+# --- methods, help ---
+
+
+def test_methods_lists_all(run: Run) -> None:
+    printed, listed = run("methods"), json.loads(run("methods", "--json").out)
+    names = [method.name for method in methods.every()]
+    assert [facts["name"] for facts in listed] == names
+    for facts in listed:
+        assert facts["name"] in printed.out
+        assert facts["paper"] in printed.out
+        assert all(f"{name}=" in printed.out for name in facts["parameters"])
+    assert "regional.learning_rate=" in printed.out
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["prune", "--help"], ["evaluate", "--help"], ["check", "--help"]]
+)
+def test_help(run: Run, arguments: list[str]) -> None:
+    outcome = run(*arguments)
+    assert outcome.status == 0
+    assert "Usage" in outcome.out
+    assert outcome.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "nonsense"),
+        (["prune", "--patern", "2:4"], "--patern"),
+        (["prune", "m", "--samples", "many"], "--samples"),
+        (["check"], "model"),
+        (["check", "a", "b"], "b"),
+        (["prune"], "model"),
+    ],
+)
+def test_a_wrong_command_line(refuse: Callable[..., str], arguments: list[str], said: str) -> None:
+    assert said in refuse(*arguments).lower()
+
+
+# --- what prune refuses ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--method", "wnada"], "did you mean 'wanda'?"),
+        (["--pattern", "3:7"], "groups of 7 do not divide the 32 inputs"),
+        (["--pattern", "16:64"], "groups of 64 do not divide the 32 inputs in model.layers.0"),
+        (["--pattern", "0%"], "prunes 0 %"),
+        (["--pattern", "100%"], "prunes 100 %"),
+        (["--pattern", "50"], "50% (with the percent sign)"),
+        (["--pattern", "1%"], "prunes 0 of 32 weights of every row"),
+        (["--pattern", "4:2"], "keeps 4 of 2"),
+        (["--pattern", "abc"], "cannot be read; wanted a ratio such as 50%"),
+        (["--pattern", "-0.5"], "cannot be read"),
+        (["--calibration", "none.txt"], "none.txt"),
+        (["--calibration", "none.safetensors"], "none.safetensors"),
+        (["--samples", "0"], "samples=0"),
+        (["--sequence-length", "1"], "sequence_length=1"),
+        (["--batch-size", "0"], "batch_size=0"),
+        (["--seed", "-1"], "seed=-1"),
+        (["--dtype", "int8"], "dtype='int8'"),
+        (["--device", "cuda:77"], "device 'cuda:77' is not there; wanted one of cpu"),
+        (["--device", "toaster"], "device 'toaster' is not there"),
+        (["--device", "meta"], "device 'meta' is not there"),
+        (["--set", "alpha"], "NAME=VALUE"),
+        (["--set", "=3"], "NAME=VALUE"),
+        (["--set", "alpha=3"], "unknown key 'parameters.alpha'"),
+        (["--set", "a.b=3"], "wanted NAME or regional.NAME"),
+        (["--set", "regional.rounds=3"], "no regional optimiser"),
+        (["--set", "variant=true"], "which pattern 2:4 fixes"),
+        (["--recipe", "none.yaml"], "no such recipe file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_prune_refuses_options(
+    refuse: Callable[..., str],
+    llama_folder: Path,
+    tokens_file: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    said: str,
+) -> None:
+    assert said in refuse(*pruning(llama_folder, tmp_path / "new" / "out", tokens_file, *arguments))
+
+
+def test_prune_refuses_without_out(
+    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path
+) -> None:
+    given = ["--calibration", tokens_file, "--sequence-length", 32]
+    assert "--out FOLDER" in refuse("prune", llama_folder, *given)
+
+
+def test_settings_over_a_recipe_that_has_no_mapping_for_them(
+    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("parameters: [1, 2]\n", encoding="utf-8")
+    more = ["--recipe", recipe, "--set", "variant=false"]
+    line = refuse(*pruning(llama_folder, tmp_path / "out", tokens_file, *more))
+    assert "parameters=[1, 2], wanted a valid dictionary" in line
+
+
+def test_prune_refuses_where_the_result_would_go(
+    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    def line(out: object, *more: object) -> str:
+        return refuse(*pruning(llama_folder, out, tokens_file, *more))
+
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work", encoding="utf-8")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert "exists and is not empty" in line(tmp_path / "full")
+    assert "something else than a model" in line(tmp_path / "full", "--overwrite")
+    assert "is no folder" in line(tmp_path / "file", "--overwrite")
+    assert "cannot be made here" in line(tmp_path / "file" / "below")
+    for within in (llama_folder, llama_folder / ".", llama_folder.parent):
+        assert "is the model itself, or contains it" in line(within, "--overwrite")
+
+
+def test_an_empty_folder_is_filled(
+    run: Run, llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    assert run(*pruning(llama_folder, tmp_path / "out", tokens_file)).status == 0
+    assert run("check", tmp_path / "out").status == 0
+
+
+def test_a_dry_run_refuses_what_the_run_would(
+    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work", encoding="utf-8")
+    command = pruning(llama_folder, tmp_path / "full", tokens_file, "--dry-run")
+    assert "exists and is not empty" in refuse(*command)
+
+
+def test_prune_refuses_models(
+    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    def line(model: object) -> str:
+        return refuse(*pruning(model, tmp_path / "out", tokens_file))
+
+    assert "no model folder" in line(tmp_path / "nowhere")
+    assert "could be fetched from the hub" in line("nobody/nothing")
+    (tmp_path / "empty").mkdir()
+    assert "no config.json" in line(tmp_path / "empty")
+    pickled = shutil.copytree(llama_folder, tmp_path / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    assert "only pickled weights, which can run code" in line(pickled)
+    (pickled / "pytorch_model.bin").unlink()
+    assert "no weights" in line(pickled)
+
+
+def test_experts_are_refused_not_skipped(
+    refuse: Callable[..., str], tokens_file: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_config(
+        MixtralConfig(**make_model("llama").config.to_diff_dict(), num_local_experts=2)
+    )
+    source = save_folder(model, tmp_path / "model")
+    line = refuse(*pruning(source, tmp_path / "out", tokens_file))
+    assert "of the block's matrix parameters can be pruned" in line
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_named(
+    refuse: Callable[..., str],
+    save: Callable[..., Path],
+    tokens_file: Path,
+    tmp_path: Path,
+    value: float,
+) -> None:
+    model = make_model("llama", dtype=torch.bfloat16)
+    model.model.layers[1].mlp.down_proj.weight.data[3, 5] = value
+    line = refuse(*pruning(save(model), tmp_path / "new" / "out", tokens_file))
+    assert "weights are not finite in model.layers.1.mlp.down_proj.weight" in line
+
+
+def test_calibration_outside_the_vocabulary(
+    refuse: Callable[..., str], llama_folder: Path, tokens: Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokens.safetensors"
+    save_file({"input_ids": tokens + 100}, path)
+    assert "wanted ids from 0 to 127" in refuse(*pruning(llama_folder, tmp_path / "out", path))
+
+
+def test_a_text_that_is_too_short(
+    refuse: Callable[..., str], llama_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("The heron.", encoding="utf-8")
+    assert "short.txt" in refuse(*pruning(llama_folder, tmp_path / "out", path))
+
+
+def test_text_without_a_tokenizer(
+    refuse: Callable[..., str], llama_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(llama_folder, tmp_path / "model")
+    for path in model.glob("tokenizer*"):
+        path.unlink()
+    assert "tokenizer" in refuse(*pruning(model, tmp_path / "out", text_folder))
+
+
+def test_a_full_disk(
+    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        line = refuse(*pruning(llama_folder, tmp_path / "new" / "out", tokens_file))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot be written" in line
+
+
+# --- interruption, --debug ---
+
+
+def stop_at_block(monkeypatch: pytest.MonkeyPatch, number: int, fault: type[BaseException]) -> None:
+    """Let the sweep raise `fault` while it works on a block."""
+    from secateur.blocks import sweep
+
+    real, seen = sweep.observe, []
+
+    def observe(*args: Any, **kwargs: Any) -> Any:
+        seen.append(args)
+        if len(seen) > number:
+            raise fault("stopped")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(sweep, "observe", observe)
+
+
+def test_an_interrupt_leaves_nothing(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    llama_folder: Path,
+    tokens_file: Path,
+    tmp_path: Path,
+) -> None:
+    before = everything(tmp_path), fingerprint(llama_folder)
+    stop_at_block(monkeypatch, 1, KeyboardInterrupt)
+    outcome = run(*pruning(llama_folder, tmp_path / "new" / "out", tokens_file))
+    assert outcome.status == 130
+    *events, last = outcome.err.splitlines()
+    assert [json.loads(line)["event"] for line in events] == ["notice", "block"]
+    assert last == "interrupted: nothing was written"
+    assert (everything(tmp_path), fingerprint(llama_folder)) == before
+
+
+def test_an_interrupted_overwrite_keeps_the_old_result(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    llama_folder: Path,
+    tokens_file: Path,
+    tmp_path: Path,
+) -> None:
+    command = pruning(llama_folder, tmp_path / "out", tokens_file)
+    assert run(*command).status == 0
+    before = everything(tmp_path)
+    stop_at_block(monkeypatch, 1, KeyboardInterrupt)
+    assert run(*command, "--overwrite").status == 130
+    assert everything(tmp_path) == before
+
+
+def test_a_bug_is_not_hidden_but_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    stop_at_block(monkeypatch, 1, ZeroDivisionError)
+    command = pruning(llama_folder, tmp_path / "out", tokens_file)
+    monkeypatch.setattr(sys, "argv", ["secateur", *map(str, command)])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+    assert os.listdir(tmp_path) == []
+
+
+def test_debug_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["secateur", "prune", "m", "--debug", "--method", "wnada"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(RecipeError, match="wnada"):
+        cli.main()
+
+
+def test_a_model_and_a_run_without_a_tokenizer_and_other_families(
+    run: Run, tokens_file: Path, tmp_path: Path
+) -> None:
+    """GPT-2 has Conv1D, tied embeddings and learned positions."""
+    source = save_folder(make_model("gpt2"), tmp_path / "gpt2")
+    for path in source.glob("tokenizer*"):
+        path.unlink()
+    assert run(*pruning(source, tmp_path / "out", tokens_file)).status == 0
+    assert run("check", tmp_path / "out").status == 0
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
