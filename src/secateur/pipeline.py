@@ -160,6 +160,7 @@ def _results(prepared: Prepared, scratch: Path, shown: Progress) -> Iterator[Blo
     shown.begin("prune", len(source.blocks))
     for result in sweep(source, stream, plan, gradients, shown.tick):
         yield result
+        result.changed.clear()  # it is written by now, and the next block needs the room
         for line in result.notices:
             shown.notice(line)
         zeros = sum(audit.zeros for audit in result.audits.values())

@@ -106,8 +106,12 @@ def new_weights(
             plan.regional, plan.seed, tick,
         )  # fmt: skip
         return {name: weight for name, (_, weight) in refined.items()}, ()
-    weights = {matrix.name: matrix.read().float() for matrix in block.matrices}
-    return {m.name: weights[m.name] * choose(m, weights[m.name]) for m in block.matrices}, ()
+    weights = {}
+    for matrix in block.matrices:
+        weight = matrix.read().float()
+        # Filled, not multiplied: a negative weight times zero would be stored as -0.
+        weights[matrix.name] = weight.masked_fill(~choose(matrix, weight), 0)
+    return weights, ()
 
 
 def check_finite(values: Tensor, what: str, where: str) -> None:

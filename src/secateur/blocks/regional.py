@@ -197,4 +197,4 @@ def _backward(
 @torch.no_grad()
 def _apply(weights: dict[str, Tensor], keep: dict[str, Tensor]) -> None:
     for name, weight in weights.items():
-        weight.mul_(keep[name])
+        weight.masked_fill_(~keep[name], 0)

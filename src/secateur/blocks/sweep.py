@@ -76,28 +76,41 @@ def sweep(
         clock = _Clock()
         with source.open_block(index) as module:
             block = OpenBlock(index, module, source.blocks.prefix(index), find_matrices(module))
-            for matrix in block.matrices:
-                plan.pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
-                check_finite(matrix.read(), "the weights are", block.prefix + matrix.name)
             clock.lap("load")
-            observed = None
-            if stream is not None:
-                observed = Observed(
-                    stream, *observe(module, index, stream, block.matrices, plan.method.needs, tick)
-                )
-                clock.lap("observe")
-            pruned, notices = new_weights(block, observed, gradients, plan, tick)
-            clock.lap("prune")
-            changed = _write(block, pruned, source)
-            error = None
-            if observed is not None:
-                error = _propagate(block, observed, tick)
-                clock.lap("propagate")
-            audits = {
-                block.prefix + matrix.name: audit(matrix.read(), plan.pattern)
-                for matrix in block.matrices
-            }
-            yield BlockResult(index, changed, audits, error, clock.seconds, notices)
+            # In a function of its own, so that nothing of this block outlives it but the result.
+            yield _prune_block(block, source, stream, plan, gradients, tick, clock)
+
+
+def _prune_block(
+    block: OpenBlock,
+    source: BlockModel,
+    stream: Stream | None,
+    plan: Plan,
+    gradients: GradientFile | None,
+    tick: Tick,
+    clock: _Clock,
+) -> BlockResult:
+    """Everything that happens to one open block."""
+    for matrix in block.matrices:
+        plan.pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
+        check_finite(matrix.read(), "the weights are", block.prefix + matrix.name)
+    observed = error = None
+    if stream is not None:
+        observer, targets = observe(
+            block.module, block.index, stream, block.matrices, plan.method.needs, tick
+        )
+        observed = Observed(stream, observer, targets)
+        clock.lap("observe")
+    pruned, notices = new_weights(block, observed, gradients, plan, tick)
+    clock.lap("prune")
+    changed = _write(block, pruned, source)
+    if observed is not None:
+        error = _propagate(block, observed, tick)
+        clock.lap("propagate")
+    audits = {
+        block.prefix + matrix.name: audit(matrix.read(), plan.pattern) for matrix in block.matrices
+    }
+    return BlockResult(block.index, changed, audits, error, clock.seconds, notices)
 
 
 def _write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ the model; a family whose files need more than new names cannot be streamed.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,9 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.structure import find_blocks
 from secateur.errors import CheckpointError, ModelError
+
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+"""glibc keeps what was freed between what was not, more with every block; this gives it back."""
 
 
 class NotStreamableError(Exception):
@@ -98,6 +102,8 @@ class StreamedModel:
     def _empty(self, names: list[str]) -> None:
         for name in names:
             set_module_tensor_to_device(self.model, name, "meta")
+        if _malloc_trim is not None:
+            _malloc_trim(0)
 
 
 def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:

@@ -80,7 +80,7 @@ def sparsegpt(
         current[:, stop:] -= errors[:, start:stop] @ factor[start:stop, stop:]
     grown = f"the Hessian was singular: its damping grew from {params.damping:g} to {damping:g}"
     return Solution(
-        torch.split(current.mul_(keep), sizes),
+        torch.split(current.masked_fill_(~keep, 0), sizes),
         torch.split(keep, sizes),
         (grown,) if damping > params.damping else (),
     )
