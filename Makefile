@@ -27,6 +27,7 @@ demo: $(DEMO)/tiny/model.safetensors  ## train a tiny model, prune it, measure i
 	$(BIN)/secateur prune $(DEMO)/tiny --method wanda++ --pattern 2:4 \
 	    --calibration $(DEMO)/text/calibration --samples 32 --sequence-length 128 \
 	    --out $(DEMO)/tiny-2of4 --overwrite
+	$(BIN)/secateur evaluate $(DEMO)/tiny --text $(DEMO)/text/heldout --sequence-length 128
 	$(BIN)/secateur evaluate $(DEMO)/tiny-2of4 --text $(DEMO)/text/heldout \
 	    --sequence-length 128 --against $(DEMO)/tiny
 	$(BIN)/secateur check $(DEMO)/tiny-2of4 --pattern 2:4

@@ -94,27 +94,37 @@ def main() -> None:
     print("|---|---|" + "---:|" * (len(texts) + 3))
     print("| dense | | " + " | ".join(f"{dense[text]:.2f}" for text in texts) + " | | | |")
     for pattern in options.patterns.split(","):
-        wanda: dict[int, float] = {}
-        for method in options.methods.split(","):
-            runs = [
-                once(f"{method} {options.preset} {pattern} {seed}",
-                     lambda m=method, p=pattern, s=seed: run(m, p, s, options))
+        runs = {
+            method: [
+                once(
+                    f"{method} {options.preset} {pattern} {seed}",
+                    lambda m=method, p=pattern, s=seed: run(m, p, s, options),
+                )
                 for seed in seeds
-            ]  # fmt: skip
-            found = [r["perplexity"][options.text] for r in runs]
-            if method == "wanda":
-                wanda = dict(zip(seeds, found, strict=True))
-            removed = [
-                (wanda[seed] - ppl) / (wanda[seed] - dense[options.text])
-                for seed, ppl in zip(seeds, found, strict=True)
-                if seed in wanda
             ]
-            cells = [spread([r["perplexity"][text] for r in runs], "{:.2f}") for text in texts]
-            errors = spread([r["output_error"] for r in runs], "{:.4f}")
-            share = spread([100 * value for value in removed], "{:.0f} %") if removed else ""
-            seconds = f"{statistics.median(r['seconds'] for r in runs):.1f}"
+            for method in options.methods.split(",")
+        }
+        for method, found in runs.items():
+            cells = [spread([r["perplexity"][text] for r in found], "{:.2f}") for text in texts]
+            errors = spread([r["output_error"] for r in found], "{:.4f}")
+            seconds = f"{statistics.median(r['seconds'] for r in found):.1f}"
+            share = removed(found, runs.get("wanda"), options.text, dense[options.text])
             row = [method, pattern, *cells, share, errors, seconds]
             print("| " + " | ".join(row) + " |", flush=True)
+
+
+def removed(
+    found: list[dict[str, Any]], wanda: list[dict[str, Any]] | None, text: str, dense: float
+) -> str:
+    """The share of Wanda's damage that a method removes, seed by seed."""
+    if wanda is None:
+        return ""
+    pairs = [
+        (f["perplexity"][text], w["perplexity"][text]) for f, w in zip(found, wanda, strict=True)
+    ]
+    return spread(
+        [100 * (before - after) / (before - dense) for after, before in pairs], "{:.0f} %"
+    )
 
 
 def spread(values: list[float], form: str) -> str:
