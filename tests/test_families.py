@@ -5,14 +5,15 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 import secateur
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import Checkpoint, ResidentModel, find_blocks, find_matrices
+from secateur.errors import ModelError
 from secateur.methods import every
 from secateur.prove import prove
-from tiny import FAMILIES, fingerprint, make_model
+from tiny import FAMILIES, fingerprint, make_model, save
 
 METHODS = [method.name for method in every()]
 QUICK = {"regional": {"rounds": 2, "samples": 3}}
@@ -25,8 +26,6 @@ def options(method):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Family -> a folder with its tiny model in bfloat16."""
-    from tiny import save
-
     root = tmp_path_factory.mktemp("families")
     return {
         family: save(make_model(family, dtype=torch.bfloat16), root / family) for family in FAMILIES
@@ -152,3 +151,19 @@ def test_the_record_and_the_index_tell_the_truth(folders, tokens_file, tmp_path)
     for name, file in index["weight_map"].items():
         with safe_open(out / file, "pt") as shard:
             assert name in shard.keys()  # noqa: SIM118
+
+
+def test_fused_experts_are_refused_not_skipped(tokens_file, tmp_path):
+    """Pruning only a mixture's attention would call 6 % sparsity 50 %."""
+    config = MixtralConfig(
+        vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
+        max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    folder = save(AutoModelForCausalLM.from_config(config), tmp_path / "mixtral")
+    with pytest.raises(ModelError, match=r"only 11% .*mlp\.experts\.gate_up_proj"):
+        secateur.prune(
+            folder, method="wanda", calibration=str(tokens_file), out=tmp_path / "out", samples=8,
+            sequence_length=32,
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()

@@ -99,7 +99,7 @@ def test_all_faults_at_once() -> None:
             "nonsense": 1,
         }
     )
-    assert line.startswith("7 faults: ")
+    assert line.startswith("7 faults in the options: ")
     assert line.count(" | ") == 6
     for part in ("model is", "'wnada'", "'4:2'", "samples=0", "'int8'", "'papr'", "'nonsense'"):
         assert part in line
@@ -107,7 +107,7 @@ def test_all_faults_at_once() -> None:
 
 def test_faults_of_parameters_and_regional_come_together() -> None:
     line = complaint({**GOOD, "parameters": {"alpha": -1}, "regional": {"rounds": 0, "bogus": 1}})
-    assert line.startswith("3 faults: ")
+    assert line.startswith("3 faults in the options: ")
 
 
 def test_the_origin_is_named() -> None:

@@ -124,7 +124,8 @@ def prune_command(
     }  # fmt: skip
     values.update({name: value for name, value in flags.items() if value is not None})
     _apply_settings(values, setting or [])
-    built = Recipe.build(values, "the options" if recipe is None else f"{recipe} and the options")
+    origins = {} if recipe is None else {"origin": f"{recipe} and the options"}
+    built = Recipe.build(values, **origins)
     if dry_run:
         show.plan(prepare(built))
         return

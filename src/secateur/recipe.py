@@ -26,6 +26,8 @@ from secateur.methods import Method, Params, Refine, get
 from secateur.sparsity import Pattern, parse_pattern
 from secateur.statistics import Need
 
+_OPTIONS = "the options"
+
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -80,7 +82,7 @@ class Recipe(BaseModel):
         return str(pattern) if type(pattern) in (int, float) else pattern
 
     @classmethod
-    def build(cls, values: Mapping[str, Any], origin: str = "the options") -> Recipe:
+    def build(cls, values: Mapping[str, Any], origin: str = _OPTIONS) -> Recipe:
         """Check everything and make the recipe.
 
         Raises:
@@ -88,8 +90,9 @@ class Recipe(BaseModel):
         """
         faults = _faults(cls, values)
         if faults:
-            head = "" if len(faults) == 1 else f"{len(faults)} faults: "
-            raise RecipeError(head + " | ".join(faults), where=origin)
+            head = f"{len(faults)} faults in {origin}: " if len(faults) > 1 else ""
+            where = None if head or origin == _OPTIONS else origin
+            raise RecipeError(head + " | ".join(faults), where=where)
         return cls.model_validate(dict(values))
 
     @property
