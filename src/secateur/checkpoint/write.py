@@ -49,7 +49,6 @@ class OutputFolder:
     def __init__(self, out: Path, source: Path, *, overwrite: bool = False) -> None:
         self.out = out.expanduser().resolve()  # a link stays, what it leads to is replaced
         self.source = source
-        self._overwrite = overwrite
         self._partial = self.out.parent / f".{self.out.name}.partial"
         self._shards: list[tuple[str, list[str], int]] = []  # file, tensor names, bytes
         self._parents_made: list[Path] = []  # innermost first
