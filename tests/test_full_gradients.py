@@ -41,7 +41,7 @@ def by_whole_model(model, input_ids, order):
     return sums if order == "l1" else {name: value.sqrt() for name, value in sums.items()}
 
 
-def compare(model, file, expected):
+def assert_same_gradients(model, file, expected):
     source = ResidentModel(model, torch.device("cpu"), torch.float32)
     for index, block in enumerate(source.blocks.modules):
         for matrix in find_matrices(block):
@@ -55,7 +55,7 @@ def compare(model, file, expected):
 def test_equal_to_backward_through_the_whole_model(family, tied, tmp_path):
     model, input_ids = make_model(family, tie_word_embeddings=tied), make_tokens(5, 16)
     file = block_by_block(model, input_ids, tmp_path / "g.safetensors")
-    compare(model, file, by_whole_model(model, input_ids, "l2"))
+    assert_same_gradients(model, file, by_whole_model(model, input_ids, "l2"))
 
 
 @pytest.mark.parametrize("keep", ["memory", "disk", "auto"])
@@ -63,7 +63,7 @@ def test_equal_to_backward_through_the_whole_model(family, tied, tmp_path):
 def test_aggregates_and_places_to_keep_block_inputs(order, keep, tmp_path):
     model, input_ids = make_model("llama"), make_tokens(5, 16)
     file = block_by_block(model, input_ids, tmp_path / "g.safetensors", order, keep)
-    compare(model, file, by_whole_model(model, input_ids, order))
+    assert_same_gradients(model, file, by_whole_model(model, input_ids, order))
     assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]  # scratch is gone
 
 

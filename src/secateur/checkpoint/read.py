@@ -68,12 +68,6 @@ class Checkpoint:
         """The dtype of a tensor, from the header alone."""
         return self._heads[self.files[name]][name][1]
 
-    def bytes(self, names: Iterable[str]) -> int:
-        """Size of some tensors together."""
-        return sum(
-            self.dtype(name).itemsize * torch.Size(self.shape(name)).numel() for name in names
-        )
-
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Read some tensors to memory of their own, in the dtype that they are stored in."""
         by_file: dict[Path, list[str]] = {}

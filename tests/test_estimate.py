@@ -1,0 +1,69 @@
+"""The estimate of a dry run against counts made by hand and by torch's own FLOP counter."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from secateur.blocks.prune import Plan
+from secateur.blocks.regional import Regional
+from secateur.checkpoint import ResidentModel, find_matrices, open_model
+from secateur.errors import PatternError
+from secateur.estimate import estimate
+from secateur.methods import get
+from secateur.sparsity import parse_pattern
+from tiny import make_model, make_tokens
+
+SEQUENCES, LENGTH = 8, 32
+
+
+def of(source, method, pattern="2:4"):
+    chosen = get(method)
+    plan = Plan(chosen, chosen.params(), parse_pattern(pattern), Regional(rounds=2, samples=4), 0)
+    return estimate(source, plan, SEQUENCES, LENGTH)
+
+
+def resident(family="llama"):
+    return ResidentModel(make_model(family), torch.device("cpu"), torch.float32)
+
+
+def test_weights_are_counted_as_the_model_has_them():
+    source = resident()
+    prunable = sum(
+        matrix.read().numel() for block in source.blocks.modules for matrix in find_matrices(block)
+    )
+    shapes = of(source, "wanda")
+    assert shapes.blocks == 3
+    assert shapes.prunable_weights == prunable
+    assert shapes.other_weights == sum(p.numel() for p in source.model.parameters()) - prunable
+    assert shapes.activation_bytes == 2 * SEQUENCES * LENGTH * 32 * 4
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_the_work_of_a_pass_is_what_torch_counts(family):
+    """Wanda is two forward passes through every block; torch counts eager attention only."""
+    source = resident(family)
+    source.model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        source.model.base_model(input_ids=make_tokens(SEQUENCES, LENGTH), use_cache=False)
+    assert of(source, "wanda").flops == pytest.approx(2 * counter.get_total_flops(), rel=0.01)
+
+
+def test_passes_over_a_block_by_method():
+    source = resident()
+    one = of(source, "wanda").flops / 2
+    passes = {m: of(source, m).flops / one for m in ("sparsegpt", "gblm", "wanda++-rgs")}
+    assert passes == pytest.approx({"sparsegpt": 2, "gblm": 6, "wanda++-rgs": 4})
+    # two rounds of 4 of the 8 sequences, forward and backward
+    assert of(source, "wanda++-ro").flops / one == pytest.approx(2 + 3)
+    assert of(source, "wanda++").flops / one == pytest.approx(4 + 3)
+
+
+def test_nothing_is_loaded_for_it(llama_folder):
+    source = open_model(llama_folder, torch.device("cpu"), torch.float32)
+    of(source, "wanda++")
+    assert all(p.device.type == "meta" for p in source.model.parameters())
+
+
+def test_a_pattern_that_does_not_fit_is_found_before_any_work():
+    with pytest.raises(PatternError, match=r"groups of 7 .* in model\.layers\.0\."):
+        of(resident(), "wanda", "3:7")
