@@ -32,7 +32,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Recipe(BaseModel):
-    """One pruning run. Make it with `Recipe.build` or `Recipe.read`, which check the whole."""
+    """One pruning run. Make it with `Recipe.build`, which checks the whole."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=False

@@ -130,7 +130,7 @@ def _solve(
     assert plan.method.solve is not None
     weights: dict[str, Tensor] = {}
     notices: list[str] = []
-    for number, group in enumerate(groups):
+    for group in groups:
         shared = statistics[group[0].name]
         solution = plan.method.solve(
             [matrix.read() for matrix in group], shared, plan.pattern, plan.params
@@ -138,7 +138,7 @@ def _solve(
         for matrix, weight in zip(group, solution.weights, strict=True):
             check_finite(weight, "the solution is", block.prefix + matrix.name)
             weights[matrix.name] = weight
-        notices += [f"{block.prefix}{groups[number][0].kind}: {line}" for line in solution.notices]
+        notices += [f"{block.prefix}{group[0].kind}: {line}" for line in solution.notices]
     return weights, tuple(notices)
 
 
