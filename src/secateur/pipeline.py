@@ -220,5 +220,8 @@ def _record_block(result: BlockResult) -> BlockRecord:
         output_error=result.output_error,
         seconds=result.seconds,
         notices=result.notices,
-        matrices=tuple(MatrixRecord.of(name, audit) for name, audit in result.audits.items()),
+        matrices=tuple(
+            MatrixRecord.of(name, audit, result.matrix_errors.get(name))
+            for name, audit in result.audits.items()
+        ),
     )

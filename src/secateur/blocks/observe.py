@@ -26,6 +26,8 @@ from secateur.errors import ModelError
 from secateur.statistics import GradientNorm, Hessian, InputNorm, Need, Order
 
 GRADIENTS = frozenset({Need.REGIONAL_GRADIENT, Need.FULL_GRADIENT})
+PROBE_TOKENS = 1024
+"""Inputs of every matrix that are kept, to measure later what pruning does to its output."""
 
 
 class Observer:
@@ -36,10 +38,15 @@ class Observer:
         needs: what to gather. Either gradient is that of whatever loss is sent back through the
             block while it is watched.
         order: how the gradients of the sequences are combined.
+        probe_tokens: how many inputs of every matrix to keep for `output_error`.
     """
 
     def __init__(
-        self, matrices: Sequence[Matrix], needs: frozenset[Need], order: Order = "l2"
+        self,
+        matrices: Sequence[Matrix],
+        needs: frozenset[Need],
+        order: Order = "l2",
+        probe_tokens: int = 0,
     ) -> None:
         self._matrices = matrices
         self._needs = needs
@@ -48,6 +55,8 @@ class Observer:
         self._norms: dict[str, InputNorm] = {}  # by leader
         self._hessians: dict[str, Hessian] = {}  # by leader
         self._gradients: dict[str, GradientNorm] = {}
+        self._probe_tokens = probe_tokens
+        self._probes: dict[str, Tensor] = {}  # by leader, [up to probe_tokens, in]
         self._current: dict[str, Tensor] = {}  # inputs seen in the pass that is running
 
     @property
@@ -86,6 +95,18 @@ class Observer:
             values[Need.FULL_GRADIENT] = self._gradients[matrix.name].total
         return values
 
+    @torch.no_grad()
+    def output_error(self, matrix: Matrix, weight: Tensor) -> float:
+        """What `weight` [out, in] in place of W does to the output of the matrix alone.
+
+        norm2(X (W - weight)') / norm2(X W') over the first inputs X that the matrix saw.
+        """
+        inputs = self._probes[self._leader[matrix.name]]  # [up to probe_tokens, in]
+        dense = matrix.read()
+        output = (inputs @ dense.T).float().norm()
+        lost = (inputs @ (dense - weight.to(dense.dtype)).T).float().norm()
+        return float(lost / output) if output > 0 else 0.0
+
     def _hook(self, matrix: Matrix, sequences: int) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             # Some families flatten [batch, tokens] before their linear layers.
@@ -118,6 +139,8 @@ class Observer:
             self._norms.setdefault(matrix.name, InputNorm(width, device)).add(x)
         if Need.HESSIAN in self._needs:
             self._hessians.setdefault(matrix.name, Hessian(width, device)).add(x)
+        if self._probe_tokens and matrix.name not in self._probes:
+            self._probes[matrix.name] = x.flatten(0, 1)[: self._probe_tokens].clone()
 
 
 def observe(
@@ -134,7 +157,7 @@ def observe(
         the observer, fed; and the block's outputs by batch, each [batch, tokens, width]: what the
         regional optimiser aims at and the output error is measured against.
     """
-    observer = Observer(matrices, needs - {Need.FULL_GRADIENT})
+    observer = Observer(matrices, needs - {Need.FULL_GRADIENT}, probe_tokens=PROBE_TOKENS)
     with_gradient = Need.REGIONAL_GRADIENT in needs
     outputs = []
     for number, batch in enumerate(stream.batches):

@@ -39,6 +39,8 @@ class BlockResult:
         audits: parameter name in the model -> what was counted in it.
         output_error: norm2(f_dense - f_sparse) / norm2(f_dense) over all calibration tokens, or
             None without calibration.
+        matrix_errors: the same of every matrix alone, by parameter name in the model, on its first
+            inputs; empty without calibration.
         seconds: wall time by phase.
         notices: what the user should know, a line each.
     """
@@ -47,6 +49,7 @@ class BlockResult:
     changed: dict[str, Tensor]
     audits: dict[str, MatrixAudit]
     output_error: float | None
+    matrix_errors: dict[str, float]
     seconds: dict[str, float]
     notices: tuple[str, ...]
 
@@ -95,6 +98,7 @@ def _prune_block(
         plan.pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
         check_finite(matrix.read(), "the weights are", block.prefix + matrix.name)
     observed = error = None
+    matrix_errors: dict[str, float] = {}
     if stream is not None:
         observer, targets = observe(
             block.module, block.index, stream, block.matrices, plan.method.needs, tick
@@ -102,6 +106,11 @@ def _prune_block(
         observed = Observed(stream, observer, targets)
         clock.lap("observe")
     pruned, notices = new_weights(block, observed, gradients, plan, tick)
+    if observed is not None:
+        matrix_errors = {
+            block.prefix + matrix.name: observed.observer.output_error(matrix, pruned[matrix.name])
+            for matrix in block.matrices
+        }
     clock.lap("prune")
     changed = _write(block, pruned, source)
     if observed is not None:
@@ -110,7 +119,7 @@ def _prune_block(
     audits = {
         block.prefix + matrix.name: audit(matrix.read(), plan.pattern) for matrix in block.matrices
     }
-    return BlockResult(block.index, changed, audits, error, clock.seconds, notices)
+    return BlockResult(block.index, changed, audits, error, matrix_errors, clock.seconds, notices)
 
 
 def _write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> dict[str, Tensor]:

@@ -40,6 +40,8 @@ class Evaluation(BaseModel):
     """windows * (length - 1)."""
     divergence: float | None
     """Mean KL divergence per predicted token from the dense model, in nats."""
+    dense_perplexity: float | None = None
+    """Of the dense model on the same windows."""
     protocol: Protocol
     """The text, how it was cut, and its hash."""
     dtype: str

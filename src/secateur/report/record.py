@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from secateur.data import Protocol
 from secateur.errors import CheckpointError
+from secateur.evaluate import Evaluation
 from secateur.sparsity import MatrixAudit
 
 
@@ -34,9 +35,11 @@ class MatrixRecord(_Record):
     zeros: int
     holds: bool
     """Whether the pattern was found exactly."""
+    output_error: float | None = None
+    """norm2(X (W - W_sparse)') / norm2(X W') over the first calibration tokens."""
 
     @classmethod
-    def of(cls, name: str, audit: MatrixAudit) -> MatrixRecord:
+    def of(cls, name: str, audit: MatrixAudit, output_error: float | None = None) -> MatrixRecord:
         """The record of an audit."""
         return cls(
             name=name,
@@ -44,6 +47,7 @@ class MatrixRecord(_Record):
             columns=audit.columns,
             zeros=audit.zeros,
             holds=audit.holds,
+            output_error=output_error,
         )
 
     @property
@@ -65,6 +69,16 @@ class BlockRecord(_Record):
     matrices: tuple[MatrixRecord, ...]
 
 
+class Sample(_Record):
+    """A few lines that a model wrote, greedily."""
+
+    prompt: str
+    dense: str
+    """How the dense model went on."""
+    pruned: str
+    """How the pruned model went on."""
+
+
 class RunRecord(_Record):
     """A whole pruning run."""
 
@@ -81,6 +95,9 @@ class RunRecord(_Record):
     """Precision of the computation; statistics and master weights are float32."""
     calibration: Protocol | None
     blocks: tuple[BlockRecord, ...]
+    evaluations: tuple[Evaluation, ...] = ()
+    """Held-out perplexity, measured while the blocks passed."""
+    sample: Sample | None = None
     seconds: float
     """Wall time of the whole run."""
     peak_memory_bytes: int
