@@ -170,10 +170,19 @@ def read_record(folder: Path) -> RunRecord | None:
         CheckpointError: there is one and it cannot be read.
     """
     path = folder / "run.json"
-    if not path.is_file():
-        return None
+    return read_record_file(path) if path.is_file() else None
+
+
+def read_record_file(path: Path) -> RunRecord:
+    """The record in a file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
         return RunRecord.model_validate_json(path.read_bytes())
+    except OSError as fault:
+        raise CheckpointError(f"cannot be read ({fault.strerror})", where=path) from fault
     except ValidationError as fault:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"]))
