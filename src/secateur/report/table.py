@@ -55,6 +55,15 @@ class Table:
     notes: tuple[str, ...]
 
     @property
+    def spread_columns(self) -> tuple[bool, ...]:
+        """Whether a column has a spread anywhere."""
+        return tuple(any(cell.spread for cell in cells) for cells in self._columns)
+
+    @property
+    def _columns(self) -> Iterator[tuple[Cell, ...]]:
+        return zip(*(line.cells for _, line in self.lines), strict=True)
+
+    @property
     def lines(self) -> Iterator[tuple[str, Line]]:
         """Pattern and row, from top to bottom; the dense row has no pattern."""
         if self.dense is not None:
