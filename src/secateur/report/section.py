@@ -1,61 +1,24 @@
-"""What the page says about one comparison: facts, findings, proof, samples, how to repeat it."""
+"""What the page says about one comparison: facts, findings, figures, what the models write."""
 
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import yaml
-
-from secateur.data import Protocol
 from secateur.methods import Method, every
 from secateur.report import figures
-from secateur.report.comparison import Comparison, Row, Score
-from secateur.report.damage import Place, places
-from secateur.report.figures import Figure, Grid, short_kind
+from secateur.report.comparison import Comparison, Score
+from secateur.report.damage import places
+from secateur.report.figures import Figure, Grid
 from secateur.report.formats import as_csv, as_latex, as_markdown
 from secateur.report.grouping import short_name
-from secateur.report.record import RunRecord
+from secateur.report.proof import Proof, prove_row, zeros_of_matrices
+from secateur.report.reproduce import Recipe, cut_of, facts_of, recipe_of
 from secateur.report.table import Table, number, tabulate
 
 LONGEST_SAMPLE = 600
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What was counted in the matrices of a row.
-
-    Attributes:
-        name, pattern: of the row.
-        matrices, holding: of one run: how many, and how many have the pattern in every run.
-        weights: of one run.
-        sparsity: over all weights; lowest: of the densest matrix.
-        failing: names of the matrices that do not have the pattern.
-    """
-
-    name: str
-    pattern: str
-    matrices: int
-    holding: int
-    weights: int
-    sparsity: float
-    lowest: float
-    failing: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to repeat the runs of a row."""
-
-    name: str
-    pattern: str
-    commands: tuple[str, ...]
-    yaml: str
-    calibrations: tuple[tuple[int, str], ...]
-    notices: tuple[str, ...]
 
 
 class Sample(NamedTuple):
@@ -97,7 +60,7 @@ def section(comparison: Comparison) -> Section:
         comparison=comparison,
         heading=_heading(comparison),
         lead=tuple(_lead(comparison)),
-        facts=tuple(_facts(comparison)),
+        facts=tuple(facts_of(comparison)),
         findings=tuple(_findings(comparison)),
         table=tabulate(comparison),
         formats=(
@@ -108,13 +71,13 @@ def section(comparison: Comparison) -> Section:
         perplexity=tuple(figure for figure in drawn if figure is not None),
         by_block=figures.errors_by_block(comparison),
         by_kind=tuple(figures.errors_by_kind(comparison, found)),
-        proofs=tuple(_proof(row, found[id(row)]) for row in comparison.rows),
+        proofs=tuple(prove_row(row, found[id(row)]) for row in comparison.rows),
         matrices=tuple(
-            _matrices(pattern, rows, found) for pattern, rows in comparison.patterns.items()
+            zeros_of_matrices(pattern, rows, found) for pattern, rows in comparison.patterns.items()
         ),
         time=figures.time_by_phase(comparison),
         samples=tuple(_samples(comparison)),
-        recipes=tuple(_recipe(comparison, row) for row in comparison.rows),
+        recipes=tuple(recipe_of(comparison, row) for row in comparison.rows),
         glossary=tuple(method for method in every() if method.name in names),
     )
 
@@ -134,11 +97,11 @@ def _lead(comparison: Comparison) -> Iterator[str]:
         f" {len(run.blocks)} blocks."
     )
     if comparison.texts:
-        texts = _listed(f"{text.label} ({_cut(text.protocol)})" for text in comparison.texts)
+        texts = _listed(f"{text.label} ({cut_of(text.protocol)})" for text in comparison.texts)
         yield f"Perplexity on {texts}."
     protocols = [run.calibration for run in comparison.runs if run.calibration is not None]
     if protocols:
-        cuts = dict.fromkeys(f"{short_name(p.source)} ({_cut(p)})" for p in protocols)
+        cuts = dict.fromkeys(f"{short_name(p.source)} ({cut_of(p)})" for p in protocols)
         yield f"Calibrated on {_listed(cuts)}."
     seeds = {run.recipe["seed"] for run in comparison.runs}
     if len(comparison.runs) > 1:
@@ -149,51 +112,6 @@ def _listed(parts: Iterable[str]) -> str:
     """a, b and c."""
     *first, last = parts
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
-    runs = comparison.runs
-    yield "model", comparison.model
-    yield "architecture", comparison.architecture
-    yield "prunable weights", f"{comparison.weights:,} in {len(runs[0].blocks)} blocks"
-    for text in comparison.texts:
-        yield (
-            "text",
-            f"{_described(text.protocol)}, tokens sha256 {text.protocol.token_sha256[:12]}",
-        )
-    protocols = [run.calibration for run in runs if run.calibration is not None]
-    for said in dict.fromkeys(map(_described, protocols)):
-        yield "calibration", said
-    seeds = sorted({run.recipe["seed"] for run in runs})
-    yield ("seeds" if len(seeds) > 1 else "seed"), ", ".join(map(str, seeds))
-    yield "runs", f"{len(runs)}, {_ends([run.created for run in runs])}"
-    yield "computed in", ", ".join(dict.fromkeys(f"{run.dtype} on {run.device}" for run in runs))
-    yield "machine", _common([run.machine for run in runs])
-    yield "versions", _common([run.versions for run in runs])
-
-
-def _cut(protocol: Protocol) -> str:
-    unit = "windows" if protocol.sampling == "windows" else "sequences"
-    return f"{protocol.sequences} {unit} of {protocol.sequence_length} tokens"
-
-
-def _described(protocol: Protocol) -> str:
-    """Where tokens came from and how they were cut."""
-    return f"{protocol.source}: {_cut(protocol)} ({protocol.sampling})"
-
-
-def _ends(times: Sequence[str]) -> str:
-    first, last = min(times)[:10], max(times)[:10]
-    return first if first == last else f"{first} to {last}"
-
-
-def _common(facts: Sequence[dict[str, str]]) -> str:
-    """Key and value of every fact; all values, where runs differ."""
-    keys = dict.fromkeys(key for fact in facts for key in fact)
-    return ", ".join(
-        f"{key} {' / '.join(dict.fromkeys(fact[key] for fact in facts if key in fact))}"
-        for key in keys
-    )
 
 
 def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
@@ -229,43 +147,6 @@ def _meet(one: Score, other: Score) -> bool:
     return abs(a.mean - b.mean) <= (a.spread or 0) + (b.spread or 0)
 
 
-def _proof(row: Row, found: Sequence[Place]) -> Proof:
-    matrices = sum(place.matrices for place in found)
-    failing = tuple(dict.fromkeys(name for place in found for name in place.failing))
-    return Proof(
-        name=row.name,
-        pattern=row.pattern,
-        matrices=matrices,
-        holding=matrices - len(failing),
-        weights=row.runs[0].weights,
-        sparsity=min(run.sparsity for run in row.runs),
-        lowest=min(place.sparsity for place in found),
-        failing=failing,
-    )
-
-
-def _matrices(pattern: str, rows: Sequence[Row], found: dict[int, tuple[Place, ...]]) -> Grid:
-    """Share of zeros of every matrix; "fails" beside it where the pattern was not found."""
-    first = found[id(rows[0])]
-    columns = [{(place.block, place.kind): place for place in found[id(row)]} for row in rows]
-    cells = []
-    for place in first:
-        name = f"{place.block} {short_kind(place.kind, first)}"
-        if place.matrices > 1:
-            name += f", {place.matrices} of them"
-        shape = f"{place.shape[0]} x {place.shape[1]}"
-        shares = [_share(column.get((place.block, place.kind))) for column in columns]
-        cells.append((name, (shape, *shares)))
-    heads = ("shape", *(row.name for row in rows))
-    return Grid(f"Zeros of every matrix at {pattern} (%)", heads, tuple(cells))
-
-
-def _share(place: Place | None) -> str:
-    if place is None:
-        return ""
-    return f"{100 * place.sparsity:.4f}" + (" fails" if place.failing else "")
-
-
 def _samples(comparison: Comparison) -> Iterator[Sample]:
     """What was written after every prompt, by the first seed of every row."""
     found = [(row, run.sample) for row in comparison.rows for run in row.runs[:1] if run.sample]
@@ -281,43 +162,3 @@ def _line(text: str) -> str:
     """Text on one line, not too long."""
     line = re.sub(r"\s*\n\s*", " ↵ ", text.strip())
     return line if len(line) <= LONGEST_SAMPLE else line[:LONGEST_SAMPLE] + "…"
-
-
-def _recipe(comparison: Comparison, row: Row) -> Recipe:
-    file = f"{row.method}-{row.pattern.replace(':', 'of').replace('%', '')}.yaml"
-    return Recipe(
-        name=row.name,
-        pattern=row.pattern,
-        commands=tuple(_commands(comparison, row, file)),
-        yaml=f"# {file}\n" + _as_yaml(row.runs[0]),
-        calibrations=tuple(
-            (run.recipe["seed"], run.calibration.token_sha256)
-            for run in row.runs
-            if run.calibration is not None
-        ),
-        notices=tuple(dict.fromkeys(_notices(row))),
-    )
-
-
-def _commands(comparison: Comparison, row: Row, file: str) -> Iterator[str]:
-    for run in row.runs:
-        out = str(run.recipe.get("out") or f"pruned-{run.recipe['seed']}")
-        yield shlex.join(["secateur", "prune", "--recipe", file, "--seed",
-                          str(run.recipe["seed"]), "--out", out])  # fmt: skip
-    for text in comparison.texts:
-        yield shlex.join(["secateur", "evaluate", out, "--text", text.protocol.source,
-                          "--sequence-length", str(text.protocol.sequence_length), "--windows",
-                          str(text.protocol.sequences), "--against", comparison.model])  # fmt: skip
-
-
-def _as_yaml(run: RunRecord) -> str:
-    """The recipe without what every run has of its own."""
-    shared = {k: v for k, v in run.recipe.items() if k not in ("out", "seed", "overwrite")}
-    return yaml.safe_dump(shared, sort_keys=False, allow_unicode=True, default_flow_style=None)
-
-
-def _notices(row: Row) -> Iterator[str]:
-    for run in row.runs:
-        yield from run.notices
-        for block in run.blocks:
-            yield from block.notices
