@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from transformers.utils import logging as transformers_logging
@@ -14,7 +14,7 @@ from secateur import methods, pipeline, prove, show
 from secateur.errors import CheckFailedError, RecipeError, SecateurError
 from secateur.prepare import prepare
 from secateur.recipe import Precision, Recipe, read_value, read_yaml
-from secateur.report import JsonLines, Progress, TerminalBars
+from secateur.report import JsonLines, Progress, TerminalBars, find_records, write_report
 
 app = typer.Typer(
     help="Prune large language models one block at a time, and prove what was done."
@@ -192,6 +192,26 @@ def check(
             f"{len(proof.failing)} matrices are not {proof.pattern}, such as {proof.failing[0]}",
             where=proof.folder,
         )
+
+
+@app.command()
+def report(
+    places: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Folders with run.json below them, or such files."),
+    ],
+    out_file: Annotated[
+        Path | None,
+        typer.Option("--out", help="File to write; text goes to standard output without it.",
+                     show_default="report.html"),
+    ] = None,
+    form: Annotated[
+        Literal["html", "markdown", "latex", "csv"],
+        typer.Option("--format", help="The whole report, or its table to paste or compute with."),
+    ] = "html",
+) -> None:  # fmt: skip
+    """Put earlier runs side by side: one HTML file that needs nothing else, or the table alone."""
+    show.report(*write_report(find_records(places), out_file, form))
 
 
 @app.command("methods")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -65,6 +67,14 @@ def proof(found: Proof) -> None:
         f" {amount(found.weights)} weights"
         + ("; no pattern was asked for" if found.pattern is None else "")
     )
+
+
+def report(path: Path | None, text: str) -> None:
+    """Where a report was written; its text, if it was written nowhere."""
+    if path is None:
+        print(text, end="")
+    else:
+        say(f"written to {escape(str(path))}")
 
 
 def methods() -> None:

@@ -15,11 +15,13 @@ from contextlib import suppress
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.errors import OutputError
+from secateur.report.formats import as_csv, as_latex, as_markdown
 from secateur.report.grouping import compare
 from secateur.report.record import RunRecord
 from secateur.report.section import section
@@ -35,6 +37,8 @@ MARKS = (
 )
 """Shapes of marks, around the origin."""
 COLOURS = 8
+
+Form = Literal["html", "markdown", "latex", "csv"]
 
 
 def render(records: Sequence[RunRecord]) -> str:
@@ -66,21 +70,33 @@ def render(records: Sequence[RunRecord]) -> str:
     )
 
 
-def write_page(records: Sequence[RunRecord], out: Path) -> None:
-    """Write the page; it appears whole or not at all.
+def write_report(
+    records: Sequence[RunRecord], out: Path | None = None, form: Form = "html"
+) -> tuple[Path | None, str]:
+    """Put runs side by side and write the report; the file appears whole or not at all.
+
+    Args:
+        records: at least one.
+        out: the file; none: report.html for a page, nowhere for text.
+        form: the page, or its table alone as text.
+
+    Returns:
+        Where it was written, and what.
 
     Raises:
         OutputError: it cannot be written there.
     """
-    write_whole(render(records), out)
+    if form == "html":
+        text, out = render(records), out or Path("report.html")
+    else:
+        text = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}[form](compare(records))
+    if out is not None:
+        _write(text, out)
+    return out, text
 
 
-def write_whole(text: str, out: Path) -> None:
-    """Write a file beside its name, then give it its name.
-
-    Raises:
-        OutputError: it cannot be written there.
-    """
+def _write(text: str, out: Path) -> None:
+    """Write a file beside its name, then give it its name."""
     partial = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,8 @@ def facts_of(comparison: Comparison) -> Iterator[tuple[str, str]]:
 
 def _described(protocol: Protocol) -> str:
     """Where tokens came from and how they were cut."""
-    return f"{protocol.source}: {cut_of(protocol)} ({protocol.sampling})"
+    drawn = f" ({protocol.sampling})" if protocol.sampling in ("documents", "joined") else ""
+    return f"{protocol.source}: {cut_of(protocol)}{drawn}"
 
 
 def _ends(times: Sequence[str]) -> str:

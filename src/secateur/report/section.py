@@ -43,11 +43,11 @@ class Section:
     perplexity: tuple[Figure, ...]
     by_block: Figure | None
     by_kind: tuple[tuple[str, Figure], ...]
-    proofs: tuple[Proof, ...]
+    proofs: dict[str, tuple[Proof, ...]]
     matrices: tuple[Grid, ...]
     time: Figure
     samples: tuple[Sample, ...]
-    recipes: tuple[Recipe, ...]
+    recipes: dict[str, tuple[Recipe, ...]]
     glossary: tuple[Method, ...]
 
 
@@ -56,6 +56,7 @@ def section(comparison: Comparison) -> Section:
     found = {id(row): places(row) for row in comparison.rows}
     drawn = [figures.perplexity(comparison, text) for text in range(len(comparison.texts))]
     names = {row.method for row in comparison.rows}
+    patterns = comparison.patterns.items()
     return Section(
         comparison=comparison,
         heading=_heading(comparison),
@@ -71,13 +72,11 @@ def section(comparison: Comparison) -> Section:
         perplexity=tuple(figure for figure in drawn if figure is not None),
         by_block=figures.errors_by_block(comparison),
         by_kind=tuple(figures.errors_by_kind(comparison, found)),
-        proofs=tuple(prove_row(row, found[id(row)]) for row in comparison.rows),
-        matrices=tuple(
-            zeros_of_matrices(pattern, rows, found) for pattern, rows in comparison.patterns.items()
-        ),
+        proofs={p: tuple(prove_row(row, found[id(row)]) for row in rows) for p, rows in patterns},
+        matrices=tuple(zeros_of_matrices(pattern, rows, found) for pattern, rows in patterns),
         time=figures.time_by_phase(comparison),
         samples=tuple(_samples(comparison)),
-        recipes=tuple(recipe_of(comparison, row) for row in comparison.rows),
+        recipes={p: tuple(recipe_of(comparison, row) for row in rows) for p, rows in patterns},
         glossary=tuple(method for method in every() if method.name in names),
     )
 
