@@ -57,6 +57,7 @@ def prune(
             "no folder for the result", hint="--out FOLDER, or --text SOURCE to measure only"
         )
     shared = shared or Remembered()
+    shared.owed = 0.0
     prepared = prepare(recipe, shared)
     if recipe.out is None:
         return _only_measure(prepared, shared, progress or Quiet(), began)
@@ -73,7 +74,7 @@ def prune(
             output.write_whole(source)
         else:
             output.write_surroundings(source)
-        record = _record(prepared, blocks, following, began)
+        record = _record(prepared, shared, blocks, following, began)
         output.finish(record.model_dump_json(indent=2) + "\n")
     return record
 
@@ -162,7 +163,7 @@ def _only_measure(
         following = follow(prepared, shared, shown)
         results = _results(prepared, shared, Path(scratch), shown, following)
         blocks = [_record_block(result) for result in results]
-        return _record(prepared, blocks, following, began)
+        return _record(prepared, shared, blocks, following, began)
 
 
 def _results(
@@ -202,10 +203,16 @@ def _results(
 
 
 def _record(
-    prepared: Prepared, blocks: list[BlockRecord], following: Following | None, began: float
+    prepared: Prepared,
+    shared: Remembered,
+    blocks: list[BlockRecord],
+    following: Following | None,
+    began: float,
 ) -> RunRecord:
     source, calibration = prepared.source, prepared.calibration
     on_cuda = source.device.type == "cuda"
+    evaluations = () if following is None else (following.evaluation(),)
+    measuring = 0.0 if following is None else following.seconds
     return RunRecord(
         created=now(),
         recipe=prepared.recipe.spelled_out(),
@@ -215,8 +222,8 @@ def _record(
         dtype=str(source.dtype).removeprefix("torch."),
         calibration=None if calibration is None else calibration.protocol,
         blocks=tuple(blocks),
-        evaluations=() if following is None else (following.evaluation(),),
-        seconds=time.perf_counter() - began,
+        evaluations=evaluations,
+        seconds=time.perf_counter() - began - measuring + shared.owed,
         peak_memory_bytes=peak_memory_bytes(),
         peak_device_memory_bytes=torch.cuda.max_memory_allocated() if on_cuda else None,
         versions=versions(),

@@ -24,6 +24,9 @@ class Following:
         text: the windows.
         batch_size: windows that run through a block together.
         dense: the same windows after the last dense block.
+
+    Attributes:
+        seconds: that this has taken so far.
     """
 
     def __init__(
@@ -32,13 +35,13 @@ class Following:
         began = time.perf_counter()
         self._source, self._text, self._dense = source, text, dense
         self._stream = Stream(source, text.input_ids, batch_size)
-        self._seconds = time.perf_counter() - began
+        self.seconds = time.perf_counter() - began
 
     def advance(self, block: nn.Module, index: int) -> None:
         """Run the windows through the pruned block `index`, while it is open."""
         began = time.perf_counter()
         self._stream.advance(block, index)
-        self._seconds += time.perf_counter() - began
+        self.seconds += time.perf_counter() - began
 
     def evaluation(self) -> Evaluation:
         """Perplexity and divergence from the dense model, once all blocks have passed.
@@ -46,5 +49,7 @@ class Following:
         Raises:
             NumericalError: a window's likelihood is not finite.
         """
-        began = time.perf_counter() - self._seconds
-        return measure(self._source, self._stream, self._text, (self._source, self._dense), began)
+        began = time.perf_counter() - self.seconds
+        found = measure(self._source, self._stream, self._text, (self._source, self._dense), began)
+        self.seconds = found.seconds
+        return found
