@@ -145,6 +145,16 @@ def test_a_chart_is_read_out_with_its_numbers(open_page: Open, pages: dict[str, 
     assert words == "magnitude 5000.00; wanda 14.00; wanda++ 11.00; dense 10.00."
 
 
+@pytest.mark.parametrize("name", ["study", "alone", "apart", "deep"])
+def test_no_heading_of_a_table_is_broken_into_letters(
+    open_page: Open, pages: dict[str, Path], name: str
+) -> None:
+    heights = open_page(pages[name], 360).page.evaluate(
+        "[...document.querySelectorAll('thead')].map(it => it.getBoundingClientRect().height)"
+    )
+    assert max(heights) < 100
+
+
 @SIZES
 def test_the_table_has_every_method_and_pattern(
     open_page: Open, pages: dict[str, Path], width: int
