@@ -145,6 +145,17 @@ def test_what_makes_a_difference_doubtful_is_told() -> None:
     assert all(notice in page for notice in found.notices)
 
 
+def test_findings_say_what_the_spread_does_not_separate() -> None:
+    page = render(
+        [make_record("wanda", seed=seed, perplexity=12 + seed) for seed in (0, 1)]
+        + [make_record("gblm", seed=seed, perplexity=12.5 + seed) for seed in (0, 1)]
+        + [make_record("wanda", "50%"), make_record("gblm", "50%", perplexity=11)]
+    )
+    assert "wanda has the lowest perplexity, 12.50 ± 0.50; dense 10.00." in page
+    assert "The spread does not separate it from gblm." in page
+    assert "gblm has the lowest perplexity, 11.00 (one seed); dense 10.00. It removes 50 %" in page
+
+
 # --- damage, sparsity, time ---
 
 

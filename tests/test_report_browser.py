@@ -145,6 +145,16 @@ def test_a_chart_is_read_out_with_its_numbers(open_page: Open, pages: dict[str, 
     assert words == "magnitude 5000.00; wanda 14.00; wanda++ 11.00; dense 10.00."
 
 
+@pytest.mark.parametrize("name", ["study", "alone", "apart", "deep"])
+def test_no_heading_of_a_table_is_broken_into_letters(
+    open_page: Open, pages: dict[str, Path], name: str
+) -> None:
+    heights = open_page(pages[name], 360).page.evaluate(
+        "[...document.querySelectorAll('thead')].map(it => it.getBoundingClientRect().height)"
+    )
+    assert max(heights) < 100
+
+
 @SIZES
 def test_the_table_has_every_method_and_pattern(
     open_page: Open, pages: dict[str, Path], width: int
@@ -244,5 +254,12 @@ def test_on_paper_it_is_dark_on_white_without_buttons(
     tab = open_page(pages["study"], scheme="dark")
     tab.page.emulate_media(media="print")
     assert tab.page.get_by_role("button", name="Copy as CSV").is_hidden()
-    assert tab.page.evaluate("getComputedStyle(document.body).color") == "rgb(26, 26, 26)"
+    tab.page.set_viewport_size({"width": 672, "height": 970})  # A4 within its margins
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == 672
+    look = tab.page.evaluate(
+        "[document.documentElement, document.body].map(it => getComputedStyle(it)).flatMap("
+        "style => [style.colorScheme, style.color, style.backgroundColor])"
+    )
+    assert look[0] == "light"
+    assert look[4:] == ["rgb(26, 26, 26)", "rgb(255, 255, 255)"]
     assert tab.page.pdf(format="A4").startswith(b"%PDF")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from secateur.report.comparison import Spread
-from secateur.report.scale import Axis, Tick, near, spread_out
+from secateur.report.scale import Axis, Tick, near, round_step, spread_out
 
 PANEL = 328
 LETTERS = {4.2: "ijlt.,:;|' ", 10.2: "mwMW+%@=<>~#&"}
@@ -188,7 +188,7 @@ def line_chart(
         )
         for (name, style, points), label_y in zip(lines, labels, strict=True)
     )
-    step = max(1, math.ceil(count / 8))
+    step = round(round_step(max(1.0, count / 8)))
     x_ticks = tuple(Tick(x(index), str(index)) for index in range(0, count, step))
     return LineChart(width, height, left, right, bottom, curves, x_ticks, y.ticks(4))
 
@@ -207,7 +207,7 @@ def heat_map(cells: Mapping[tuple[str, int], float], top: float, width: int = PA
         x, y = left + wide * columns.index(column), tall * rows.index(row)
         path = f"M{x:.1f} {y}h{wide - gap:.1f}v{tall - 1}h-{wide - gap:.1f}z"
         paths.setdefault(level, []).append(path)
-    step = max(1, math.ceil(len(columns) * 20 / (wide * len(columns))))
+    step = round(round_step(max(1.0, 22 / wide)))
     bottom = tall * len(rows)
     return HeatMap(
         width=round(left + wide * len(columns) + 2, 1),

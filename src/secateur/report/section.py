@@ -131,13 +131,15 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
             said += f". It removes {100 * score.removed.mean:.0f} % of Wanda's damage"
         near = [row.name for row in rows if row is not best and _meet(score, row.scores[0])]
         if near:
-            said += f". Within the spread: {', '.join(near)}"
+            said += f". The spread does not separate it from {_listed(near)}"
         yield pattern, f"{said}."
 
 
 def _printed(score: Score) -> str:
     found = score.perplexity
-    return number(found.mean, 2) + ("" if found.spread is None else f" ± {number(found.spread, 2)}")
+    return number(found.mean, 2) + (
+        " (one seed)" if found.spread is None else f" ± {number(found.spread, 2)}"
+    )
 
 
 def _meet(one: Score, other: Score) -> bool:
