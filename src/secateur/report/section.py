@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -155,11 +154,11 @@ def _samples(comparison: Comparison) -> Iterator[Sample]:
         by_pattern: dict[str, list[tuple[str, str]]] = {}
         for row, sample in found:
             if (sample.prompt, sample.dense) == (prompt, dense):
-                by_pattern.setdefault(row.pattern, []).append((row.name, _line(sample.pruned)))
-        yield Sample(_line(prompt), _line(dense), by_pattern)
+                by_pattern.setdefault(row.pattern, []).append((row.name, _passage(sample.pruned)))
+        yield Sample(_passage(prompt), _passage(dense), by_pattern)
 
 
-def _line(text: str) -> str:
-    """Text on one line, not too long."""
-    line = re.sub(r"\s*\n\s*", " ↵ ", text.strip())
-    return line if len(line) <= LONGEST_SAMPLE else line[:LONGEST_SAMPLE] + "…"
+def _passage(text: str) -> str:
+    """Text as it was written, blank edges dropped, not too long."""
+    text = text.strip("\n").rstrip()
+    return text if len(text) <= LONGEST_SAMPLE else text[:LONGEST_SAMPLE] + "…"
