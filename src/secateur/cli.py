@@ -181,17 +181,14 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Prove the sparsity of MODEL from its files. Exit status 0 if it holds, 1 if not."""
+    """Prove the sparsity and the checksums of MODEL from its files. Exit status 1 if one fails."""
     proof = prove.prove(model, pattern)
     if as_json:
         print(json.dumps(proof.as_dict(), indent=2))
     else:
         show.proof(proof)
-    if proof.failing:
-        raise CheckFailedError(
-            f"{len(proof.failing)} matrices are not {proof.pattern}, such as {proof.failing[0]}",
-            where=proof.folder,
-        )
+    if proof.complaint is not None:
+        raise CheckFailedError(proof.complaint, where=proof.folder)
 
 
 @app.command("methods")

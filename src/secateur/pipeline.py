@@ -55,7 +55,7 @@ def prune(recipe: Recipe, progress: Progress | None = None) -> RunRecord:
     source, blocks = prepared.source, list[BlockRecord]()
     output = OutputFolder(Path(recipe.out), prepared.folder, overwrite=recipe.overwrite)
     with progress or Quiet() as shown, output:
-        for result in _results(prepared, output.scratch, shown):
+        for result in _results(prepared, output.state.folder, shown):
             if isinstance(source, StreamedModel):
                 output.write_block(source, result.index, result.changed)
             blocks.append(_record_block(result))
@@ -63,7 +63,7 @@ def prune(recipe: Recipe, progress: Progress | None = None) -> RunRecord:
             output.write_whole(source)
         else:
             output.write_surroundings(source)
-        record = _record(prepared, blocks, began)
+        record = _record(prepared, blocks, began, output.seal())
         output.finish(record.model_dump_json(indent=2) + "\n")
     return record
 
@@ -92,7 +92,7 @@ def prune_in_place(
     with progress or Quiet() as shown, tempfile.TemporaryDirectory() as scratch:
         results = _results(prepared, Path(scratch), shown)
         blocks = [_record_block(result) for result in results]
-    return _record(prepared, blocks, began)
+    return _record(prepared, blocks, began, {})
 
 
 def evaluate(
@@ -193,7 +193,9 @@ def _gradients(
     return GradientFile(path)
 
 
-def _record(prepared: Prepared, blocks: list[BlockRecord], began: float) -> RunRecord:
+def _record(
+    prepared: Prepared, blocks: list[BlockRecord], began: float, files: dict[str, str]
+) -> RunRecord:
     source, calibration = prepared.source, prepared.calibration
     on_cuda = source.device.type == "cuda"
     return RunRecord(
@@ -211,6 +213,7 @@ def _record(prepared: Prepared, blocks: list[BlockRecord], began: float) -> RunR
         versions=versions(),
         machine=machine(source.device),
         notices=prepared.notices,
+        files=files,
     )
 
 

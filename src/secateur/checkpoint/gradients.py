@@ -69,7 +69,9 @@ class GradientFile:
             RecipeError: its metadata differ from `facts`.
         """
         if not path.is_file():
-            raise CheckpointError("no such file of gradients", where=path)
+            raise CheckpointError(
+                "no such file of gradients", where=path, wanted="one that --save-gradients wrote"
+            )
         try:
             with safe_open(path, framework="pt") as file:
                 found = file.metadata() or {}
@@ -82,7 +84,9 @@ class GradientFile:
                         )
         except (SafetensorError, OSError) as fault:
             raise CheckpointError(
-                f"not the gradients of this model ({fault})", where=path
+                f"not the gradients of this model ({fault})",
+                where=path,
+                wanted="a file that --save-gradients wrote for it",
             ) from fault
         for key, wanted in facts.items():
             if found.get(key) != wanted:

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import ResidentModel
-from secateur.checkpoint.skeleton import NotStreamableError, StreamedModel, read_config
+from secateur.checkpoint.skeleton import NotStreamableError, StreamedModel, read_config, reason
 from secateur.checkpoint.structure import Blocks
+from secateur.errors import CheckpointError
 
 
 class BlockModel(Protocol):
@@ -62,7 +63,12 @@ def open_model(
     try:
         return StreamedModel(checkpoint, device, dtype or stored)
     except NotStreamableError:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=stored, trust_remote_code=False, use_safetensors=True
-        )
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=stored, trust_remote_code=False, use_safetensors=True
+            )
+        except Exception as fault:  # a loader's own many exceptions, on what the files hold
+            raise CheckpointError(
+                f"the model cannot be loaded ({reason(fault)})", where=folder
+            ) from fault
         return ResidentModel(model, device, dtype or stored)

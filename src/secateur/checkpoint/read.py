@@ -1,10 +1,17 @@
-"""From a folder or hub name to named tensors, a few at a time. Safetensors only, never pickle."""
+"""From a folder or hub name to named tensors, a few at a time. Safetensors only, never pickle.
+
+A folder is read as if a stranger had made it: an index names files beside itself and nothing else,
+JSON is read up to a size, a header up to the 100 MB that the safetensors library allows, and what
+is claimed is checked against what is there before anything is built from it (SECURITY.md).
+"""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +22,8 @@ from secateur.errors import CheckpointError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+MOST_JSON_BYTES = 64_000_000
+"""Of a configuration or an index; the largest models' index takes some 10 MB."""
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -52,7 +61,9 @@ class Checkpoint:
         for name, path in self.files.items():
             if name not in self._heads[path]:
                 raise CheckpointError(
-                    f"tensor {name!r} is in the index but not in its shard", where=path
+                    f"tensor {name!r} is in the index but not in its shard",
+                    where=path,
+                    wanted="an index and shards of the same model",
                 )
 
     @property
@@ -116,19 +127,7 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
     """Which shard holds each tensor."""
     index, single = folder / INDEX, folder / SINGLE
     if index.is_file():
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files = {str(name): folder / Path(str(file)).name for name, file in weight_map.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
-            raise CheckpointError(
-                f"the index cannot be read ({type(fault).__name__}: {fault})",
-                where=index,
-                wanted="JSON with a weight_map of tensor names to shard files",
-            ) from fault
-        for path in sorted(set(files.values())):
-            if not path.is_file():
-                raise CheckpointError(f"shard {path.name} is missing", where=folder)
-        return files
+        return _read_index(index)
     if single.is_file():
         return dict.fromkeys(_head(single), single)
     if any(True for pattern in PICKLES for _ in folder.glob(pattern)):
@@ -136,10 +135,64 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
             "only pickled weights, which can run code when they are opened",
             where=folder,
             wanted="safetensors",
-            hint="converting it where you trust it: AutoModelForCausalLM.from_pretrained(FOLDER)"
-            ".save_pretrained(NEW_FOLDER)",
+            hint=f"converting it, if you trust who made it: {conversion(folder)}",
         )
     raise CheckpointError("no weights", where=folder, wanted=f"{SINGLE} or {INDEX}")
+
+
+def _read_index(index: Path) -> dict[str, Path]:
+    """Which shard holds each tensor, by an index; every shard is a file beside it."""
+    wanted = "JSON with a weight_map of tensor names to files in the same folder"
+    weight_map = read_json(index, wanted).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("the index has no weight_map", where=index, wanted=wanted)
+    files: dict[str, Path] = {}
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or file != Path(file).name or file == ".." or "\0" in file:
+            raise CheckpointError(
+                f"tensor {name!r} is said to be in {file!r}", where=index, wanted=wanted
+            )
+        files[name] = index.parent / file
+    for path in sorted(set(files.values())):
+        if not path.is_file():
+            raise CheckpointError(
+                f"shard {path.name} is missing",
+                where=index.parent,
+                hint="fetching the model again",
+            )
+    return files
+
+
+def read_json(path: Path, wanted: str) -> dict[str, Any]:
+    """The JSON object in a file of a model folder.
+
+    Raises:
+        CheckpointError: it is too large, cannot be read, or is no object.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MOST_JSON_BYTES:
+            raise CheckpointError(
+                f"{size} bytes of JSON", where=path, wanted=f"at most {MOST_JSON_BYTES}"
+            )
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as fault:
+        raise CheckpointError(
+            f"not to be read as JSON ({fault})", where=path, wanted=wanted
+        ) from fault
+    if not isinstance(values, dict):
+        raise CheckpointError(f"a JSON {type(values).__name__}", where=path, wanted=wanted)
+    return values
+
+
+def conversion(folder: Path) -> str:
+    """A command that turns a folder of pickled weights into one of safetensors."""
+    new = shlex.quote(f"{folder}-safetensors")
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T;"
+        " [x.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]) for x in (M, T)]"
+    )
+    return f"python -c {shlex.quote(code)} {shlex.quote(str(folder))} {new}"
 
 
 def _head(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -159,5 +212,7 @@ def _head(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
                     )
                 head[name] = (tuple(view.get_shape()), _DTYPES[stored])
     except (SafetensorError, OSError) as fault:
-        raise CheckpointError(f"not a whole safetensors file ({fault})", where=path) from fault
+        raise CheckpointError(
+            f"not a whole safetensors file ({fault})", where=path, hint="fetching it again"
+        ) from fault
     return head

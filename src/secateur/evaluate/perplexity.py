@@ -113,7 +113,9 @@ def _measure(
         loss = F.nll_loss(scores, input_ids[1:], reduction="none").double().mean()
         if not bool(torch.isfinite(loss)):
             raise NumericalError(
-                "the likelihood is not finite", where=f"window {len(losses)} of the text"
+                "the likelihood is not finite",
+                where=f"window {len(losses)} of the text",
+                hint="--dtype float32, or another copy of the model",
             )
         losses.append(loss.cpu())
         if dense_logits is not None:

@@ -107,6 +107,8 @@ class RunRecord(_Record):
     versions: dict[str, str]
     machine: dict[str, str]
     notices: tuple[str, ...]
+    files: dict[str, str] = {}
+    """SHA-256 of every file in the result folder but this one, by name."""
 
     @property
     def weights(self) -> int:
@@ -178,5 +180,7 @@ def read_record(folder: Path) -> RunRecord | None:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(
-            f"the run record cannot be read ({where}: {first['msg']})", where=path
+            f"the run record cannot be read ({where + ': ' if where else ''}{first['msg']})",
+            where=path,
+            wanted="the run.json that secateur wrote, or none",
         ) from fault
