@@ -15,6 +15,7 @@ PACKAGE = SOURCE.name
 
 ORDER = [
     "errors",
+    "bundled",
     "sparsity",
     "statistics",
     "methods",
@@ -25,8 +26,15 @@ ORDER = [
     "report",
     "recipe",
     "estimate",
+    "remembered",
+    "placement",
+    "sequences",
     "prepare",
+    "groundwork",
+    "resume",
     "pipeline",
+    "compare",
+    "demo",
     "prove",
     "api",
     "__init__",

@@ -1,69 +1,79 @@
 """The whole story in order: a newcomer starts here.
 
-recipe -> model and calibration -> [full-model gradients] -> blocks, one after the other
-       -> result folder and its record
+recipe -> model and texts -> [full-model gradients] -> blocks, one after the other
+       -> [held-out perplexity] -> result folder and its record
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.blocks.gradients import full_gradients
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import BlockResult, sweep
-from secateur.checkpoint import OutputFolder, ResidentModel, StreamedModel, locate, open_model
+from secateur.checkpoint import ResidentModel, StreamedModel, locate, open_model
 from secateur.checkpoint.gradients import GradientFile
 from secateur.data import load_heldout
 from secateur.errors import RecipeError
-from secateur.evaluate import Evaluation
+from secateur.evaluate import Evaluation, Following
 from secateur.evaluate import evaluate as measure
-from secateur.prepare import (
-    Prepared,
-    batch_size,
-    choose_device,
-    choose_dtype,
-    clip,
-    load_tokenizer,
-    matrix_shapes,
-    prepare,
-    prepare_in_place,
-    vocabulary,
-)
+from secateur.groundwork import first_block, follow, gradients_of
+from secateur.placement import batch_size, choose_device, choose_dtype
+from secateur.prepare import Prepared, prepare, prepare_in_place
 from secateur.recipe import Recipe
+from secateur.remembered import Remembered
 from secateur.report import BlockRecord, MatrixRecord, Progress, Quiet, RunRecord
 from secateur.report.record import machine, now, peak_memory_bytes, versions
+from secateur.resume import go_on, keep, open_output, streams_of
+from secateur.sequences import clip, load_tokenizer, vocabulary
 
 
-def prune(recipe: Recipe, progress: Progress | None = None) -> RunRecord:
-    """Prune the model of a recipe into the recipe's folder.
+def prune(
+    recipe: Recipe, progress: Progress | None = None, shared: Remembered | None = None
+) -> RunRecord:
+    """Prune the model of a recipe into the recipe's folder; without one, only measure it.
+
+    Args:
+        recipe: what to do.
+        progress: told what happens.
+        shared: what the runs of a comparison have in common.
 
     Raises:
-        SecateurError: something could not be read, done or written; no result folder is left.
+        SecateurError: something could not be read, done or written; no result folder is left, but
+            finished blocks are, and the next run of the same recipe goes on after them.
     """
     began = time.perf_counter()
+    if recipe.out is None and recipe.text is None:
+        raise RecipeError(
+            "no folder for the result", hint="--out FOLDER, or --text SOURCE to measure only"
+        )
+    shared = shared or Remembered()
+    prepared = prepare(recipe, shared)
     if recipe.out is None:
-        raise RecipeError("no folder for the result", hint="--out FOLDER")
-    prepared = prepare(recipe)
-    assert prepared.folder is not None
-    source, blocks = prepared.source, list[BlockRecord]()
-    output = OutputFolder(Path(recipe.out), prepared.folder, overwrite=recipe.overwrite)
-    with progress or Quiet() as shown, output:
-        for result in _results(prepared, output.state.folder, shown):
-            if isinstance(source, StreamedModel):
-                output.write_block(source, result.index, result.changed)
+        return _only_measure(prepared, shared, progress or Quiet(), began)
+    with progress or Quiet() as shown, open_output(prepared, shown.notice) as output:
+        scratch = output.state.folder
+        following, stream = follow(prepared, shared, shown, scratch), _stream(prepared)
+        streams = streams_of(stream, following)
+        blocks = [BlockRecord.model_validate(done.record) for done in output.state.finished]
+        gradients = gradients_of(prepared, shared, stream, scratch, shown)
+        done = go_on(output, prepared, streams)
+        for result in _results(prepared, shared, gradients, shown, stream, following, done):
             blocks.append(_record_block(result))
-        if isinstance(source, ResidentModel):
-            output.write_whole(source)
+            keep(output, prepared, result, blocks[-1], streams, began)
+        if isinstance(prepared.source, ResidentModel):
+            output.write_whole(prepared.source)
         else:
-            output.write_surroundings(source)
-        record = _record(prepared, blocks, began, output.seal())
+            output.write_surroundings(prepared.source)
+        began -= output.seconds_before
+        record = _record(prepared, blocks, following, began, output.notices, output.seal())
         output.finish(record.model_dump_json(indent=2) + "\n")
     return record
 
@@ -89,10 +99,7 @@ def prune_in_place(
     """
     began = time.perf_counter()
     prepared = prepare_in_place(model, recipe, tokenizer, tokens)
-    with progress or Quiet() as shown, tempfile.TemporaryDirectory() as scratch:
-        results = _results(prepared, Path(scratch), shown)
-        blocks = [_record_block(result) for result in results]
-    return _record(prepared, blocks, began, {})
+    return _only_measure(prepared, Remembered(), progress or Quiet(), began)
 
 
 def evaluate(
@@ -147,18 +154,44 @@ def evaluate(
         return measure(source, heldout, size, dense, shown.tick)
 
 
-def _results(prepared: Prepared, scratch: Path, shown: Progress) -> Iterator[BlockResult]:
-    """The blocks of a run as they are pruned, shown as they pass."""
+def _only_measure(
+    prepared: Prepared, shared: Remembered, progress: Progress, began: float
+) -> RunRecord:
+    """Prune and write nothing; what is in memory stays pruned."""
+    with progress as shown, tempfile.TemporaryDirectory() as scratch:
+        following, stream = follow(prepared, shared, shown), _stream(prepared)
+        gradients = gradients_of(prepared, shared, stream, Path(scratch), shown)
+        results = _results(prepared, shared, gradients, shown, stream, following)
+        blocks = [_record_block(result) for result in results]
+        return _record(prepared, blocks, following, began)
+
+
+def _stream(prepared: Prepared) -> Stream | None:
+    """The calibration sequences before block 0; None for a method that needs none."""
+    if prepared.calibration is None:
+        return None
+    ids = prepared.calibration.input_ids
+    return Stream(prepared.source, ids, batch_size(prepared.recipe.batch_size, ids.shape[1]))
+
+
+def _results(
+    prepared: Prepared,
+    shared: Remembered,
+    gradients: GradientFile | None,
+    shown: Progress,
+    stream: Stream | None,
+    following: Following | None,
+    done: int = 0,
+) -> Iterator[BlockResult]:
+    """The blocks of a run as they are pruned, shown as they pass; `done` are finished already."""
     source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
     for line in prepared.notices:
         shown.notice(line)
-    stream = None
-    if (calibration := prepared.calibration) is not None:
-        together = batch_size(recipe.batch_size, calibration.input_ids.shape[1])
-        stream = Stream(source, calibration.input_ids, together)
-    gradients = _gradients(prepared, stream, scratch, shown)
-    shown.begin("prune", len(source.blocks))
-    for result in sweep(source, stream, plan, gradients, shown.tick):
+    shown.begin(f"{recipe.method} {recipe.pattern}", len(source.blocks))
+    first = None if stream is None or done else first_block(prepared, shared, stream)
+    for result in sweep(source, stream, plan, gradients, shown.tick, first, done):
+        if following is not None:
+            following.advance(source.blocks.modules[result.index], result.index)
         yield result
         result.changed.clear()  # it is written by now, and the next block needs the room
         for line in result.notices:
@@ -174,27 +207,13 @@ def _results(prepared: Prepared, scratch: Path, shown: Progress) -> Iterator[Blo
         )
 
 
-def _gradients(
-    prepared: Prepared, stream: Stream | None, scratch: Path, shown: Progress
-) -> GradientFile | None:
-    """The full-model gradients, as given or computed now; None if the method needs none."""
-    source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
-    facts = prepared.gradient_facts
-    if facts is None or stream is None or prepared.gradients is not None:
-        return prepared.gradients
-    kept = recipe.save_gradients
-    path = Path(kept) if kept is not None else scratch / "gradients.safetensors"
-    shown.begin("gradients", 2 * len(source.blocks))
-    with GradientFile.create(path, matrix_shapes(source), facts) as file:
-        full_gradients(
-            source, stream, file, plan.params.gradient_order, scratch, recipe.block_inputs,
-            shown.tick, shown.block,
-        )  # fmt: skip
-    return GradientFile(path)
-
-
 def _record(
-    prepared: Prepared, blocks: list[BlockRecord], began: float, files: dict[str, str]
+    prepared: Prepared,
+    blocks: list[BlockRecord],
+    following: Following | None,
+    began: float,
+    notices: tuple[str, ...] = (),
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> RunRecord:
     source, calibration = prepared.source, prepared.calibration
     on_cuda = source.device.type == "cuda"
@@ -207,13 +226,14 @@ def _record(
         dtype=str(source.dtype).removeprefix("torch."),
         calibration=None if calibration is None else calibration.protocol,
         blocks=tuple(blocks),
+        evaluations=() if following is None else (following.evaluation(),),
         seconds=time.perf_counter() - began,
         peak_memory_bytes=peak_memory_bytes(),
         peak_device_memory_bytes=torch.cuda.max_memory_allocated() if on_cuda else None,
         versions=versions(),
         machine=machine(source.device),
-        notices=prepared.notices,
-        files=files,
+        notices=(*prepared.notices, *notices),
+        files=dict(files),
     )
 
 

@@ -27,7 +27,27 @@ def run(record: RunRecord) -> None:
         + ("" if error is None else f", mean output error of a block {error:.4f}")
         + f", peak memory {amount(record.peak_memory_bytes, 'B')}"
     )
-    say(f"written to {escape(str(record.recipe['out']))}")
+    for measured in record.evaluations:
+        say(
+            f"perplexity  {measured.perplexity:.4f} ± {measured.standard_error:.4f} (dense"
+            f" {measured.dense_perplexity:.4f}), divergence {measured.divergence:.5f} nats per"
+            f" token, {escape(measured.protocol.source)}: {measured.protocol.sequences} windows"
+            f" of {measured.protocol.sequence_length} tokens"
+        )
+    if (out_folder := record.recipe["out"]) is not None:
+        say(f"written to {escape(str(out_folder))}")
+    else:
+        say("measured only: no --out was given, nothing is written")
+
+
+def compared(name: str, record: RunRecord, repeated: bool, place: str) -> None:
+    """One run of a comparison, as it is done."""
+    measured = record.evaluations[0]
+    say(
+        f"{place:>8}  {escape(name):<28} perplexity {measured.perplexity:.2f}"
+        f" (dense {measured.dense_perplexity:.2f})"
+        + ("  found done" if repeated else f"  {record.seconds:.1f} s")
+    )
 
 
 def evaluation(found: Evaluation, against: str | None) -> None:

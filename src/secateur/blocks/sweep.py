@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.blocks.observe import observe
+from secateur.blocks.observe import Observer, observe
 from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import BlockModel, find_matrices
@@ -63,6 +63,8 @@ def sweep(
     plan: Plan,
     gradients: GradientFile | None = None,
     tick: Tick = silent,
+    first: tuple[Observer, list[Tensor]] | None = None,
+    done: int = 0,
 ) -> Iterator[BlockResult]:
     """Prune every block in turn. Weights are changed in the open block only.
 
@@ -72,6 +74,8 @@ def sweep(
         plan: what to do.
         gradients: full-model gradients, for a method that needs them.
         tick: told of progress within a block.
+        first: what observing block 0 gave to another run on the same inputs; see `observe`.
+        done: blocks at the bottom that are finished; `stream` is where it leaves them.
 
     Raises:
         PatternError: the pattern does not fit a matrix.
@@ -79,13 +83,14 @@ def sweep(
         NumericalError: something is not finite; names the matrix.
     """
     _check_surroundings(source)
-    for index in range(len(source.blocks)):
+    for index in range(done, len(source.blocks)):
         clock = _Clock()
         with source.open_block(index) as module:
             block = OpenBlock(index, module, source.blocks.prefix(index), find_matrices(module))
             clock.lap("load")
             # In a function of its own, so that nothing of this block outlives it but the result.
-            yield _prune_block(block, source, stream, plan, gradients, tick, clock)
+            known = first if index == 0 else None
+            yield _prune_block(block, source, stream, plan, gradients, tick, clock, known)
 
 
 def _prune_block(
@@ -96,6 +101,7 @@ def _prune_block(
     gradients: GradientFile | None,
     tick: Tick,
     clock: _Clock,
+    known: tuple[Observer, list[Tensor]] | None,
 ) -> BlockResult:
     """Everything that happens to one open block."""
     for matrix in block.matrices:
@@ -105,10 +111,11 @@ def _prune_block(
     observed = error = None
     matrix_errors: dict[str, float] = {}
     if stream is not None:
-        observer, targets = observe(
+        observer, targets = known or observe(
             block.module, block.index, stream, block.matrices, plan.method.needs, tick
         )
-        observed = Observed(stream, observer, targets)
+        # Targets are let go one by one; those that are known serve other runs too.
+        observed = Observed(stream, observer, list(targets) if known else targets)
         clock.lap("observe")
     pruned, notices = new_weights(block, observed, gradients, plan, tick)
     if observed is not None:

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from secateur.checkpoint.durable import flush
 from secateur.errors import CheckpointError, OutputError, RecipeError
 
 
@@ -52,6 +53,7 @@ class GradientFile:
                 file.write(len(text).to_bytes(8, "little") + text)
                 file.truncate(8 + len(text) + end)
             yield cls(unfinished)
+            flush(unfinished)
             unfinished.rename(path)
         except OSError as fault:
             raise OutputError(f"cannot be written ({fault})", where=path) from fault

@@ -63,12 +63,21 @@ def open_model(
     try:
         return StreamedModel(checkpoint, device, dtype or stored)
     except NotStreamableError:
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=stored, trust_remote_code=False, use_safetensors=True
-            )
-        except Exception as fault:  # a loader's own many exceptions, on what the files hold
-            raise CheckpointError(
-                f"the model cannot be loaded ({reason(fault)})", where=folder
-            ) from fault
-        return ResidentModel(model, device, dtype or stored)
+        return ResidentModel(load_whole(folder, stored), device, dtype or stored)
+
+
+def load_whole(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The whole model in memory, on the CPU; `dtype=None` keeps the checkpoint's own.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype or "auto", trust_remote_code=False, use_safetensors=True
+        )
+    except Exception as fault:  # a loader's own many exceptions, on what the files hold
+        raise CheckpointError(
+            f"the model cannot be loaded ({reason(fault)})", where=folder
+        ) from fault
+    return model

@@ -7,6 +7,7 @@ is claimed is checked against what is there before anything is built from it (SE
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from secateur.bundled import BUILTIN_MODEL, FOLDER
 from secateur.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -24,6 +26,8 @@ SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 MOST_JSON_BYTES = 64_000_000
 """Of a configuration or an index; the largest models' index takes some 10 MB."""
+SAMPLED, STRETCH = 16, 4096
+"""Stretches of a tensor that a fingerprint is taken of, and the bytes in each."""
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -94,20 +98,41 @@ class Checkpoint:
                 raise CheckpointError(f"cannot be read ({fault})", where=path) from fault
         return tensors
 
+    def fingerprint(self) -> str:
+        """SHA-256 of what tells this model from another, hexadecimal, without reading all of it.
+
+        Of config.json, and of every tensor its name, dtype, shape and `SAMPLED` stretches of its
+        bytes, evenly spaced. A model that was trained further differs in nearly all of them; one
+        changed weight of a large matrix may go unnoticed.
+        """
+        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        for name in self.names:
+            path = self.files[name]
+            digest.update(f"{name} {self._heads[path][name]}".encode())
+            with safe_open(path, framework="pt", device="cpu") as shard:
+                stored = shard.get_tensor(name).contiguous().flatten().view(torch.uint8)
+                step = max(STRETCH, len(stored) // SAMPLED)
+                for start in range(0, len(stored), step):
+                    digest.update(stored[start : start + STRETCH].numpy().tobytes())
+        return digest.hexdigest()
+
 
 def locate(model: str | Path) -> Path:
-    """The folder of a model: `model` itself, or the local snapshot of a hub name.
+    """The folder of a model: `model` itself, the bundled one, or the snapshot of a hub name.
 
     Raises:
         CheckpointError: there is no such folder, and the hub has no such model or is out of reach.
     """
+    if model == BUILTIN_MODEL:
+        return FOLDER
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
     name = str(model)
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(
-            f"no model folder {name!r}", wanted="a folder, or a hub name such as owner/model"
+            f"no model folder {name!r}",
+            wanted="a folder, a hub name such as owner/model, or builtin",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

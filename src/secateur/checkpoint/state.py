@@ -6,6 +6,7 @@
         stream-00004.safetensors    the hidden states that enter block 4: one such file at a time
         weights-00003.safetensors   new weights of a model that was loaded whole, until it is saved
         gradients.safetensors       full-model gradients, once they are whole
+        dense.safetensors           held-out hidden states that leave the dense model
 
 A block is finished when `block-N.json` is there. It is written after everything that it stands for,
 so a run can be killed at any moment: the block it was in is pruned again, the others are not.
@@ -29,6 +30,7 @@ from secateur.checkpoint.durable import UNFINISHED, flush, write_tensors, write_
 from secateur.errors import CheckpointError, RecipeError
 
 IDENTITY = "identity.json"
+DENSE = "dense.safetensors"
 
 
 @dataclass(frozen=True)
@@ -149,12 +151,7 @@ class RunState:
             streams: name -> hidden states by batch that enter the next block.
             seconds: that the run has taken so far.
         """
-        tensors = {
-            f"{name}.{number}": hidden.cpu().contiguous()
-            for name, batches in streams.items()
-            for number, hidden in enumerate(batches)
-        }
-        write_tensors(self._stream(index + 1), tensors, {})
+        write_batches(self._stream(index + 1), streams)
         facts = {"record": record, "shard": shard, "seconds": seconds}
         flush(self.folder)
         write_text(self._block(index), json.dumps(facts) + "\n")
@@ -172,18 +169,7 @@ class RunState:
             CheckpointError: they are not there, or not of these shapes.
         """
         path = self._stream(len(self.finished))
-        kept = _load(path)
-        restored: dict[str, list[Tensor]] = {}
-        for name, batches in streams.items():
-            hidden = [kept.get(f"{name}.{number}") for number in range(len(batches))]
-            restored[name] = [
-                new.to(old.device)
-                for old, new in zip(batches, hidden, strict=True)
-                if new is not None and (new.shape, new.dtype) == (old.shape, old.dtype)
-            ]
-            if len(restored[name]) < len(batches):
-                raise _damaged("hidden states", path, f"{name} is not what it was")
-        return restored
+        return read_batches(path, streams)
 
     def keep_weights(self, index: int, changed: Mapping[str, Tensor]) -> None:
         """Keep the new weights of a block that is in no shard yet."""
@@ -206,6 +192,36 @@ class RunState:
 
     def _weights(self, index: int) -> Path:
         return self.folder / f"weights-{index:05d}.safetensors"
+
+
+def write_batches(path: Path, streams: Mapping[str, list[Tensor]]) -> None:
+    """Keep hidden states by batch, bit for bit."""
+    tensors = {
+        f"{name}.{number}": hidden.cpu().contiguous()
+        for name, batches in streams.items()
+        for number, hidden in enumerate(batches)
+    }
+    write_tensors(path, tensors, {})
+
+
+def read_batches(path: Path, like: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+    """What `write_batches` wrote, on the devices of `like`, whose shapes and dtypes it must have.
+
+    Raises:
+        CheckpointError: it is not there, or not of these shapes.
+    """
+    kept = _load(path)
+    streams: dict[str, list[Tensor]] = {}
+    for name, batches in like.items():
+        hidden = [kept.get(f"{name}.{number}") for number in range(len(batches))]
+        streams[name] = [
+            new.to(old.device)
+            for old, new in zip(batches, hidden, strict=True)
+            if new is not None and (new.shape, new.dtype) == (old.shape, old.dtype)
+        ]
+        if len(streams[name]) < len(batches):
+            raise _damaged("hidden states", path, f"{name} is not what it was")
+    return streams
 
 
 def _finished(path: Path) -> FinishedBlock:

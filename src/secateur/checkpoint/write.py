@@ -88,6 +88,11 @@ class OutputFolder:
         self._finished = False
         check_output(self.out, source, overwrite=overwrite)
 
+    @property
+    def seconds_before(self) -> float:
+        """What earlier processes took to finish the blocks that are finished."""
+        return self.state.finished[-1].seconds if self.state.finished else 0.0
+
     def __enter__(self) -> Self:
         parent = self.out.parent
         self._parents_made = [path for path in (parent, *parent.parents) if not path.exists()]
