@@ -422,65 +422,7 @@ def test_experts_are_refused_not_skipped(
     assert "of the block's matrix parameters can be pruned" in line
 
 
-# --- interruption, --debug ---
-
-
-def stop_at_block(monkeypatch: pytest.MonkeyPatch, number: int, fault: type[BaseException]) -> None:
-    """Let the sweep raise `fault` while it works on a block."""
-    from secateur.blocks import sweep
-
-    real, seen = sweep.observe, []
-
-    def observe(*args: Any, **kwargs: Any) -> Any:
-        seen.append(args)
-        if len(seen) > number:
-            raise fault("stopped")
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(sweep, "observe", observe)
-
-
-def test_an_interrupt_leaves_nothing(
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    llama_folder: Path,
-    tokens_file: Path,
-    tmp_path: Path,
-) -> None:
-    before = everything(tmp_path), fingerprint(llama_folder)
-    stop_at_block(monkeypatch, 1, KeyboardInterrupt)
-    outcome = run(*pruning(llama_folder, tmp_path / "new" / "out", tokens_file))
-    assert outcome.status == 130
-    *events, last = outcome.err.splitlines()
-    assert [json.loads(line)["event"] for line in events] == ["notice", "block"]
-    assert last == "interrupted: nothing was written"
-    assert (everything(tmp_path), fingerprint(llama_folder)) == before
-
-
-def test_an_interrupted_overwrite_keeps_the_old_result(
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    llama_folder: Path,
-    tokens_file: Path,
-    tmp_path: Path,
-) -> None:
-    command = pruning(llama_folder, tmp_path / "out", tokens_file)
-    assert run(*command).status == 0
-    before = everything(tmp_path)
-    stop_at_block(monkeypatch, 1, KeyboardInterrupt)
-    assert run(*command, "--overwrite").status == 130
-    assert everything(tmp_path) == before
-
-
-def test_a_bug_is_not_hidden_but_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch, llama_folder: Path, tokens_file: Path, tmp_path: Path
-) -> None:
-    stop_at_block(monkeypatch, 1, ZeroDivisionError)
-    command = pruning(llama_folder, tmp_path / "out", tokens_file)
-    monkeypatch.setattr(sys, "argv", ["secateur", *map(str, command)])
-    with pytest.raises(ZeroDivisionError):
-        cli.main()
-    assert os.listdir(tmp_path) == []
+# --- --debug (interruption: test_resume.py) ---
 
 
 def test_debug_raises(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,10 +53,10 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A safetensors file, whole or not at all."""
     with replacing(path) as unfinished:
-        save_file(dict(tensors), unfinished, metadata=metadata)
+        save_file(dict(tensors), unfinished, metadata={"format": "pt"})
 
 
 def write_text(path: Path, text: str) -> None:

@@ -174,7 +174,7 @@ class RunState:
     def keep_weights(self, index: int, changed: Mapping[str, Tensor]) -> None:
         """Keep the new weights of a block that is in no shard yet."""
         tensors = {name: value.cpu().contiguous() for name, value in changed.items()}
-        write_tensors(self._weights(index), tensors, {})
+        write_tensors(self._weights(index), tensors)
 
     def kept_weights(self, index: int) -> dict[str, Tensor]:
         """The new weights of a finished block, as `keep_weights` was given them."""
@@ -201,7 +201,7 @@ def write_batches(path: Path, streams: Mapping[str, list[Tensor]]) -> None:
         for name, batches in streams.items()
         for number, hidden in enumerate(batches)
     }
-    write_tensors(path, tensors, {})
+    write_tensors(path, tensors)
 
 
 def read_batches(path: Path, like: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:

@@ -241,7 +241,7 @@ class OutputFolder:
 
     def _write_shard(self, tensors: dict[str, Tensor], number: int, count: int) -> tuple[str, str]:
         file = f"model-{number:05d}-of-{count:05d}.safetensors"
-        write_tensors(self._partial / file, tensors, {"format": "pt"})
+        write_tensors(self._partial / file, tensors)
         self._checksums[file] = sha256(self._partial / file)
         return file, self._checksums[file]
 
