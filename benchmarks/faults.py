@@ -3,17 +3,17 @@
     python benchmarks/faults.py --kills 50 --methods wanda++ gblm sparsegpt
 
 A random Llama checkpoint is pruned once by every method without interruption: the references. Then,
-for every kill, the command `secateur prune` is started as a user would, killed after a random part
-of its reference's time, and started again with the same command, to the end. Checked is that
+for every kill, the command `secateur prune` is run in a process of its own, killed after a random
+part of its reference's time, and run again in another, to the end. The processes are forked from
+this one, which has imported everything, so that the moments fall into the work. Checked is that
 
     every file of the result but run.json has the bits of the reference, and run.json its checksums
     the second process pruned only blocks that the first had not finished
     nothing but the result is left
 
 and measured how much work the kill undid: the seconds since the last finished block was kept, or,
-before the first, since the pruning began. What starting a process costs is not the crash's fault;
-it is printed beside it. Exit status 1 if a check fails. With --json the figures of earlier calls
-are added to, so that a long measurement can be made in parts.
+before the first, since the pruning began. Exit status 1 if a check fails. With --json the figures of
+earlier calls are added to, so that a long measurement can be made in parts.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import random
-import signal
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ def main() -> int:
     """Measure, print, judge."""
     options = parse()
     chance = random.Random(options.seed)
+    from secateur import cli  # noqa: F401 - before any process is forked
+
     kills: list[Kill] = []
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
@@ -126,27 +132,38 @@ def make_inputs(folder: Path, options: argparse.Namespace) -> None:
         save_file({"input_ids": torch.randint(0, 1024, shape)}, folder / f"{name}.safetensors")
 
 
-def start(
-    folder: Path, method: str, out: str, options: argparse.Namespace
-) -> subprocess.Popen[str]:
+def start(folder: Path, method: str, out: str, options: argparse.Namespace) -> BaseProcess:
     """The command, as a user would give it."""
     command = [
-        sys.executable, "-m", "secateur", "prune", str(folder / "model"), "--method", method,
+        "secateur", "prune", str(folder / "model"), "--method", method,
         "--calibration", str(folder / "calibration.safetensors"), "--samples", str(options.samples),
         "--sequence-length", str(options.sequence_length), "--batch-size", "4",
         "--text", str(folder / "heldout.safetensors"), "--windows", "4",
         "--device", "cpu", "--out", str(folder / out),
     ]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    process = multiprocessing.get_context("fork").Process(
+        target=run_command, args=(command, folder / "told")
     )
+    process.start()
+    return process
 
 
-def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+def run_command(command: list[str], told: Path) -> None:
+    """In a process of its own: `secateur` with its standard error in a file."""
+    from secateur import cli, show
+
+    show.out.quiet = True
+    with told.open("w") as file:
+        sys.argv, sys.stderr = command, file
+        show.err.file = file
+        cli.main()
+
+
+def finish(process: BaseProcess, folder: Path) -> list[dict[str, Any]]:
     """The events of a process that must succeed."""
-    _, told = process.communicate()
-    if process.returncode:
+    process.join()
+    told = (folder / "told").read_text()
+    if process.exitcode:
         raise SystemExit(f"the command failed: {told}")
     return [json.loads(line) for line in told.splitlines()]
 
@@ -154,7 +171,7 @@ def finish(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
 def refer(folder: Path, method: str, options: argparse.Namespace) -> Reference:
     """Run without interruption."""
     began = time.time()
-    finish(start(folder, method, f"reference-{method}", options))
+    finish(start(folder, method, f"reference-{method}", options), folder)
     seconds = time.time() - began
     out = folder / f"reference-{method}"
     record = json.loads((out / "run.json").read_text())
@@ -173,26 +190,24 @@ def crash(
     out = folder / "out"
     state = folder / ".out.partial" / "state"
     process = start(folder, method, out.name, options)
-    began = time.time()
     moment = chance.uniform(0, reference.seconds)
-    while time.time() - began < moment and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
+    process.join(moment)
+    process.kill()
     killed = time.time()
-    process.communicate()
+    process.join()
     kept = sorted(state.glob("block-*.json"))
     times = [path.stat().st_mtime for path in kept or state.glob("identity.json")]
     undone = killed - max(times) if times else 0.0
     pruned = 0
     if not out.exists():
-        events = finish(start(folder, method, out.name, options))
+        events = finish(start(folder, method, out.name, options), folder)
         pruned = sum(event["event"] == "block" and "sparsity" in event for event in events)
     files = checksums(out)
     record = json.loads((out / "run.json").read_text())
     identical = files == reference.files == record["files"]
     left = {path.name for path in folder.iterdir()}
     clean = ".out.partial" not in left and not any(path.is_dir() for path in out.iterdir())
-    subprocess.run(["rm", "-r", str(out)], check=True)
+    shutil.rmtree(out)
     done = len(kept) if pruned or kept else options.blocks  # or it was over before the kill
     return Kill(method, moment, done, pruned, undone, identical, clean)
 
@@ -221,8 +236,8 @@ def judge(kills: list[Kill], blocks: int, longest: float) -> int:
     spread = [sum(kill.finished == n for kill in kills) for n in range(blocks + 1)]
     undone = sorted(kill.undone for kill in kills)
     print(
-        f"{len(kills)} kills, with {', '.join(map(str, spread))} of them after 0 to {blocks} finished"
-        f" blocks\nidentical bits: {sum(kill.identical for kill in kills)}"
+        f"{len(kills)} kills; after 0 to {blocks} finished blocks: {', '.join(map(str, spread))}"
+        f"\nidentical bits: {sum(kill.identical for kill in kills)}"
         f"\nnothing left:   {sum(kill.clean for kill in kills)}"
         f"\nfinished blocks that were pruned again: {sum(again)}"
         f"\nwork undone: median {undone[len(undone) // 2]:.2f} s, most {undone[-1]:.2f} s;"
