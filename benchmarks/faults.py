@@ -12,8 +12,8 @@ this one, which has imported everything, so that the moments fall into the work.
     nothing but the result is left
 
 and measured how much work the kill undid: the seconds since the last finished block was kept, or,
-before the first, since the pruning began. Exit status 1 if a check fails. With --json the figures of
-earlier calls are added to, so that a long measurement can be made in parts.
+before the first, since the pruning began. Exit status 1 if a check fails. With --json the figures
+of earlier calls are added to, so that a long measurement can be made in parts.
 """
 
 from __future__ import annotations
