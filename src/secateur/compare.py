@@ -21,10 +21,11 @@ from typing import Any
 
 from secateur import methods, pipeline
 from secateur.errors import OutputError, RecipeError
+from secateur.placement import choose_device
 from secateur.recipe import Recipe
 from secateur.remembered import Remembered
 from secateur.report import Progress, RunRecord
-from secateur.report.record import read_record
+from secateur.report.record import read_record, reset_peak_memory
 from secateur.sparsity import parse_pattern
 
 _OF_NO_MATTER = ("out", "overwrite", "save_gradients", "restart")
@@ -143,6 +144,7 @@ def compare(
                 recipe = recipe.model_copy(update={"overwrite": True})
             if overwrite:
                 recipe = recipe.model_copy(update={"restart": True})
+            reset_peak_memory(choose_device(recipe.device))
             record = pipeline.prune(recipe, progress, shared)
             if recipe.out is None:
                 write_record(run.folder, record)

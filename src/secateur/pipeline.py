@@ -55,6 +55,7 @@ def prune(
             "no folder for the result", hint="--out FOLDER, or --text SOURCE to measure only"
         )
     shared = shared or Remembered()
+    shared.owed = 0.0
     prepared = prepare(recipe, shared)
     if recipe.out is None:
         return _only_measure(prepared, shared, progress or Quiet(), began)
@@ -67,13 +68,14 @@ def prune(
         done = go_on(output, prepared, streams)
         for result in _results(prepared, shared, gradients, shown, stream, following, done):
             blocks.append(_record_block(result))
-            keep(output, prepared, result, blocks[-1], streams, began)
+            spent = output.seconds_before + _seconds(shared, following, began)
+            keep(output, prepared, result, blocks[-1], streams, spent)
         if isinstance(prepared.source, ResidentModel):
             output.write_whole(prepared.source)
         else:
             output.write_surroundings(prepared.source)
         began -= output.seconds_before
-        record = _record(prepared, blocks, following, began, output.notices, output.seal())
+        record = _record(prepared, shared, blocks, following, began, output.notices, output.seal())
         output.finish(record.model_dump_json(indent=2) + "\n")
     return record
 
@@ -163,7 +165,7 @@ def _only_measure(
         gradients = gradients_of(prepared, shared, stream, Path(scratch), shown)
         results = _results(prepared, shared, gradients, shown, stream, following)
         blocks = [_record_block(result) for result in results]
-        return _record(prepared, blocks, following, began)
+        return _record(prepared, shared, blocks, following, began)
 
 
 def _stream(prepared: Prepared) -> Stream | None:
@@ -209,6 +211,7 @@ def _results(
 
 def _record(
     prepared: Prepared,
+    shared: Remembered,
     blocks: list[BlockRecord],
     following: Following | None,
     began: float,
@@ -217,6 +220,7 @@ def _record(
 ) -> RunRecord:
     source, calibration = prepared.source, prepared.calibration
     on_cuda = source.device.type == "cuda"
+    evaluations = () if following is None else (following.evaluation(),)
     return RunRecord(
         created=now(),
         recipe=prepared.recipe.spelled_out(),
@@ -226,8 +230,8 @@ def _record(
         dtype=str(source.dtype).removeprefix("torch."),
         calibration=None if calibration is None else calibration.protocol,
         blocks=tuple(blocks),
-        evaluations=() if following is None else (following.evaluation(),),
-        seconds=time.perf_counter() - began,
+        evaluations=evaluations,
+        seconds=_seconds(shared, following, began),
         peak_memory_bytes=peak_memory_bytes(),
         peak_device_memory_bytes=torch.cuda.max_memory_allocated() if on_cuda else None,
         versions=versions(),
@@ -235,6 +239,12 @@ def _record(
         notices=(*prepared.notices, *notices),
         files=dict(files),
     )
+
+
+def _seconds(shared: Remembered, following: Following | None, began: float) -> float:
+    """What the run has taken so far but for measuring, with what others did for it."""
+    measuring = 0.0 if following is None else following.seconds
+    return time.perf_counter() - began - measuring + shared.owed
 
 
 def _record_block(result: BlockResult) -> BlockRecord:

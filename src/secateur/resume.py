@@ -7,7 +7,6 @@ versions, machines and numbers of threads are allowed, with a notice: the bits m
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +100,7 @@ def keep(
     result: BlockResult,
     record: BlockRecord,
     streams: Mapping[str, Stream],
-    began: float,
+    seconds: float,
 ) -> None:
     """Make a block finished: whatever happens now, it need not be pruned again.
 
@@ -111,7 +110,7 @@ def keep(
         result: the block.
         record: of it.
         streams: as they leave the block.
-        began: when this process began, by `time.perf_counter`.
+        seconds: that the run has taken so far, earlier processes included.
 
     Raises:
         OutputError: it cannot be written.
@@ -126,5 +125,5 @@ def keep(
         record.model_dump(mode="json"),
         shard,
         {name: stream.hidden for name, stream in streams.items()},
-        output.seconds_before + time.perf_counter() - began,
+        seconds,
     )

@@ -58,6 +58,7 @@ class OutputFolder:
     Attributes:
         state: of the run; `state.finished` tells the blocks that need not be pruned again.
         notices: what changed since the run was begun.
+        seconds_before: that earlier processes took for the blocks that they finished.
 
     Raises:
         OutputError: `out` exists, is or contains the source, or cannot be made.
@@ -77,6 +78,7 @@ class OutputFolder:
         self.out = out.expanduser().resolve()  # a link stays, what it leads to is replaced
         self.source = source
         self.notices: tuple[str, ...] = ()
+        self.seconds_before = 0.0
         self._restart = restart
         self._identity, self._circumstances = dict(identity or {}), dict(circumstances or {})
         self._notice = notice
@@ -87,11 +89,6 @@ class OutputFolder:
         self._lock: int | None = None
         self._finished = False
         check_output(self.out, source, overwrite=overwrite)
-
-    @property
-    def seconds_before(self) -> float:
-        """What earlier processes took to finish the blocks that are finished."""
-        return self.state.finished[-1].seconds if self.state.finished else 0.0
 
     def __enter__(self) -> Self:
         parent = self.out.parent
@@ -154,7 +151,8 @@ class OutputFolder:
                         hint="--restart",
                     )
                 self._checksums[file] = checksum
-        done = len(self.state.finished)
+        if done := len(self.state.finished):
+            self.seconds_before = self.state.finished[-1].seconds
         self._notice(f"{done} blocks were finished by an earlier run: going on after them")
 
     def _leave(self) -> None:

@@ -1,4 +1,4 @@
-"""`secateur compare` and `demo`: many runs side by side."""
+"""`secateur compare`, `demo` and `report`: many runs side by side."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ from secateur.cli.app import CALIBRATION, HELD_OUT, Device, Dtype, Model, app, s
 from secateur.compare import Run, compare, plan_runs
 from secateur.demo import demo, demo_runs
 from secateur.errors import RecipeError
-from secateur.report import RunRecord
+from secateur.report import Form, RunRecord, find_records, write_report
 
 EVERY = ",".join(method.name for method in methods.every())
+FILES: dict[str, Form] = {
+    "report.html": "html",
+    "table.md": "markdown",
+    "table.tex": "latex",
+    "table.csv": "csv",
+}
+"""What is written beside the runs."""
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do finished runs again.")]
 
 
@@ -92,12 +99,38 @@ def demo_command(
     _tell(demo(runs, shown(), overwrite=overwrite), len(runs), Path(out_folder))
 
 
+@app.command()
+def report(
+    places: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Folders with run.json below them, or such files."),
+    ],
+    out_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="File to write; text goes to standard output without it.",
+            show_default="report.html",
+        ),
+    ] = None,
+    form: Annotated[
+        Form,
+        typer.Option("--format", help="The whole report, or its table to paste or compute with."),
+    ] = "html",
+) -> None:
+    """Put earlier runs side by side: one HTML file that needs nothing else, or the table alone."""
+    show.report(*write_report(find_records(places), out_file, form))
+
+
 def _tell(finished: Iterable[tuple[Run, RunRecord, bool]], total: int, out: Path) -> None:
     """Print every run as it is done, then the table; write the report."""
     records = []
     for run, record, repeated in finished:
         records.append(record)
         show.compared(run.name, record, repeated, f"{len(records)} of {total}")
+    for name, form in FILES.items():
+        write_report(records, out / name, form)
+    show.comparison(records, out, list(FILES))
 
 
 def _split(text: str) -> list[str]:

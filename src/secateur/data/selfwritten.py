@@ -64,13 +64,14 @@ def _first_tokens(model: PreTrainedModel, samples: int) -> Tensor:
 
 def _continue(model: PreTrainedModel, first: Tensor, length: int) -> Tensor:
     """Draw on from [sequences, 1] to [sequences, length]."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
     draws = GenerationConfig(
         do_sample=True,
         temperature=1.0,
         top_k=0,
         top_p=1.0,
         max_length=length,
-        eos_token_id=None,
+        eos_token_id=vocabulary,  # no token ends a sequence; None would stand for the model's own
         pad_token_id=0,  # never needed, and not naming one is warned of
     )
     first = first.to(model.device)

@@ -27,6 +27,7 @@ class Following:
 
     Attributes:
         stream: the windows where they are.
+        seconds: that this has taken so far.
     """
 
     def __init__(
@@ -35,13 +36,13 @@ class Following:
         began = time.perf_counter()
         self._source, self._text, self._dense = source, text, dense
         self.stream = Stream(source, text.input_ids, batch_size)
-        self._seconds = time.perf_counter() - began
+        self.seconds = time.perf_counter() - began
 
     def advance(self, block: nn.Module, index: int) -> None:
         """Run the windows through the pruned block `index`, while it is open."""
         began = time.perf_counter()
         self.stream.advance(block, index)
-        self._seconds += time.perf_counter() - began
+        self.seconds += time.perf_counter() - began
 
     def evaluation(self) -> Evaluation:
         """Perplexity and divergence from the dense model, once all blocks have passed.
@@ -49,5 +50,7 @@ class Following:
         Raises:
             NumericalError: a window's likelihood is not finite.
         """
-        began = time.perf_counter() - self._seconds
-        return measure(self._source, self.stream, self._text, (self._source, self._dense), began)
+        began = time.perf_counter() - self.seconds
+        found = measure(self._source, self.stream, self._text, (self._source, self._dense), began)
+        self.seconds = found.seconds
+        return found
