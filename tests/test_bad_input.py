@@ -326,6 +326,10 @@ OPTIONS: dict[str, Case] = {
     "a minus": Case(options("--pattern", "-0.5"), ["cannot be read"]),
     "nan%": Case(options("--pattern", "nan%"), ["cannot be read"]),
     "no samples": Case(options("--samples", "0"), ["samples=0", "wanted"]),
+    "more tokens than the model allows": Case(
+        options("--sequence-length", "65"),
+        ["sequences of 65 tokens", "at most 64", "try --sequence-length 64"],
+    ),
     "one token": Case(options("--sequence-length", "1"), ["sequence_length=1", "wanted"]),
     "no batch": Case(options("--batch-size", "0"), ["batch_size=0"]),
     "a negative seed": Case(options("--seed", "-1"), ["seed=-1"]),
@@ -729,6 +733,10 @@ EVALUATE: dict[str, Case] = {
     "windows of one token": Case(
         lambda p: ["evaluate", p.dense, "--text", p.tokens, "--sequence-length", 1],
         ["--sequence-length"],
+    ),
+    "more tokens than the model allows": Case(
+        lambda p: ["evaluate", p.dense, "--text", p.tokens, "--sequence-length", 1000],
+        ["sequences of 1000 tokens", "at most 64"],
     ),
     "no batch": Case(lambda p: p.evaluate("--batch-size", "0"), ["--batch-size"]),
     "no dense model": Case(lambda p: p.evaluate("--against", "no/where/at"), ["no model folder"]),

@@ -30,7 +30,7 @@ from secateur.prepare import Prepared, prepare, prepare_in_place
 from secateur.recipe import Recipe
 from secateur.remembered import Remembered
 from secateur.report import BlockRecord, MatrixRecord, Progress, Quiet, RunRecord
-from secateur.report.record import machine, now, peak_memory_bytes, versions
+from secateur.report.record import machine, now, peak_memory_bytes, repeatability, versions
 from secateur.resume import go_on, keep, open_output, streams_of
 from secateur.sequences import clip, load_tokenizer, vocabulary
 
@@ -236,6 +236,7 @@ def _record(
         peak_device_memory_bytes=torch.cuda.max_memory_allocated() if on_cuda else None,
         versions=versions(),
         machine=machine(source.device),
+        repeatable=repeatability(source.device),
         notices=(*prepared.notices, *notices),
         files=dict(files),
     )

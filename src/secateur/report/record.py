@@ -107,6 +107,8 @@ class RunRecord(_Record):
     """Largest memory allocated on the accelerator, if there was one."""
     versions: dict[str, str]
     machine: dict[str, str]
+    repeatable: str = ""
+    """Where the same recipe gives the same bits again."""
     notices: tuple[str, ...]
     files: dict[str, str] = {}
     """SHA-256 of every file in the result folder but this one, by name."""
@@ -154,6 +156,13 @@ def machine(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         facts["accelerator"] = torch.cuda.get_device_name(device)
     return facts
+
+
+def repeatability(device: torch.device) -> str:
+    """Where the same recipe, with the same versions, gives the same bits again."""
+    if device.type == "cpu":
+        return f"on this kind of machine, with {torch.get_num_threads()} threads"
+    return "not promised: on an accelerator, backward passes may add in another order each time"
 
 
 def peak_memory_bytes() -> int:
