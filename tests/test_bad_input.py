@@ -377,7 +377,7 @@ RECIPES: dict[str, Case] = {
         lambda p: p.recipe("method: !!python/object/apply:os.system ['echo']"), ["not a YAML file"]
     ),
     "a recipe that trusts code": Case(
-        lambda p: p.recipe("trust_remote_code: true\n"), ["trust_remote_code"]
+        lambda p: p.recipe("trust_remote_code: true\n"), ["a recipe file cannot trust code"]
     ),
     "a huge recipe": Case(lambda p: p.recipe("#" * 2_000_000), ["2000000 bytes"]),
     "parameters that are no mapping": Case(

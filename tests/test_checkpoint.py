@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, dynamic_module_utils
 
+import secateur
 from secateur.checkpoint import (
     Checkpoint,
     OutputFolder,
@@ -26,6 +28,7 @@ from secateur.checkpoint import (
     open_model,
 )
 from secateur.errors import CheckpointError, OutputError
+from secateur.prove import prove
 from tiny import BLOCKS, FAMILIES, fingerprint, make_model, make_tokens
 
 CPU = torch.device("cpu")
@@ -128,6 +131,36 @@ def test_code_beside_the_weights_is_never_run(save: Save, tmp_path: Path, model_
         with pytest.raises(CheckpointError, match="not one that transformers knows"):
             open_model(folder, CPU)
     assert not planted.exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # transformers' own, on loading code
+def test_trusted_code_is_run_with_a_notice_and_goes_along(
+    save: Save, tokens_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    folder = save(make_model("llama"))
+    for kind, base in (("configuration", "Config"), ("modeling", "ForCausalLM")):
+        lines = [f"from transformers import Llama{base}", f"class Own{base}(Llama{base}):"]
+        if kind == "modeling":
+            lines = ["from .configuration_own import OwnConfig", *lines]
+        lines.append(
+            "    model_type = 'own'" if base == "Config" else "    config_class = OwnConfig"
+        )
+        (folder / f"{kind}_own.py").write_text("\n".join(lines) + "\n")
+    places = {"AutoConfig": "configuration_own.OwnConfig"}
+    places["AutoModelForCausalLM"] = "modeling_own.OwnForCausalLM"
+    reconfigure(folder, model_type="own", architectures=["OwnForCausalLM"], auto_map=places)
+    options = {"method": "wanda", "calibration": tokens_file, "sequence_length": 32, "samples": 8}
+    with pytest.raises(CheckpointError, match="--trust-remote-code"):
+        secateur.prune(folder, out=tmp_path / "out", **options)
+    run = secateur.prune(folder, out=tmp_path / "out", trust_remote_code=True, **options)
+    assert run.architecture == "OwnForCausalLM"
+    assert any("is trusted and may run with all your rights" in line for line in run.notices)
+    assert (tmp_path / "out" / "modeling_own.py").is_file()
+    with pytest.raises(CheckpointError, match="--trust-remote-code"):
+        prove(str(tmp_path / "out"), None)
+    assert prove(str(tmp_path / "out"), None, trust_remote_code=True).complaint is None
 
 
 @pytest.mark.parametrize("name", ["./none", "/none", "~/none-at-all", "none", "a/b/c"])

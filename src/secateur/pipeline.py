@@ -114,6 +114,7 @@ def evaluate(
     together: int | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Perplexity of a model folder on held-out text, and its divergence from another.
@@ -125,16 +126,18 @@ def evaluate(
         sequence_length: tokens per window, clipped to what the model allows.
         windows: how many at most.
         together: windows per batch.
-        dtype, device, progress: as for `prune`.
+        dtype, device, trust_remote_code, progress: as for `prune`.
 
     Raises:
         SecateurError: something cannot be read, or does not fit.
     """
-    folder, where = locate(model), choose_device(device)
-    source = open_model(folder, where, choose_dtype(dtype, where))
+    trust, where = trust_remote_code, choose_device(device)
+    folder = locate(model, trust_remote_code=trust)
+    source = open_model(folder, where, choose_dtype(dtype, where), trust_remote_code=trust)
     dense = None
     if against is not None:
-        dense = open_model(locate(against), where, choose_dtype(dtype, where))
+        other = locate(against, trust_remote_code=trust)
+        dense = open_model(other, where, choose_dtype(dtype, where), trust_remote_code=trust)
         if vocabulary(dense) != vocabulary(source):
             raise RecipeError(
                 f"the models have vocabularies of {vocabulary(source)} and {vocabulary(dense)}",
@@ -144,7 +147,7 @@ def evaluate(
     length, notices = clip(sequence_length, source)
     heldout = load_heldout(
         text,
-        tokenizer=load_tokenizer(folder),
+        tokenizer=load_tokenizer(folder, trust_remote_code=trust),
         sequence_length=length,
         windows=windows,
         vocabulary=vocabulary(source),

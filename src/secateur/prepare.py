@@ -71,23 +71,30 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
         SecateurError: something does not fit; nothing was written.
     """
     shared = shared or Remembered()
-    folder = locate(recipe.model)
+    trust = recipe.trust_remote_code
+    folder = locate(recipe.model, trust_remote_code=trust)
     if recipe.out is not None:
         check_output(Path(recipe.out), folder, overwrite=recipe.overwrite)
     device = choose_device(recipe.device)
     dtype = choose_dtype(recipe.dtype, device)
     source = shared.once(
-        "model", (folder, device, dtype), lambda: open_model(folder, device, dtype)
+        "model",
+        (folder, device, dtype),
+        lambda: open_model(folder, device, dtype, trust_remote_code=trust),
     )
     notices: tuple[str, ...] = ()
     if isinstance(source, ResidentModel):
         notices = ("this family's files need conversion: the model was loaded whole",)
         shared.forget("model")  # it is changed in place
+    if trust:
+        notices += (f"code in {folder} is trusted and may run with all your rights",)
 
     def dense() -> PreTrainedModel:
-        return load_whole(folder, source.dtype).to(device)
+        return load_whole(folder, source.dtype, trust_remote_code=trust).to(device)
 
-    tokenizer = shared.once("tokenizer", folder, lambda: load_tokenizer(folder))
+    tokenizer = shared.once(
+        "tokenizer", folder, lambda: load_tokenizer(folder, trust_remote_code=trust)
+    )
     calibration = shared.once(
         "calibration",
         (recipe.calibration, recipe.samples, recipe.sequence_length, recipe.seed),

@@ -101,19 +101,20 @@ class Proof:
         }
 
 
-def prove(model: str, pattern: str | None) -> Proof:
+def prove(model: str, pattern: str | None, *, trust_remote_code: bool = False) -> Proof:
     """Count the zeros of every prunable matrix of a model folder.
 
     Args:
         model: folder or hub name.
         pattern: what every matrix must have; None takes what the folder's run.json says, or looks
             for nothing if there is none.
+        trust_remote_code: run the code that lies beside the weights, if the model needs it.
 
     Raises:
         SecateurError: the pattern or the folder cannot be read.
     """
     wanted = None if pattern is None else parse_pattern(pattern)
-    folder = locate(model)
+    folder = locate(model, trust_remote_code=trust_remote_code)
     record = read_record(folder)
     if wanted is None and record is not None:
         if "pattern" not in record.recipe:
@@ -122,7 +123,8 @@ def prove(model: str, pattern: str | None) -> Proof:
             )
         wanted = parse_pattern(record.recipe["pattern"])
     # float32 holds every stored value: half precision would round small weights to zero
-    source = open_model(folder, torch.device("cpu"), torch.float32)
+    cpu = torch.device("cpu")
+    source = open_model(folder, cpu, torch.float32, trust_remote_code=trust_remote_code)
     by_kind: dict[str, list[MatrixRecord]] = {}
     for index in range(len(source.blocks)):
         with source.open_block(index) as block:

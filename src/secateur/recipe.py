@@ -79,6 +79,8 @@ class Recipe(BaseModel):
     """Precision of the computation; auto: float32 on a CPU, the checkpoint's own elsewhere."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: an accelerator where there is one."""
+    trust_remote_code: bool = False
+    """Run code that lies beside the weights; not to be had from a recipe file."""
     overwrite: bool = False
     """Replace the result folder if it exists."""
     restart: bool = False
@@ -155,6 +157,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         kind = "nothing" if values is None else f"a {type(values).__name__}"
         raise RecipeError(f"the file holds {kind}", where=path, wanted=wanted)
+    if values.get("trust_remote_code"):
+        raise RecipeError(
+            "a recipe file cannot trust code", where=path, hint="--trust-remote-code, if you do"
+        )
     return {str(key): value for key, value in values.items()}
 
 

@@ -39,6 +39,7 @@ def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFold
         prepared.folder,
         overwrite=recipe.overwrite,
         restart=recipe.restart,
+        with_code=recipe.trust_remote_code,
         identity=identity(prepared),
         circumstances=circumstances(prepared),
         notice=notice,

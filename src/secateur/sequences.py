@@ -18,10 +18,12 @@ PAPERS_LENGTH = 2048
 """Tokens per sequence in the papers, and unless one asks for another: what may be too long."""
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+def load_tokenizer(
+    folder: Path, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside a model, or None if there is none that can be read."""
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception:  # damage shows in every reader's own exceptions
         return None
 

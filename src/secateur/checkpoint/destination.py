@@ -13,7 +13,7 @@ STATE = "state"
 """What the next process needs to go on, within a result folder that has no name yet (state.py)."""
 
 _NOT_COPIED = (SINGLE, INDEX, "*.safetensors", "*.index.json", *PICKLES, "*.h5", "*.msgpack",
-               "*.gguf", "*.onnx", "*.py", "*.md", "run.json", ".*")  # fmt: skip
+               "*.gguf", "*.onnx", "*.md", "run.json", ".*")  # fmt: skip
 
 
 def check_output(out: Path, source: Path, *, overwrite: bool) -> None:
@@ -62,12 +62,13 @@ def _check_place(out: Path, source: Path, overwrite: bool) -> None:
         )
 
 
-def files_beside(source: Path) -> list[Path]:
-    """What is copied from the source: configuration, tokenizer, licence."""
+def files_beside(source: Path, *, with_code: bool) -> list[Path]:
+    """What is copied from the source: configuration, tokenizer, licence; code if it is trusted."""
+    left_out = _NOT_COPIED if with_code else (*_NOT_COPIED, "*.py")
     return [
         path
         for path in sorted(source.iterdir())
-        if path.is_file() and not any(path.match(pattern) for pattern in _NOT_COPIED)
+        if path.is_file() and not any(path.match(pattern) for pattern in left_out)
     ]
 
 
@@ -78,7 +79,7 @@ def _check_links(source: Path) -> None:
     published with the result. Links into the hub's own cache are what its snapshots are made of.
     """
     inside = (source.resolve(), source.resolve().parent.parent / "blobs")
-    for path in files_beside(source):
+    for path in files_beside(source, with_code=True):
         if not any(path.resolve().is_relative_to(folder) for folder in inside):
             raise CheckpointError(
                 f"{path.name} is a link to {path.resolve()}",

@@ -47,7 +47,11 @@ class BlockModel(Protocol):
 
 
 def open_model(
-    folder: Path, device: torch.device, dtype: torch.dtype | None = None
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> StreamedModel | ResidentModel:
     """Open a model folder; `dtype=None` computes in the checkpoint's own dtype.
 
@@ -57,16 +61,19 @@ def open_model(
     Raises:
         CheckpointError, ModelError: see `Checkpoint` and `StreamedModel`.
     """
-    checkpoint = Checkpoint(folder)
+    checkpoint = Checkpoint(folder, trust_remote_code=trust_remote_code)
     config = read_config(checkpoint)
     stored = config.dtype or torch.float32
     try:
         return StreamedModel(checkpoint, device, dtype or stored)
     except NotStreamableError:
-        return ResidentModel(load_whole(folder, stored), device, dtype or stored)
+        model = load_whole(folder, stored, trust_remote_code=trust_remote_code)
+        return ResidentModel(model, device, dtype or stored)
 
 
-def load_whole(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_whole(
+    folder: Path, dtype: torch.dtype | None = None, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
     """The whole model in memory, on the CPU; `dtype=None` keeps the checkpoint's own.
 
     Raises:
@@ -74,7 +81,10 @@ def load_whole(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedMode
     """
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or "auto", trust_remote_code=False, use_safetensors=True
+            folder,
+            dtype=dtype or "auto",
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
         )
     except Exception as fault:  # a loader's own many exceptions, on what the files hold
         raise CheckpointError(

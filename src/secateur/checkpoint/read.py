@@ -47,13 +47,15 @@ class Checkpoint:
 
     Args:
         folder: holds `config.json` and `model.safetensors` or shards with their index.
+        trust_remote_code: run the code that lies beside the weights, if the model needs it.
 
     Raises:
         CheckpointError: the folder, its configuration or its weights are missing or damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
         self.folder = folder
+        self.trust_remote_code = trust_remote_code
         if not (folder / "config.json").is_file():
             raise CheckpointError(
                 "no config.json",
@@ -117,8 +119,10 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def locate(model: str | Path) -> Path:
+def locate(model: str | Path, *, trust_remote_code: bool = False) -> Path:
     """The folder of a model: `model` itself, the bundled one, or the snapshot of a hub name.
+
+    Code is fetched with the model only if it is trusted.
 
     Raises:
         CheckpointError: there is no such folder, and the hub has no such model or is out of reach.
@@ -138,6 +142,7 @@ def locate(model: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*"]
+    patterns += ["*.py"] if trust_remote_code else []
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as fault:

@@ -111,7 +111,7 @@ class StreamedModel:
 
 
 def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
-    """The model's configuration; code beside the weights is never run.
+    """The model's configuration; code beside the weights is run only where it is trusted.
 
     Raises:
         CheckpointError: it cannot be read, asks for remote code, or describes quantised weights.
@@ -119,12 +119,15 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     where = checkpoint.folder / "config.json"
     read_json(where, "a model's configuration")
     try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(
+            checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code
+        )
     except Exception as fault:  # every family checks in its own way, with its own exceptions
         raise CheckpointError(
             f"the configuration is not one that transformers knows ({reason(fault)})",
             where=where,
-            hint="a newer transformers, or an architecture that needs no remote code",
+            hint="a newer transformers; or --trust-remote-code, if the model comes with code of its"
+            " own and you trust who wrote it",
         ) from fault
     if getattr(config, "quantization_config", None) is not None:
         raise CheckpointError(
@@ -144,7 +147,10 @@ def _empty_model(config: PreTrainedConfig, checkpoint: Checkpoint) -> PreTrained
     Raises:
         ModelError: no causal language model can be built, or not one that these files fill.
     """
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    own_code = checkpoint.trust_remote_code and "AutoModelForCausalLM" in (
+        getattr(config, "auto_map", None) or {}
+    )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
         raise ModelError(
             f"{config.model_type!r} is no causal language model of transformers",
             where=checkpoint.folder,
@@ -161,7 +167,9 @@ def _empty_model(config: PreTrainedConfig, checkpoint: Checkpoint) -> PreTrained
     try:
         for include_buffers in (True, False):
             with init_empty_weights(include_buffers=include_buffers):
-                model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+                model = AutoModelForCausalLM.from_config(
+                    config, trust_remote_code=checkpoint.trust_remote_code
+                )
             taken = sum(buffer.nbytes for buffer in model.buffers())
             if taken > MOST_BUFFER_BYTES:
                 raise ModelError(

@@ -52,6 +52,7 @@ class OutputFolder:
         source: folder of the model that is pruned, for the files beside the weights.
         overwrite: replace `out` if it exists.
         restart: give up what an earlier run has finished.
+        with_code: copy the code that lies beside the weights too.
         identity, circumstances: as for `RunState.begin`.
         notice: told what is gone on with, and what is kept.
 
@@ -71,6 +72,7 @@ class OutputFolder:
         *,
         overwrite: bool = False,
         restart: bool = False,
+        with_code: bool = False,
         identity: Mapping[str, Any] | None = None,
         circumstances: Mapping[str, Any] | None = None,
         notice: Callable[[str], None] = lambda text: None,
@@ -79,7 +81,7 @@ class OutputFolder:
         self.source = source
         self.notices: tuple[str, ...] = ()
         self.seconds_before = 0.0
-        self._restart = restart
+        self._restart, self._with_code = restart, with_code
         self._identity, self._circumstances = dict(identity or {}), dict(circumstances or {})
         self._notice = notice
         self._partial = self.out.parent / f".{self.out.name}.partial"
@@ -206,7 +208,7 @@ class OutputFolder:
     def seal(self) -> dict[str, str]:
         """Add the files beside the weights, then the index; the SHA-256 of every file by name."""
         with writing(self._partial):
-            for path in files_beside(self.source):
+            for path in files_beside(self.source, with_code=self._with_code):
                 if not (self._partial / path.name).exists():
                     shutil.copyfile(path, self._partial / path.name)
                     flush(self._partial / path.name)

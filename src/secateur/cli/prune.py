@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from secateur import pipeline, show
-from secateur.cli.app import CALIBRATION, HELD_OUT, app, shown
+from secateur.cli.app import CALIBRATION, HELD_OUT, Trust, app, shown
 from secateur.errors import RecipeError
 from secateur.prepare import prepare
 from secateur.recipe import Recipe, read_value, read_yaml
@@ -91,6 +91,7 @@ def prune_command(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="auto")
     ] = None,
+    trust_remote_code: Trust = False,
     overwrite: Annotated[
         bool | None, typer.Option("--overwrite", help="Replace the output folder.")
     ] = None,
@@ -115,6 +116,8 @@ def prune_command(
         "block_inputs": block_inputs, "text": text, "windows": windows, "restart": restart,
     }  # fmt: skip
     values.update({name: value for name, value in flags.items() if value is not None})
+    if trust_remote_code:
+        values["trust_remote_code"] = True
     _apply_settings(values, setting or [])
     origins = {} if recipe is None else {"origin": f"{recipe} and the options"}
     built = Recipe.build(values, **origins)
