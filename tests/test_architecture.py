@@ -31,6 +31,7 @@ ORDER = [
     "sequences",
     "prepare",
     "groundwork",
+    "resume",
     "pipeline",
     "compare",
     "demo",
