@@ -11,9 +11,10 @@ this one, which has imported everything, so that the moments fall into the work.
     the second process pruned only blocks that the first had not finished
     nothing but the result is left
 
-and measured how much work the kill undid: the seconds since something was kept last. Before the first
-block that is what the dense model has to do: its gradients (gblm), and held-out text. Exit status 1 if a check fails. With --json the figures
-of earlier calls are added to, so that a long measurement can be made in parts.
+and measured how much work the kill undid: the seconds since something was kept last. Before the
+first block that is what the dense model has to do: its gradients (gblm), and held-out text. Exit
+status 1 if a check fails. With --json the figures of earlier calls are added to, so that a long
+measurement can be made in parts.
 """
 
 from __future__ import annotations
@@ -250,7 +251,8 @@ def judge(kills: list[Kill], blocks: int, longest: float) -> int:
         f"\nidentical bits: {sum(kill.identical for kill in kills)}"
         f"\nnothing left:   {sum(kill.clean for kill in kills)}"
         f"\nfinished blocks that were pruned again: {sum(again)}"
-        f"\nwork undone among the blocks ({len(undone)} kills): median {undone[len(undone) // 2]:.2f} s, most {undone[-1]:.2f} s;"
+        f"\nwork undone among the blocks ({len(undone)} kills):"
+        f" median {undone[len(undone) // 2]:.2f} s, most {undone[-1]:.2f} s;"
         f" the longest block took {longest:.2f} s"
         f"\nwork undone before them ({len(before)} kills): most {max(before, default=0):.2f} s"
     )
