@@ -159,15 +159,14 @@ class OutputFolder:
 
     def _leave(self) -> None:
         """Leave nothing behind that is of no use; let go of the folder."""
-        if self._lock is None:
-            return  # it is another run's
-        if not self._finished and not self.state.worth_keeping:
-            shutil.rmtree(self._partial, ignore_errors=True)
-            for folder in self._parents_made:
-                with suppress(OSError):  # something else may be in it by now
-                    folder.rmdir()
-        os.close(self._lock)
-        self._lock = None
+        if self._lock is not None:  # or it is another run's
+            if not self._finished and not self.state.worth_keeping:
+                shutil.rmtree(self._partial, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = None
+        for folder in self._parents_made:
+            with suppress(OSError):  # the result, or something else, is in it by now
+                folder.rmdir()
 
     def write_block(
         self, model: StreamedModel, index: int, changed: Mapping[str, Tensor]
