@@ -164,10 +164,10 @@ class OutputFolder:
         if self._ours and not self._finished and not self.state.worth_keeping:
             shutil.rmtree(self._partial, ignore_errors=True)
         if self._lock is not None:
+            with suppress(OSError):  # finished, or there is something in it
+                self._partial.rmdir()
             os.close(self._lock)
             self._lock = None
-        with suppress(OSError):  # what is in it is another run's, or was damaged
-            self._partial.rmdir()
         for folder in self._parents_made:
             with suppress(OSError):  # the result, or something else, is in it by now
                 folder.rmdir()
