@@ -717,6 +717,9 @@ OUTPUT: dict[str, Case] = {
     ),
     "where nobody can write": Case(lambda p: p.prune(out="/proc/secateur/out"), ["/proc"]),
     "a name too long": Case(lambda p: p.prune(out=p.folder / ("x" * 300)), ["File name too long"]),
+    "a name too long for the hidden one beside it": Case(
+        lambda p: p.prune(out=p.folder / "new" / ("x" * 250)), ["File name too long", "try another"]
+    ),
     "a quota": Case(lambda p: p.prune(), ["cannot be written", "freeing space"], 2, files_of_5_kB),
 }
 

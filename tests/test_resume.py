@@ -399,9 +399,11 @@ def test_damaged_state_is_refused_and_restart_helps(
     with stopped(2):
         secateur.prune(**options, out=tmp_path / "out")
     damage(partial(tmp_path / "out") / "state")
+    before = fingerprint(tmp_path)
     with pytest.raises(CheckpointError, match=r"an unfinished run .*try --restart") as caught:
         secateur.prune(**options, out=tmp_path / "out")
     assert "\n" not in str(caught.value)
+    assert fingerprint(tmp_path) == before  # a person may still mend it
     assert secateur.prune(**options, out=tmp_path / "out", restart=True).sparsity == 0.5
 
 

@@ -89,7 +89,7 @@ class OutputFolder:
         self._checksums: dict[str, str] = {}  # by file
         self._parents_made: list[Path] = []  # innermost first
         self._lock: int | None = None
-        self._finished = False
+        self._ours = self._finished = False
         check_output(self.out, source, overwrite=overwrite)
 
     def __enter__(self) -> Self:
@@ -134,6 +134,7 @@ class OutputFolder:
     def _continue_or_begin(self) -> None:
         """Go on with what is there if it is of this run."""
         found = None if self._restart else self.state.read()
+        self._ours = found is None
         if found is None:
             self.state.finished = []
             for path in self._partial.iterdir():
@@ -153,21 +154,23 @@ class OutputFolder:
                         hint="--restart",
                     )
                 self._checksums[file] = checksum
+        self._ours = True
         if done := len(self.state.finished):
             self.seconds_before = self.state.finished[-1].seconds
         self._notice(f"{done} blocks were finished by an earlier run: going on after them")
 
     def _leave(self) -> None:
         """Leave nothing behind that is of no use; let go of the folder."""
-        if self._lock is None:
-            return  # it is another run's
-        if not self._finished and not self.state.worth_keeping:
+        if self._ours and not self._finished and not self.state.worth_keeping:
             shutil.rmtree(self._partial, ignore_errors=True)
-            for folder in self._parents_made:
-                with suppress(OSError):  # something else may be in it by now
-                    folder.rmdir()
-        os.close(self._lock)
-        self._lock = None
+        if self._lock is not None:
+            with suppress(OSError):  # finished, or there is something in it
+                self._partial.rmdir()
+            os.close(self._lock)
+            self._lock = None
+        for folder in self._parents_made:
+            with suppress(OSError):  # the result, or something else, is in it by now
+                folder.rmdir()
 
     def write_block(
         self, model: StreamedModel, index: int, changed: Mapping[str, Tensor]
