@@ -26,6 +26,7 @@ ORDER = [
     "recipe",
     "estimate",
     "prepare",
+    "recover",
     "pipeline",
     "prove",
     "api",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -121,6 +121,11 @@ class OutputFolder:
         """Write a model that was loaded whole, under the names that the hub uses."""
         with _writing(self._partial):
             model.model.save_pretrained(self._partial, safe_serialization=True)
+
+    def write_folder(self, name: str, save: Callable[[Path], None]) -> None:
+        """Let something else write a folder within the result, such as adapters."""
+        with _writing(self._partial / name):
+            save(self._partial / name)
 
     def finish(self, record: str) -> None:
         """Add the files beside the weights and `run.json`, and give the folder its name."""

@@ -1,5 +1,6 @@
-"""Numbers that tell what pruning cost: perplexity, and divergence from the dense model."""
+"""What pruning cost, in numbers: perplexity, divergence from the dense model, zero-shot tasks."""
 
 from secateur.evaluate.perplexity import Evaluation, evaluate
+from secateur.evaluate.tasks import TaskEvaluation, TaskScore
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "TaskEvaluation", "TaskScore", "evaluate"]
