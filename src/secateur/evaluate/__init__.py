@@ -1,6 +1,6 @@
 """What pruning cost, in numbers: perplexity, divergence from the dense model, zero-shot tasks."""
 
 from secateur.evaluate.perplexity import Evaluation, evaluate
-from secateur.evaluate.tasks import TaskEvaluation, TaskScore
+from secateur.evaluate.scores import TaskEvaluation, TaskScore
 
 __all__ = ["Evaluation", "TaskEvaluation", "TaskScore", "evaluate"]

@@ -16,6 +16,7 @@ docs/decisions/0008.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -131,7 +132,8 @@ def attach(
     else:
         kinds = {type(model.get_submodule(name)) for name in modules}
         config.fan_in_fan_out = Conv1D in kinds
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
     for name, layer in masked_layers(model):
