@@ -13,6 +13,8 @@ prompts. Task files may bring Python code, which lm-eval runs: name only folders
 from __future__ import annotations
 
 import contextlib
+import difflib
+import functools
 import io
 import math
 import statistics
@@ -62,11 +64,11 @@ class TaskSet:
             if name == continuation.NAME and name not in manager.all_tasks:
                 spec = _continuation(texts)
             elif name not in manager.all_tasks:
-                near = [task for task in known if task[0] == name[:1]]
+                near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
                 raise RecipeError(
                     f"unknown task {name!r}",
                     where="--tasks",
-                    wanted=closest(name, near[:8]),
+                    wanted=closest(name, near) if near else "a task that lm-eval knows",
                     hint="--include-path for a folder of your own task files",
                 )
             self.loaded[name] = _load(manager, name, spec)
@@ -166,6 +168,7 @@ def _number(value: object) -> float | None:
 
 
 def _task_manager(include_path: str | None, *, defaults: bool) -> Any:
+    """lm-eval's index of tasks: those of a folder, and its own if `defaults`."""
     try:
         with _quiet():
             from lm_eval.tasks import TaskManager
@@ -173,6 +176,8 @@ def _task_manager(include_path: str | None, *, defaults: bool) -> Any:
         raise RecipeError(
             "lm-eval is not installed", where="--tasks", hint="pip install 'secateur[tasks]'"
         ) from fault
+    if defaults and include_path is None:
+        return _published()
     if include_path is not None and not Path(include_path).is_dir():
         raise RecipeError("no such folder", where=f"--include-path {include_path}")
     try:
@@ -180,6 +185,15 @@ def _task_manager(include_path: str | None, *, defaults: bool) -> Any:
             return TaskManager(include_path=include_path, include_defaults=defaults)
     except Exception as fault:
         raise DataError(f"the task files cannot be read ({fault})", where=include_path) from fault
+
+
+@functools.cache
+def _published() -> Any:
+    """lm-eval's own tasks: thousands of files, looked through once."""
+    from lm_eval.tasks import TaskManager
+
+    with _quiet():
+        return TaskManager()
 
 
 def _load(manager: Any, name: str, spec: Any) -> dict[str, Any]:
