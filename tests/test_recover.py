@@ -497,19 +497,20 @@ def test_a_divergent_run_is_named(settings: Callable[..., Recovery]) -> None:
 def test_the_rate_rises_then_falls_as_a_cosine(settings: Callable[..., Recovery]) -> None:
     chosen = settings(steps=100, warm_up=10, learning_rate=1.0)
     assert rate_at(5, chosen) == pytest.approx(0.5)
-    assert rate_at(10, chosen) == pytest.approx(1.0)
-    assert rate_at(55, chosen) == pytest.approx(0.5)
-    assert rate_at(100, chosen) == pytest.approx(0, abs=1e-12)
-    assert rate_at(1, settings(steps=100, warm_up=0, learning_rate=1.0)) == pytest.approx(
-        (1 + math.cos(math.pi / 100)) / 2
-    )
+    assert rate_at(10, chosen) == rate_at(11, chosen) == pytest.approx(1.0)
+    assert rate_at(56, chosen) == pytest.approx(0.5)
+    assert rate_at(100, chosen) == pytest.approx((1 - math.cos(math.pi / 90)) / 2)
+    assert rate_at(1, settings(steps=100, warm_up=0, learning_rate=1.0)) == 1.0
 
 
 def test_every_sequence_comes_once_before_any_comes_twice(
     settings: Callable[..., Recovery],
 ) -> None:
     chosen = settings(batch_size=4)
-    drawn = torch.cat([training._order(number, 10, chosen) for number in range(5)])
+    numbered = torch.arange(10)[:, None]
+    steps = [training.batches_of(step, numbered, chosen) for step in range(5)]
+    assert [[len(batch) for batch in batches] for batches in steps] == [[4]] * 5
+    drawn = torch.cat([batch[:, 0] for batches in steps for batch in batches])
     assert sorted(drawn[:10].tolist()) == sorted(drawn[10:].tolist()) == list(range(10))
     assert drawn[:10].tolist() != drawn[10:].tolist()
 

@@ -89,6 +89,8 @@ class Recovery(BaseModel):
             raise ValueError("block_weight goes with objective distill")
         if self.resume and self.overwrite:
             raise ValueError("resume goes on, overwrite begins anew: give one of them")
+        if self.chosen_warm_up >= self.steps:
+            raise ValueError(f"warm_up={self.warm_up} leaves none of {self.steps} steps")
         return self
 
     @classmethod

@@ -1,7 +1,7 @@
 """The training loop: steps, their rate, evaluations, checkpoints, and the state that was best.
 
-    rate(s) = peak * s / warm_up                                    while s <= warm_up
-              peak * (1 + cos(pi (s - warm_up) / (steps - warm_up))) / 2     after that
+    rate(s) = peak * s / warm_up                                             while s <= warm_up
+              peak * (1 + cos(pi (s - 1 - warm_up) / (steps - warm_up))) / 2      after that
 
 `s` counts from 1. accelerate brings device, mixed precision and accumulation; the loop is written
 out because what matters here, going on from a kill to the same result and judging by the very
@@ -136,7 +136,7 @@ def train(model: PeftModel, objective: Objective, prepared: Prepared, shown: Pro
         SecateurError: a checkpoint cannot be written, or not be gone on from.
     """
     settings, device = prepared.settings, prepared.device
-    sequences, validation = prepared.training, prepared.validation
+    validation = prepared.validation
     identity = prepared.identity()
     run = _Run(model, settings, prepared.state)
     if settings.resume:
@@ -147,19 +147,17 @@ def train(model: PeftModel, objective: Objective, prepared: Prepared, shown: Pro
         trained.eval()
         interval, losses = settings.chosen_interval, list[float]()
         shown.begin("recover", math.ceil(settings.steps / interval))
-        for _ in range(math.ceil(run.step / interval)):
-            shown.block()
+        for point in run.curve[1:]:
+            shown.block(step=point.step, validation=round(point.validation_loss, 4))
         if not run.curve:
             run.note(None, judge(trained, validation, settings, device))
         while run.step < settings.steps and not run.out_of_patience:
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(run.step + 1, settings)
             loss = 0.0
-            for micro in range(settings.accumulation):
-                number = run.step * settings.accumulation + micro
-                batch = sequences[_order(number, len(sequences), settings)].to(device)
+            for batch in batches_of(run.step, prepared.training, settings):
                 with accelerator.accumulate(trained):
-                    found = objective(trained, batch)
+                    found = objective(trained, batch.to(device))
                     accelerator.backward(found)
                     if accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(run.factors.values(), settings.gradient_norm)
@@ -188,7 +186,7 @@ def rate_at(step: int, settings: Recovery) -> float:
     warm_up, peak = settings.chosen_warm_up, settings.learning_rate
     if step <= warm_up:
         return peak * step / warm_up if warm_up else peak
-    share = (step - warm_up) / max(1, settings.steps - warm_up)
+    share = (step - 1 - warm_up) / (settings.steps - warm_up)
     return peak * (1 + math.cos(math.pi * share)) / 2
 
 
@@ -207,14 +205,25 @@ def judge(model: nn.Module, validation: Tensor, settings: Recovery, device: torc
     return total / len(validation)
 
 
-def _order(number: int, count: int, settings: Recovery) -> Tensor:
-    """Which sequences make batch `number`: int64 [batch_size], from seed and number alone."""
-    places = torch.arange(number * settings.batch_size, (number + 1) * settings.batch_size)
+def batches_of(step: int, sequences: Tensor, settings: Recovery) -> tuple[Tensor, ...]:
+    """What a step, counted from 0, is made of: from seed and step alone.
+
+    Args:
+        step: how many were done before.
+        sequences: int64 [sequences, tokens]; each comes once before any comes again.
+        settings: of the recovery.
+
+    Returns:
+        `accumulation` batches, each int64 [batch_size, tokens].
+    """
+    count, each = len(sequences), settings.batch_size * settings.accumulation
+    places = torch.arange(step * each, (step + 1) * each)
     rounds = [
         torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed + turn))
         for turn in range(int(places[0]) // count, int(places[-1]) // count + 1)
     ]
-    return torch.cat(rounds)[places - int(places[0]) // count * count]
+    order = torch.cat(rounds)[places - int(places[0]) // count * count]  # [each]
+    return torch.split(sequences[order], settings.batch_size)
 
 
 def _show(run: _Run, shown: Progress) -> None:
