@@ -47,13 +47,18 @@ class Recipe(BaseModel):
     pattern: str = "2:4"
     """50% or 0.5 (share pruned), or N:M (N of every M weights kept)."""
     calibration: str | None = None
-    """A .txt, .jsonl, .parquet or .safetensors file, a folder of texts, c4 or wikitext2."""
+    """A .txt, .jsonl, .parquet or .safetensors file, a folder of texts, c4, wikitext2, builtin
+    (the standard library's source), or self (text that the dense model writes)."""
     samples: int = Field(default=128, ge=1)
     """Calibration sequences."""
     sequence_length: int = Field(default=2048, ge=2)
     """Tokens per calibration sequence."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of everything random."""
+    text: str | None = None
+    """Held-out text to measure perplexity on while the blocks pass; as calibration, but self."""
+    windows: int | None = Field(default=None, ge=1)
+    """Windows of held-out text at most; none: all."""
     parameters: dict[str, Any] = {}
     """The method's own parameters."""
     preset: Literal["auto", "paper"] = "auto"

@@ -22,9 +22,10 @@ from secateur.evaluate import TaskEvaluation
 from secateur.evaluate.continuation import NAME as CONTINUATION
 from secateur.evaluate.suites import spell_out
 from secateur.evaluate.tasks import TaskSet, lm_eval_version, read_scores
-from secateur.prepare import choose_device, choose_dtype, load_tokenizer
+from secateur.placement import choose_device, choose_dtype
 from secateur.report import Progress, Quiet
 from secateur.report.record import read_record
+from secateur.sequences import load_tokenizer
 
 LONGEST = 2048
 """Tokens of a question at most, where the model would allow more."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.blocks.observe import observe
+from secateur.blocks.observe import Observer, observe
 from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import BlockModel, find_matrices
@@ -60,6 +60,7 @@ def sweep(
     plan: Plan,
     gradients: GradientFile | None = None,
     tick: Tick = silent,
+    first: tuple[Observer, list[Tensor]] | None = None,
 ) -> Iterator[BlockResult]:
     """Prune every block in turn. Weights are changed in the open block only.
 
@@ -69,6 +70,7 @@ def sweep(
         plan: what to do.
         gradients: full-model gradients, for a method that needs them.
         tick: told of progress within a block.
+        first: what observing block 0 gave to another run on the same inputs; see `observe`.
 
     Raises:
         PatternError: the pattern does not fit a matrix.
@@ -81,7 +83,8 @@ def sweep(
             block = OpenBlock(index, module, source.blocks.prefix(index), find_matrices(module))
             clock.lap("load")
             # In a function of its own, so that nothing of this block outlives it but the result.
-            yield _prune_block(block, source, stream, plan, gradients, tick, clock)
+            known = first if index == 0 else None
+            yield _prune_block(block, source, stream, plan, gradients, tick, clock, known)
 
 
 def _prune_block(
@@ -92,6 +95,7 @@ def _prune_block(
     gradients: GradientFile | None,
     tick: Tick,
     clock: _Clock,
+    known: tuple[Observer, list[Tensor]] | None,
 ) -> BlockResult:
     """Everything that happens to one open block."""
     for matrix in block.matrices:
@@ -100,10 +104,11 @@ def _prune_block(
     observed = error = None
     matrix_errors: dict[str, float] = {}
     if stream is not None:
-        observer, targets = observe(
+        observer, targets = known or observe(
             block.module, block.index, stream, block.matrices, plan.method.needs, tick
         )
-        observed = Observed(stream, observer, targets)
+        # Targets are let go one by one; those that are known serve other runs too.
+        observed = Observed(stream, observer, list(targets) if known else targets)
         clock.lap("observe")
     pruned, notices = new_weights(block, observed, gradients, plan, tick)
     if observed is not None:

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import ResidentModel, StreamedModel, find_matrices, locate, open_model
 from secateur.checkpoint.write import check_output
 from secateur.data import TokenBatch, load_calibration, load_heldout
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
-from secateur.prepare import choose_device, clip, load_tokenizer, vocabulary
+from secateur.placement import choose_device
 from secateur.recover.merge import count_zeros
 from secateur.recover.settings import Recovery
 from secateur.recover.state import StateFile
 from secateur.report import RunRecord
 from secateur.report.record import read_record
+from secateur.sequences import clip, load_tokenizer, vocabulary
 from secateur.sparsity import Pattern, parse_pattern
 
 
@@ -136,8 +138,10 @@ def _dense(settings: Recovery, record: RunRecord | None) -> Path | None:
     if settings.dense is not None:
         return locate(settings.dense)
     named = None if record is None else record.recipe.get("model")
-    if isinstance(named, str) and (Path(named) / "config.json").is_file():
-        return Path(named)
+    if named == BUILTIN_MODEL or (
+        isinstance(named, str) and (Path(named) / "config.json").is_file()
+    ):
+        return locate(named)
     if settings.objective == "distill":
         raise RecipeError("distillation needs the dense model", hint="--dense FOLDER")
     return None

@@ -1,7 +1,7 @@
 """All that decides a recovery, in one frozen record that is checked as a whole.
 
-The default rate was measured on a Llama 192 wide (docs/decisions/0008). The papers give LoRA 1e-4 at
-4096; a rate that is too high shows in the validation loss, and the best state is the one kept.
+The default rate was measured on a Llama 192 wide (docs/decisions/0008). LoRA is commonly given 1e-4
+at 4096; a rate that is too high shows in the validation loss, and the best state is what is kept.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from secateur.checkpoint import BlockModel, OutputFolder, ResidentModel, open_model
 from secateur.evaluate import Evaluation, evaluate
-from secateur.prepare import batch_size
+from secateur.placement import batch_size
 from secateur.recover.adapter import attach, find_targets
 from secateur.recover.inputs import Prepared, prepare
 from secateur.recover.merge import count_zeros, merged_weights

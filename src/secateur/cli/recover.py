@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from secateur import show
-from secateur.report import JsonLines, TerminalBars
+from secateur.cli.app import app, shown
 
 
+@app.command()
 def recover(
     model: Annotated[str, typer.Argument(help="Folder of a pruned model, or a hub name.")],
     text: Annotated[
@@ -103,5 +104,4 @@ def recover(
     given["out"] = given.pop("out_folder")
     values = {name: value for name, value in given.items() if value is not None}
     settings = recovering.Recovery.build(values)
-    progress = TerminalBars(show.err) if show.err.is_terminal else JsonLines()
-    show.recovery(recovering.recover(settings, progress))
+    show.recovery(recovering.recover(settings, shown()))

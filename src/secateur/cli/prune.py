@@ -1,0 +1,132 @@
+"""`secateur prune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from secateur import pipeline, show
+from secateur.cli.app import CALIBRATION, HELD_OUT, app, shown
+from secateur.errors import RecipeError
+from secateur.prepare import prepare
+from secateur.recipe import Recipe, read_value, read_yaml
+
+
+@app.command("prune")
+def prune_command(
+    model: Annotated[
+        str | None, typer.Argument(help="Folder of a checkpoint, a hub name, or builtin.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="See `secateur methods`.", show_default="wanda++")
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="50% or 0.5: that share is pruned. N:M, such as 2:4: N of every M weights along"
+            " the input are KEPT.",
+            show_default="2:4",
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help=CALIBRATION),
+    ] = None,
+    out_folder: Annotated[
+        str | None, typer.Option("--out", help="Folder for the pruned model.")
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help=f"Measure perplexity as the blocks pass. {HELD_OUT}"),
+    ] = None,
+    windows: Annotated[
+        int | None, typer.Option(help="Windows of it at most.", show_default="all")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Calibration sequences.", show_default="128")
+    ] = None,
+    sequence_length: Annotated[
+        int | None,
+        typer.Option(help="Tokens in each; at most what the model allows.", show_default="2048"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of everything random.", show_default="0")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A parameter of the method (alpha=10), or of the regional optimiser"
+            " (regional.rounds=3). See `secateur methods`. May be repeated.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Regional optimiser: auto (sets its own rate) or paper.", show_default="auto"
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML file with any of these; flags go over it.")
+    ] = None,
+    save_gradients: Annotated[
+        str | None, typer.Option(help="gblm: keep the full-model gradients in this .safetensors.")
+    ] = None,
+    gradients: Annotated[
+        str | None, typer.Option(help="gblm: full-model gradients that an earlier run kept.")
+    ] = None,
+    block_inputs: Annotated[
+        str | None,
+        typer.Option(help="gblm: keep block inputs in memory or on disk. [default: auto]"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Sequences per batch.", show_default="about 8192 tokens")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Computing precision.", show_default="auto")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="auto")
+    ] = None,
+    overwrite: Annotated[
+        bool | None, typer.Option("--overwrite", help="Replace the output folder.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the plan, do nothing.")
+    ] = False,
+) -> None:
+    """Prune MODEL and write the sparse model to --out, or only measure it on --text."""
+    values = {} if recipe is None else read_yaml(recipe)
+    flags = {
+        "model": model, "method": method, "pattern": pattern, "calibration": calibration,
+        "out": out_folder, "samples": samples, "sequence_length": sequence_length, "seed": seed,
+        "preset": preset, "batch_size": batch_size, "dtype": dtype, "device": device,
+        "overwrite": overwrite, "gradients": gradients, "save_gradients": save_gradients,
+        "block_inputs": block_inputs, "text": text, "windows": windows,
+    }  # fmt: skip
+    values.update({name: value for name, value in flags.items() if value is not None})
+    _apply_settings(values, setting or [])
+    origins = {} if recipe is None else {"origin": f"{recipe} and the options"}
+    built = Recipe.build(values, **origins)
+    if dry_run:
+        show.plan(prepare(built))
+        return
+    show.run(pipeline.prune(built, shown()))
+
+
+def _apply_settings(values: dict[str, Any], settings: list[str]) -> None:
+    """Put every NAME=VALUE where the recipe keeps it."""
+    for setting in settings:
+        name, sign, text = setting.partition("=")
+        if not sign or not name:
+            raise RecipeError(f"--set {setting!r}", wanted="NAME=VALUE, such as alpha=10")
+        group, _, key = name.rpartition(".")
+        if group not in ("", "regional"):
+            raise RecipeError(f"--set {name!r}", wanted="NAME or regional.NAME")
+        place = group or "parameters"
+        before = values.get(place) or {}
+        if isinstance(before, dict):  # if not, the recipe says what is wrong with it
+            values[place] = {**before, key: read_value(text)}
