@@ -33,6 +33,7 @@ ORDER = [
     "recover",
     "tasks",
     "groundwork",
+    "resume",
     "pipeline",
     "compare",
     "demo",

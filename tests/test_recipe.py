@@ -237,7 +237,7 @@ def test_patterns_need_no_quotes(tmp_path: Path, written: str, pattern: object) 
     [
         ("[1, 2]", "the file holds a list"),
         ("just words", "the file holds a str"),
-        ("", "the file holds a NoneType"),
+        ("", "the file holds nothing"),
         ("model: [unclosed", "not a YAML file"),
         ("model: m\n\tmethod: magnitude", "not a YAML file"),
         ("a: &a [*a, *b]", "not a YAML file"),

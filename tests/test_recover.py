@@ -268,6 +268,8 @@ def test_every_zero_is_kept_in_the_files_and_nothing_else_is_touched(
         assert torch.equal(before[name] == 0, after[name] == 0)
     proof = prove(str(done[0]), "2:4")
     assert not proof.failing
+    assert not proof.changed  # the checksums in run.json are those of the new files
+    assert proof.files > 0
     assert proof.zeros == done[1].recovery.zeros_after == done[1].recovery.zeros_before
 
 
@@ -372,6 +374,8 @@ def test_adapters_stay_beside_the_model(
     before, after = weights_of(sparse_folder), weights_of(out)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert record.recovery.adapted == record.recovery.recovered
+    assert "adapter/adapter_model.safetensors" in record.files
+    assert not prove(str(out), "2:4").changed
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     tokens = tiny.make_tokens(2, 16)
     plain = model(input_ids=tokens).logits

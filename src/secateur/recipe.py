@@ -27,6 +27,8 @@ from secateur.sparsity import Pattern, parse_pattern
 from secateur.statistics import Need
 
 _OPTIONS = "the options"
+_MOST_BYTES = 1_000_000
+"""Of a recipe file: some hundred lines are a long one."""
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -77,8 +79,12 @@ class Recipe(BaseModel):
     """Precision of the computation; auto: float32 on a CPU, the checkpoint's own elsewhere."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: an accelerator where there is one."""
+    trust_remote_code: bool = False
+    """Run code that lies beside the weights; not to be had from a recipe file."""
     overwrite: bool = False
     """Replace the result folder if it exists."""
+    restart: bool = False
+    """Begin again where an earlier run was interrupted, instead of going on."""
 
     @field_validator("pattern", mode="before")
     @classmethod
@@ -139,15 +145,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: it is missing, not YAML, or not a mapping.
     """
+    wanted = "keys and values, such as method: wanda"
     try:
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise RecipeError(f"{size} bytes", where=path, wanted=f"at most {_MOST_BYTES}")
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as fault:
-        raise RecipeError("no such recipe file", where=path) from fault
+        raise RecipeError("no such recipe file", where=path, wanted="a YAML file") from fault
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as fault:
-        raise RecipeError(f"not a YAML file ({fault})", where=path) from fault
+        raise RecipeError(f"not a YAML file ({fault})", where=path, wanted=wanted) from fault
     if not isinstance(values, dict):
+        kind = "nothing" if values is None else f"a {type(values).__name__}"
+        raise RecipeError(f"the file holds {kind}", where=path, wanted=wanted)
+    if values.get("trust_remote_code"):
         raise RecipeError(
-            f"the file holds a {type(values).__name__}", where=path, wanted="keys and values"
+            "a recipe file cannot trust code", where=path, hint="--trust-remote-code, if you do"
         )
     return {str(key): value for key, value in values.items()}
 

@@ -5,7 +5,6 @@ One model is in memory at a time, whole: lm-eval calls it as transformers does.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +14,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from secateur.checkpoint import Checkpoint, locate
+from secateur.checkpoint.durable import write_text
 from secateur.checkpoint.skeleton import read_config
 from secateur.data import read_documents
-from secateur.errors import CheckpointError, OutputError, RecipeError
+from secateur.errors import CheckpointError, RecipeError
 from secateur.evaluate import TaskEvaluation
 from secateur.evaluate.continuation import NAME as CONTINUATION
 from secateur.evaluate.suites import spell_out
@@ -109,12 +109,7 @@ def add_to_record(folder: Path, evaluation: TaskEvaluation) -> None:
         raise CheckpointError("no run record to add to", where=path, hint="without --record")
     kept = tuple(other for other in record.tasks if other.asked != evaluation.asked)
     updated = record.model_copy(update={"tasks": (*kept, evaluation)})
-    unfinished = path.with_suffix(".unfinished")
-    try:
-        unfinished.write_text(updated.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
-    except OSError as fault:
-        raise OutputError(f"cannot be written ({fault})", where=path) from fault
+    write_text(path, updated.model_dump_json(indent=2) + "\n")
 
 
 def _ask(

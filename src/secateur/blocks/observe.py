@@ -13,6 +13,7 @@ The sequences of a batch do not mix, so that one backward pass gives every seque
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
-from secateur.errors import ModelError
+from secateur.errors import ModelError, NumericalError
 from secateur.statistics import GradientNorm, Hessian, InputNorm, Need, Order
 
 GRADIENTS = frozenset({Need.REGIONAL_GRADIENT, Need.FULL_GRADIENT})
@@ -100,11 +101,18 @@ class Observer:
         """What `weight` [out, in] in place of W does to the output of the matrix alone.
 
         norm2(X (W - weight)') / norm2(X W') over the first inputs X that the matrix saw.
+
+        Raises:
+            NumericalError: an output is not finite.
         """
         inputs = self._probes[self._leader[matrix.name]]  # [up to probe_tokens, in]
         dense = matrix.read()
         output = (inputs @ dense.T).float().norm()
         lost = (inputs @ (dense - weight.to(dense.dtype)).T).float().norm()
+        if not math.isfinite(float(lost)) or not math.isfinite(float(output)):
+            raise NumericalError(
+                "the output is not finite", where=matrix.name, hint="--dtype float32"
+            )
         return float(lost / output) if output > 0 else 0.0
 
     def _hook(self, matrix: Matrix, sequences: int) -> Any:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import ResidentModel, StreamedModel, find_matrices, locate, open_model
-from secateur.checkpoint.write import check_output
+from secateur.checkpoint.destination import check_output
 from secateur.data import TokenBatch, load_calibration, load_heldout
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
 from secateur.placement import choose_device

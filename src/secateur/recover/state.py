@@ -12,7 +12,6 @@ the data follows from seed and step and needs no state.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from secateur.errors import CheckpointError, OutputError, RecipeError
+from secateur.checkpoint.durable import write_tensors, writing
+from secateur.errors import CheckpointError, RecipeError
 from secateur.report.record import RecoveryPoint
 
 
@@ -72,15 +71,9 @@ class StateFile:
         for name, kept in optimizer.items():
             tensors |= {f"optimizer.{name}.{key}": value for key, value in kept.items()}
         copied = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        unfinished = self.path.with_suffix(".unfinished")
-        try:
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(copied, unfinished, metadata={"state": position.model_dump_json()})
-            with unfinished.open("rb") as handle:
-                os.fsync(handle.fileno())
-            unfinished.replace(self.path)
-        except (OSError, SafetensorError) as fault:
-            raise OutputError(f"cannot be written ({fault})", where=self.path) from fault
+        write_tensors(self.path, copied, {"state": position.model_dump_json()})
 
     def load(self, identity: Mapping[str, Any]) -> tuple[Position, dict[str, Tensor]]:
         """What was saved.

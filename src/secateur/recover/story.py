@@ -92,11 +92,13 @@ def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
         )
         record = _whole_record(prepared, recovery, began)
         with OutputFolder(
-            Path(settings.out), prepared.folder, overwrite=settings.overwrite
+            Path(settings.out), prepared.folder, overwrite=settings.overwrite, restart=True
         ) as output:
             _write(prepared, output, merged)
+            files = output.seal()
             if settings.result == "adapters":
-                output.write_folder("adapter", adapted.save_pretrained)
+                files |= output.write_folder("adapter", adapted.save_pretrained)
+            record = record.model_copy(update={"files": files})
             output.finish(record.model_dump_json(indent=2) + "\n")
     prepared.state.remove()
     return record
