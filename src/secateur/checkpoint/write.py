@@ -219,15 +219,13 @@ class OutputFolder:
                 self._checksums[path.name] = sha256(path)
         return dict(sorted(self._checksums.items()))
 
-    def write_folder(self, name: str, save: Callable[[Path], None]) -> dict[str, str]:
-        """Let something else write a folder within the result; SHA-256 of its files by name."""
+    def write_folder(self, name: str, save: Callable[[Path], None]) -> None:
+        """Let something else write a folder within the result; its files have no checksum."""
         folder = self._partial / name
         with writing(folder):
             save(folder)
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            for path in files:
+            for path in folder.rglob("*"):
                 flush(path)
-        return {str(path.relative_to(self._partial)): sha256(path) for path in files}
 
     def finish(self, record: str) -> None:
         """Write `run.json` and give the folder its name; the state goes after that."""

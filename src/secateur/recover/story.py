@@ -95,10 +95,9 @@ def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
             Path(settings.out), prepared.folder, overwrite=settings.overwrite, restart=True
         ) as output:
             _write(prepared, output, merged)
-            files = output.seal()
             if settings.result == "adapters":
-                files |= output.write_folder("adapter", adapted.save_pretrained)
-            record = record.model_copy(update={"files": files})
+                output.write_folder("adapter", adapted.save_pretrained)
+            record = record.model_copy(update={"files": output.seal()})
             output.finish(record.model_dump_json(indent=2) + "\n")
     prepared.state.remove()
     return record
