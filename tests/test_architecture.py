@@ -30,6 +30,8 @@ ORDER = [
     "placement",
     "sequences",
     "prepare",
+    "recover",
+    "tasks",
     "groundwork",
     "resume",
     "pipeline",

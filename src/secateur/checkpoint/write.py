@@ -222,6 +222,14 @@ class OutputFolder:
                 self._checksums[path.name] = sha256(path)
         return dict(sorted(self._checksums.items()))
 
+    def write_folder(self, name: str, save: Callable[[Path], None]) -> None:
+        """Let something else write a folder within the result; its files have no checksum."""
+        folder = self._partial / name
+        with writing(folder):
+            save(folder)
+            for path in folder.rglob("*"):
+                flush(path)
+
     def finish(self, record: str) -> None:
         """Write `run.json` and give the folder its name; the state goes after that."""
         write_text(self._partial / "run.json", record)
