@@ -1,46 +1,78 @@
 """Every family, every method, from disk to disk."""
 
+import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 import secateur
+from families_table import HOW_TO_WRITE, METHODS, PATTERNS, TABLE, TESTED, table
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import Checkpoint, ResidentModel, find_blocks, find_matrices
 from secateur.errors import ModelError
-from secateur.methods import every
 from secateur.prove import prove
-from tiny import FAMILIES, fingerprint, make_model, save
+from tiny import fingerprint, make_model, make_tokens, save
 
-METHODS = [method.name for method in every()]
 QUICK = {"regional": {"rounds": 2, "samples": 3}}
+FEW = {"samples": 8, "sequence_length": 16}
 
 
 def options(method):
-    return QUICK if method in ("wanda++", "wanda++-ro") else {}
+    return {**FEW, **QUICK} if method in ("wanda++", "wanda++-ro") else FEW
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    """Calibration tokens, int64 [8, 16]."""
+    return make_tokens(8, 16)
+
+
+@pytest.fixture(scope="module")
+def tokens_file(tokens, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokens") / "tokens.safetensors"
+    save_file({"input_ids": tokens}, path)
+    return path
+
+
+class Made(dict):
+    """Family -> what is made of it when it is first asked for."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def __missing__(self, family):
+        self[family] = self.make(family)
+        return self[family]
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Family -> a folder with its tiny model in bfloat16."""
     root = tmp_path_factory.mktemp("families")
-    return {
-        family: save(make_model(family, dtype=torch.bfloat16), root / family) for family in FAMILIES
-    }
+    return Made(lambda family: save(make_model(family, dtype=torch.bfloat16), root / family))
 
 
-@pytest.mark.parametrize("pattern", ["2:4", "50%"])
+@pytest.fixture(scope="module")
+def models(folders):
+    """Family -> the same model in memory. Not to be changed."""
+    return Made(lambda family: AutoModelForCausalLM.from_pretrained(folders[family]))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_from_disk_to_disk(family, method, pattern, folders, tokens, tokens_file, tmp_path):
+@pytest.mark.parametrize("family", TESTED)
+def test_from_disk_to_disk(family, method, pattern, models, folders, tokens, tokens_file, tmp_path):
     out = tmp_path / "out"
     before = fingerprint(folders[family])
     run = secateur.prune(
         folders[family], method=method, pattern=pattern, calibration=str(tokens_file), out=out,
-        samples=8, sequence_length=32, **options(method),
+        **options(method),
     )  # fmt: skip
     assert fingerprint(folders[family]) == before
     assert run.streamed
@@ -56,23 +88,19 @@ def test_from_disk_to_disk(family, method, pattern, folders, tokens, tokens_file
         assert not torch.signbit(stored[stored == 0]).any()  # no -0 where a weight was pruned
 
     # the folder gives the logits that the same pruning gives in memory
-    live = AutoModelForCausalLM.from_pretrained(folders[family])
-    secateur.prune(
-        live, method=method, pattern=pattern, calibration=tokens, samples=8, sequence_length=32,
-        **options(method),
-    )  # fmt: skip
+    live = copy.deepcopy(models[family])
+    secateur.prune(live, method=method, pattern=pattern, calibration=tokens, **options(method))
     loaded = AutoModelForCausalLM.from_pretrained(out)
     assert loaded.dtype == torch.bfloat16
     with torch.no_grad():
         assert torch.equal(loaded(input_ids=tokens).logits, live.eval()(input_ids=tokens).logits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TESTED)
 def test_only_matrices_of_blocks_change(family, folders, tokens_file, tmp_path):
     out = tmp_path / "out"
     secateur.prune(
-        folders[family], method="wanda", calibration=str(tokens_file), out=out, samples=8,
-        sequence_length=32,
+        folders[family], method="wanda", calibration=str(tokens_file), out=out, **FEW
     )  # fmt: skip
     model = make_model(family)
     blocks = find_blocks(model)
@@ -97,8 +125,7 @@ def test_the_input_dimension_of_conv1d_is_its_first(folders, tokens_file, tmp_pa
     """GPT-2 stores [in, out]: groups of four run down the columns of what is stored."""
     out = tmp_path / "out"
     secateur.prune(
-        folders["gpt2"], method="wanda", calibration=str(tokens_file), out=out, samples=8,
-        sequence_length=32,
+        folders["gpt2"], method="wanda", calibration=str(tokens_file), out=out, **FEW
     )  # fmt: skip
     checkpoint = Checkpoint(out)
     name = "transformer.h.0.mlp.c_fc.weight"
@@ -114,8 +141,7 @@ def test_blocks_are_calibrated_on_what_pruned_blocks_below_give(
     """Block 2's mask follows from inputs that went through pruned blocks 0 and 1."""
     out = tmp_path / "out"
     secateur.prune(
-        folders["llama"], method="wanda", calibration=str(tokens_file), out=out, samples=8,
-        sequence_length=32,
+        folders["llama"], method="wanda", calibration=str(tokens_file), out=out, **FEW
     )  # fmt: skip
     pruned = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     dense = make_model("llama", dtype=torch.bfloat16).float()
@@ -126,7 +152,7 @@ def test_blocks_are_calibrated_on_what_pruned_blocks_below_give(
     block = dense.model.layers[2]
     normed = block.input_layernorm(stream.batches[0].hidden)
     weight = block.self_attn.q_proj.weight.detach()
-    metric = weight.abs() * normed.reshape(-1, 32).norm(dim=0)
+    metric = weight.abs() * normed.flatten(0, 1).norm(dim=0)
     least = metric.view(-1, 4).argsort(1)[:, :2]
     expected = torch.ones_like(metric.view(-1, 4)).scatter_(1, least, 0).view_as(weight)
     found = pruned.model.layers[2].self_attn.q_proj.weight != 0
@@ -136,8 +162,8 @@ def test_blocks_are_calibrated_on_what_pruned_blocks_below_give(
 def test_the_record_and_the_index_tell_the_truth(folders, tokens_file, tmp_path):
     out = tmp_path / "out"
     run = secateur.prune(
-        folders["llama"], method="wanda++", calibration=str(tokens_file), out=out, samples=8,
-        sequence_length=32, **QUICK,
+        folders["llama"], method="wanda++", calibration=str(tokens_file), out=out,
+        **options("wanda++"),
     )  # fmt: skip
     written = json.loads((out / "run.json").read_text())
     assert written == json.loads(run.model_dump_json())
@@ -167,3 +193,7 @@ def test_fused_experts_are_refused_not_skipped(tokens_file, tmp_path):
             sequence_length=32,
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+def test_the_table_in_the_docs_is_what_is_tested(folders):
+    assert Path(TABLE).read_text(encoding="utf-8") == table(folders), f"write it: {HOW_TO_WRITE}"

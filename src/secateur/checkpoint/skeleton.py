@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers.initialization import no_init_weights
 
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.structure import find_blocks
@@ -131,7 +132,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
 def _empty_model(config: PreTrainedConfig, checkpoint: Checkpoint) -> PreTrainedModel:
     """The model on the meta device, its computed buffers real."""
     try:
-        with init_empty_weights(include_buffers=False):
+        with init_empty_weights(include_buffers=False), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except ValueError as fault:
         raise ModelError(
