@@ -154,6 +154,7 @@ EXPERT_FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
         head_dim=8,
         sliding_window=12,
         layer_types=_ONE_OF_EACH,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     ),
 }
 """Families whose blocks route tokens to fused experts."""

@@ -12,16 +12,15 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from families import FAMILIES, PLAIN_FAMILIES
 from secateur.checkpoint import StreamedModel, find_matrices, open_model
 from secateur.methods import every
-from tiny import make_model, save
+from tiny import EVERY_FAMILY, make_model, save
 
 TABLE = Path(__file__).parent.parent / "docs" / "families.md"
 HOW_TO_WRITE = "python tests/families_table.py"
 METHODS = [method.name for method in every()]
 PATTERNS = ["2:4", "50%"]
-TESTED = [*FAMILIES, *PLAIN_FAMILIES]
+TESTED = [*EVERY_FAMILY]
 """Each with every method and every pattern, in `test_families.py`."""
 
 _HEAD = f"""# Families

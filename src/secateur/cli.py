@@ -87,6 +87,16 @@ def prune_command(
     recipe: Annotated[
         Path | None, typer.Option(help="YAML file with any of these; flags go over it.")
     ] = None,
+    route_all: Annotated[
+        bool | None,
+        typer.Option("--route-all", help="Show every expert every token, not only its own."),
+    ] = None,
+    expert_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="An expert that fewer tokens reach is pruned by magnitude.", show_default="32"
+        ),
+    ] = None,
     save_gradients: Annotated[
         str | None, typer.Option(help="gblm: keep the full-model gradients in this .safetensors.")
     ] = None,
@@ -120,7 +130,7 @@ def prune_command(
         "out": out_folder, "samples": samples, "sequence_length": sequence_length, "seed": seed,
         "preset": preset, "batch_size": batch_size, "dtype": dtype, "device": device,
         "overwrite": overwrite, "gradients": gradients, "save_gradients": save_gradients,
-        "block_inputs": block_inputs,
+        "block_inputs": block_inputs, "route_all": route_all, "expert_tokens": expert_tokens,
     }  # fmt: skip
     values.update({name: value for name, value in flags.items() if value is not None})
     _apply_settings(values, setting or [])

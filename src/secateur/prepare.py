@@ -198,6 +198,8 @@ def plan_of(recipe: Recipe) -> Plan:
         recipe.chosen_pattern,
         recipe.chosen_regional,
         recipe.seed,
+        recipe.route_all,
+        recipe.expert_tokens,
     )
 
 

@@ -60,6 +60,10 @@ class Recipe(BaseModel):
     """Settings of the regional optimiser: derived from the layers, or those of the paper."""
     regional: dict[str, Any] = {}
     """Single settings of the regional optimiser, over the preset."""
+    route_all: bool = False
+    """Show every expert every token; else only those that the router sends it."""
+    expert_tokens: int = Field(default=32, ge=1)
+    """An expert that fewer tokens reach is pruned by magnitude, with a notice."""
     gradients: str | None = None
     """File of full-model gradients from an earlier run with save_gradients (gblm)."""
     save_gradients: str | None = None

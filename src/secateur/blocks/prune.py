@@ -21,13 +21,20 @@ from secateur.statistics import Need, Statistics
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do with every block."""
+    """What to do with every block.
+
+    Attributes:
+        route_all: norms and Hessians of an expert are of all tokens, not only of those sent to it.
+        expert_tokens: an expert that saw fewer is starved: it is pruned by magnitude.
+    """
 
     method: Method
     params: Params
     pattern: Pattern
     regional: Regional
     seed: int
+    route_all: bool = False
+    expert_tokens: int = 32
 
 
 @dataclass(frozen=True)
@@ -84,13 +91,20 @@ def new_weights(
     Raises:
         NumericalError: a statistic, a score or a loss is not finite; names the matrix.
     """
+    starved = observed.observer.starved if observed is not None and plan.method.needs else ()
+    told = _of_the_starved(block, starved, plan)
     statistics = {
         matrix.name: _statistics(block, matrix, observed, gradients, plan)
         for matrix in block.matrices
     }
+    for matrix in starved:
+        statistics[matrix.name] = Statistics.uninformed(
+            plan.method.needs, matrix.shape, statistics[matrix.name].sequences, matrix.read().device
+        )
     if plan.method.solve is not None:
         assert observed is not None
-        return _solve(block, observed.observer.groups, statistics, plan)
+        weights, notices = _solve(block, observed.observer.groups, statistics, plan)
+        return weights, (*told, *notices)
 
     def choose(matrix: Matrix, weight: Tensor) -> Tensor:
         assert plan.method.score is not None
@@ -103,21 +117,34 @@ def new_weights(
         assert observed is not None
         refined = optimise(
             block.module, block.index, block.matrices, observed.stream, observed.targets, choose,
-            plan.regional, plan.seed, tick,
+            plan.regional, plan.seed, tick, frozenset(matrix.name for matrix in starved),
         )  # fmt: skip
-        return {name: weight for name, (_, weight) in refined.items()}, ()
+        return {name: weight for name, (_, weight) in refined.items()}, told
     weights = {}
     for matrix in block.matrices:
         weight = matrix.read().float()
         # Filled, not multiplied: a negative weight times zero would be stored as -0.
         weights[matrix.name] = weight.masked_fill(~choose(matrix, weight), 0)
-    return weights, ()
+    return weights, told
 
 
 def check_finite(values: Tensor, what: str, where: str) -> None:
     """Raise `NumericalError` "`what` not finite in `where`" if there is a NaN or an infinity."""
     if not bool(torch.isfinite(values).all()):
         raise NumericalError(f"{what} not finite", where=where)
+
+
+def _of_the_starved(block: OpenBlock, starved: Sequence[Matrix], plan: Plan) -> tuple[str, ...]:
+    """A notice for every module with experts that saw too few tokens."""
+    experts: dict[str, dict[int | None, None]] = {}
+    for matrix in starved:
+        module = matrix.parameter.rpartition(".")[0]
+        experts.setdefault(module, {})[matrix.expert] = None
+    return tuple(
+        f"{block.prefix}{module}: fewer than {plan.expert_tokens} tokens reached expert"
+        f" {', '.join(map(str, numbers))}: pruned by magnitude"
+        for module, numbers in experts.items()
+    )
 
 
 def _solve(

@@ -25,6 +25,7 @@ from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_w
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import BlockModel, find_matrices
 from secateur.checkpoint.gradients import GradientFile
+from secateur.checkpoint.matrices import with_weights
 from secateur.errors import NumericalError
 from secateur.sparsity import MatrixAudit, audit
 
@@ -36,11 +37,11 @@ class BlockResult:
     Attributes:
         index: which block.
         changed: parameter name in the model -> new value, in the orientation and dtype stored.
-        audits: parameter name in the model -> what was counted in it.
+        audits: name of a matrix in the model -> what was counted in it.
         output_error: norm2(f_dense - f_sparse) / norm2(f_dense) over all calibration tokens, or
             None without calibration.
-        matrix_errors: the same of every matrix alone, by parameter name in the model, on its first
-            inputs; empty without calibration.
+        matrix_errors: the same of every matrix alone, by its name in the model, on its first
+            inputs; empty without calibration, and without an expert that no token reached.
         seconds: wall time by phase.
         notices: what the user should know, a line each.
     """
@@ -101,16 +102,18 @@ def _prune_block(
     matrix_errors: dict[str, float] = {}
     if stream is not None:
         observer, targets = observe(
-            block.module, block.index, stream, block.matrices, plan.method.needs, tick
-        )
+            block.module, block.index, stream, block.matrices, plan.method.needs, tick,
+            plan.route_all, plan.expert_tokens,
+        )  # fmt: skip
         observed = Observed(stream, observer, targets)
         clock.lap("observe")
     pruned, notices = new_weights(block, observed, gradients, plan, tick)
     if observed is not None:
-        matrix_errors = {
+        found = {
             block.prefix + matrix.name: observed.observer.output_error(matrix, pruned[matrix.name])
             for matrix in block.matrices
         }
+        matrix_errors = {name: value for name, value in found.items() if value is not None}
     clock.lap("prune")
     changed = _write(block, pruned, source)
     if observed is not None:
@@ -124,14 +127,14 @@ def _prune_block(
 
 def _write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> dict[str, Tensor]:
     """Put the new weights into the block as the storage dtype rounds them; what was stored."""
-    changed = {}
     for matrix in block.matrices:
-        name = block.prefix + matrix.name
-        stored = pruned[matrix.name].to(source.storage_dtype(name))
-        check_finite(stored, "the pruned weights are", name)
+        dtype = source.storage_dtype(block.prefix + matrix.parameter)
+        pruned[matrix.name] = stored = pruned[matrix.name].to(dtype)
+        check_finite(stored, "the pruned weights are", block.prefix + matrix.name)
         matrix.write(stored)
-        changed[name] = matrix.as_stored(stored)
-    return changed
+    return {
+        block.prefix + name: value for name, value in with_weights(block.matrices, pruned).items()
+    }
 
 
 @torch.no_grad()
