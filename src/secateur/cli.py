@@ -49,6 +49,25 @@ def prune_command(
             show_default="2:4",
         ),
     ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REGEX", help="Prune only matrices with this in their name. May be repeated."
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REGEX", help="Leave matrices with this in their name. May be repeated."
+        ),
+    ] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(help="Prune only these blocks, from 0: 4-27 or 0,3,8-.", show_default="all"),
+    ] = None,
+    dense_first: Annotated[
+        int | None, typer.Option(help="Leave so many of the first blocks.", show_default="0")
+    ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -130,7 +149,9 @@ def prune_command(
         "out": out_folder, "samples": samples, "sequence_length": sequence_length, "seed": seed,
         "preset": preset, "batch_size": batch_size, "dtype": dtype, "device": device,
         "overwrite": overwrite, "gradients": gradients, "save_gradients": save_gradients,
-        "block_inputs": block_inputs, "route_all": route_all, "expert_tokens": expert_tokens,
+        "include": include or None, "exclude": exclude or None, "blocks": blocks,
+        "dense_first": dense_first, "block_inputs": block_inputs, "route_all": route_all,
+        "expert_tokens": expert_tokens,
     }  # fmt: skip
     values.update({name: value for name, value in flags.items() if value is not None})
     _apply_settings(values, setting or [])

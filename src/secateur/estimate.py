@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from secateur.blocks.prune import Plan
-from secateur.checkpoint import BlockModel, find_matrices
+from secateur.checkpoint import BlockModel, find_all_matrices
 from secateur.methods import Refine
 from secateur.statistics import Need
 
@@ -58,10 +58,11 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
     tokens = sequences * length
     prunable = block_bytes = 0
     flops = 0.0
-    for index, block in enumerate(source.blocks.modules):
-        matrices = find_matrices(block)
+    for index, matrices in enumerate(find_all_matrices(source.blocks)):
         for matrix in matrices:
-            plan.pattern.check_fits(matrix.shape[1], source.blocks.prefix(index) + matrix.name)
+            name = source.blocks.prefix(index) + matrix.name
+            if (pattern := plan.choice.pattern_of(index, name)) is not None:
+                pattern.check_fits(matrix.shape[1], name)
         weights = sum(rows * columns for rows, columns in (m.shape for m in matrices))
         prunable += weights
         statistics = 4 * weights * (1 + (Need.REGIONAL_GRADIENT in plan.method.needs))

@@ -15,10 +15,12 @@ from secateur.checkpoint import (
     BlockModel,
     ResidentModel,
     StreamedModel,
+    find_all_matrices,
     find_matrices,
     locate,
     open_model,
 )
+from secateur.checkpoint.choice import check_choice
 from secateur.checkpoint.gradients import GradientFile
 from secateur.checkpoint.write import check_output
 from secateur.data import TokenBatch, load_calibration
@@ -95,6 +97,7 @@ def _prepare(
     notices: tuple[str, ...],
 ) -> Prepared:
     plan = plan_of(recipe)
+    check_choice(plan.choice, source.blocks)
     sequences, length = (0, 0) if calibration is None else calibration.input_ids.shape
     shapes = estimate(source, plan, sequences, length)
     facts = gradients = None
@@ -114,8 +117,8 @@ def matrix_shapes(source: BlockModel) -> dict[str, tuple[int, int]]:
     """(out, in) of every prunable matrix, by parameter name in the model."""
     return {
         source.blocks.prefix(index) + matrix.name: matrix.shape
-        for index, block in enumerate(source.blocks.modules)
-        for matrix in find_matrices(block)
+        for index, matrices in enumerate(find_all_matrices(source.blocks))
+        for matrix in matrices
     }
 
 
@@ -195,7 +198,7 @@ def plan_of(recipe: Recipe) -> Plan:
     return Plan(
         recipe.chosen_method,
         recipe.chosen_params,
-        recipe.chosen_pattern,
+        recipe.choice,
         recipe.chosen_regional,
         recipe.seed,
         recipe.route_all,

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from secateur.checkpoint import find_matrices, locate, open_model
+from secateur.checkpoint import find_all_matrices, locate, open_model
 from secateur.errors import CheckpointError
 from secateur.report import MatrixRecord
 from secateur.report.record import read_record
-from secateur.sparsity import Pattern, audit, parse_pattern
+from secateur.sparsity import Choice, audit, parse_pattern, read_choice
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,13 @@ class Proof:
 
     Attributes:
         folder: the model.
-        pattern: what was looked for; None if nothing was, and the counts stand alone.
+        pattern: what was looked for; None if nothing was, and the counts stand alone. Matrices that
+            the choice leaves dense are counted, and hold whatever they are.
         kinds: by kind of matrix.
     """
 
     folder: Path
-    pattern: Pattern | None
+    pattern: Choice | None
     kinds: tuple[KindProof, ...]
 
     @property
@@ -92,22 +93,23 @@ def prove(model: str, pattern: str | None) -> Proof:
     Raises:
         SecateurError: the pattern or the folder cannot be read.
     """
-    wanted = None if pattern is None else parse_pattern(pattern)
+    wanted = None if pattern is None else Choice(parse_pattern(pattern))
     folder = locate(model)
     if wanted is None and (record := read_record(folder)) is not None:
         if "pattern" not in record.recipe:
             raise CheckpointError(
                 "the run record names no pattern", where=folder / "run.json", hint="--pattern"
             )
-        wanted = parse_pattern(record.recipe["pattern"])
+        wanted = read_choice(record.recipe)
     # float32 holds every stored value: half precision would round small weights to zero
     source = open_model(folder, torch.device("cpu"), torch.float32)
     by_kind: dict[str, list[MatrixRecord]] = {}
-    for index in range(len(source.blocks)):
-        with source.open_block(index) as block:
-            for matrix in find_matrices(block):
+    for index, matrices in enumerate(find_all_matrices(source.blocks)):
+        with source.open_block(index):
+            for matrix in matrices:
                 name = source.blocks.prefix(index) + matrix.name
-                found = MatrixRecord.of(name, audit(matrix.read(), wanted))
+                own = None if wanted is None else wanted.pattern_of(index, name)
+                found = MatrixRecord.of(name, audit(matrix.read(), own))
                 by_kind.setdefault(matrix.kind, []).append(found)
     return Proof(folder, wanted, tuple(_sum(kind, found) for kind, found in by_kind.items()))
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from secateur.blocks.regional import PRESETS, Regional
 from secateur.errors import RecipeError, SecateurError, closest
 from secateur.methods import Method, Params, Refine, get
-from secateur.sparsity import Pattern, parse_pattern
+from secateur.sparsity import Choice, Pattern, parse_pattern, read_choice
 from secateur.statistics import Need
 
 _OPTIONS = "the options"
@@ -46,6 +46,16 @@ class Recipe(BaseModel):
     """Name of a method, see `secateur methods`."""
     pattern: str = "2:4"
     """50% or 0.5 (share pruned), or N:M (N of every M weights kept)."""
+    patterns: dict[str, str] = {}
+    """Expression -> pattern, for matrices in whose name the expression is found first."""
+    include: list[str] = []
+    """Only matrices in whose name one of these expressions is found."""
+    exclude: list[str] = []
+    """No matrix in whose name one of these expressions is found."""
+    blocks: str | None = None
+    """Only these blocks, counted from 0, such as 4-27 or 0,3,8-."""
+    dense_first: int = Field(default=0, ge=0)
+    """So many of the first blocks stay dense."""
     calibration: str | None = None
     """A .txt, .jsonl, .parquet or .safetensors file, a folder of texts, c4 or wikitext2."""
     samples: int = Field(default=128, ge=1)
@@ -79,11 +89,25 @@ class Recipe(BaseModel):
     overwrite: bool = False
     """Replace the result folder if it exists."""
 
-    @field_validator("pattern", mode="before")
+    @field_validator("pattern", "blocks", mode="before")
     @classmethod
     def _written(cls, pattern: Any) -> Any:
-        """A ratio may stand in a recipe file as a number."""
+        """A ratio, or a block, may stand in a recipe file as a number."""
         return str(pattern) if type(pattern) in (int, float) else pattern
+
+    @field_validator("patterns", mode="before")
+    @classmethod
+    def _each_written(cls, patterns: Any) -> Any:
+        """So may the ratios among them."""
+        if not isinstance(patterns, Mapping):
+            return patterns
+        return {name: cls._written(pattern) for name, pattern in patterns.items()}
+
+    @field_validator("include", "exclude", mode="before")
+    @classmethod
+    def _listed(cls, expressions: Any) -> Any:
+        """One expression may stand alone."""
+        return [expressions] if isinstance(expressions, str) else expressions
 
     @classmethod
     def build(cls, values: Mapping[str, Any], origin: str = _OPTIONS) -> Recipe:
@@ -106,8 +130,13 @@ class Recipe(BaseModel):
 
     @property
     def chosen_pattern(self) -> Pattern:
-        """The pattern."""
+        """The pattern of all matrices that have none of their own."""
         return parse_pattern(self.pattern)
+
+    @property
+    def choice(self) -> Choice:
+        """Which matrix gets which pattern."""
+        return read_choice(self.model_dump())
 
     @property
     def chosen_params(self) -> Params:
@@ -191,6 +220,10 @@ def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
     method = _try(lambda: get(name), faults) if isinstance(name, str) else None
     readable = isinstance(written, str | int | float) and not isinstance(written, bool)
     pattern = _try(lambda: parse_pattern(written), faults) if readable else None
+    patterns = [] if pattern is None else [pattern]
+    if pattern is not None and not _errors(lambda: recipe.model_validate(dict(values))):
+        choice = _try(lambda: recipe.model_validate(dict(values)).choice, faults)
+        patterns = patterns if choice is None else choice.every_pattern
     parameters = values.get("parameters") or {}
     preset, regional = values.get("preset", "auto"), values.get("regional") or {}
     params = None
@@ -209,8 +242,8 @@ def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
             faults.append("gradients are read from a file: leave save_gradients out")
         if regional and method.refine is not Refine.REGIONAL:
             faults.append(f"method {method.name} has no regional optimiser: leave regional.* out")
-    if params is not None and pattern is not None and (no := params.objection(pattern)):
-        faults.append(no)
+    if params is not None:
+        faults += [no for own in patterns if (no := params.objection(own)) is not None]
     if isinstance(preset, str) and preset in PRESETS and isinstance(regional, dict):
         wrong = _errors(lambda: _regional(preset, regional))
         faults += [_phrase(error, Regional.model_fields, "regional") for error in wrong]

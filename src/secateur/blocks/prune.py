@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from secateur.checkpoint import Matrix
 from secateur.checkpoint.gradients import GradientFile
 from secateur.errors import NumericalError
 from secateur.methods import Method, Params, Refine
-from secateur.sparsity import Pattern, keep_mask
+from secateur.sparsity import Choice, Pattern, keep_mask
 from secateur.statistics import Need, Statistics
 
 
@@ -24,13 +24,14 @@ class Plan:
     """What to do with every block.
 
     Attributes:
+        choice: which matrix gets which pattern.
         route_all: norms and Hessians of an expert are of all tokens, not only of those sent to it.
         expert_tokens: an expert that saw fewer is starved: it is pruned by magnitude.
     """
 
     method: Method
     params: Params
-    pattern: Pattern
+    choice: Choice
     regional: Regional
     seed: int
     route_all: bool = False
@@ -45,13 +46,20 @@ class OpenBlock:
         index: its place in the model.
         module: the block.
         prefix: what its parameters' names begin with in the model.
-        matrices: what is pruned.
+        patterns: what is pruned in it, and how.
+        dense: what could be pruned in it and is not.
     """
 
     index: int
     module: nn.Module
     prefix: str
-    matrices: tuple[Matrix, ...]
+    patterns: Mapping[Matrix, Pattern]
+    dense: tuple[Matrix, ...] = ()
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """What is pruned."""
+        return tuple(self.patterns)
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ def new_weights(
         with torch.no_grad():
             score = plan.method.score(weight, statistics[matrix.name], plan.params)
             check_finite(score, "the scores are", block.prefix + matrix.name)
-            return keep_mask(score, plan.pattern, plan.params.competition)
+            return keep_mask(score, block.patterns[matrix], plan.params.competition)
 
     if plan.method.refine is Refine.REGIONAL:
         assert observed is not None
@@ -153,20 +161,29 @@ def _solve(
     statistics: Mapping[str, Statistics],
     plan: Plan,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Solve the matrices that read the same input together."""
+    """Solve the matrices that read the same input, and get the same pattern, together."""
     assert plan.method.solve is not None
     weights: dict[str, Tensor] = {}
     notices: list[str] = []
-    for group in groups:
+    for group, pattern in _of_one_pattern(block, groups):
         shared = statistics[group[0].name]
         solution = plan.method.solve(
-            [matrix.read() for matrix in group], shared, plan.pattern, plan.params
+            [matrix.read() for matrix in group], shared, pattern, plan.params
         )
         for matrix, weight in zip(group, solution.weights, strict=True):
             check_finite(weight, "the solution is", block.prefix + matrix.name)
             weights[matrix.name] = weight
         notices += [f"{block.prefix}{group[0].kind}: {line}" for line in solution.notices]
     return weights, tuple(notices)
+
+
+def _of_one_pattern(
+    block: OpenBlock, groups: Sequence[Sequence[Matrix]]
+) -> Iterator[tuple[list[Matrix], Pattern]]:
+    """The groups, parted by pattern."""
+    for group in groups:
+        for pattern in dict.fromkeys(block.patterns[matrix] for matrix in group):
+            yield [m for m in group if block.patterns[m] == pattern], pattern
 
 
 def _statistics(

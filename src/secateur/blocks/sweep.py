@@ -23,11 +23,11 @@ from torch import Tensor
 from secateur.blocks.observe import observe
 from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
 from secateur.blocks.stream import Stream, Tick, silent
-from secateur.checkpoint import BlockModel, find_matrices
+from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.gradients import GradientFile
 from secateur.checkpoint.matrices import with_weights
 from secateur.errors import NumericalError
-from secateur.sparsity import MatrixAudit, audit
+from secateur.sparsity import MatrixAudit, Pattern, audit
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class BlockResult:
     Attributes:
         index: which block.
         changed: parameter name in the model -> new value, in the orientation and dtype stored.
-        audits: name of a matrix in the model -> what was counted in it.
+        audits: name of a matrix in the model -> what was counted in it, pruned or not.
         output_error: norm2(f_dense - f_sparse) / norm2(f_dense) over all calibration tokens, or
-            None without calibration.
+            None without calibration or if nothing in it is pruned.
         matrix_errors: the same of every matrix alone, by its name in the model, on its first
             inputs; empty without calibration, and without an expert that no token reached.
         seconds: wall time by phase.
@@ -76,10 +76,18 @@ def sweep(
         ModelError: a block's matrices cannot be pruned.
         NumericalError: something is not finite; names the matrix.
     """
-    for index in range(len(source.blocks)):
+    for index, matrices in enumerate(find_all_matrices(source.blocks)):
         clock = _Clock()
+        prefix = source.blocks.prefix(index)
+        chosen = {m: plan.choice.pattern_of(index, prefix + m.name) for m in matrices}
         with source.open_block(index) as module:
-            block = OpenBlock(index, module, source.blocks.prefix(index), find_matrices(module))
+            block = OpenBlock(
+                index,
+                module,
+                prefix,
+                {matrix: pattern for matrix, pattern in chosen.items() if pattern is not None},
+                tuple(matrix for matrix, pattern in chosen.items() if pattern is None),
+            )
             clock.lap("load")
             # In a function of its own, so that nothing of this block outlives it but the result.
             yield _prune_block(block, source, stream, plan, gradients, tick, clock)
@@ -95,9 +103,11 @@ def _prune_block(
     clock: _Clock,
 ) -> BlockResult:
     """Everything that happens to one open block."""
-    for matrix in block.matrices:
-        plan.pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
+    for matrix, pattern in block.patterns.items():
+        pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
         check_finite(matrix.read(), "the weights are", block.prefix + matrix.name)
+    if not block.patterns:
+        return _pass_by(block, stream, tick, clock)
     observed = error = None
     matrix_errors: dict[str, float] = {}
     if stream is not None:
@@ -119,10 +129,26 @@ def _prune_block(
     if observed is not None:
         error = _propagate(block, observed, tick)
         clock.lap("propagate")
-    audits = {
-        block.prefix + matrix.name: audit(matrix.read(), plan.pattern) for matrix in block.matrices
+    return BlockResult(
+        block.index, changed, _audits(block), error, matrix_errors, clock.seconds, notices
+    )
+
+
+def _pass_by(block: OpenBlock, stream: Stream | None, tick: Tick, clock: _Clock) -> BlockResult:
+    """A block in which nothing is pruned: the stream moves through it as it is."""
+    if stream is not None:
+        stream.advance(block.module, block.index, tick)
+        clock.lap("propagate")
+    return BlockResult(block.index, {}, _audits(block), None, {}, clock.seconds, ())
+
+
+def _audits(block: OpenBlock) -> dict[str, MatrixAudit]:
+    """What is counted in every matrix of a block, pruned or not."""
+    patterns: dict[Matrix, Pattern | None] = {**block.patterns, **dict.fromkeys(block.dense)}
+    return {
+        block.prefix + matrix.name: audit(matrix.read(), pattern)
+        for matrix, pattern in patterns.items()
     }
-    return BlockResult(block.index, changed, audits, error, matrix_errors, clock.seconds, notices)
 
 
 def _write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> dict[str, Tensor]:

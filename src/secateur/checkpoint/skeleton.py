@@ -47,7 +47,7 @@ class StreamedModel:
         """Build the skeleton.
 
         Raises:
-            NotStreamableError: the files need conversion.
+            NotStreamableError: the files need conversion, or a block's weights are not its own.
             CheckpointError: weights are missing or misshapen.
             ModelError: the architecture is unknown or has no blocks that can be told.
         """
@@ -59,6 +59,8 @@ class StreamedModel:
         self.stored_name = _map_names(self.model, checkpoint)
         self._missing = {name for name in self.model.state_dict() if name not in self.stored_name}
         _check_complete(self.model, self._missing, checkpoint)
+        if any(name.startswith(self.blocks.path + ".") for name in self._missing):
+            raise NotStreamableError("blocks share weights with each other, or with the rest")
         for name, _ in self.model.named_buffers():
             set_module_tensor_to_device(self.model, name, device)
 
