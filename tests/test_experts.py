@@ -2,17 +2,19 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import secateur
 from families import EXPERT_FAMILIES
 from secateur.blocks.observe import Observer, observe
 from secateur.blocks.stream import Stream
-from secateur.checkpoint import ResidentModel, find_matrices
+from secateur.checkpoint import ResidentModel, StreamedModel, find_matrices, open_model
 from secateur.checkpoint.matrices import is_fused_experts, with_weights
+from secateur.errors import CheckpointError
 from secateur.methods import every
 from secateur.sparsity import NofM, keep_mask
 from secateur.statistics import Need
-from tiny import make_model, make_tokens
+from tiny import make_model, make_tokens, save
 
 BOTH = frozenset({Need.INPUT_NORM, Need.HESSIAN})
 IMPLEMENTATIONS = ["eager", "grouped_mm"]
@@ -196,3 +198,68 @@ def test_how_many_tokens_starve_an_expert_is_asked():
         make_model("mixtral"), method="wanda", calibration=tokens, expert_tokens=1, **SHORT
     )
     assert not enough.blocks[0].notices
+
+
+def mixture(folder, change):
+    """A tiny Mixtral whose tensors were changed: name -> tensor, in place."""
+    save(make_model("mixtral", dtype=torch.bfloat16), folder)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+W1 = "model.layers.0.block_sparse_moe.experts.3.w1.weight"
+
+
+def test_experts_are_stacked_in_the_order_of_their_numbers(tmp_path):
+    """Ten comes after two, in the parameter as in the files."""
+    model = make_model("mixtral", num_local_experts=12, dtype=torch.bfloat16)
+    folder = save(model, tmp_path / "twelve")
+    source = open_model(folder, torch.device("cpu"), torch.float32)
+    assert isinstance(source, StreamedModel)
+    with source.open_block(1) as block:
+        for name, parameter in model.model.layers[1].named_parameters():
+            assert torch.equal(dict(block.named_parameters())[name], parameter.float()), name
+    name = "model.layers.1.mlp.experts.gate_up_proj"
+    stored = source.checkpoint.load(source.naming.tensors_of(name))
+    parted = source.naming.part(name, source.naming.join(name, stored))
+    assert len(stored) == 24
+    assert {key: value.tolist() for key, value in parted.items()} == {
+        key: value.tolist() for key, value in stored.items()
+    }
+
+
+def test_only_the_experts_of_one_block_are_in_memory(tmp_path):
+    source = open_model(save(make_model("mixtral"), tmp_path / "model"), torch.device("cpu"))
+    first, last = (block.mlp.experts for block in source.blocks.modules)
+    assert first.down_proj.is_meta
+    with source.open_block(0):
+        assert not first.down_proj.is_meta
+        assert last.down_proj.is_meta
+    assert first.down_proj.is_meta
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (
+            lambda t: t.pop(W1),
+            r"the 7 tensors of 'model\.layers\.0\.mlp\.experts\.gate_up_proj' do",
+        ),
+        (lambda t: t.update({W1: t[W1][:8].clone()}), "do not fit together"),
+        (
+            lambda t: [t.pop(W1.replace("3.w1", f"3.w{n}")) for n in (1, 3)],
+            r"make up shape \[3, 48, 32\] .*; wanted \[4, 48, 32\]",
+        ),
+    ],
+)
+def test_a_damaged_mixture_is_named(tmp_path, change, complaint):
+    folder = mixture(tmp_path / "damaged", change)
+    with pytest.raises(CheckpointError, match=complaint):
+        open_model(folder, torch.device("cpu"))
+
+
+def test_experts_in_two_dtypes_are_loaded_whole(tmp_path):
+    folder = mixture(tmp_path / "mixed", lambda t: t.update({W1: t[W1].float()}))
+    assert isinstance(open_model(folder, torch.device("cpu")), ResidentModel)

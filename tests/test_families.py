@@ -75,6 +75,7 @@ def test_from_disk_to_disk(family, method, pattern, models, folders, tokens, tok
         **options(method),
     )  # fmt: skip
     assert fingerprint(folders[family]) == before
+    assert run.streamed
     assert run.sparsity == pytest.approx(0.5)
 
     proof = prove(str(out), pattern)
