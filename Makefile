@@ -23,23 +23,14 @@ format: .venv/installed-dev  ## mend style, as far as a program can
 	$(BIN)/ruff format
 
 demo: export HF_HUB_OFFLINE = 1
-demo: $(DEMO)/tiny/model.safetensors  ## train a tiny model, prune it, measure it, prove the pattern
-	$(BIN)/secateur prune $(DEMO)/tiny --method wanda++ --pattern 2:4 \
-	    --calibration $(DEMO)/text/calibration --samples 32 --sequence-length 128 \
-	    --out $(DEMO)/tiny-2of4 --overwrite
-	$(BIN)/secateur evaluate $(DEMO)/tiny --text $(DEMO)/text/heldout --sequence-length 128
-	$(BIN)/secateur evaluate $(DEMO)/tiny-2of4 --text $(DEMO)/text/heldout \
-	    --sequence-length 128 --against $(DEMO)/tiny
-	$(BIN)/secateur check $(DEMO)/tiny-2of4 --pattern 2:4
+demo: .venv/installed  ## prune the bundled model with every method; a table and a report
+	$(BIN)/secateur demo --out $(DEMO)
 
 clean:  ## remove all that was made, .venv and demo-output too
 	rm -rf .venv $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # What the targets above need. A stamp is newer than the files it depends on once they are followed.
-
-$(DEMO)/tiny/model.safetensors: tools/train_tiny.py | .venv/installed
-	$(BIN)/python tools/train_tiny.py $(DEMO)/tiny --text-out $(DEMO)/text
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) -e .

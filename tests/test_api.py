@@ -236,7 +236,7 @@ def test_progress_is_told_in_order(
         secateur.prune(make_model("llama"), calibration=tokens, **options)
     told = listener.told
     assert (told[0], told[-1]) == ("enter", "exit")
-    assert f"begin prune {BLOCKS}" in told
+    assert f"begin wanda++ 2:4 {BLOCKS}" in told
     assert [line for line in told if line.startswith("block")] == ["block 0", "block 1", "block 2"]
     assert sum(line.startswith("notice") for line in told) == 1  # 8 sequences, not 9
     for phase in ("observe", "optimise", "propagate"):

@@ -15,6 +15,7 @@ PACKAGE = SOURCE.name
 
 ORDER = [
     "errors",
+    "bundled",
     "sparsity",
     "statistics",
     "methods",
@@ -25,8 +26,14 @@ ORDER = [
     "report",
     "recipe",
     "estimate",
+    "remembered",
+    "placement",
+    "sequences",
     "prepare",
+    "groundwork",
     "pipeline",
+    "compare",
+    "demo",
     "prove",
     "api",
     "__init__",

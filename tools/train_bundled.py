@@ -10,7 +10,7 @@ that was interrupted goes on from its last evaluation. What is written:
     OUT/config.json, model.safetensors, tokenizer.json, ...   as transformers loads them, bfloat16
     OUT/training.csv                                          the loss curve
     OUT/README.md                                             the model card
-    OUT.training/                                             state to go on from; removed at the end
+    OUT.training/                                             to go on from; removed at the end
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ that writes Python as the standard library does. It exists to show, without a ne
 does to a really trained language model. It is no use for anything else.
 
 - **Trained on** the source of the standard library of Python {python} and the language reference
-  behind `help()`: {training_tokens:,} tokens, {epochs:.1f} times. Python Software Foundation licence.
+  behind `help()` (Python Software Foundation licence): {training_tokens:,} tokens, {epochs:.1f}
+  times.
 - **Held out**, {heldout_tokens:,} tokens: {heldout}.
 - **How**: AdamW (0.9, 0.95), peak rate {rate}, {warm_up} steps of warm-up, cosine to zero, weight
   decay {decay}, {steps:,} steps of {batch} x {context} tokens, bfloat16 autocast over float32

@@ -1,7 +1,7 @@
 """The whole story in order: a newcomer starts here.
 
-recipe -> model and calibration -> [full-model gradients] -> blocks, one after the other
-       -> result folder and its record
+recipe -> model and texts -> [full-model gradients] -> blocks, one after the other
+       -> [held-out perplexity] -> result folder and its record
 """
 
 from __future__ import annotations
@@ -15,47 +15,58 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.blocks.gradients import full_gradients
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import BlockResult, sweep
-from secateur.checkpoint import OutputFolder, ResidentModel, StreamedModel, locate, open_model
-from secateur.checkpoint.gradients import GradientFile
+from secateur.checkpoint import (
+    OutputFolder,
+    ResidentModel,
+    StreamedModel,
+    locate,
+    open_model,
+)
 from secateur.data import load_heldout
 from secateur.errors import RecipeError
-from secateur.evaluate import Evaluation
+from secateur.evaluate import Evaluation, Following
 from secateur.evaluate import evaluate as measure
-from secateur.prepare import (
-    Prepared,
-    batch_size,
-    choose_device,
-    choose_dtype,
-    clip,
-    load_tokenizer,
-    matrix_shapes,
-    prepare,
-    prepare_in_place,
-    vocabulary,
-)
+from secateur.groundwork import first_block, follow, gradients_of
+from secateur.placement import batch_size, choose_device, choose_dtype
+from secateur.prepare import Prepared, prepare, prepare_in_place
 from secateur.recipe import Recipe
+from secateur.remembered import Remembered
 from secateur.report import BlockRecord, MatrixRecord, Progress, Quiet, RunRecord
 from secateur.report.record import machine, now, peak_memory_bytes, versions
+from secateur.sequences import clip, load_tokenizer, vocabulary
 
 
-def prune(recipe: Recipe, progress: Progress | None = None) -> RunRecord:
-    """Prune the model of a recipe into the recipe's folder.
+def prune(
+    recipe: Recipe, progress: Progress | None = None, shared: Remembered | None = None
+) -> RunRecord:
+    """Prune the model of a recipe into the recipe's folder; without one, only measure it.
+
+    Args:
+        recipe: what to do.
+        progress: told what happens.
+        shared: what the runs of a comparison have in common.
 
     Raises:
         SecateurError: something could not be read, done or written; no result folder is left.
     """
     began = time.perf_counter()
+    if recipe.out is None and recipe.text is None:
+        raise RecipeError(
+            "no folder for the result", hint="--out FOLDER, or --text SOURCE to measure only"
+        )
+    shared = shared or Remembered()
+    shared.owed = 0.0
+    prepared = prepare(recipe, shared)
     if recipe.out is None:
-        raise RecipeError("no folder for the result", hint="--out FOLDER")
-    prepared = prepare(recipe)
+        return _only_measure(prepared, shared, progress or Quiet(), began)
     assert prepared.folder is not None
     source, blocks = prepared.source, list[BlockRecord]()
     output = OutputFolder(Path(recipe.out), prepared.folder, overwrite=recipe.overwrite)
     with progress or Quiet() as shown, output:
-        for result in _results(prepared, output.scratch, shown):
+        following = follow(prepared, shared, shown)
+        for result in _results(prepared, shared, output.scratch, shown, following):
             if isinstance(source, StreamedModel):
                 output.write_block(source, result.index, result.changed)
             blocks.append(_record_block(result))
@@ -63,7 +74,7 @@ def prune(recipe: Recipe, progress: Progress | None = None) -> RunRecord:
             output.write_whole(source)
         else:
             output.write_surroundings(source)
-        record = _record(prepared, blocks, began)
+        record = _record(prepared, shared, blocks, following, began)
         output.finish(record.model_dump_json(indent=2) + "\n")
     return record
 
@@ -89,10 +100,7 @@ def prune_in_place(
     """
     began = time.perf_counter()
     prepared = prepare_in_place(model, recipe, tokenizer, tokens)
-    with progress or Quiet() as shown, tempfile.TemporaryDirectory() as scratch:
-        results = _results(prepared, Path(scratch), shown)
-        blocks = [_record_block(result) for result in results]
-    return _record(prepared, blocks, began)
+    return _only_measure(prepared, Remembered(), progress or Quiet(), began)
 
 
 def evaluate(
@@ -147,7 +155,24 @@ def evaluate(
         return measure(source, heldout, size, dense, shown.tick)
 
 
-def _results(prepared: Prepared, scratch: Path, shown: Progress) -> Iterator[BlockResult]:
+def _only_measure(
+    prepared: Prepared, shared: Remembered, progress: Progress, began: float
+) -> RunRecord:
+    """Prune and write nothing; what is in memory stays pruned."""
+    with progress as shown, tempfile.TemporaryDirectory() as scratch:
+        following = follow(prepared, shared, shown)
+        results = _results(prepared, shared, Path(scratch), shown, following)
+        blocks = [_record_block(result) for result in results]
+        return _record(prepared, shared, blocks, following, began)
+
+
+def _results(
+    prepared: Prepared,
+    shared: Remembered,
+    scratch: Path,
+    shown: Progress,
+    following: Following | None,
+) -> Iterator[BlockResult]:
     """The blocks of a run as they are pruned, shown as they pass."""
     source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
     for line in prepared.notices:
@@ -156,9 +181,12 @@ def _results(prepared: Prepared, scratch: Path, shown: Progress) -> Iterator[Blo
     if (calibration := prepared.calibration) is not None:
         together = batch_size(recipe.batch_size, calibration.input_ids.shape[1])
         stream = Stream(source, calibration.input_ids, together)
-    gradients = _gradients(prepared, stream, scratch, shown)
-    shown.begin("prune", len(source.blocks))
-    for result in sweep(source, stream, plan, gradients, shown.tick):
+    gradients = gradients_of(prepared, shared, stream, scratch, shown)
+    shown.begin(f"{recipe.method} {recipe.pattern}", len(source.blocks))
+    first = None if stream is None else first_block(prepared, shared, stream)
+    for result in sweep(source, stream, plan, gradients, shown.tick, first):
+        if following is not None:
+            following.advance(source.blocks.modules[result.index], result.index)
         yield result
         result.changed.clear()  # it is written by now, and the next block needs the room
         for line in result.notices:
@@ -174,28 +202,17 @@ def _results(prepared: Prepared, scratch: Path, shown: Progress) -> Iterator[Blo
         )
 
 
-def _gradients(
-    prepared: Prepared, stream: Stream | None, scratch: Path, shown: Progress
-) -> GradientFile | None:
-    """The full-model gradients, as given or computed now; None if the method needs none."""
-    source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
-    facts = prepared.gradient_facts
-    if facts is None or stream is None or prepared.gradients is not None:
-        return prepared.gradients
-    kept = recipe.save_gradients
-    path = Path(kept) if kept is not None else scratch / "gradients.safetensors"
-    shown.begin("gradients", 2 * len(source.blocks))
-    with GradientFile.create(path, matrix_shapes(source), facts) as file:
-        full_gradients(
-            source, stream, file, plan.params.gradient_order, scratch, recipe.block_inputs,
-            shown.tick, shown.block,
-        )  # fmt: skip
-    return GradientFile(path)
-
-
-def _record(prepared: Prepared, blocks: list[BlockRecord], began: float) -> RunRecord:
+def _record(
+    prepared: Prepared,
+    shared: Remembered,
+    blocks: list[BlockRecord],
+    following: Following | None,
+    began: float,
+) -> RunRecord:
     source, calibration = prepared.source, prepared.calibration
     on_cuda = source.device.type == "cuda"
+    evaluations = () if following is None else (following.evaluation(),)
+    measuring = 0.0 if following is None else following.seconds
     return RunRecord(
         created=now(),
         recipe=prepared.recipe.spelled_out(),
@@ -205,7 +222,8 @@ def _record(prepared: Prepared, blocks: list[BlockRecord], began: float) -> RunR
         dtype=str(source.dtype).removeprefix("torch."),
         calibration=None if calibration is None else calibration.protocol,
         blocks=tuple(blocks),
-        seconds=time.perf_counter() - began,
+        evaluations=evaluations,
+        seconds=time.perf_counter() - began - measuring + shared.owed,
         peak_memory_bytes=peak_memory_bytes(),
         peak_device_memory_bytes=torch.cuda.max_memory_allocated() if on_cuda else None,
         versions=versions(),

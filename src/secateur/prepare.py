@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.blocks.prune import Plan
 from secateur.checkpoint import (
@@ -17,19 +16,21 @@ from secateur.checkpoint import (
     StreamedModel,
     find_all_matrices,
     find_matrices,
+    load_whole,
     locate,
     open_model,
 )
 from secateur.checkpoint.choice import check_choice
 from secateur.checkpoint.gradients import GradientFile
 from secateur.checkpoint.write import check_output
-from secateur.data import TokenBatch, load_calibration
-from secateur.errors import OutputError, RecipeError
+from secateur.data import TokenBatch
+from secateur.errors import OutputError
 from secateur.estimate import Estimate, estimate
+from secateur.placement import choose_device, choose_dtype
 from secateur.recipe import Recipe
+from secateur.remembered import Remembered
+from secateur.sequences import load_tokenizer, read_calibration, read_heldout
 from secateur.statistics import Need
-
-TOKENS_PER_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Prepared:
         folder: of the model on disk; None for a model in memory.
         source: the model.
         calibration: the sequences, or None for a method that needs none.
+        heldout: the windows to measure on, or None.
         plan: what is done with every block.
         estimate: what it will take.
         gradient_facts: what full-model gradients of this run are made of; None if it needs none.
@@ -52,6 +54,7 @@ class Prepared:
     folder: Path | None
     source: StreamedModel | ResidentModel
     calibration: TokenBatch | None
+    heldout: TokenBatch | None
     plan: Plan
     estimate: Estimate
     gradient_facts: dict[str, str] | None
@@ -59,21 +62,45 @@ class Prepared:
     notices: tuple[str, ...]
 
 
-def prepare(recipe: Recipe) -> Prepared:
-    """Open the model, read the calibration, check that everything fits together.
+def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
+    """Open the model, read the texts, check that everything fits together.
+
+    Args:
+        recipe: what was asked for.
+        shared: what other runs of this model have made already, and will make use of.
 
     Raises:
-        SecateurError: something does not; nothing was written.
+        SecateurError: something does not fit; nothing was written.
     """
+    shared = shared or Remembered()
     folder = locate(recipe.model)
     if recipe.out is not None:
         check_output(Path(recipe.out), folder, overwrite=recipe.overwrite)
     device = choose_device(recipe.device)
-    source = open_model(folder, device, choose_dtype(recipe.dtype, device))
-    calibration = read_calibration(recipe, source, load_tokenizer(folder))
-    whole = "this family's files need conversion: the model was loaded whole"
-    notices = (whole,) if isinstance(source, ResidentModel) else ()
-    return _prepare(recipe, folder, source, calibration, notices)
+    dtype = choose_dtype(recipe.dtype, device)
+    source = shared.once(
+        "model", (folder, device, dtype), lambda: open_model(folder, device, dtype)
+    )
+    notices: tuple[str, ...] = ()
+    if isinstance(source, ResidentModel):
+        notices = ("the files cannot be read block by block: the model was loaded whole",)
+        shared.forget("model")  # it is changed in place
+
+    def dense() -> PreTrainedModel:
+        return load_whole(folder, source.dtype).to(device)
+
+    tokenizer = shared.once("tokenizer", folder, lambda: load_tokenizer(folder))
+    calibration = shared.once(
+        "calibration",
+        (recipe.calibration, recipe.samples, recipe.sequence_length, recipe.seed),
+        lambda: read_calibration(recipe, source, tokenizer, dense),
+    )
+    heldout = shared.once(
+        "heldout",
+        (recipe.text, recipe.windows, recipe.sequence_length),
+        lambda: read_heldout(recipe, source, tokenizer),
+    )
+    return _prepare(recipe, folder, source, calibration, heldout, notices)
 
 
 def prepare_in_place(
@@ -85,8 +112,9 @@ def prepare_in_place(
     """The same for a model in memory; the arguments are those of `pipeline.prune_in_place`."""
     device = model.device if recipe.device == "auto" else choose_device(recipe.device)
     source = ResidentModel(model, device, choose_dtype(recipe.dtype, device) or model.dtype)
-    calibration = read_calibration(recipe, source, tokenizer, tokens)
-    return _prepare(recipe, None, source, calibration, ())
+    calibration = read_calibration(recipe, source, tokenizer, lambda: model, tokens)
+    heldout = read_heldout(recipe, source, tokenizer)
+    return _prepare(recipe, None, source, calibration, heldout, ())
 
 
 def _prepare(
@@ -94,6 +122,7 @@ def _prepare(
     folder: Path | None,
     source: StreamedModel | ResidentModel,
     calibration: TokenBatch | None,
+    heldout: TokenBatch | None,
     notices: tuple[str, ...],
 ) -> Prepared:
     plan = plan_of(recipe)
@@ -107,10 +136,13 @@ def _prepare(
             gradients = GradientFile.open(Path(recipe.gradients), matrix_shapes(source), facts)
         if recipe.save_gradients is not None:
             _check_new_file(Path(recipe.save_gradients), overwrite=recipe.overwrite)
-    told = () if calibration is None else calibration.notices
-    return Prepared(
-        recipe, folder, source, calibration, plan, shapes, facts, gradients, (*notices, *told)
+    told = dict.fromkeys(
+        line for text in (calibration, heldout) if text is not None for line in text.notices
     )
+    return Prepared(
+        recipe, folder, source, calibration, heldout, plan, shapes, facts, gradients,
+        (*notices, *told),
+    )  # fmt: skip
 
 
 def matrix_shapes(source: BlockModel) -> dict[str, tuple[int, int]]:
@@ -147,52 +179,6 @@ def _check_new_file(path: Path, *, overwrite: bool) -> None:
         raise OutputError("the file exists", where=path, hint="--overwrite, or another name")
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the accelerator if there is one.
-
-    Raises:
-        RecipeError: it does not exist here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    present = device is not None and (
-        device.type == "cpu" or (device.type == "cuda" and str(_numbered(device)) in there)
-    )
-    if device is None or not present:
-        raise RecipeError(f"device {name!r} is not there", wanted=f"one of {', '.join(there)}")
-    return device
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
-    """The computing precision; None is the checkpoint's own.
-
-    "auto" computes in float32 on a CPU, where half precision is slow and rounds the hidden states,
-    and in the checkpoint's own dtype on an accelerator.
-    """
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else None
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model, or None if there is none that can be read."""
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, OSError, KeyError, TypeError):
-        return None
-
-
-def batch_size(asked: int | None, length: int) -> int:
-    """Sequences per batch: what was asked for, or as many as make about 8192 tokens."""
-    return asked or max(1, TOKENS_PER_BATCH // length)
-
-
 def plan_of(recipe: Recipe) -> Plan:
     """What a recipe asks to be done with every block."""
     return Plan(
@@ -204,54 +190,3 @@ def plan_of(recipe: Recipe) -> Plan:
         recipe.route_all,
         recipe.expert_tokens,
     )
-
-
-def read_calibration(
-    recipe: Recipe,
-    source: BlockModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    tokens: Tensor | None = None,
-) -> TokenBatch | None:
-    """The calibration sequences, no longer than the model allows; None if there are to be none.
-
-    Args:
-        recipe: names the source and the sizes.
-        source: the model.
-        tokenizer: for sources that are text.
-        tokens: int64 [sequences, tokens] in place of the recipe's source.
-
-    Raises:
-        DataError: the source cannot be read or is too short.
-    """
-    asked: str | Tensor | None = recipe.calibration if tokens is None else tokens
-    if asked is None:
-        return None
-    length, notices = clip(recipe.sequence_length, source)
-    batch = load_calibration(
-        asked,
-        tokenizer=tokenizer,
-        samples=recipe.samples,
-        sequence_length=length,
-        seed=recipe.seed,
-        vocabulary=vocabulary(source),
-    )
-    return replace(batch, notices=(*notices, *batch.notices))
-
-
-def vocabulary(source: BlockModel) -> int:
-    """How many tokens the model can read."""
-    size: int = source.model.get_input_embeddings().weight.shape[0]
-    return size
-
-
-def clip(length: int, source: BlockModel) -> tuple[int, tuple[str, ...]]:
-    """`length`, or the longest that the model allows and a notice that says so."""
-    config = source.model.config.get_text_config(decoder=True)
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is None or length <= limit:
-        return length, ()
-    return limit, (f"sequences are {limit} tokens, the most this model allows, not {length}",)
-
-
-def _numbered(device: torch.device) -> torch.device:
-    return torch.device(device.type, device.index or 0)

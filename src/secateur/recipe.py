@@ -57,13 +57,18 @@ class Recipe(BaseModel):
     dense_first: int = Field(default=0, ge=0)
     """So many of the first blocks stay dense."""
     calibration: str | None = None
-    """A .txt, .jsonl, .parquet or .safetensors file, a folder of texts, c4 or wikitext2."""
+    """A .txt, .jsonl, .parquet or .safetensors file, a folder of texts, c4, wikitext2, builtin
+    (the standard library's source), or self (text that the dense model writes)."""
     samples: int = Field(default=128, ge=1)
     """Calibration sequences."""
     sequence_length: int = Field(default=2048, ge=2)
     """Tokens per calibration sequence."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of everything random."""
+    text: str | None = None
+    """Held-out text to measure perplexity on while the blocks pass; as calibration, but self."""
+    windows: int | None = Field(default=None, ge=1)
+    """Windows of held-out text at most; none: all."""
     parameters: dict[str, Any] = {}
     """The method's own parameters."""
     preset: Literal["auto", "paper"] = "auto"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,7 +15,7 @@ from secateur.evaluate import Evaluation
 from secateur.methods import describe_fields, every
 from secateur.prepare import Prepared
 from secateur.prove import Proof
-from secateur.report import RunRecord
+from secateur.report import RunRecord, compare, tabulate
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
@@ -27,7 +30,51 @@ def run(record: RunRecord) -> None:
         + ("" if error is None else f", mean output error of a block {error:.4f}")
         + f", peak memory {amount(record.peak_memory_bytes, 'B')}"
     )
-    say(f"written to {escape(str(record.recipe['out']))}")
+    for measured in record.evaluations:
+        say(
+            f"perplexity  {measured.perplexity:.4f} ± {measured.standard_error:.4f} (dense"
+            f" {measured.dense_perplexity:.4f}), divergence {measured.divergence:.5f} nats per"
+            f" token, {escape(measured.protocol.source)}: {measured.protocol.sequences} windows"
+            f" of {measured.protocol.sequence_length} tokens"
+        )
+    if (out_folder := record.recipe["out"]) is not None:
+        say(f"written to {escape(str(out_folder))}")
+    else:
+        say("measured only: no --out was given, nothing is written")
+
+
+def compared(name: str, record: RunRecord, repeated: bool, place: str) -> None:
+    """One run of a comparison, as it is done."""
+    measured = record.evaluations[0]
+    say(
+        f"{place:>8}  {escape(name):<28} perplexity {measured.perplexity:.2f}"
+        f" (dense {measured.dense_perplexity:.2f})"
+        + ("  found done" if repeated else f"  {record.seconds:.1f} s")
+    )
+
+
+def comparison(records: Sequence[RunRecord], folder: Path, files: Sequence[str]) -> None:
+    """The table of a comparison, what its models write, and where all of it is."""
+    for shown in map(tabulate, compare(records)):
+        rows = [
+            [
+                f"{pattern:<5}{line.name}",
+                *(f"{cell.mean} ± {cell.spread}" if cell.spread else cell.mean
+                  for cell in line.cells),
+            ]
+            for pattern, line in shown.lines
+        ]  # fmt: skip
+        say(f"\n{escape(shown.title)}\n")
+        out.print(table(["", *shown.heads], rows))
+        for note in shown.notes:
+            say(f"[dim]{escape(note)}[/]")
+    samples = [(record.recipe["method"], record.sample) for record in records if record.sample]
+    if samples:
+        first = samples[0][1]
+        say(f"\nwhat they write after\n\n{escape(first.prompt)}")
+        for name, text in (("dense", first.dense), *((name, s.pruned) for name, s in samples)):
+            say(f"[bold]{escape(name)}[/]\n{escape(text.rstrip())}\n")
+    say(f"\nwritten to {escape(str(folder))}: {', '.join(files)}, and a run.json for every run")
 
 
 def evaluation(found: Evaluation, against: str | None) -> None:
@@ -65,6 +112,14 @@ def proof(found: Proof) -> None:
         f" {amount(found.weights)} weights"
         + ("; no pattern was asked for" if found.pattern is None else "")
     )
+
+
+def report(path: Path | None, text: str) -> None:
+    """Where a report was written; its text, if it was written nowhere."""
+    if path is None:
+        print(text, end="")
+    else:
+        say(f"written to {escape(str(path))}")
 
 
 def methods() -> None:
@@ -127,7 +182,10 @@ def table(columns: list[str], rows: list[list[str]]) -> Table:
     """A plain table: the first column is text, the others are numbers."""
     made = Table(box=None, pad_edge=False)
     for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        first = number == 0
+        made.add_column(
+            column, justify="left" if first else "right", overflow="fold", no_wrap=first
+        )
     for row in rows:
         made.add_row(*row)
     return made

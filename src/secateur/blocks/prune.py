@@ -99,7 +99,9 @@ def new_weights(
     Raises:
         NumericalError: a statistic, a score or a loss is not finite; names the matrix.
     """
-    starved = observed.observer.starved if observed is not None and plan.method.needs else ()
+    starved: list[Matrix] = []
+    if observed is not None and plan.method.needs:
+        starved = [matrix for matrix in observed.observer.starved if matrix in block.patterns]
     told = _of_the_starved(block, starved, plan)
     statistics = {
         matrix.name: _statistics(block, matrix, observed, gradients, plan)
@@ -180,10 +182,11 @@ def _solve(
 def _of_one_pattern(
     block: OpenBlock, groups: Sequence[Sequence[Matrix]]
 ) -> Iterator[tuple[list[Matrix], Pattern]]:
-    """The groups, parted by pattern."""
+    """What is pruned of the groups, parted by pattern."""
     for group in groups:
-        for pattern in dict.fromkeys(block.patterns[matrix] for matrix in group):
-            yield [m for m in group if block.patterns[m] == pattern], pattern
+        chosen = {m: block.patterns[m] for m in group if m in block.patterns}
+        for pattern in dict.fromkeys(chosen.values()):
+            yield [matrix for matrix, own in chosen.items() if own == pattern], pattern
 
 
 def _statistics(

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.blocks.observe import observe
+from secateur.blocks.observe import Observer, observe
 from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
@@ -61,6 +61,7 @@ def sweep(
     plan: Plan,
     gradients: GradientFile | None = None,
     tick: Tick = silent,
+    first: tuple[Observer, list[Tensor]] | None = None,
 ) -> Iterator[BlockResult]:
     """Prune every block in turn. Weights are changed in the open block only.
 
@@ -70,6 +71,7 @@ def sweep(
         plan: what to do.
         gradients: full-model gradients, for a method that needs them.
         tick: told of progress within a block.
+        first: what observing block 0 gave to another run on the same inputs; see `observe`.
 
     Raises:
         PatternError: the pattern does not fit a matrix.
@@ -90,7 +92,8 @@ def sweep(
             )
             clock.lap("load")
             # In a function of its own, so that nothing of this block outlives it but the result.
-            yield _prune_block(block, source, stream, plan, gradients, tick, clock)
+            known = first if index == 0 else None
+            yield _prune_block(block, source, stream, plan, gradients, tick, clock, known)
 
 
 def _prune_block(
@@ -101,6 +104,7 @@ def _prune_block(
     gradients: GradientFile | None,
     tick: Tick,
     clock: _Clock,
+    known: tuple[Observer, list[Tensor]] | None,
 ) -> BlockResult:
     """Everything that happens to one open block."""
     for matrix, pattern in block.patterns.items():
@@ -111,11 +115,12 @@ def _prune_block(
     observed = error = None
     matrix_errors: dict[str, float] = {}
     if stream is not None:
-        observer, targets = observe(
+        observer, targets = known or observe(
             block.module, block.index, stream, block.matrices, plan.method.needs, tick,
             plan.route_all, plan.expert_tokens,
         )  # fmt: skip
-        observed = Observed(stream, observer, targets)
+        # Targets are let go one by one; those that are known serve other runs too.
+        observed = Observed(stream, observer, list(targets) if known else targets)
         clock.lap("observe")
     pruned, notices = new_weights(block, observed, gradients, plan, tick)
     if observed is not None:

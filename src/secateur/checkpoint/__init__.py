@@ -1,7 +1,7 @@
 """Disk to tensors and back: the only code that opens or writes model files."""
 
 from secateur.checkpoint.matrices import Matrix, find_all_matrices, find_matrices
-from secateur.checkpoint.open import BlockModel, open_model
+from secateur.checkpoint.open import BlockModel, load_whole, open_model
 from secateur.checkpoint.read import Checkpoint, locate
 from secateur.checkpoint.resident import ResidentModel
 from secateur.checkpoint.skeleton import StreamedModel
@@ -19,6 +19,7 @@ __all__ = [
     "find_all_matrices",
     "find_blocks",
     "find_matrices",
+    "load_whole",
     "locate",
     "open_model",
 ]

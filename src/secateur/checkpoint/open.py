@@ -63,7 +63,12 @@ def open_model(
     try:
         return StreamedModel(checkpoint, device, dtype or stored)
     except NotStreamableError:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=stored, trust_remote_code=False, use_safetensors=True
-        )
-        return ResidentModel(model, device, dtype or stored)
+        return ResidentModel(load_whole(folder, stored), device, dtype or stored)
+
+
+def load_whole(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The whole model in memory, on the CPU; `dtype=None` keeps the checkpoint's own."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype or "auto", trust_remote_code=False, use_safetensors=True
+    )
+    return model

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from secateur.bundled import BUILTIN_MODEL, FOLDER
 from secateur.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -85,18 +86,21 @@ class Checkpoint:
 
 
 def locate(model: str | Path) -> Path:
-    """The folder of a model: `model` itself, or the local snapshot of a hub name.
+    """The folder of a model: `model` itself, the bundled one, or the snapshot of a hub name.
 
     Raises:
         CheckpointError: there is no such folder, and the hub has no such model or is out of reach.
     """
+    if model == BUILTIN_MODEL:
+        return FOLDER
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
     name = str(model)
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(
-            f"no model folder {name!r}", wanted="a folder, or a hub name such as owner/model"
+            f"no model folder {name!r}",
+            wanted="a folder, a hub name such as owner/model, or builtin",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -13,7 +13,8 @@ from __future__ import annotations
 import functools
 import sysconfig
 from pathlib import Path
-from typing import Literal
+
+from secateur.data.hub import Split
 
 BUILTIN = "builtin"
 
@@ -38,12 +39,12 @@ SHORTEST = 1000
 
 
 @functools.cache
-def builtin_documents(part: Literal["train", "test"]) -> dict[str, str]:
+def builtin_documents(split: Split) -> dict[str, str]:
     """The documents of one part by module or topic name, in sorted order."""
     from pydoc_data.topics import topics
 
     root = Path(sysconfig.get_path("stdlib"))
-    documents = {f"topic.{name}": text for name, text in topics.items()} if part == "train" else {}
+    documents = {f"topic.{name}": text for name, text in topics.items()} if split == "train" else {}
     for path in root.rglob("*.py"):
         parts = path.relative_to(root).with_suffix("").parts
         if len(parts) > 1 and parts[-1] == "__init__":
@@ -53,7 +54,7 @@ def builtin_documents(part: Literal["train", "test"]) -> dict[str, str]:
         if (
             LEFT_OUT.isdisjoint(parts)
             and not name.startswith("_sysconfigdata")
-            and held_out == (part == "test")
+            and held_out == (split == "test")
         ):
             documents[name] = path.read_text(encoding="utf-8", errors="replace")
     return {name: text for name, text in sorted(documents.items()) if len(text) >= SHORTEST}

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from secateur.data.builtin import BUILTIN
 from secateur.data.given import given_tokens, is_token_file
 from secateur.data.texts import read_documents
 from secateur.data.tokens import TokenBatch, check_size, make_batch
@@ -71,7 +72,7 @@ def load_calibration(
         seed: of the random choice; given tokens leave nothing to choose.
         vocabulary: rows of the model's embedding, to check ids against; None checks none.
         sampling: "documents" or "joined", as at the head of this module; "auto" takes "documents"
-            for C4 and "joined" for everything else. Given tokens ignore it.
+            for C4 and the built-in text, "joined" for everything else. Given tokens ignore it.
 
     Raises:
         DataError: the source cannot be read, has too little text, or ids beyond the vocabulary.
@@ -87,7 +88,7 @@ def load_calibration(
     tokenizer = need_tokenizer(tokenizer, source)
     documents = read_documents(source, "train")
     if sampling == "auto":
-        sampling = "documents" if source == "c4" else "joined"
+        sampling = "documents" if source in ("c4", BUILTIN) else "joined"
     draw = _from_documents if sampling == "documents" else _from_stream
     drawn = draw(documents.texts, tokenizer, samples, sequence_length, random.Random(seed))
     require_windows(

@@ -5,8 +5,9 @@
     a path to .parquet       one document per row, in the column "text"
     a path to a folder       every such file below it, in sorted order, hidden ones left out
     c4, wikitext2            the hub data sets of the pruning papers (see hub.py)
+    builtin                  the text that every Python installation carries (see builtin.py)
 
-A short name always means the hub, so that one command means the same on every machine; write `./c4`
+A short name comes before a path, so that one command means the same on every machine; write `./c4`
 for a folder of that name. Documents are kept verbatim, empty records included: WikiText-2 is
 published as lines, and the papers join all of them, blank ones too.
 """
@@ -14,16 +15,18 @@ published as lines, and the papers join all of them, blank ones too.
 from __future__ import annotations
 
 import difflib
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from secateur.data.builtin import BUILTIN, builtin_documents
 from secateur.data.files import READERS, read_file
 from secateur.data.hub import HUB_TEXTS, Split, read_hub
 from secateur.errors import DataError, closest
 
-TextKind = Literal["text", "jsonl", "parquet", "folder", "hub"]
+TextKind = Literal["text", "jsonl", "parquet", "folder", "hub", "builtin"]
 
 KINDS: dict[str, TextKind] = {
     ".txt": "text",
@@ -51,11 +54,11 @@ class Documents:
 
 
 def read_documents(source: str, split: Split) -> Documents:
-    """All documents of a file, a folder or a hub data set.
+    """All documents of a file, a folder, a hub data set or the built-in text.
 
     Args:
         source: a path or a short name, as listed at the head of this module.
-        split: which part of a hub data set; a path is read whole whatever the split.
+        split: which part of what a short name stands for; a path is read whole whatever the split.
 
     Raises:
         DataError: nothing is called that, or it cannot be read, or it holds no text.
@@ -63,6 +66,14 @@ def read_documents(source: str, split: Split) -> Documents:
     if source in HUB_TEXTS:
         texts, origin = read_hub(source, split)
         return Documents(texts, "hub", origin)
+    if source == BUILTIN:
+        documents = builtin_documents(split)
+        origin = {
+            "text": f"standard library of Python {platform.python_version()}",
+            "split": split,
+            "documents": str(len(documents)),
+        }
+        return Documents(tuple(documents.values()), "builtin", origin)
     path = locate(source)
     if path.is_dir():
         return _read_folder(source, path)
@@ -87,7 +98,7 @@ def locate(source: str) -> Path:
         raise DataError(f"{source!r} cannot be opened ({error})") from error
     raise DataError(
         f"no file, folder or data set is called {source!r}",
-        wanted=f"a path or {closest(source, HUB_TEXTS)}",
+        wanted=f"a path or {closest(source, [*HUB_TEXTS, BUILTIN])}",
         hint=_near_path(path),
     )
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-Kind = TextKind | Literal["safetensors", "tensor"]
-Sampled = Literal["documents", "joined", "windows", "given"]
+Kind = TextKind | Literal["safetensors", "tensor", "self"]
+Sampled = Literal["documents", "joined", "windows", "given", "written"]
 
 
 class Protocol(BaseModel):
@@ -36,7 +36,8 @@ class Protocol(BaseModel):
     origin: dict[str, str] = Field(description="path, or hub repository and split, and counts")
     sampling: Sampled = Field(
         description="documents: one random window from each long document; joined: random "
-        "windows of one stream; windows: its first windows; given: tokens used verbatim"
+        "windows of one stream; windows: its first windows; given: tokens used verbatim; "
+        "written: drawn from the dense model itself"
     )
     joiner: str | None = Field(description="what stood between documents, if they were joined")
     sequences: int

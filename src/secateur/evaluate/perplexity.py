@@ -6,20 +6,24 @@
 Every window of T tokens predicts its last T - 1: the protocol of the GPTQ, SparseGPT and Wanda
 scripts. The blocks are opened one at a time and all windows pass through each, so that memory is
 one block plus the hidden states; the log-probabilities are made in float32, one window at a time.
+
+A pruning run can be measured while it lasts: its windows follow from block to block as each is
+pruned, and nothing is read twice or written.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from contextlib import ExitStack
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
+from transformers import PreTrainedModel
 
-from secateur.blocks.stream import Stream, Tick, silent
+from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel
 from secateur.data import Protocol, TokenBatch
 from secateur.errors import NumericalError
@@ -70,28 +74,21 @@ def evaluate(
         NumericalError: a window's likelihood is not finite.
     """
     began = time.perf_counter()
-    streams = [_through_all_blocks(source, text.input_ids, batch_size, tick, "run")]
+    passed = pass_through(source, text.input_ids, batch_size, tick, "run")
+    dense = None
     if against is not None:
-        streams.append(_through_all_blocks(against, text.input_ids, batch_size, tick, "dense"))
-    losses, divergences = _measure(source, against, streams)
-    mean = float(losses.mean())
-    spread = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
-    return Evaluation(
-        perplexity=math.exp(mean),
-        standard_error=math.exp(mean) * spread,
-        negative_log_likelihood=mean,
-        predicted_tokens=text.input_ids.shape[0] * (text.input_ids.shape[1] - 1),
-        divergence=None if against is None else float(divergences.mean()),
-        protocol=text.protocol,
-        dtype=str(source.dtype).removeprefix("torch."),
-        seconds=time.perf_counter() - began,
-    )
+        dense = against, pass_through(against, text.input_ids, batch_size, tick, "dense")
+    return measure(source, passed, text, dense, began)
 
 
-def _through_all_blocks(
-    source: BlockModel, input_ids: Tensor, batch_size: int, tick: Tick, name: str
+def pass_through(
+    source: BlockModel,
+    input_ids: Tensor,
+    batch_size: int,
+    tick: Tick = silent,
+    name: str = "run",
 ) -> Stream:
-    """The windows after the last block."""
+    """The windows [windows, tokens] after the last block."""
     stream = Stream(source, input_ids, batch_size)
     for index in range(len(source.blocks)):
         tick(name, index, len(source.blocks))
@@ -100,33 +97,81 @@ def _through_all_blocks(
     return stream
 
 
+def measure(
+    source: BlockModel,
+    passed: Stream,
+    text: TokenBatch,
+    dense: tuple[BlockModel, Stream] | None,
+    began: float,
+) -> Evaluation:
+    """What is made of windows that have been through all blocks.
+
+    Args:
+        source: the model; only its surroundings are opened.
+        passed: the windows after its last block.
+        text: the windows.
+        dense: the dense model, and the same windows after its last block.
+        began: when the work began, by `time.perf_counter`.
+
+    Raises:
+        NumericalError: a window's likelihood is not finite.
+    """
+    losses, dense_losses, divergences = _by_window(source, passed, dense)
+    mean = float(losses.mean())
+    spread = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
+    return Evaluation(
+        perplexity=math.exp(mean),
+        standard_error=math.exp(mean) * spread,
+        negative_log_likelihood=mean,
+        predicted_tokens=text.input_ids.shape[0] * (text.input_ids.shape[1] - 1),
+        divergence=None if dense is None else float(divergences.mean()),
+        dense_perplexity=None if dense is None else math.exp(float(dense_losses.mean())),
+        protocol=text.protocol,
+        dtype=str(source.dtype).removeprefix("torch."),
+        seconds=time.perf_counter() - began,
+    )
+
+
 @torch.no_grad()
-def _measure(
-    source: BlockModel, against: BlockModel | None, streams: list[Stream]
-) -> tuple[Tensor, Tensor]:
-    """Mean negative log-likelihood and mean divergence of every window, float64 [windows]."""
-    losses: list[Tensor] = []
-    divergences: list[Tensor] = []
-    dense_logits = _window_logits(against, streams[1]) if against is not None else None
-    for input_ids, logits in _window_logits(source, streams[0]):
-        scores = F.log_softmax(logits[:-1].float(), dim=-1)  # [tokens - 1, vocabulary]
-        loss = F.nll_loss(scores, input_ids[1:], reduction="none").double().mean()
-        if not bool(torch.isfinite(loss)):
-            raise NumericalError(
-                "the likelihood is not finite", where=f"window {len(losses)} of the text"
-            )
-        losses.append(loss.cpu())
-        if dense_logits is not None:
-            dense = F.log_softmax(next(dense_logits)[1][:-1].float(), dim=-1)
-            per_token = F.kl_div(scores, dense, reduction="none", log_target=True).sum(dim=-1)
-            divergences.append(per_token.double().mean().cpu())
-    return torch.stack(losses), torch.stack(divergences) if divergences else torch.empty(0)
+def _by_window(
+    source: BlockModel, passed: Stream, dense: tuple[BlockModel, Stream] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every window the mean loss, that of the dense model, and the mean divergence from it.
 
-
-def _window_logits(source: BlockModel, stream: Stream) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids [tokens] and logits [tokens, vocabulary] of one window after the other."""
-    with source.open_surroundings() as model:
-        for batch in stream.batches:
+    Each float64 [windows]; the last two are zero without a dense model.
+    """
+    rows: list[Tensor] = []
+    with ExitStack() as opened:
+        model = opened.enter_context(source.open_surroundings())
+        dense_model = model
+        if dense is not None and dense[0] is not source:
+            dense_model = opened.enter_context(dense[0].open_surroundings())
+        for number, batch in enumerate(passed.batches):
             for row in range(len(batch.input_ids)):
-                logits = stream.logits(model, batch, slice(row, row + 1))
-                yield batch.input_ids[row], logits[0]
+                following = batch.input_ids[row, 1:]  # [tokens - 1]
+                scores = _log_probabilities(passed, model, batch, row)
+                figures = [_loss(scores, following)]
+                if not bool(torch.isfinite(figures[0])):
+                    raise NumericalError(
+                        "the likelihood is not finite", where=f"window {len(rows)} of the text"
+                    )
+                if dense is not None:
+                    stream = dense[1]
+                    wanted = _log_probabilities(stream, dense_model, stream.batches[number], row)
+                    apart = F.kl_div(scores, wanted, reduction="none", log_target=True)
+                    divergence = apart.sum(dim=-1).double().mean()
+                    figures += [_loss(wanted, following), divergence]
+                rows.append(F.pad(torch.stack(figures), (0, 3 - len(figures))).cpu())
+    losses, dense_losses, divergences = torch.stack(rows).unbind(1)
+    return losses, dense_losses, divergences
+
+
+def _log_probabilities(stream: Stream, model: PreTrainedModel, batch: Batch, row: int) -> Tensor:
+    """float32 [tokens - 1, vocabulary], of every token of a window but its first."""
+    logits = stream.logits(model, batch, slice(row, row + 1))[0]  # [tokens, vocabulary]
+    return F.log_softmax(logits[:-1].float(), dim=-1)
+
+
+def _loss(scores: Tensor, following: Tensor) -> Tensor:
+    """Mean loss of tokens [tokens - 1] under [tokens - 1, vocabulary], float64 []."""
+    return F.nll_loss(scores, following, reduction="none").double().mean()

@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -99,7 +100,7 @@ class RunRecord(_Record):
     """Held-out perplexity, measured while the blocks passed."""
     sample: Sample | None = None
     seconds: float
-    """Wall time of the whole run."""
+    """Wall time of the run but for measuring; what other runs did for it is counted in."""
     peak_memory_bytes: int
     """Largest resident memory of the process so far."""
     peak_device_memory_bytes: int | None
@@ -163,6 +164,14 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Let the peaks of memory be those from now on, where the system can do that."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def read_record(folder: Path) -> RunRecord | None:
     """The record in a folder, or None if it has none.
 
@@ -170,10 +179,19 @@ def read_record(folder: Path) -> RunRecord | None:
         CheckpointError: there is one and it cannot be read.
     """
     path = folder / "run.json"
-    if not path.is_file():
-        return None
+    return read_record_file(path) if path.is_file() else None
+
+
+def read_record_file(path: Path) -> RunRecord:
+    """The record in a file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
         return RunRecord.model_validate_json(path.read_bytes())
+    except OSError as fault:
+        raise CheckpointError(f"cannot be read ({fault.strerror})", where=path) from fault
     except ValidationError as fault:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"]))

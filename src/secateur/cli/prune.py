@@ -1,42 +1,23 @@
-"""The `secateur` command: parse, call, print. No logic lives here."""
+"""`secateur prune`."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from transformers.utils import logging as transformers_logging
 
-from secateur import methods, pipeline, prove, show
-from secateur.errors import CheckFailedError, RecipeError, SecateurError
+from secateur import pipeline, show
+from secateur.cli.app import CALIBRATION, HELD_OUT, app, shown
+from secateur.errors import RecipeError
 from secateur.prepare import prepare
-from secateur.recipe import Precision, Recipe, read_value, read_yaml
-from secateur.report import JsonLines, Progress, TerminalBars
-
-app = typer.Typer(
-    help="Prune large language models one block at a time, and prove what was done."
-    " Add --debug to any command for the traceback of an error.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-INTERRUPTED = 130
-
-Model = Annotated[str, typer.Argument(help="Folder of a Hugging Face checkpoint, or a hub name.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes what there is.")]
-Dtype = Annotated[
-    Precision,
-    typer.Option(help="float32, bfloat16, float16; auto: float32 on a CPU, else the model's own."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+from secateur.recipe import Recipe, read_value, read_yaml
 
 
 @app.command("prune")
 def prune_command(
     model: Annotated[
-        str | None, typer.Argument(help="Folder of a Hugging Face checkpoint, or a hub name.")
+        str | None, typer.Argument(help="Folder of a checkpoint, a hub name, or builtin.")
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="See `secateur methods`.", show_default="wanda++")
@@ -70,13 +51,17 @@ def prune_command(
     ] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(
-            help="A .txt, .jsonl or .parquet file, a folder of texts, a .safetensors file with"
-            " input_ids, c4 or wikitext2."
-        ),
+        typer.Option(help=CALIBRATION),
     ] = None,
     out_folder: Annotated[
         str | None, typer.Option("--out", help="Folder for the pruned model.")
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help=f"Measure perplexity as the blocks pass. {HELD_OUT}"),
+    ] = None,
+    windows: Annotated[
+        int | None, typer.Option(help="Windows of it at most.", show_default="all")
     ] = None,
     samples: Annotated[
         int | None, typer.Option(help="Calibration sequences.", show_default="128")
@@ -142,16 +127,16 @@ def prune_command(
         bool, typer.Option("--dry-run", help="Check everything, print the plan, do nothing.")
     ] = False,
 ) -> None:
-    """Prune MODEL and write the sparse model to --out."""
+    """Prune MODEL and write the sparse model to --out, or only measure it on --text."""
     values = {} if recipe is None else read_yaml(recipe)
     flags = {
         "model": model, "method": method, "pattern": pattern, "calibration": calibration,
         "out": out_folder, "samples": samples, "sequence_length": sequence_length, "seed": seed,
         "preset": preset, "batch_size": batch_size, "dtype": dtype, "device": device,
         "overwrite": overwrite, "gradients": gradients, "save_gradients": save_gradients,
+        "block_inputs": block_inputs, "text": text, "windows": windows,
         "include": include or None, "exclude": exclude or None, "blocks": blocks,
-        "dense_first": dense_first, "block_inputs": block_inputs, "route_all": route_all,
-        "expert_tokens": expert_tokens,
+        "dense_first": dense_first, "route_all": route_all, "expert_tokens": expert_tokens,
     }  # fmt: skip
     values.update({name: value for name, value in flags.items() if value is not None})
     _apply_settings(values, setting or [])
@@ -160,103 +145,7 @@ def prune_command(
     if dry_run:
         show.plan(prepare(built))
         return
-    show.run(pipeline.prune(built, _progress()))
-
-
-@app.command()
-def evaluate(
-    model: Model,
-    text: Annotated[
-        str,
-        typer.Option(help="Held-out text: a file, a folder, c4 or wikitext2 (their test splits)."),
-    ],
-    against: Annotated[
-        str | None,
-        typer.Option(help="The dense model: adds the mean KL divergence per token from it."),
-    ] = None,
-    sequence_length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 2048,
-    windows: Annotated[
-        int | None, typer.Option(min=1, help="How many windows at most.", show_default="all")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Windows per batch.", show_default="about 8192 tokens")
-    ] = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Perplexity of MODEL on held-out text, in fixed windows, one block in memory."""
-    found = pipeline.evaluate(
-        model,
-        text,
-        against=against,
-        sequence_length=sequence_length,
-        windows=windows,
-        together=batch_size,
-        dtype=dtype,
-        device=device,
-        progress=_progress(),
-    )
-    if as_json:
-        print(found.model_dump_json(indent=2))
-    else:
-        show.evaluation(found, against)
-
-
-@app.command()
-def check(
-    model: Model,
-    pattern: Annotated[
-        str | None,
-        typer.Option(help="What every matrix must have.", show_default="what its run.json says"),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Prove the sparsity of MODEL from its files. Exit status 0 if it holds, 1 if not."""
-    proof = prove.prove(model, pattern)
-    if as_json:
-        print(json.dumps(proof.as_dict(), indent=2))
-    else:
-        show.proof(proof)
-    if proof.failing:
-        raise CheckFailedError(
-            f"{len(proof.failing)} matrices are not {proof.pattern}, such as {proof.failing[0]}",
-            where=proof.folder,
-        )
-
-
-@app.command("methods")
-def methods_command(as_json: Json = False) -> None:
-    """List the methods, what each needs, its parameters and its paper."""
-    if as_json:
-        print(json.dumps([method.describe() for method in methods.every()], indent=2))
-    else:
-        show.methods()
-
-
-def main() -> None:
-    """Run the command; bad input is one line on standard error and exit status 2 (or 1)."""
-    transformers_logging.disable_progress_bar()  # standard error is ours: bars or JSON lines
-    debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    try:
-        status = app(arguments or ["--help"], standalone_mode=False)
-    except SecateurError as fault:
-        if debug:
-            raise
-        show.error(str(fault))
-        sys.exit(fault.exit_code)
-    except typer.TyperException as fault:  # an unknown option, a word for a number, ...
-        show.error(fault.format_message())
-        sys.exit(2)
-    if status == INTERRUPTED:  # typer's answer to Ctrl-C
-        show.warn("interrupted: nothing was written")
-    sys.exit(status or 0)
-
-
-def _progress() -> Progress:
-    """Bars for a person, JSON lines for anything else."""
-    return TerminalBars(show.err) if show.err.is_terminal else JsonLines()
+    show.run(pipeline.prune(built, shown()))
 
 
 def _apply_settings(values: dict[str, Any], settings: list[str]) -> None:

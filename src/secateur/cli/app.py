@@ -1,0 +1,39 @@
+"""The command's frame: where commands are registered, options that several share, progress."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from secateur import show
+from secateur.recipe import Precision
+from secateur.report import JsonLines, Progress, TerminalBars
+
+app = typer.Typer(
+    help="Prune large language models one block at a time, and prove what was done."
+    " Add --debug to any command for the traceback of an error.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(help="Folder of a Hugging Face checkpoint, a hub name, or builtin."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes what there is.")]
+Dtype = Annotated[
+    Precision,
+    typer.Option(help="float32, bfloat16, float16; auto: float32 on a CPU, else the model's own."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+CALIBRATION = (
+    "A .txt, .jsonl or .parquet file, a folder of texts, a .safetensors file with input_ids, c4,"
+    " wikitext2, builtin (source of the standard library) or self (the dense model writes it)."
+)
+HELD_OUT = "A file, a folder, c4 or wikitext2 (their test splits), or builtin (modules held out)."
+
+
+def shown() -> Progress:
+    """Bars for a person, JSON lines for anything else."""
+    return TerminalBars(show.err) if show.err.is_terminal else JsonLines()

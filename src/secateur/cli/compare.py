@@ -1,0 +1,144 @@
+"""`secateur compare`, `demo` and `report`: many runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur import methods, show
+from secateur.cli.app import CALIBRATION, HELD_OUT, Device, Dtype, Model, app, shown
+from secateur.compare import Run, compare, plan_runs
+from secateur.demo import demo, demo_runs
+from secateur.errors import RecipeError
+from secateur.report import Form, RunRecord, find_records, write_report
+
+EVERY = ",".join(method.name for method in methods.every())
+FILES: dict[str, Form] = {
+    "report.html": "html",
+    "table.md": "markdown",
+    "table.tex": "latex",
+    "table.csv": "csv",
+}
+"""What is written beside the runs."""
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do finished runs again.")]
+
+
+@app.command("compare")
+def compare_command(
+    model: Model,
+    text: Annotated[str, typer.Option(help=f"Held-out text to measure on. {HELD_OUT}")],
+    calibration: Annotated[str, typer.Option(help=CALIBRATION)],
+    out_folder: Annotated[
+        str, typer.Option("--out", help="Folder for the records, the table and the report.")
+    ],
+    method_names: Annotated[
+        str, typer.Option("--methods", help="Separated by commas. See `secateur methods`.")
+    ] = EVERY,
+    patterns: Annotated[
+        str, typer.Option(help="Separated by commas: 50%,2:4,4:8. N:M: N of M weights are KEPT.")
+    ] = "2:4",
+    seeds: Annotated[
+        str, typer.Option(help="Separated by commas; each draws calibration of its own.")
+    ] = "0",
+    samples: Annotated[int, typer.Option(help="Calibration sequences.")] = 128,
+    sequence_length: Annotated[
+        int, typer.Option(help="Tokens in each, and in a window; at most what the model allows.")
+    ] = 2048,
+    windows: Annotated[
+        int | None, typer.Option(help="Windows of held-out text at most.", show_default="all")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Regional optimiser: auto or paper.")] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(help="Sequences per batch.", show_default="about 8192 tokens")
+    ] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    keep_models: Annotated[
+        bool, typer.Option("--keep-models", help="Write the pruned models too.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prune MODEL with every method at every pattern, measure each, and write table and report.
+
+    Finished runs are not repeated: what was interrupted goes on.
+    """
+    runs = plan_runs(
+        Path(out_folder),
+        _split(method_names),
+        _split(patterns),
+        _seeds(seeds),
+        {
+            "model": model,
+            "calibration": calibration,
+            "text": text,
+            "samples": samples,
+            "sequence_length": sequence_length,
+            "windows": windows,
+            "preset": preset,
+            "batch_size": batch_size,
+            "dtype": dtype,
+            "device": device,
+        },
+        keep_models=keep_models,
+    )
+    _tell(compare(runs, shown(), overwrite=overwrite), len(runs), Path(out_folder))
+
+
+@app.command("demo")
+def demo_command(
+    out_folder: Annotated[
+        str, typer.Option("--out", help="Folder for the models, the table and the report.")
+    ] = "secateur-demo",
+    overwrite: Overwrite = False,
+) -> None:
+    """Prune the bundled model with every method at 2:4, and write a report: minutes, offline."""
+    runs = demo_runs(Path(out_folder))
+    _tell(demo(runs, shown(), overwrite=overwrite), len(runs), Path(out_folder))
+
+
+@app.command()
+def report(
+    places: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Folders with run.json below them, or such files."),
+    ],
+    out_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="File to write; text goes to standard output without it.",
+            show_default="report.html",
+        ),
+    ] = None,
+    form: Annotated[
+        Form,
+        typer.Option("--format", help="The whole report, or its table to paste or compute with."),
+    ] = "html",
+) -> None:
+    """Put earlier runs side by side: one HTML file that needs nothing else, or the table alone."""
+    show.report(*write_report(find_records(places), out_file, form))
+
+
+def _tell(finished: Iterable[tuple[Run, RunRecord, bool]], total: int, out: Path) -> None:
+    """Print every run as it is done, then the table; write the report."""
+    records = []
+    for run, record, repeated in finished:
+        records.append(record)
+        show.compared(run.name, record, repeated, f"{len(records)} of {total}")
+    for name, form in FILES.items():
+        write_report(records, out / name, form)
+    show.comparison(records, out, list(FILES))
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    parts = _split(text)
+    if not all(part.isdecimal() for part in parts):
+        raise RecipeError(f"--seeds {text!r}", wanted="whole numbers, such as 0,1,2")
+    return [int(part) for part in parts]

@@ -1,0 +1,168 @@
+"""The table of a paper in one call: every method at every pattern, for several seeds.
+
+    OUT/runs/METHOD_PATTERN_seedN/run.json    one per run, written when it is finished
+    OUT/table.md, table.csv, table.tex        all of them side by side
+    OUT/report.html
+
+What the runs have in common is made once: the opened model, the calibration and held-out tokens,
+what the dense model makes of them, the first block's statistics, the full-model gradients. The
+pruned models are measured as they arise and let go, unless they are to be kept. A run that is
+finished is not repeated, so that what was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secateur import methods, pipeline
+from secateur.errors import OutputError, RecipeError
+from secateur.placement import choose_device
+from secateur.recipe import Recipe
+from secateur.remembered import Remembered
+from secateur.report import Progress, RunRecord
+from secateur.report.record import read_record, reset_peak_memory
+from secateur.sparsity import parse_pattern
+
+_OF_NO_MATTER = ("out", "overwrite", "save_gradients")
+"""Of a recipe: what changes nothing in the result."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the table, before or after it is done.
+
+    Attributes:
+        name: of its folder, such as "wanda_2of4_seed0".
+        folder: where its record is to be, or is.
+        recipe: what it does.
+    """
+
+    name: str
+    folder: Path
+    recipe: Recipe
+
+    def finished(self) -> RunRecord | None:
+        """Its record, if it has been done before; None if it is still to do.
+
+        Raises:
+            OutputError: the folder holds a run of another recipe.
+            CheckpointError: its record cannot be read.
+        """
+        record = read_record(self.folder)
+        if record is None or (self.recipe.out and not (self.folder / "config.json").is_file()):
+            return None
+        asked = self.recipe.spelled_out()
+        for key in sorted((asked.keys() | record.recipe.keys()) - set(_OF_NO_MATTER)):
+            if asked.get(key) != record.recipe.get(key):
+                raise OutputError(
+                    f"this run has {key} {record.recipe.get(key)!r}",
+                    where=self.folder,
+                    wanted=f"{asked.get(key)!r}, as asked now",
+                    hint="another --out, or --overwrite to do it again",
+                )
+        return record
+
+
+def plan_runs(
+    out: Path,
+    method_names: Sequence[str],
+    patterns: Sequence[str],
+    seeds: Sequence[int],
+    options: Mapping[str, Any],
+    *,
+    keep_models: bool = False,
+) -> list[Run]:
+    """Every run of the comparison, in the order that shares most.
+
+    Args:
+        out: folder of the comparison.
+        method_names, patterns, seeds: what to combine. Magnitude needs no calibration and so is
+            the same for every seed: it runs for the first one only.
+        options: every other key of a recipe; `text` must be among them.
+        keep_models: write the pruned models too, beside their records.
+
+    Raises:
+        RecipeError, PatternError: something is unknown, missing or does not fit.
+    """
+    for what, given in (("method", method_names), ("pattern", patterns), ("seed", seeds)):
+        if not given:
+            raise RecipeError(f"no {what} to compare", wanted="at least one")
+        if len(set(given)) < len(given):
+            raise RecipeError(f"a {what} is named twice: {', '.join(map(str, given))}")
+    if options.get("text") is None:
+        raise RecipeError("no held-out text to measure on", hint="--text SOURCE")
+    runs = []
+    for seed in seeds:
+        for method in method_names:
+            if seed != seeds[0] and not methods.get(method).needs_calibration:
+                continue
+            for pattern in patterns:
+                spelled = str(parse_pattern(pattern)).replace(":", "of").replace("%", "pct")
+                name = f"{method}_{spelled}_seed{seed}"
+                folder = out / "runs" / name
+                values = {
+                    **options,
+                    "method": method,
+                    "pattern": pattern,
+                    "seed": seed,
+                    "out": str(folder) if keep_models else None,
+                }
+                runs.append(Run(name, folder, Recipe.build(values)))
+    return runs
+
+
+def compare(
+    runs: Sequence[Run], progress: Progress | None = None, *, overwrite: bool = False
+) -> Iterator[tuple[Run, RunRecord, bool]]:
+    """Do what is still to do, in turn; each run with its record and whether it was found done.
+
+    Args:
+        runs: of one comparison.
+        progress: told what happens.
+        overwrite: do everything again.
+
+    Raises:
+        SecateurError: a run cannot be done; those before it are finished and stay.
+    """
+    found = {} if overwrite else {run.name: run.finished() for run in runs}
+    todo = [run for run in runs if found.get(run.name) is None]
+    needs = frozenset[Any]().union(*(run.recipe.chosen_method.needs for run in todo))
+    with tempfile.TemporaryDirectory() as scratch:
+        shared = Remembered(Path(scratch), needs)
+        for run in runs:
+            record = found.get(run.name)
+            if record is not None:
+                yield run, record, True
+                continue
+            recipe = run.recipe
+            if recipe.out is not None and run.folder.exists():
+                recipe = recipe.model_copy(update={"overwrite": True})
+            reset_peak_memory(choose_device(recipe.device))
+            record = pipeline.prune(recipe, progress, shared)
+            if recipe.out is None:
+                write_record(run.folder, record)
+            yield run, record, False
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Put `run.json` into a folder, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = folder / "run.json"
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(record.model_dump_json(indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(path)
+    except OSError as fault:
+        raise OutputError(f"cannot be written ({fault})", where=path) from fault

@@ -1,0 +1,81 @@
+"""Calibration text that the dense model writes itself, for users who have no data they may use.
+
+    token 1         the model's own beginning-of-text token, or any token if it has none
+    token t + 1     drawn from p(. | tokens 1 to t), at temperature 1, none cut off
+
+What a model writes at temperature 1 is distributed as it believes its training text to be. A text
+that ends before `T` tokens is followed by another: the end-of-text token stops nothing.
+
+Source: the idea is that of LLM-QAT, arXiv 2305.17888, and of Self-calibration, arXiv 2410.17170.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from secateur.data.tokens import TokenBatch, check_size, make_batch
+
+SELF = "self"
+
+TOGETHER = 64
+"""Sequences that are written side by side."""
+
+
+def self_written(
+    model: PreTrainedModel, *, samples: int, sequence_length: int, seed: int
+) -> TokenBatch:
+    """Sequences of the model's own, int64 [samples, sequence_length], with their protocol.
+
+    Args:
+        model: the whole dense model, on the device that computes.
+        samples, sequence_length: how many, of how many tokens.
+        seed: of the draws; the global generators are left as they were.
+
+    Raises:
+        DataError: a size makes no batch.
+    """
+    check_size("samples", samples, least=1)
+    check_size("sequence_length", sequence_length, least=2)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        torch.manual_seed(seed)
+        first = _first_tokens(model, samples)  # [samples, 1]
+        written = [_continue(model, part, sequence_length) for part in torch.split(first, TOGETHER)]
+    return make_batch(
+        torch.cat(written),
+        vocabulary=model.get_input_embeddings().weight.shape[0],
+        source=SELF,
+        kind="self",
+        origin={"model": model.name_or_path, "temperature": "1"},
+        sampling="written",
+        seed=seed,
+    )
+
+
+def _first_tokens(model: PreTrainedModel, samples: int) -> Tensor:
+    """What every sequence begins with, int64 [samples, 1]."""
+    begin = model.config.get_text_config(decoder=True).bos_token_id
+    if begin is not None:
+        return torch.full((samples, 1), begin)
+    return torch.randint(model.get_input_embeddings().weight.shape[0], (samples, 1))
+
+
+def _continue(model: PreTrainedModel, first: Tensor, length: int) -> Tensor:
+    """Draw on from [sequences, 1] to [sequences, length]."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    draws = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_length=length,
+        eos_token_id=vocabulary,  # no token ends a sequence; None would stand for the model's own
+        pad_token_id=0,  # never needed, and not naming one is warned of
+    )
+    first = first.to(model.device)
+    written: Tensor = model.generate(
+        first, attention_mask=torch.ones_like(first), generation_config=draws
+    )
+    return written

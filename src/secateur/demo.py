@@ -1,0 +1,89 @@
+"""What Secateur does, in a few minutes and without a network: every method on the bundled model.
+
+Calibrated on the standard library's source, measured on modules that the model has never seen; each
+pruned model is kept, and goes on writing from the same prompt as the dense one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from secateur import methods
+from secateur.bundled import BUILTIN_MODEL
+from secateur.checkpoint import load_whole, locate
+from secateur.compare import Run, compare, plan_runs, write_record
+from secateur.data.builtin import BUILTIN
+from secateur.errors import CheckpointError
+from secateur.report import Progress, RunRecord
+from secateur.report.record import Sample
+from secateur.sequences import load_tokenizer
+
+PATTERN = "2:4"
+SAMPLES = 64
+SEQUENCE_LENGTH = 256
+WINDOWS = 256
+TOKENS_WRITTEN = 64
+PROMPT = '''\
+class Stack:
+    """A last-in, first-out queue of items."""
+
+    def __init__(self, items=()):
+'''
+
+
+def demo_runs(out: Path) -> list[Run]:
+    """Every method at 2:4, once."""
+    return plan_runs(
+        out,
+        [method.name for method in methods.every()],
+        [PATTERN],
+        [0],
+        {
+            "model": BUILTIN_MODEL,
+            "calibration": BUILTIN,
+            "text": BUILTIN,
+            "samples": SAMPLES,
+            "sequence_length": SEQUENCE_LENGTH,
+            "windows": WINDOWS,
+        },
+        keep_models=True,
+    )
+
+
+def demo(
+    runs: list[Run], progress: Progress | None = None, *, overwrite: bool = False
+) -> Iterator[tuple[Run, RunRecord, bool]]:
+    """Do the runs, each with a sample of what its model writes; arguments are those of `compare`.
+
+    Raises:
+        SecateurError: a run cannot be done; those before it are finished and stay.
+    """
+    folder = locate(BUILTIN_MODEL)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer is None:
+        raise CheckpointError("the bundled model has no tokenizer", where=folder)
+    dense = continue_text(folder, tokenizer)
+    for run, record, repeated in compare(runs, progress, overwrite=overwrite):
+        if record.sample is None:
+            pruned = continue_text(run.folder, tokenizer)
+            sample = Sample(prompt=PROMPT, dense=dense, pruned=pruned)
+            record = record.model_copy(update={"sample": sample})
+            write_record(run.folder, record)
+        yield run, record, repeated
+
+
+def continue_text(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
+    """How the model in `folder` goes on after the prompt, taking the likeliest token each time."""
+    model = load_whole(folder, torch.float32)
+    prompt = tokenizer(PROMPT, return_tensors="pt")["input_ids"]  # [1, tokens]
+    greedy = GenerationConfig(do_sample=False, max_new_tokens=TOKENS_WRITTEN, pad_token_id=0)
+    with torch.no_grad():
+        written = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), generation_config=greedy
+        )
+    text: str = tokenizer.decode(written[0, prompt.shape[1] :], skip_special_tokens=True)
+    return text

@@ -1,0 +1,81 @@
+"""Done on the dense model before its first block is pruned; the runs of a comparison share it.
+
+follow          held-out windows go through the dense model, for the divergence from it
+gradients_of    full-model gradients, for a method that needs them
+first_block     the statistics of block 0, whose inputs no pruning changes
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from secateur.blocks.gradients import full_gradients
+from secateur.blocks.observe import Observer, observe
+from secateur.blocks.stream import Stream
+from secateur.checkpoint import ResidentModel, find_matrices
+from secateur.checkpoint.gradients import GradientFile
+from secateur.evaluate import Following, pass_through
+from secateur.placement import batch_size
+from secateur.prepare import Prepared, matrix_shapes
+from secateur.remembered import Remembered
+from secateur.report import Progress
+
+
+def follow(prepared: Prepared, shared: Remembered, shown: Progress) -> Following | None:
+    """The held-out windows, ready to follow the run; None if nothing is to be measured."""
+    source, text = prepared.source, prepared.heldout
+    if text is None:
+        return None
+    size = batch_size(prepared.recipe.batch_size, text.input_ids.shape[1])
+
+    def through_dense() -> Stream:
+        shown.begin("dense", len(source.blocks))
+        return pass_through(source, text.input_ids, size, shown.tick, "held out")
+
+    dense = shared.once("dense", (text.protocol.token_sha256, size), through_dense)
+    return Following(source, text, size, dense)
+
+
+def first_block(
+    prepared: Prepared, shared: Remembered, stream: Stream
+) -> tuple[Observer, list[Tensor]] | None:
+    """What observing block 0 gives to every run of a comparison; None for a run alone."""
+    source, calibration, plan = prepared.source, prepared.calibration, prepared.plan
+    if not shared.needs or calibration is None or isinstance(source, ResidentModel):
+        return None
+
+    def watch() -> tuple[Observer, list[Tensor]]:
+        with source.open_block(0) as block:
+            return observe(
+                block, 0, stream, find_matrices(block), shared.needs,
+                route_all=plan.route_all, expert_tokens=plan.expert_tokens,
+            )  # fmt: skip
+
+    key = calibration.protocol.token_sha256, len(stream.batches), plan.route_all, plan.expert_tokens
+    return shared.once("first block", key, watch)
+
+
+def gradients_of(
+    prepared: Prepared, shared: Remembered, stream: Stream | None, scratch: Path, shown: Progress
+) -> GradientFile | None:
+    """The full-model gradients, as given or computed now; None if the method needs none."""
+    source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
+    facts = prepared.gradient_facts
+    if facts is None or stream is None or prepared.gradients is not None:
+        return prepared.gradients
+    path = (shared.folder or scratch) / "gradients.safetensors"
+    if recipe.save_gradients is not None:
+        path = Path(recipe.save_gradients)
+
+    def compute() -> GradientFile:
+        shown.begin("gradients", 2 * len(source.blocks))
+        with GradientFile.create(path, matrix_shapes(source), facts) as file:
+            full_gradients(
+                source, stream, file, plan.params.gradient_order, scratch, recipe.block_inputs,
+                shown.tick, shown.block,
+            )  # fmt: skip
+        return GradientFile(path)
+
+    return shared.once("gradients", (path, *facts.items()), compute)

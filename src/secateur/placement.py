@@ -1,0 +1,51 @@
+"""Where a run computes, how exactly, and how much at a time."""
+
+from __future__ import annotations
+
+import torch
+
+from secateur.errors import RecipeError
+
+TOKENS_PER_BATCH = 8192
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is the accelerator if there is one.
+
+    Raises:
+        RecipeError: it does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    present = device is not None and (
+        device.type == "cpu" or (device.type == "cuda" and str(_numbered(device)) in there)
+    )
+    if device is None or not present:
+        raise RecipeError(f"device {name!r} is not there", wanted=f"one of {', '.join(there)}")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
+    """The computing precision; None is the checkpoint's own.
+
+    "auto" computes in float32 on a CPU, where half precision is slow and rounds the hidden states,
+    and in the checkpoint's own dtype on an accelerator.
+    """
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else None
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def batch_size(asked: int | None, length: int) -> int:
+    """Sequences per batch: what was asked for, or as many as make about 8192 tokens."""
+    return asked or max(1, TOKENS_PER_BATCH // length)
+
+
+def _numbered(device: torch.device) -> torch.device:
+    return torch.device(device.type, device.index or 0)

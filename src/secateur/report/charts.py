@@ -1,0 +1,256 @@
+"""Charts as plain geometry, in pixels; `charts.svg.j2` draws them. No chart needs its colours.
+
+A panel is 328 pixels wide, what a phone has between its margins; text is never scaled. Methods are
+told apart by place and by name, and by the shape of their marks where lines cross.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from secateur.report.comparison import Spread
+from secateur.report.scale import Axis, Tick, near, spread_out
+
+PANEL = 328
+LETTER = 7.0
+"""Width of a letter of chart text, on the safe side."""
+LEVELS = 10
+"""Shades of a heat map."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A row of a dot plot: its height, its value's place, the ends of its whisker.
+
+    `x` is None off the scale: an arrow points there.
+    """
+
+    name: str
+    style: int
+    y: float
+    x: float | None
+    low: float | None
+    high: float | None
+    value: str
+
+
+@dataclass(frozen=True)
+class DotPlot:
+    """Values by name, beside a line of reference."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    dots: tuple[Dot, ...]
+    ticks: tuple[Tick, ...]
+    reference: Tick | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of a line chart: its path, its marks, and its label beside the end."""
+
+    name: str
+    style: int
+    path: str
+    marks: tuple[tuple[float, float], ...]
+    end: tuple[float, float]
+    label_y: float
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Values by number, a line for every name."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    bottom: float
+    curves: tuple[Curve, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Shades by row and column: one path for every shade."""
+
+    width: float
+    height: float
+    left: float
+    rows: tuple[Tick, ...]
+    columns: tuple[Tick, ...]
+    shades: tuple[tuple[int, str], ...]
+    bottom: float
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of parts, one after the other: (style, start, width)."""
+
+    name: str
+    y: float
+    parts: tuple[tuple[int, float, float], ...]
+    end: float
+    value: str
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Parts of a whole by name."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    bars: tuple[Bar, ...]
+    ticks: tuple[Tick, ...]
+
+
+ROW = 24
+
+
+def dot_plot(
+    names: Sequence[str],
+    styles: Sequence[int],
+    values: Sequence[Spread],
+    texts: Sequence[str],
+    reference: float | None,
+    span: tuple[float, float],
+    width: int = PANEL,
+) -> DotPlot:
+    """Values by name; what is outside the span becomes an arrow."""
+    left = _room(names)
+    right = width - LETTER * max(map(len, texts)) - 10
+    axis = Axis(*span, left + 8, right - 8)
+    dots = []
+    for number, (name, style, value, text) in enumerate(
+        zip(names, styles, values, texts, strict=True)
+    ):
+        x = axis(value.mean) if span[0] <= value.mean <= span[1] else None
+        low = high = None
+        if x is not None and value.spread:
+            low = axis(max(span[0], value.mean - value.spread))
+            high = axis(min(span[1], value.mean + value.spread))
+        dots.append(Dot(clipped(name), style, 36 + ROW * number, x, low, high, text))
+    height = 36 + ROW * len(names) + 14
+    line = None if reference is None else Tick(axis(reference), f"dense {reference:.2f}")
+    return DotPlot(width, height, left, right, tuple(dots), axis.ticks(3), line)
+
+
+def span_of(values: Sequence[Spread], reference: float | None) -> tuple[float, float]:
+    """The scale that shows the values and the reference, without those far out."""
+    known = [value for value in values if math.isfinite(value.mean)]
+    start = min(value.mean for value in known) if reference is None else reference
+    kept = set(near([value.mean for value in known], start))
+    ends = [start]
+    for value in known:
+        if value.mean in kept:
+            ends += [value.mean - (value.spread or 0), value.mean + (value.spread or 0)]
+    room = 0.04 * (max(ends) - min(ends)) or 0.05 * abs(start) or 1.0
+    return min(ends) - room, max(ends) + room
+
+
+def line_chart(
+    names: Sequence[str],
+    styles: Sequence[int],
+    values: Sequence[Sequence[float | None]],
+    top: float,
+    width: int = PANEL,
+) -> LineChart:
+    """Values from zero to `top`, by number."""
+    height, bottom = (230, 196) if width == PANEL else (300, 266)
+    left = 38
+    right = width - (16 + LETTER * max(len(clipped(name)) for name in names))
+    count = max(map(len, values))
+    x = Axis(0, max(1, count - 1), left + 6, right - 8)
+    y = Axis(0, top * 1.04 or 1.0, bottom, 12)
+    every = max(1, math.ceil(count / (12 if width == PANEL else 24)))
+    lines = []
+    for name, style, line in zip(names, styles, values, strict=True):
+        points = [(x(i), y(value), i) for i, value in enumerate(line) if value is not None]
+        if points:
+            lines.append((name, style, points))
+    labels = spread_out([points[-1][1] for _, _, points in lines], 14, 12, bottom)
+    curves = tuple(
+        Curve(
+            name=clipped(name),
+            style=style,
+            path="M" + "L".join(f"{at_x:g} {at_y:g}" for at_x, at_y, _ in points),
+            marks=tuple((at_x, at_y) for at_x, at_y, index in points if index % every == 0),
+            end=points[-1][:2],
+            label_y=label_y,
+        )
+        for (name, style, points), label_y in zip(lines, labels, strict=True)
+    )
+    step = max(1, math.ceil(count / 8))
+    x_ticks = tuple(Tick(x(index), str(index)) for index in range(0, count, step))
+    return LineChart(width, height, left, right, bottom, curves, x_ticks, y.ticks(4))
+
+
+def heat_map(cells: Mapping[tuple[str, int], float], top: float, width: int = PANEL) -> HeatMap:
+    """Shades of values from zero to `top` by (row, column)."""
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    columns = sorted({column for _, column in cells})
+    left = _room(rows, 18)
+    wide = min(34.0, (width - left) / len(columns))
+    tall = 15
+    paths: dict[int, list[str]] = {}
+    gap = 1 if wide > 4 else 0
+    for (row, column), value in cells.items():
+        level = min(LEVELS - 1, int(LEVELS * value / top)) if top > 0 else 0
+        x, y = left + wide * columns.index(column), tall * rows.index(row)
+        path = f"M{x:.1f} {y}h{wide - gap:.1f}v{tall - 1}h-{wide - gap:.1f}z"
+        paths.setdefault(level, []).append(path)
+    step = max(1, math.ceil(len(columns) * 20 / (wide * len(columns))))
+    bottom = tall * len(rows)
+    return HeatMap(
+        width=round(left + wide * len(columns) + 2, 1),
+        height=bottom + 16,
+        left=left,
+        rows=tuple(Tick(tall * i + 11, clipped(row, 18)) for i, row in enumerate(rows)),
+        columns=tuple(
+            Tick(left + wide * (i + 0.5), str(column))
+            for i, column in enumerate(columns)
+            if i % step == 0
+        ),
+        shades=tuple((level, "".join(path)) for level, path in sorted(paths.items())),
+        bottom=bottom,
+    )
+
+
+def bar_chart(
+    names: Sequence[str],
+    values: Sequence[Sequence[float]],
+    texts: Sequence[str],
+    top: float,
+    width: int = PANEL,
+) -> BarChart:
+    """Parts of every name's whole, from zero to `top`."""
+    left = _room(names)
+    axis = Axis(0, top or 1.0, left, width - LETTER * max(map(len, texts)) - 14)
+    bars = []
+    for number, (name, parts, text) in enumerate(zip(names, values, texts, strict=True)):
+        starts = [sum(parts[:index]) for index in range(len(parts) + 1)]
+        drawn = tuple(
+            (style, axis(begin), round(axis(end) - axis(begin), 2))
+            for style, (begin, end) in enumerate(pairwise(starts))
+            if end > begin
+        )
+        bars.append(Bar(clipped(name), ROW * number + 4, drawn, axis(starts[-1]), text))
+    return BarChart(width, ROW * len(names) + 22, left, axis.end, tuple(bars), axis.ticks(3))
+
+
+def clipped(name: str, longest: int = 20) -> str:
+    """A name that fits beside a chart."""
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _room(names: Sequence[str], longest: int = 20) -> float:
+    """Pixels for the longest of the names at the left of a chart."""
+    return round(LETTER * max(len(clipped(name, longest)) for name in names) + 8, 1)

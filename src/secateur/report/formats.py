@@ -1,0 +1,145 @@
+"""The table as text: Markdown, LaTeX with booktabs, and CSV.
+
+Markdown and LaTeX print the same cells, to be pasted into a page or a paper. CSV is for programs:
+every row and text on a line of its own, numbers unrounded, the unit in the column's name.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from secateur.report.comparison import Comparison, Row, Spread
+from secateur.report.table import Cell, tabulate
+
+
+def as_markdown(comparisons: Sequence[Comparison]) -> str:
+    """Title, table and notes of every comparison, in GitHub's Markdown."""
+    return "\n".join(map(_markdown, comparisons))
+
+
+def as_latex(comparisons: Sequence[Comparison]) -> str:
+    """A table of every comparison, for LaTeX with the package booktabs."""
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(map(_latex, comparisons))
+
+
+def as_csv(comparisons: Sequence[Comparison]) -> str:
+    """All comparisons under one heading, a line for every row and text."""
+    lines = [
+        _csv_line(comparison, row, place)
+        for comparison in comparisons
+        for row in comparison.rows
+        for place in (range(len(comparison.texts)) or [None])
+    ]
+    written = io.StringIO()
+    writer = csv.DictWriter(written, list(lines[0]) if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return written.getvalue()
+
+
+def _markdown(comparison: Comparison) -> str:
+    table = tabulate(comparison)
+    lines = [
+        f"**{_in_markdown(table.title)}**",
+        "",
+        _piped(["pattern", "method", *table.heads]),
+        "|---|---|" + "---:|" * len(table.heads),
+    ]
+    for pattern, line in table.lines:
+        cells = [f"**{_joined(cell)}**" if cell.best else _joined(cell) for cell in line.cells]
+        lines.append(_piped([pattern, line.name], cells))
+    if table.notes:
+        lines += ["", _in_markdown(" ".join(table.notes))]
+    return "\n".join(lines) + "\n"
+
+
+def _piped(texts: Sequence[str], numbers: Sequence[str] = ()) -> str:
+    return "| " + " | ".join([*map(_in_markdown, texts), *numbers]) + " |"
+
+
+def _joined(cell: Cell, sign: str = "±") -> str:
+    return f"{cell.mean} {sign} {cell.spread}" if cell.spread else cell.mean
+
+
+def _in_markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))
+
+
+def _latex(comparison: Comparison) -> str:
+    table = tabulate(comparison)
+    lines = [
+        "\\begin{table}",
+        "  \\centering",
+        f"  \\caption{{{_in_latex('. '.join([table.title, ' '.join(table.notes)]))}}}",
+        f"  \\begin{{tabular}}{{ll{'r' * len(table.heads)}}}",
+        "    \\toprule",
+        _row([_in_latex(head) for head in ("pattern", "method", *table.heads)]),
+    ]
+    above = None
+    for pattern, line in table.lines:
+        if pattern != above:
+            lines.append("    \\midrule")
+        first = "" if pattern == above else _in_latex(pattern)
+        lines.append(_row([first, _in_latex(line.name), *map(_latex_cell, line.cells)]))
+        above = pattern
+    lines += ["    \\bottomrule", "  \\end{tabular}", "\\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "    " + " & ".join(cells) + " \\\\"
+
+
+def _latex_cell(cell: Cell) -> str:
+    if not cell.mean:
+        return ""
+    mean = f"\\mathbf{{{cell.mean}}}" if cell.best else cell.mean
+    return "$" + _joined(Cell(mean, cell.spread), r"\pm") + "$"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "<": r"$<$", ">": r"$>$",
+}  # fmt: skip
+
+
+def _in_latex(text: str) -> str:
+    """Text that LaTeX prints as it is, on one line."""
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def _csv_line(comparison: Comparison, row: Row, place: int | None) -> dict[str, object]:
+    """What a row scored on the text at that place, by the heading of each column."""
+    text = None if place is None else comparison.texts[place]
+    score = None if place is None else row.scores[place]
+    return {
+        "model": comparison.model,
+        "architecture": comparison.architecture,
+        "pattern": row.pattern,
+        "method": row.method,
+        "setting": row.setting,
+        "seeds": " ".join(str(run.recipe["seed"]) for run in row.runs),
+        "text": text.protocol.source if text else None,
+        "token_sha256": text.protocol.token_sha256 if text else None,
+        "dense_perplexity": text.dense if text else None,
+        **_csv_spread("perplexity", score.perplexity if score else None),
+        "perplexity_standard_error": score.standard_error if score else None,
+        **_csv_spread("damage_removed", score.removed if score else None),
+        **_csv_spread("divergence_nats", score.divergence if score else None),
+        **_csv_spread("output_error", row.output_error),
+        "seconds": row.seconds,
+        "peak_memory_bytes": row.peak_memory_bytes,
+        "peak_device_memory_bytes": row.peak_device_memory_bytes,
+    }
+
+
+def _csv_spread(name: str, found: Spread | None) -> dict[str, float | None]:
+    return {
+        name: found.mean if found else None,
+        f"{name}_spread": found.spread if found else None,
+    }

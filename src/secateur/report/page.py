@@ -1,0 +1,116 @@
+"""The report: one HTML file that needs nothing else, made from run records.
+
+Nothing is fetched: styles and a small script (for the buttons that copy a table) stand in the file,
+and its content security policy allows them by their hashes and nothing else. Names and texts from
+records are escaped. The same records make the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from secateur.errors import OutputError
+from secateur.report.formats import as_csv, as_latex, as_markdown
+from secateur.report.grouping import compare
+from secateur.report.record import RunRecord
+from secateur.report.section import section
+
+MARKS = (
+    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",  # disc
+    "M-3.6-3.6h7.2v7.2h-7.2z",  # square
+    "M0-4.8L4.6 3.4H-4.6z",  # triangle
+    "M0-5L5 0L0 5L-5 0z",  # diamond
+    "M0 4.8L4.6-3.4H-4.6z",  # triangle on its tip
+    "M-1.5-4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",  # plus
+    "M-4.6-2.5L0-4.9L4.6-2.5V2.5L0 4.9L-4.6 2.5z",  # hexagon
+)
+"""Shapes of marks, around the origin."""
+COLOURS = 8
+
+Form = Literal["html", "markdown", "latex", "csv"]
+
+
+def render(records: Sequence[RunRecord]) -> str:
+    """The page as HTML.
+
+    Args:
+        records: at least one; what cannot be compared gets a section of its own.
+    """
+    here = files(__package__)
+    style = here.joinpath("page.css").read_text(encoding="utf-8").strip()
+    script = here.joinpath("page.js").read_text(encoding="utf-8").strip()
+    templates = Environment(
+        loader=PackageLoader(__package__, ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return templates.get_template("page.html.j2").render(
+        sections=[section(comparison) for comparison in compare(records)],
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        marks=MARKS,
+        colours=COLOURS,
+        version=version("secateur"),
+    )
+
+
+def write_report(
+    records: Sequence[RunRecord], out: Path | None = None, form: Form = "html"
+) -> tuple[Path | None, str]:
+    """Put runs side by side and write the report; the file appears whole or not at all.
+
+    Args:
+        records: at least one.
+        out: the file; none: report.html for a page, nowhere for text.
+        form: the page, or its table alone as text.
+
+    Returns:
+        Where it was written, and what.
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
+    if form == "html":
+        text, out = render(records), out or Path("report.html")
+    else:
+        text = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}[form](compare(records))
+    if out is not None:
+        _write(text, out)
+    return out, text
+
+
+def _write(text: str, out: Path) -> None:
+    """Write a file beside its name, then give it its name."""
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(out)
+    except OSError as fault:
+        with suppress(OSError):
+            partial.unlink()
+        raise OutputError(f"cannot be written ({fault.strerror})", where=out) from fault
+
+
+def _hash(text: str) -> str:
+    """As a content security policy wants it."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,114 @@
+"""How to repeat what was compared: facts of all runs; recipe, commands and hashes of every row."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from secateur.data import Protocol
+from secateur.report.comparison import Comparison, Row
+from secateur.report.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to repeat the runs of a row."""
+
+    name: str
+    pattern: str
+    commands: tuple[str, ...]
+    yaml: str
+    calibrations: tuple[tuple[int, str], ...]
+    notices: tuple[str, ...]
+
+
+def facts_of(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """What holds for all runs of a comparison: name and value."""
+    runs = comparison.runs
+    yield "model", comparison.model
+    yield "architecture", comparison.architecture
+    yield "prunable weights", f"{comparison.weights:,} in {len(runs[0].blocks)} blocks"
+    for text in comparison.texts:
+        yield (
+            "text",
+            f"{_described(text.protocol)}, tokens sha256 {text.protocol.token_sha256[:12]}",
+        )
+    protocols = [run.calibration for run in runs if run.calibration is not None]
+    for said in dict.fromkeys(map(_described, protocols)):
+        yield "calibration", said
+    seeds = sorted({run.recipe["seed"] for run in runs})
+    yield ("seeds" if len(seeds) > 1 else "seed"), ", ".join(map(str, seeds))
+    yield "runs", f"{len(runs)}, {_ends([run.created for run in runs])}"
+    yield "computed in", ", ".join(dict.fromkeys(f"{run.dtype} on {run.device}" for run in runs))
+    yield "machine", _common([run.machine for run in runs])
+    yield "versions", _common([run.versions for run in runs])
+
+
+def _described(protocol: Protocol) -> str:
+    """Where tokens came from and how they were cut."""
+    drawn = f" ({protocol.sampling})" if protocol.sampling in ("documents", "joined") else ""
+    return f"{protocol.source}: {cut_of(protocol)}{drawn}"
+
+
+def _ends(times: Sequence[str]) -> str:
+    first, last = min(times)[:10], max(times)[:10]
+    return first if first == last else f"{first} to {last}"
+
+
+def _common(facts: Sequence[dict[str, str]]) -> str:
+    """Key and value of every fact; all values, where runs differ."""
+    keys = dict.fromkeys(key for fact in facts for key in fact)
+    return ", ".join(
+        f"{key} {' / '.join(dict.fromkeys(fact[key] for fact in facts if key in fact))}"
+        for key in keys
+    )
+
+
+def cut_of(protocol: Protocol) -> str:
+    """How tokens were cut: number and length."""
+    unit = "windows" if protocol.sampling == "windows" else "sequences"
+    return f"{protocol.sequences} {unit} of {protocol.sequence_length} tokens"
+
+
+def recipe_of(comparison: Comparison, row: Row) -> Recipe:
+    """How to repeat the runs of a row."""
+    file = f"{row.method}-{row.pattern.replace(':', 'of').replace('%', '')}.yaml"
+    return Recipe(
+        name=row.name,
+        pattern=row.pattern,
+        commands=tuple(_commands(comparison, row, file)),
+        yaml=f"# {file}\n" + _as_yaml(row.runs[0]),
+        calibrations=tuple(
+            (run.recipe["seed"], run.calibration.token_sha256)
+            for run in row.runs
+            if run.calibration is not None
+        ),
+        notices=tuple(dict.fromkeys(_notices(row))),
+    )
+
+
+def _commands(comparison: Comparison, row: Row, file: str) -> Iterator[str]:
+    for run in row.runs:
+        out = str(run.recipe.get("out") or f"pruned-{run.recipe['seed']}")
+        yield shlex.join(["secateur", "prune", "--recipe", file, "--seed",
+                          str(run.recipe["seed"]), "--out", out])  # fmt: skip
+    for text in comparison.texts:
+        yield shlex.join(["secateur", "evaluate", out, "--text", text.protocol.source,
+                          "--sequence-length", str(text.protocol.sequence_length), "--windows",
+                          str(text.protocol.sequences), "--against", comparison.model])  # fmt: skip
+
+
+def _as_yaml(run: RunRecord) -> str:
+    """The recipe without what every run has of its own."""
+    shared = {k: v for k, v in run.recipe.items() if k not in ("out", "seed", "overwrite")}
+    return yaml.safe_dump(shared, sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def _notices(row: Row) -> Iterator[str]:
+    for run in row.runs:
+        yield from run.notices
+        for block in run.blocks:
+            yield from block.notices

@@ -1,0 +1,163 @@
+"""What the page says about one comparison: facts, findings, figures, what the models write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from secateur.methods import Method, every
+from secateur.report import figures
+from secateur.report.comparison import Comparison, Score
+from secateur.report.damage import places
+from secateur.report.figures import Figure, Grid
+from secateur.report.formats import as_csv, as_latex, as_markdown
+from secateur.report.grouping import short_name
+from secateur.report.proof import Proof, prove_row, zeros_of_matrices
+from secateur.report.reproduce import Recipe, cut_of, facts_of, recipe_of
+from secateur.report.table import Table, number, tabulate
+
+LONGEST_SAMPLE = 600
+
+
+class Sample(NamedTuple):
+    """What was written after a prompt: by the dense model, and pattern -> (method, text)."""
+
+    prompt: str
+    dense: str
+    pruned: dict[str, list[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One comparison as the page shows it."""
+
+    comparison: Comparison
+    heading: str
+    lead: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    findings: tuple[tuple[str, str], ...]
+    table: Table
+    formats: tuple[tuple[str, str], ...]
+    perplexity: tuple[Figure, ...]
+    by_block: Figure | None
+    by_kind: tuple[tuple[str, Figure], ...]
+    proofs: dict[str, tuple[Proof, ...]]
+    matrices: tuple[Grid, ...]
+    time: Figure
+    samples: tuple[Sample, ...]
+    recipes: dict[str, tuple[Recipe, ...]]
+    glossary: tuple[Method, ...]
+
+
+def section(comparison: Comparison) -> Section:
+    """Everything that is known of a comparison; what is not known is empty."""
+    found = {id(row): places(row) for row in comparison.rows}
+    drawn = [figures.perplexity(comparison, text) for text in range(len(comparison.texts))]
+    names = {row.method for row in comparison.rows}
+    patterns = comparison.patterns.items()
+    return Section(
+        comparison=comparison,
+        heading=_heading(comparison),
+        lead=tuple(_lead(comparison)),
+        facts=tuple(facts_of(comparison)),
+        findings=tuple(_findings(comparison)),
+        table=tabulate(comparison),
+        formats=(
+            ("LaTeX", as_latex([comparison])),
+            ("Markdown", as_markdown([comparison])),
+            ("CSV", as_csv([comparison])),
+        ),
+        perplexity=tuple(figure for figure in drawn if figure is not None),
+        by_block=figures.errors_by_block(comparison),
+        by_kind=tuple(figures.errors_by_kind(comparison, found)),
+        proofs={p: tuple(prove_row(row, found[id(row)]) for row in rows) for p, rows in patterns},
+        matrices=tuple(zeros_of_matrices(pattern, rows, found) for pattern, rows in patterns),
+        time=figures.time_by_phase(comparison),
+        samples=tuple(_samples(comparison)),
+        recipes={p: tuple(recipe_of(comparison, row) for row in rows) for p, rows in patterns},
+        glossary=tuple(method for method in every() if method.name in names),
+    )
+
+
+def _heading(comparison: Comparison) -> str:
+    """What was pruned, how and to what."""
+    methods = list(dict.fromkeys(row.method for row in comparison.rows))
+    by = methods[0] if len(methods) == 1 else f"{len(methods)} methods"
+    return f"{short_name(comparison.model)}, pruned by {by} to {_listed(comparison.patterns)}"
+
+
+def _lead(comparison: Comparison) -> Iterator[str]:
+    """The model, the text it was measured on, what it was calibrated on: a sentence each."""
+    run = comparison.runs[0]
+    yield (
+        f"{comparison.architecture}, {comparison.weights:,} prunable weights in"
+        f" {len(run.blocks)} blocks."
+    )
+    if comparison.texts:
+        texts = _listed(f"{text.label} ({cut_of(text.protocol)})" for text in comparison.texts)
+        yield f"Perplexity on {texts}."
+    protocols = [run.calibration for run in comparison.runs if run.calibration is not None]
+    if protocols:
+        cuts = dict.fromkeys(f"{short_name(p.source)} ({cut_of(p)})" for p in protocols)
+        yield f"Calibrated on {_listed(cuts)}."
+    seeds = {run.recipe["seed"] for run in comparison.runs}
+    if len(comparison.runs) > 1:
+        yield f"{len(comparison.runs)} runs, {len(seeds)} seed{'s' * (len(seeds) > 1)}."
+
+
+def _listed(parts: Iterable[str]) -> str:
+    """a, b and c."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """Which method has the lowest perplexity at every pattern, and which cannot be told from it."""
+    if not comparison.texts:
+        return
+    text = comparison.texts[0]
+    where = f" on {text.label}" if len(comparison.texts) > 1 else ""
+    for pattern, rows in comparison.patterns.items():
+        best = comparison.best(pattern, 0)
+        if best is None:
+            continue
+        score = best.scores[0]
+        said = f"{best.name} has the lowest perplexity{where}, {_printed(score)}"
+        if text.dense is not None:
+            said += f"; dense {number(text.dense, 2)}"
+        if score.removed is not None:
+            said += f". It removes {100 * score.removed.mean:.0f} % of Wanda's damage"
+        near = [row.name for row in rows if row is not best and _meet(score, row.scores[0])]
+        if near:
+            said += f". Within the spread: {', '.join(near)}"
+        yield pattern, f"{said}."
+
+
+def _printed(score: Score) -> str:
+    found = score.perplexity
+    return number(found.mean, 2) + ("" if found.spread is None else f" ± {number(found.spread, 2)}")
+
+
+def _meet(one: Score, other: Score) -> bool:
+    """Whether two perplexities are as near as their spreads."""
+    a, b = one.perplexity, other.perplexity
+    return abs(a.mean - b.mean) <= (a.spread or 0) + (b.spread or 0)
+
+
+def _samples(comparison: Comparison) -> Iterator[Sample]:
+    """What was written after every prompt, by the first seed of every row."""
+    found = [(row, run.sample) for row in comparison.rows for run in row.runs[:1] if run.sample]
+    for prompt, dense in dict.fromkeys((sample.prompt, sample.dense) for _, sample in found):
+        by_pattern: dict[str, list[tuple[str, str]]] = {}
+        for row, sample in found:
+            if (sample.prompt, sample.dense) == (prompt, dense):
+                by_pattern.setdefault(row.pattern, []).append((row.name, _line(sample.pruned)))
+        yield Sample(_line(prompt), _line(dense), by_pattern)
+
+
+def _line(text: str) -> str:
+    """Text on one line, not too long."""
+    line = re.sub(r"\s*\n\s*", " ↵ ", text.strip())
+    return line if len(line) <= LONGEST_SAMPLE else line[:LONGEST_SAMPLE] + "…"

@@ -1,0 +1,292 @@
+"""Many runs side by side: nothing done twice, nothing mixed up, numbers those of a run alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur
+from secateur import pipeline
+from secateur.checkpoint import StreamedModel
+from secateur.compare import Run, compare, plan_runs
+from secateur.errors import OutputError, RecipeError
+from secateur.recipe import Recipe
+from secateur.report import RunRecord
+from secateur.report.record import read_record
+from tiny import BLOCKS, make_model
+
+METHODS = ["magnitude", "wanda", "sparsegpt", "gblm", "wanda++"]
+
+
+def options(model: Path, tokens_file: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "model": str(model), "calibration": str(tokens_file), "text": str(tokens_file),
+        "samples": 6, "sequence_length": 16, "regional": {"rounds": 1}, **changes,
+    }  # fmt: skip
+
+
+def planned(out: Path, values: dict[str, Any], **kinds: Any) -> list[Run]:
+    kinds = {"method_names": METHODS, "patterns": ["2:4", "50%"], "seeds": [0], **kinds}
+    without = {key: value for key, value in values.items() if key != "regional"}
+    return plan_runs(
+        out, kinds["method_names"], kinds["patterns"], kinds["seeds"], without,
+        keep_models=kinds.get("keep_models", False),
+    )  # fmt: skip
+
+
+def outcome(record: RunRecord) -> list[Any]:
+    """What must not depend on how a run came about."""
+    facts = []
+    for block in record.blocks:
+        matrices = [matrix.model_dump() for matrix in block.matrices]
+        facts.append((block.index, block.output_error, matrices))
+    [evaluation] = record.evaluations
+    return [facts, evaluation.model_dump(exclude={"seconds"})]
+
+
+def test_every_run_is_what_it_is_alone(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    values = options(llama_folder, tokens_file)
+    runs = planned(tmp_path, values)
+    assert len(runs) == len(METHODS) * 2
+    for run, record, repeated in compare(runs):
+        assert not repeated
+        assert read_record(run.folder) == record
+        alone = pipeline.prune(run.recipe)
+        assert outcome(record) == outcome(alone), run.name
+
+
+def test_what_runs_share_is_made_once(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counted(name: str, owner: Any) -> None:
+        real = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            made.append(name)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    from secateur import groundwork, prepare, sequences
+
+    counted("open_model", prepare)
+    counted("load_calibration", sequences)
+    counted("load_heldout", sequences)
+    counted("pass_through", groundwork)
+    counted("full_gradients", groundwork)
+    counted("observe", groundwork)  # of block 0 only; the others are observed by the sweep
+    runs = planned(tmp_path, options(llama_folder, tokens_file))
+    assert len(list(compare(runs))) == len(runs)
+    assert sorted(made) == [
+        "full_gradients", "load_calibration", "load_heldout", "observe", "open_model",
+        "pass_through",
+    ]  # fmt: skip
+
+
+def test_an_interrupted_comparison_repeats_no_finished_run(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = planned(tmp_path, options(llama_folder, tokens_file), method_names=["wanda", "gblm"])
+    real, pruned = pipeline.prune, list[str]()
+
+    def prune(recipe: Recipe, *args: Any) -> RunRecord:
+        if len(pruned) == 2:
+            raise KeyboardInterrupt
+        pruned.append(f"{recipe.method} {recipe.pattern}")
+        return real(recipe, *args)
+
+    monkeypatch.setattr(pipeline, "prune", prune)
+    with pytest.raises(KeyboardInterrupt):
+        list(compare(runs))
+    before = [(run.folder / "run.json").read_bytes() for run in runs[:2]]
+    assert not (runs[2].folder / "run.json").exists()
+
+    pruned.clear()
+    repeated = [again for _, _, again in compare(runs)]
+    assert repeated == [True, True, False, False]
+    assert pruned == ["gblm 2:4", "gblm 50%"]
+    assert [(run.folder / "run.json").read_bytes() for run in runs[:2]] == before
+    pruned.clear()
+    assert all(again for _, _, again in compare(runs))
+    assert pruned == []
+
+
+def test_a_run_of_another_recipe_is_not_taken_for_this_one(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    values = options(llama_folder, tokens_file)
+    kinds: dict[str, Any] = {"method_names": ["wanda"], "patterns": ["2:4"]}
+    list(compare(planned(tmp_path, values, **kinds)))
+    other = planned(tmp_path, {**values, "samples": 4}, **kinds)
+    with pytest.raises(OutputError, match=r"samples 6 in .*; wanted 4.*--overwrite"):
+        list(compare(other))
+    [(_, record, repeated)] = compare(other, overwrite=True)
+    assert not repeated
+    assert record.recipe["samples"] == 4
+
+
+def test_kept_models_are_whole_and_measured_the_same(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    values = options(llama_folder, tokens_file)
+    kinds: dict[str, Any] = {"method_names": ["wanda++"], "patterns": ["2:4"]}
+    [(_, measured, _)] = compare(planned(tmp_path / "a", values, **kinds))
+    [(run, kept, _)] = compare(planned(tmp_path / "b", values, keep_models=True, **kinds))
+    assert outcome(kept) == outcome(measured)
+    found = pipeline.evaluate(
+        str(run.folder), str(tokens_file), against=str(llama_folder), sequence_length=16
+    )
+    [along] = kept.evaluations
+    assert found.model_dump(exclude={"seconds"}) == along.model_dump(exclude={"seconds"})
+    (run.folder / "model.safetensors.index.json").unlink()
+    (run.folder / "config.json").unlink()  # half a folder is not a finished run
+    assert run.finished() is None
+
+
+def test_magnitude_runs_for_one_seed_only(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    names = [
+        run.name
+        for run in planned(
+            tmp_path, options(llama_folder, tokens_file),
+            method_names=["magnitude", "wanda"], patterns=["4:8"], seeds=[3, 5],
+        )
+    ]  # fmt: skip
+    assert names == ["magnitude_4of8_seed3", "wanda_4of8_seed3", "wanda_4of8_seed5"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "told"),
+    [
+        ({"method_names": []}, "no method"),
+        ({"patterns": []}, "no pattern"),
+        ({"seeds": []}, "no seed"),
+        ({"method_names": ["wanda", "wanda"]}, "a method is named twice: wanda, wanda"),
+        ({"method_names": ["wnada"]}, "did you mean 'wanda'"),
+        ({"patterns": ["5:4"]}, "5:4"),
+        ({"seeds": [-1]}, "seed"),
+    ],
+)
+def test_a_comparison_that_makes_no_sense_is_refused(
+    kinds: dict[str, Any], told: str, llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(secateur.SecateurError, match=told):
+        planned(tmp_path / "out", options(llama_folder, tokens_file), **kinds)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_needs_held_out_text(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="--text"):
+        planned(tmp_path, options(llama_folder, tokens_file, text=None))
+
+
+# --- a run that measures itself ---
+
+
+def test_perplexity_as_blocks_pass_is_that_of_the_folder(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    record = secateur.prune(
+        llama_folder, method="wanda", calibration=tokens_file, samples=6, sequence_length=16,
+        text=str(tokens_file), out=out,
+    )  # fmt: skip
+    found = pipeline.evaluate(
+        str(out), str(tokens_file), against=str(llama_folder), sequence_length=16
+    )
+    dense = pipeline.evaluate(str(llama_folder), str(tokens_file), sequence_length=16)
+    [along] = record.evaluations
+    assert along.perplexity == found.perplexity
+    assert along.divergence == found.divergence
+    assert along.dense_perplexity == dense.perplexity
+    assert along.perplexity != along.dense_perplexity
+
+
+def test_a_model_in_memory_is_measured_the_same(
+    llama_folder: Path, tokens: Tensor, tokens_file: Path, tmp_path: Path
+) -> None:
+    same: dict[str, Any] = {
+        "method": "wanda++", "samples": 6, "sequence_length": 16, "text": str(tokens_file),
+    }  # fmt: skip
+    model = make_model("llama")
+    model.save_pretrained(tmp_path / "model")
+    folder = secateur.prune(
+        tmp_path / "model", calibration=tokens_file, out=tmp_path / "out", **same
+    )
+    memory = secateur.prune(model, calibration=tokens, **same)
+    assert memory.evaluations[0].perplexity == pytest.approx(
+        folder.evaluations[0].perplexity, rel=1e-6
+    )
+    assert memory.evaluations[0].dense_perplexity != memory.evaluations[0].perplexity
+
+
+def test_only_measuring_writes_nothing(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(llama_folder.iterdir())
+    record = pipeline.prune(
+        Recipe.build({**options(llama_folder, tokens_file), "method": "wanda++"})
+    )
+    assert len(record.blocks) == BLOCKS
+    assert record.sparsity == 0.5
+    assert sorted(llama_folder.iterdir()) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_neither_folder_nor_text_is_refused(llama_folder: Path, tokens_file: Path) -> None:
+    recipe = Recipe.build(options(llama_folder, tokens_file, text=None))
+    with pytest.raises(RecipeError, match="--out"):
+        pipeline.prune(recipe)
+
+
+# --- the output error of a matrix ---
+
+
+def test_error_of_a_matrix_is_that_of_its_own_output(
+    llama_folder: Path, tokens_file: Path, tokens: Tensor, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    record = secateur.prune(
+        llama_folder, method="wanda", calibration=tokens_file, samples=6, sequence_length=16,
+        out=out,
+    )  # fmt: skip
+    from secateur.checkpoint import Checkpoint, find_matrices
+
+    dense = StreamedModel(Checkpoint(llama_folder), torch.device("cpu"), torch.float32)
+    sparse = StreamedModel(Checkpoint(out), torch.device("cpu"), torch.float32)
+    calibration = json.loads((out / "run.json").read_text())["calibration"]
+    assert calibration["sequences"] == 6
+    with dense.open_surroundings() as model:
+        hidden = model.get_input_embeddings()(tokens[:6, :16])  # [6, 16, width]
+    inputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            inputs[name] = args[0].flatten(0, 1)
+
+        return hook
+
+    with dense.open_block(0) as block, sparse.open_block(0) as pruned, torch.no_grad():
+        matrices, changed = find_matrices(block), find_matrices(pruned)
+        for matrix in matrices:
+            matrix.owner.register_forward_hook(keep(matrix.name))
+        rope = dense.model.model.rotary_emb(hidden, torch.arange(16)[None])
+        block(hidden, position_embeddings=rope)
+        for matrix, other, told in zip(matrices, changed, record.blocks[0].matrices, strict=True):
+            x = inputs[matrix.name]
+            lost = (x @ matrix.read().T - x @ other.read().T).norm() / (x @ matrix.read().T).norm()
+            assert told.output_error == pytest.approx(float(lost), rel=1e-4)
+            assert 0 < told.output_error < 1
