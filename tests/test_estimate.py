@@ -40,14 +40,16 @@ def test_weights_are_counted_as_the_model_has_them():
     assert shapes.activation_bytes == 2 * SEQUENCES * LENGTH * 32 * 4
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mixtral"])
 def test_the_work_of_a_pass_is_what_torch_counts(family):
     """Wanda is two forward passes through every block; torch counts eager attention only."""
     source = resident(family)
     source.model.set_attn_implementation("eager")
+    source.model.set_experts_implementation("eager")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         source.model.base_model(input_ids=make_tokens(SEQUENCES, LENGTH), use_cache=False)
-    assert of(source, "wanda").flops == pytest.approx(2 * counter.get_total_flops(), rel=0.01)
+    near = 0.02 if family == "mixtral" else 0.01  # its routers are left out
+    assert of(source, "wanda").flops == pytest.approx(2 * counter.get_total_flops(), rel=near)
 
 
 def test_passes_over_a_block_by_method():

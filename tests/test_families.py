@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, JetMoeConfig
+from transformers import AutoModelForCausalLM, Gemma3Config, JetMoeConfig
 
 import secateur
 from families_table import HOW_TO_WRITE, METHODS, PATTERNS, TABLE, TESTED, table
@@ -16,7 +16,7 @@ from secateur.blocks.stream import Stream
 from secateur.checkpoint import Checkpoint, ResidentModel, find_blocks
 from secateur.errors import ModelError
 from secateur.prove import prove
-from tiny import fingerprint, make_model, make_tokens, save
+from tiny import EVERY_FAMILY, fingerprint, make_model, make_tokens, save
 
 QUICK = {"regional": {"rounds": 2, "samples": 3}}
 FEW = {"samples": 8, "sequence_length": 16}
@@ -176,6 +176,37 @@ def test_the_record_and_the_index_tell_the_truth(folders, tokens_file, tmp_path)
     for name, file in index["weight_map"].items():
         with safe_open(out / file, "pt") as shard:
             assert name in shard.keys()  # noqa: SIM118
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_the_encoder_of_a_multimodal_model_is_left_alone(depth, tokens_file, tmp_path):
+    """Even one that has as many layers as the decoder."""
+    text = EVERY_FAMILY["gemma3"]().to_dict()
+    vision = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": depth,
+        "num_attention_heads": 4, "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    config = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=120,
+        boi_token_index=121, eoi_token_index=122, dtype="bfloat16",
+    )  # fmt: skip
+    folder, out = tmp_path / "dense", tmp_path / "out"
+    dense = AutoModelForCausalLM.from_config(config)
+    run = secateur.prune(
+        save(dense, folder), method="wanda", calibration=str(tokens_file), out=out, **FEW
+    )
+    assert (run.streamed, run.sparsity) == (True, 0.5)
+    old, new = dense.state_dict(), AutoModelForCausalLM.from_pretrained(out).state_dict()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert len(changed) == 2 * 7
+    assert all(name.startswith("model.language_model.layers.") for name in changed)
+
+
+def test_blocks_beside_an_encoder_of_the_same_depth_are_the_decoders():
+    model = make_model("llama")
+    model.vision = torch.nn.Module()
+    model.vision.layers = copy.deepcopy(model.model.layers)
+    assert find_blocks(model).path == "model.layers"
 
 
 def test_experts_that_cannot_be_seen_are_refused_not_skipped(tokens_file, tmp_path):
