@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, dynamic_module_utils
 
+import secateur
 from secateur.checkpoint import (
     Checkpoint,
     OutputFolder,
@@ -25,7 +27,8 @@ from secateur.checkpoint import (
     locate,
     open_model,
 )
-from secateur.errors import CheckpointError, ModelError, OutputError, SecateurError
+from secateur.errors import CheckpointError, OutputError
+from secateur.prove import prove
 from tiny import BLOCKS, FAMILIES, fingerprint, make_model, make_tokens
 
 CPU = torch.device("cpu")
@@ -107,147 +110,6 @@ def test_nothing_is_kept_of_the_files(save: Save) -> None:
     assert torch.equal(value, before)
 
 
-def damage(folder: Path, kind: str) -> str:
-    """Damage a folder, single-file or sharded; what is to be said of it."""
-    first = folder / "model-00001-of-00003.safetensors"
-    match kind:
-        case "no config":
-            (folder / "config.json").unlink()
-            return "no config.json"
-        case "config is no JSON":
-            (folder / "config.json").write_text("{")
-            return "the configuration is not one that transformers knows"
-        case "config without a type":
-            (folder / "config.json").write_text("{}")
-            return "the configuration is not one that transformers knows"
-        case "no weights":
-            (folder / WEIGHTS).unlink()
-            return "no weights"
-        case "empty":
-            (folder / WEIGHTS).write_bytes(b"")
-            return "not a whole safetensors file"
-        case "truncated":
-            (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-10])
-            return "not a whole safetensors file"
-        case "garbage":
-            (folder / WEIGHTS).write_bytes(b"PK\3\4" + b"pickle" * 100)
-            return "not a whole safetensors file"
-        case "huge header":
-            (folder / WEIGHTS).write_bytes((2**62).to_bytes(8, "little") + b"{}")
-            return "not a whole safetensors file"
-        case "weight missing":
-            rewrite(folder, lambda t: t.pop("model.layers.1.mlp.up_proj.weight"))
-            return "1 weights are missing, such as 'model.layers.1.mlp.up_proj.weight'"
-        case "head missing":
-            rewrite(folder, lambda t: t.pop("lm_head.weight"))
-            return "1 weights are missing, such as 'lm_head.weight'"
-        case "misshapen":
-            rewrite(folder, lambda t: t.update({"model.norm.weight": torch.ones(31)}))
-            return "tensor 'model.norm.weight' has shape [31]"
-        case "deeper config":
-            reconfigure(folder, num_hidden_layers=BLOCKS + 1)
-            return "9 weights are missing, such as 'model.layers.3."
-        case "wider config":
-            reconfigure(folder, intermediate_size=68)
-            return "wanted [32, 68], as config.json says"
-        case "quantised":
-            reconfigure(folder, quantization_config={"quant_method": "gptq", "bits": 4})
-            return "the weights are quantised"
-        case "float8":
-            rewrite(folder, lambda t: t.update(x=torch.zeros(4).to(torch.float8_e4m3fn)))
-            return "tensor 'x' is stored as F8_E4M3"
-        case "unknown architecture":
-            reconfigure(folder, model_type="perceptron9000")
-            return "the configuration is not one that transformers knows"
-        case "no language model":
-            reconfigure(folder, model_type="vit", architectures=["ViTModel"])
-            return "is no causal language model"
-        case "shard missing":
-            first.unlink()
-            return f"shard {first.name} is missing"
-        case "shard truncated":
-            first.write_bytes(first.read_bytes()[:-10])
-            return "not a whole safetensors file (Error while deserializing header"
-        case "index is no JSON":
-            (folder / INDEX).write_text("{")
-            return "the index cannot be read"
-        case "index is a list":
-            (folder / INDEX).write_text("[]")
-            return "the index cannot be read"
-        case "index without a map":
-            (folder / INDEX).write_text('{"metadata": {}}')
-            return "the index cannot be read"
-        case "index map is a list":
-            (folder / INDEX).write_text('{"weight_map": ["a"]}')
-            return "the index cannot be read"
-        case "index is not text":
-            (folder / INDEX).write_bytes(b"\xff\xfe\x00")
-            return "the index cannot be read"
-        case "index is deep":
-            (folder / INDEX).write_text("[" * 100_000)
-            return "the index cannot be read"
-        case "index names nothing":
-            (folder / INDEX).write_text('{"weight_map": {}}')
-            return "weights are missing"
-        case "index names a tensor that the shard lacks":
-            index = json.loads((folder / INDEX).read_text())
-            index["weight_map"]["model.ghost"] = first.name
-            (folder / INDEX).write_text(json.dumps(index))
-            return "tensor 'model.ghost' is in the index but not in its shard"
-    raise AssertionError(kind)
-
-
-SINGLE_DAMAGE = [
-    "no config", "config is no JSON", "config without a type", "no weights", "empty", "truncated",
-    "garbage", "huge header", "weight missing", "head missing", "misshapen", "deeper config",
-    "wider config", "quantised", "float8", "unknown architecture", "no language model",
-]  # fmt: skip
-SHARDED_DAMAGE = [
-    "shard missing", "shard truncated", "index is no JSON", "index is a list",
-    "index without a map", "index map is a list", "index is not text", "index is deep",
-    "index names nothing", "index names a tensor that the shard lacks",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", SINGLE_DAMAGE + SHARDED_DAMAGE)
-def test_damage_is_named(save: Save, kind: str) -> None:
-    folder = save(make_model("llama"))
-    if kind in SHARDED_DAMAGE:
-        shard(folder)
-    said = damage(folder, kind)
-    with pytest.raises(SecateurError) as caught:
-        open_model(folder, CPU)
-    assert said in str(caught.value)
-    assert str(folder) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert isinstance(caught.value, CheckpointError | ModelError)
-
-
-@pytest.mark.parametrize("pickle", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])
-def test_pickles_are_never_opened(save: Save, pickle: str) -> None:
-    folder = save(make_model("llama"))
-    (folder / WEIGHTS).rename(folder / pickle)
-    with pytest.raises(CheckpointError, match=r"only pickled weights.*wanted safetensors"):
-        Checkpoint(folder)
-
-
-def test_an_index_cannot_lead_out_of_the_folder(save: Save, tmp_path: Path) -> None:
-    folder = shard(save(make_model("llama")))
-    outside = tmp_path / "outside.safetensors"
-    save_file({"model.norm.weight": torch.zeros(32)}, outside)
-    index = json.loads((folder / INDEX).read_text())
-    for path in ("../outside.safetensors", str(outside), "a/../../outside.safetensors"):
-        index["weight_map"]["model.norm.weight"] = path
-        (folder / INDEX).write_text(json.dumps(index))
-        with pytest.raises(CheckpointError, match=r"shard outside\.safetensors is missing"):
-            Checkpoint(folder)
-    for path in ("..", ".", "", "/"):
-        index["weight_map"]["model.norm.weight"] = path
-        (folder / INDEX).write_text(json.dumps(index))
-        with pytest.raises(CheckpointError, match="missing"):
-            Checkpoint(folder)
-
-
 @pytest.mark.parametrize("model_type", ["perceptron9000", "llama"])
 def test_code_beside_the_weights_is_never_run(save: Save, tmp_path: Path, model_type: str) -> None:
     folder = save(make_model("llama"))
@@ -269,6 +131,36 @@ def test_code_beside_the_weights_is_never_run(save: Save, tmp_path: Path, model_
         with pytest.raises(CheckpointError, match="not one that transformers knows"):
             open_model(folder, CPU)
     assert not planted.exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # transformers' own, on loading code
+def test_trusted_code_is_run_with_a_notice_and_goes_along(
+    save: Save, tokens_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    folder = save(make_model("llama"))
+    for kind, base in (("configuration", "Config"), ("modeling", "ForCausalLM")):
+        lines = [f"from transformers import Llama{base}", f"class Own{base}(Llama{base}):"]
+        if kind == "modeling":
+            lines = ["from .configuration_own import OwnConfig", *lines]
+        lines.append(
+            "    model_type = 'own'" if base == "Config" else "    config_class = OwnConfig"
+        )
+        (folder / f"{kind}_own.py").write_text("\n".join(lines) + "\n")
+    places = {"AutoConfig": "configuration_own.OwnConfig"}
+    places["AutoModelForCausalLM"] = "modeling_own.OwnForCausalLM"
+    reconfigure(folder, model_type="own", architectures=["OwnForCausalLM"], auto_map=places)
+    options = {"method": "wanda", "calibration": tokens_file, "sequence_length": 32, "samples": 8}
+    with pytest.raises(CheckpointError, match="--trust-remote-code"):
+        secateur.prune(folder, out=tmp_path / "out", **options)
+    run = secateur.prune(folder, out=tmp_path / "out", trust_remote_code=True, **options)
+    assert run.architecture == "OwnForCausalLM"
+    assert any("is trusted and may run with all your rights" in line for line in run.notices)
+    assert (tmp_path / "out" / "modeling_own.py").is_file()
+    with pytest.raises(CheckpointError, match="--trust-remote-code"):
+        prove(str(tmp_path / "out"), None)
+    assert prove(str(tmp_path / "out"), None, trust_remote_code=True).complaint is None
 
 
 @pytest.mark.parametrize("name", ["./none", "/none", "~/none-at-all", "none", "a/b/c"])
@@ -397,15 +289,6 @@ def test_gpt2_as_the_hub_holds_it(save: Save, tmp_path: Path) -> None:
     assert all(identical(before[name], after[name]) for name in before)
 
 
-def test_a_weight_under_two_names_is_refused(save: Save) -> None:
-    """Which of the two a loader takes is its own choice: it might not be the pruned one."""
-    name = "transformer.h.0.mlp.c_fc.weight"
-    twice = {name.removeprefix("transformer."): torch.ones(32, 64)}
-    folder = rewrite(save(make_model("gpt2")), lambda tensors: tensors.update(twice))
-    with pytest.raises(CheckpointError, match=f"are both '{name}'"):
-        open_model(folder, CPU)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_matrices_are_seen_as_out_by_in(family: str) -> None:
     model = make_model(family)
@@ -521,6 +404,7 @@ def copy_through(
             these = {n: v for n, v in (changed or {}).items() if n.startswith(prefix)}
             output.write_block(source, index, these)
         output.write_surroundings(source)
+        output.seal()
         output.finish("{}\n")
 
 
@@ -662,22 +546,3 @@ def test_the_old_result_survives_when_the_new_one_cannot_take_its_place(
     with pytest.raises(OutputError, match="cannot be written"):
         copy_through(source, tmp_path / "out", overwrite=True)
     assert fingerprint(tmp_path) == before
-
-
-def test_where_a_result_may_not_go(save: Save, tmp_path: Path) -> None:
-    folder = save(make_model("llama"))
-    (tmp_path / "link").symlink_to(folder)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").write_text("years of work")
-    for out, overwrite, said in [
-        (folder, True, "is the model itself"),
-        (tmp_path / "link", True, "is the model itself"),
-        (folder / ".." / "model", True, "is the model itself"),
-        (tmp_path, True, "or contains it"),
-        (tmp_path / "full", False, "exists and is not empty"),
-        (tmp_path / "full", True, "something else than a model"),
-        (folder / "config.json", True, "is no folder"),
-        (folder / "config.json" / "below", True, "cannot be made here"),
-    ]:
-        with pytest.raises(OutputError, match=said):
-            OutputFolder(out, folder, overwrite=overwrite)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -321,42 +320,6 @@ def test_evaluate_against_itself_and_against_the_dense_model(
     assert "nats per token from" in printed.out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--text", "none.txt"], "none.txt"),
-        (["--dtype", "int7"], "int7"),
-        (["--dtype", "nn"], "nn"),
-        (["--device", "cuda:77"], "cuda:77"),
-        (["--windows", "0"], "--windows"),
-        (["--windows", "-1"], "--windows"),
-        (["--sequence-length", "1"], "--sequence-length"),
-        (["--sequence-length", "-5"], "--sequence-length"),
-        (["--batch-size", "-1"], "--batch-size"),
-        (["--batch-size", "0"], "--batch-size"),
-        (["--against", "no/where/at/all"], "no model folder"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_evaluate_refuses(
-    refuse: Callable[..., str],
-    llama_folder: Path,
-    tokens_file: Path,
-    arguments: list[str],
-    said: str,
-) -> None:
-    given = ["--text", tokens_file, "--sequence-length", 32]
-    assert said in refuse("evaluate", llama_folder, *given, *arguments)
-
-
-def test_evaluate_refuses_another_vocabulary(
-    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path, save: Callable[..., Path]
-) -> None:
-    other = save(make_model("llama", vocab_size=130))
-    line = refuse("evaluate", llama_folder, "--text", tokens_file, "--against", other)
-    assert "vocabularies of 128 and 130 in --against" in line
-
-
 # --- check ---
 
 
@@ -378,11 +341,6 @@ def test_check_counts_a_dense_model(run: Run, llama_folder: Path) -> None:
     assert json.loads(run("check", llama_folder, "--json").out)["holds"] is None
 
 
-def test_check_fails_on_a_dense_model(refuse: Callable[..., str], llama_folder: Path) -> None:
-    line = refuse("check", llama_folder, "--pattern", "2:4", status=1)
-    assert "21 matrices are not 2:4, such as model.layers.0.self_attn.q_proj.weight" in line
-
-
 def test_check_names_the_matrix_with_one_weight_too_many(
     run: Run, refuse: Callable[..., str], first: tuple[Path, Outcome], tmp_path: Path
 ) -> None:
@@ -395,7 +353,7 @@ def test_check_names_the_matrix_with_one_weight_too_many(
     tensors[name][row, column] = 1e-30  # zero in half precision, but not in the file
     save_file(tensors, shard, metadata={"format": "pt"})
     line = refuse("check", folder, status=1)
-    assert f"1 matrices are not 2:4, such as {name}" in line
+    assert f"1 matrices are not 2:4: {name} | not as they were written: {shard.name}" in line
     proof = json.loads(run("check", folder, "--json").out)
     assert proof["holds"] is False
     assert [kind["failing"] for kind in proof["kinds"] if kind["failing"]] == [[name]]
@@ -416,38 +374,6 @@ def test_check_counts_the_files_not_what_the_configuration_makes_of_them(
     config = folder / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float16"}))
     assert name in refuse("check", folder, status=1)
-
-
-@pytest.mark.parametrize("damage", ["record", "no pattern", "not JSON", "shard", "missing shard"])
-def test_check_refuses_damage(
-    refuse: Callable[..., str], first: tuple[Path, Outcome], tmp_path: Path, damage: str
-) -> None:
-    folder = shutil.copytree(first[0], tmp_path / "damaged")
-    record, shard = folder / "run.json", folder / f"model-00003-of-0000{BLOCKS + 1}.safetensors"
-    if damage == "record":
-        record.write_text('{"format": "secateur/run/99"}', encoding="utf-8")
-        said = "run.json"
-    elif damage == "no pattern":
-        facts = json.loads(record.read_text())
-        del facts["recipe"]["pattern"]
-        record.write_text(json.dumps(facts), encoding="utf-8")
-        said = "pattern"
-    elif damage == "not JSON":
-        record.write_text("{", encoding="utf-8")
-        said = "run.json"
-    elif damage == "shard":
-        shard.write_bytes(shard.read_bytes()[:-7])
-        said = "not a whole safetensors file"
-    else:
-        shard.unlink()
-        said = f"shard {shard.name} is missing"
-    assert said in refuse("check", folder)
-
-
-def test_check_refuses_a_bad_pattern(
-    refuse: Callable[..., str], first: tuple[Path, Outcome]
-) -> None:
-    assert "keeps 4 of 2" in refuse("check", first[0], "--pattern", "4:2")
 
 
 # --- methods, help ---
@@ -474,100 +400,7 @@ def test_help(run: Run, arguments: list[str]) -> None:
     assert outcome.err == ""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["nonsense"], "nonsense"),
-        (["prune", "--patern", "2:4"], "--patern"),
-        (["prune", "m", "--samples", "many"], "--samples"),
-        (["check"], "model"),
-        (["check", "a", "b"], "b"),
-        (["prune"], "model"),
-    ],
-)
-def test_a_wrong_command_line(refuse: Callable[..., str], arguments: list[str], said: str) -> None:
-    assert said in refuse(*arguments).lower()
-
-
-# --- what prune refuses ---
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--method", "wnada"], "did you mean 'wanda'?"),
-        (["--pattern", "3:7"], "groups of 7 do not divide the 32 inputs"),
-        (["--pattern", "16:64"], "groups of 64 do not divide the 32 inputs in model.layers.0"),
-        (["--pattern", "0%"], "prunes 0 %"),
-        (["--pattern", "100%"], "prunes 100 %"),
-        (["--pattern", "50"], "50% (with the percent sign)"),
-        (["--pattern", "1%"], "prunes 0 of 32 weights of every row"),
-        (["--pattern", "4:2"], "keeps 4 of 2"),
-        (["--pattern", "abc"], "cannot be read; wanted a ratio such as 50%"),
-        (["--pattern", "-0.5"], "cannot be read"),
-        (["--calibration", "none.txt"], "none.txt"),
-        (["--calibration", "none.safetensors"], "none.safetensors"),
-        (["--samples", "0"], "samples=0"),
-        (["--sequence-length", "1"], "sequence_length=1"),
-        (["--batch-size", "0"], "batch_size=0"),
-        (["--seed", "-1"], "seed=-1"),
-        (["--dtype", "int8"], "dtype='int8'"),
-        (["--device", "cuda:77"], "device 'cuda:77' is not there; wanted one of cpu"),
-        (["--device", "toaster"], "device 'toaster' is not there"),
-        (["--device", "meta"], "device 'meta' is not there"),
-        (["--set", "alpha"], "NAME=VALUE"),
-        (["--set", "=3"], "NAME=VALUE"),
-        (["--set", "alpha=3"], "unknown key 'parameters.alpha'"),
-        (["--set", "a.b=3"], "wanted NAME or regional.NAME"),
-        (["--set", "regional.rounds=3"], "no regional optimiser"),
-        (["--set", "variant=true"], "which pattern 2:4 fixes"),
-        (["--recipe", "none.yaml"], "no such recipe file"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_prune_refuses_options(
-    refuse: Callable[..., str],
-    llama_folder: Path,
-    tokens_file: Path,
-    tmp_path: Path,
-    arguments: list[str],
-    said: str,
-) -> None:
-    assert said in refuse(*pruning(llama_folder, tmp_path / "new" / "out", tokens_file, *arguments))
-
-
-def test_prune_refuses_without_out(
-    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path
-) -> None:
-    given = ["--calibration", tokens_file, "--sequence-length", 32]
-    assert "--out FOLDER" in refuse("prune", llama_folder, *given)
-
-
-def test_settings_over_a_recipe_that_has_no_mapping_for_them(
-    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path, tmp_path: Path
-) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("parameters: [1, 2]\n", encoding="utf-8")
-    more = ["--recipe", recipe, "--set", "variant=false"]
-    line = refuse(*pruning(llama_folder, tmp_path / "out", tokens_file, *more))
-    assert "parameters=[1, 2], wanted a valid dictionary" in line
-
-
-def test_prune_refuses_where_the_result_would_go(
-    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path, tmp_path: Path
-) -> None:
-    def line(out: object, *more: object) -> str:
-        return refuse(*pruning(llama_folder, out, tokens_file, *more))
-
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").write_text("years of work", encoding="utf-8")
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    assert "exists and is not empty" in line(tmp_path / "full")
-    assert "something else than a model" in line(tmp_path / "full", "--overwrite")
-    assert "is no folder" in line(tmp_path / "file", "--overwrite")
-    assert "cannot be made here" in line(tmp_path / "file" / "below")
-    for within in (llama_folder, llama_folder / ".", llama_folder.parent):
-        assert "is the model itself, or contains it" in line(within, "--overwrite")
+# --- where a result may go, and what is no model for it (all other refusals: test_bad_input.py) ---
 
 
 def test_an_empty_folder_is_filled(
@@ -576,32 +409,6 @@ def test_an_empty_folder_is_filled(
     (tmp_path / "out").mkdir()
     assert run(*pruning(llama_folder, tmp_path / "out", tokens_file)).status == 0
     assert run("check", tmp_path / "out").status == 0
-
-
-def test_a_dry_run_refuses_what_the_run_would(
-    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").write_text("years of work", encoding="utf-8")
-    command = pruning(llama_folder, tmp_path / "full", tokens_file, "--dry-run")
-    assert "exists and is not empty" in refuse(*command)
-
-
-def test_prune_refuses_models(
-    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path, tmp_path: Path
-) -> None:
-    def line(model: object) -> str:
-        return refuse(*pruning(model, tmp_path / "out", tokens_file))
-
-    assert "no model folder" in line(tmp_path / "nowhere")
-    assert "could be fetched from the hub" in line("nobody/nothing")
-    (tmp_path / "empty").mkdir()
-    assert "no config.json" in line(tmp_path / "empty")
-    pickled = shutil.copytree(llama_folder, tmp_path / "pickled")
-    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    assert "only pickled weights, which can run code" in line(pickled)
-    (pickled / "pytorch_model.bin").unlink()
-    assert "no weights" in line(pickled)
 
 
 def test_experts_are_refused_not_skipped(
@@ -615,116 +422,7 @@ def test_experts_are_refused_not_skipped(
     assert "of the block's matrix parameters can be pruned" in line
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_weight_that_is_not_finite_is_named(
-    refuse: Callable[..., str],
-    save: Callable[..., Path],
-    tokens_file: Path,
-    tmp_path: Path,
-    value: float,
-) -> None:
-    model = make_model("llama", dtype=torch.bfloat16)
-    model.model.layers[1].mlp.down_proj.weight.data[3, 5] = value
-    line = refuse(*pruning(save(model), tmp_path / "new" / "out", tokens_file))
-    assert "weights are not finite in model.layers.1.mlp.down_proj.weight" in line
-
-
-def test_calibration_outside_the_vocabulary(
-    refuse: Callable[..., str], llama_folder: Path, tokens: Tensor, tmp_path: Path
-) -> None:
-    path = tmp_path / "tokens.safetensors"
-    save_file({"input_ids": tokens + 100}, path)
-    assert "wanted ids from 0 to 127" in refuse(*pruning(llama_folder, tmp_path / "out", path))
-
-
-def test_a_text_that_is_too_short(
-    refuse: Callable[..., str], llama_folder: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "short.txt"
-    path.write_text("The heron.", encoding="utf-8")
-    assert "short.txt" in refuse(*pruning(llama_folder, tmp_path / "out", path))
-
-
-def test_text_without_a_tokenizer(
-    refuse: Callable[..., str], llama_folder: Path, text_folder: Path, tmp_path: Path
-) -> None:
-    model = shutil.copytree(llama_folder, tmp_path / "model")
-    for path in model.glob("tokenizer*"):
-        path.unlink()
-    assert "tokenizer" in refuse(*pruning(model, tmp_path / "out", text_folder))
-
-
-def test_a_full_disk(
-    refuse: Callable[..., str], llama_folder: Path, tokens_file: Path, tmp_path: Path
-) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
-    try:
-        line = refuse(*pruning(llama_folder, tmp_path / "new" / "out", tokens_file))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "cannot be written" in line
-
-
-# --- interruption, --debug ---
-
-
-def stop_at_block(monkeypatch: pytest.MonkeyPatch, number: int, fault: type[BaseException]) -> None:
-    """Let the sweep raise `fault` while it works on a block."""
-    from secateur.blocks import sweep
-
-    real, seen = sweep.observe, []
-
-    def observe(*args: Any, **kwargs: Any) -> Any:
-        seen.append(args)
-        if len(seen) > number:
-            raise fault("stopped")
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(sweep, "observe", observe)
-
-
-def test_an_interrupt_leaves_nothing(
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    llama_folder: Path,
-    tokens_file: Path,
-    tmp_path: Path,
-) -> None:
-    before = everything(tmp_path), fingerprint(llama_folder)
-    stop_at_block(monkeypatch, 1, KeyboardInterrupt)
-    outcome = run(*pruning(llama_folder, tmp_path / "new" / "out", tokens_file))
-    assert outcome.status == 130
-    *events, last = outcome.err.splitlines()
-    assert [json.loads(line)["event"] for line in events] == ["notice", "block"]
-    assert last == "interrupted: nothing was written"
-    assert (everything(tmp_path), fingerprint(llama_folder)) == before
-
-
-def test_an_interrupted_overwrite_keeps_the_old_result(
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    llama_folder: Path,
-    tokens_file: Path,
-    tmp_path: Path,
-) -> None:
-    command = pruning(llama_folder, tmp_path / "out", tokens_file)
-    assert run(*command).status == 0
-    before = everything(tmp_path)
-    stop_at_block(monkeypatch, 1, KeyboardInterrupt)
-    assert run(*command, "--overwrite").status == 130
-    assert everything(tmp_path) == before
-
-
-def test_a_bug_is_not_hidden_but_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch, llama_folder: Path, tokens_file: Path, tmp_path: Path
-) -> None:
-    stop_at_block(monkeypatch, 1, ZeroDivisionError)
-    command = pruning(llama_folder, tmp_path / "out", tokens_file)
-    monkeypatch.setattr(sys, "argv", ["secateur", *map(str, command)])
-    with pytest.raises(ZeroDivisionError):
-        cli.main()
-    assert os.listdir(tmp_path) == []
+# --- --debug (interruption: test_resume.py) ---
 
 
 def test_debug_raises(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ import json
 import logging
 import random
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -423,85 +422,7 @@ def test_a_batch_is_a_copy() -> None:
 # Refusals
 
 
-def write(content: bytes | str) -> Callable[[Path], object]:
-    data = content if isinstance(content, bytes) else content.encode()
-    return lambda path: path.write_bytes(data)
-
-
-def parquet(**columns: list[object]) -> Callable[[Path], None]:
-    return lambda path: pq.write_table(pa.table(columns), path)
-
-
-def truncated_parquet(path: Path) -> None:
-    pq.write_table(pa.table({"text": ["a"] * 100}), path)
-    path.write_bytes(b"PAR1" + b"\x01" * 40 + path.read_bytes()[-300:])
-
-
-def tensors(**named: torch.Tensor) -> Callable[[Path], None]:
-    return lambda path: save_file(named, path)
-
-
 IDS = torch.arange(20).view(2, 10)
-BAD_SOURCES: list[tuple[str, Callable[[Path], object], list[str]]] = [
-    ("missing.txt", lambda path: None, ["no file, folder or data set", "missing.txt", "c4"]),
-    ("none", Path.mkdir, ["no text files", "wanted files ending in .txt"]),
-    ("empty.txt", write(""), ["no text", "wanted at least one document"]),
-    ("blank.md", write(" \n\f\n"), ["no text"]),
-    ("empty.jsonl", write('{"text": ""}\n'), ["no text"]),
-    ("latin.txt", write(b"caf\xe9 au lait"), ["byte 0xe9 at offset 3 is not UTF-8", "iconv"]),
-    ("cut.txt", write(b"caf\xc3"), ["byte 0xc3 at offset 3 is not UTF-8"]),
-    ("binary.txt", write(b"ELF\0\1"), ["NUL byte at offset 3", "wanted UTF-8 text"]),
-    ("latin.jsonl", write(b'{"text": "a"}\n{"text": "\xff"}'), ["0xff at offset 24"]),
-    ("bad.jsonl", write('{"text": "a"}\n\n{"text": \n'), ["invalid JSON", "bad.jsonl line 3"]),
-    ("deep.jsonl", write("[" * 100_000), ["invalid JSON", "line 1"]),
-    ("list.jsonl", write("[1]"), ["a JSON list", "line 1", 'an object with a field "text"']),
-    ("keys.jsonl", write('{"a": 1, "b": 2}'), ['no field "text" (found: a, b)', "line 1"]),
-    ("type.jsonl", write('{"text": 3}'), ['"text" is of type int', "line 1", "wanted a string"]),
-    ("half.jsonl", write('{"text": "a\\ud800"}'), ["half a surrogate pair", "line 1"]),
-    ("keys.parquet", parquet(body=["a"]), ['no column "text" (found: body)']),
-    ("null.parquet", parquet(text=["a", None]), ['"text" is of type NoneType', "row 2"]),
-    ("none.parquet", parquet(text=[]), ["no text"]),
-    ("magic.parquet", write("not parquet at all"), ["damaged parquet"]),
-    ("cut.parquet", truncated_parquet, ["damaged parquet"]),
-    ("empty.parquet", write(""), ["damaged parquet"]),
-    ("data.csv", write("text"), ["extension '.csv'", "wanted one of .txt, .md"]),
-    ("data", write("text"), ["no extension", "wanted one of .txt, .md"]),
-    ("short.txt", write("a heron"), ["only 0 windows of 32 tokens", "wanted 8", "fewer samples"]),
-    ("absent.safetensors", lambda path: None, ["no file, folder or data set"]),
-    ("magic.safetensors", write("not safetensors"), ["damaged safetensors"]),
-    ("folder.safetensors", Path.mkdir, ["damaged safetensors"]),
-    ("names.safetensors", tensors(tokens=IDS), ["no tensor 'input_ids' (found: tokens)"]),
-    ("rank.safetensors", tensors(input_ids=IDS[0]), ["shape [10]", "[sequences, length]"]),
-    ("zero.safetensors", tensors(input_ids=IDS[:0]), ["shape [0, 10]", "not empty"]),
-    ("float.safetensors", tensors(input_ids=IDS.float()), ["torch.float32", "an integer type"]),
-    ("bool.safetensors", tensors(input_ids=IDS > 3), ["torch.bool", "an integer type"]),
-    ("minus.safetensors", tensors(input_ids=IDS - 1), ["token id -1 at sequence 0, position 0"]),
-    (
-        "large.safetensors",
-        tensors(input_ids=IDS + 385),
-        ["token id 400 at sequence 1, position 5", "ids from 0 to 399", "tokenizer that belongs"],
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "make", "parts"), BAD_SOURCES, ids=[row[0] for row in BAD_SOURCES]
-)
-def test_bad_source_is_refused_in_one_line(
-    tmp_path: Path,
-    tokenizer: PreTrainedTokenizerFast,
-    name: str,
-    make: Callable[[Path], object],
-    parts: list[str],
-) -> None:
-    path = tmp_path / name
-    make(path)
-    with pytest.raises(DataError) as caught:
-        calibrate(str(path), tokenizer, vocabulary=400)
-    line = str(caught.value)
-    assert "\n" not in line
-    for part in [*parts, str(path)]:
-        assert part in line
 
 
 @pytest.mark.parametrize(

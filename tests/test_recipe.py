@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from secateur import methods
 from secateur.blocks.regional import Regional
 from secateur.errors import RecipeError
-from secateur.recipe import Recipe, read_value, read_yaml
+from secateur.recipe import Recipe
+from secateur.recipe_file import read_value, read_yaml
 from secateur.sparsity import NofM, Unstructured
 
 GOOD: dict[str, Any] = {"model": "m", "method": "wanda++", "calibration": "c4", "out": "o"}
@@ -237,7 +238,7 @@ def test_patterns_need_no_quotes(tmp_path: Path, written: str, pattern: object) 
     [
         ("[1, 2]", "the file holds a list"),
         ("just words", "the file holds a str"),
-        ("", "the file holds a NoneType"),
+        ("", "the file holds nothing"),
         ("model: [unclosed", "not a YAML file"),
         ("model: m\n\tmethod: magnitude", "not a YAML file"),
         ("a: &a [*a, *b]", "not a YAML file"),

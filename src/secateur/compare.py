@@ -28,7 +28,7 @@ from secateur.report import Progress, RunRecord
 from secateur.report.record import read_record, reset_peak_memory
 from secateur.sparsity import parse_pattern
 
-_OF_NO_MATTER = ("out", "overwrite", "save_gradients")
+_OF_NO_MATTER = ("out", "overwrite", "save_gradients", "restart")
 """Of a recipe: what changes nothing in the result."""
 
 
@@ -142,6 +142,8 @@ def compare(
             recipe = run.recipe
             if recipe.out is not None and run.folder.exists():
                 recipe = recipe.model_copy(update={"overwrite": True})
+            if overwrite:
+                recipe = recipe.model_copy(update={"restart": True})
             reset_peak_memory(choose_device(recipe.device))
             record = pipeline.prune(recipe, progress, shared)
             if recipe.out is None:

@@ -16,6 +16,7 @@ from secateur.blocks.observe import Observer, observe
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradients import GradientFile
+from secateur.checkpoint.state import DENSE, read_batches, write_batches
 from secateur.evaluate import Following, pass_through
 from secateur.placement import batch_size
 from secateur.prepare import Prepared, matrix_shapes
@@ -23,16 +24,30 @@ from secateur.remembered import Remembered
 from secateur.report import Progress
 
 
-def follow(prepared: Prepared, shared: Remembered, shown: Progress) -> Following | None:
-    """The held-out windows, ready to follow the run; None if nothing is to be measured."""
+def follow(
+    prepared: Prepared, shared: Remembered, shown: Progress, scratch: Path | None = None
+) -> Following | None:
+    """The held-out windows, ready to follow the run; None if nothing is to be measured.
+
+    With a `scratch` folder, what the dense model made of them is kept there if the run is
+    interrupted, and found there again.
+    """
     source, text = prepared.source, prepared.heldout
     if text is None:
         return None
     size = batch_size(prepared.recipe.batch_size, text.input_ids.shape[1])
 
     def through_dense() -> Stream:
+        kept = None if scratch is None or shared.folder is not None else scratch / DENSE
+        if kept is not None and kept.is_file():
+            stream = Stream(source, text.input_ids, size)
+            stream.hidden = read_batches(kept, {"dense": stream.hidden})["dense"]
+            return stream
         shown.begin("dense", len(source.blocks))
-        return pass_through(source, text.input_ids, size, shown.tick, "held out")
+        stream = pass_through(source, text.input_ids, size, shown.tick, "held out")
+        if kept is not None:
+            write_batches(kept, {"dense": stream.hidden})
+        return stream
 
     dense = shared.once("dense", (text.protocol.token_sha256, size), through_dense)
     return Following(source, text, size, dense)
@@ -70,6 +85,8 @@ def gradients_of(
         path = Path(recipe.save_gradients)
 
     def compute() -> GradientFile:
+        if shared.folder is None and path.is_file():  # an interrupted run got this far
+            return GradientFile.open(path, matrix_shapes(source), facts)
         shown.begin("gradients", 2 * len(source.blocks))
         with GradientFile.create(path, matrix_shapes(source), facts) as file:
             full_gradients(

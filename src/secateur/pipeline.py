@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -17,13 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import BlockResult, sweep
-from secateur.checkpoint import (
-    OutputFolder,
-    ResidentModel,
-    StreamedModel,
-    locate,
-    open_model,
-)
+from secateur.checkpoint import ResidentModel, StreamedModel, locate, open_model
+from secateur.checkpoint.gradients import GradientFile
 from secateur.data import load_heldout
 from secateur.errors import RecipeError
 from secateur.evaluate import Evaluation, Following
@@ -34,7 +30,8 @@ from secateur.prepare import Prepared, prepare, prepare_in_place
 from secateur.recipe import Recipe
 from secateur.remembered import Remembered
 from secateur.report import BlockRecord, MatrixRecord, Progress, Quiet, RunRecord
-from secateur.report.record import machine, now, peak_memory_bytes, versions
+from secateur.report.record import machine, now, peak_memory_bytes, repeatability, versions
+from secateur.resume import go_on, keep, open_output, streams_of
 from secateur.sequences import clip, load_tokenizer, vocabulary
 
 
@@ -49,7 +46,8 @@ def prune(
         shared: what the runs of a comparison have in common.
 
     Raises:
-        SecateurError: something could not be read, done or written; no result folder is left.
+        SecateurError: something could not be read, done or written; no result folder is left, but
+            finished blocks are, and the next run of the same recipe goes on after them.
     """
     began = time.perf_counter()
     if recipe.out is None and recipe.text is None:
@@ -61,20 +59,23 @@ def prune(
     prepared = prepare(recipe, shared)
     if recipe.out is None:
         return _only_measure(prepared, shared, progress or Quiet(), began)
-    assert prepared.folder is not None
-    source, blocks = prepared.source, list[BlockRecord]()
-    output = OutputFolder(Path(recipe.out), prepared.folder, overwrite=recipe.overwrite)
-    with progress or Quiet() as shown, output:
-        following = follow(prepared, shared, shown)
-        for result in _results(prepared, shared, output.scratch, shown, following):
-            if isinstance(source, StreamedModel):
-                output.write_block(source, result.index, result.changed)
+    with progress or Quiet() as shown, open_output(prepared, shown.notice) as output:
+        scratch = output.state.folder
+        following, stream = follow(prepared, shared, shown, scratch), _stream(prepared)
+        streams = streams_of(stream, following)
+        blocks = [BlockRecord.model_validate(done.record) for done in output.state.finished]
+        gradients = gradients_of(prepared, shared, stream, scratch, shown)
+        done = go_on(output, prepared, streams)
+        for result in _results(prepared, shared, gradients, shown, stream, following, done):
             blocks.append(_record_block(result))
-        if isinstance(source, ResidentModel):
-            output.write_whole(source)
+            spent = output.seconds_before + _seconds(shared, following, began)
+            keep(output, prepared, result, blocks[-1], streams, spent)
+        if isinstance(prepared.source, ResidentModel):
+            output.write_whole(prepared.source)
         else:
-            output.write_surroundings(source)
-        record = _record(prepared, shared, blocks, following, began)
+            output.write_surroundings(prepared.source)
+        began -= output.seconds_before
+        record = _record(prepared, shared, blocks, following, began, output.notices, output.seal())
         output.finish(record.model_dump_json(indent=2) + "\n")
     return record
 
@@ -113,6 +114,7 @@ def evaluate(
     together: int | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Perplexity of a model folder on held-out text, and its divergence from another.
@@ -124,16 +126,18 @@ def evaluate(
         sequence_length: tokens per window, clipped to what the model allows.
         windows: how many at most.
         together: windows per batch.
-        dtype, device, progress: as for `prune`.
+        dtype, device, trust_remote_code, progress: as for `prune`.
 
     Raises:
         SecateurError: something cannot be read, or does not fit.
     """
-    folder, where = locate(model), choose_device(device)
-    source = open_model(folder, where, choose_dtype(dtype, where))
+    trust, where = trust_remote_code, choose_device(device)
+    folder = locate(model, trust_remote_code=trust)
+    source = open_model(folder, where, choose_dtype(dtype, where), trust_remote_code=trust)
     dense = None
     if against is not None:
-        dense = open_model(locate(against), where, choose_dtype(dtype, where))
+        other = locate(against, trust_remote_code=trust)
+        dense = open_model(other, where, choose_dtype(dtype, where), trust_remote_code=trust)
         if vocabulary(dense) != vocabulary(source):
             raise RecipeError(
                 f"the models have vocabularies of {vocabulary(source)} and {vocabulary(dense)}",
@@ -143,7 +147,7 @@ def evaluate(
     length, notices = clip(sequence_length, source)
     heldout = load_heldout(
         text,
-        tokenizer=load_tokenizer(folder),
+        tokenizer=load_tokenizer(folder, trust_remote_code=trust),
         sequence_length=length,
         windows=windows,
         vocabulary=vocabulary(source),
@@ -160,31 +164,37 @@ def _only_measure(
 ) -> RunRecord:
     """Prune and write nothing; what is in memory stays pruned."""
     with progress as shown, tempfile.TemporaryDirectory() as scratch:
-        following = follow(prepared, shared, shown)
-        results = _results(prepared, shared, Path(scratch), shown, following)
+        following, stream = follow(prepared, shared, shown), _stream(prepared)
+        gradients = gradients_of(prepared, shared, stream, Path(scratch), shown)
+        results = _results(prepared, shared, gradients, shown, stream, following)
         blocks = [_record_block(result) for result in results]
         return _record(prepared, shared, blocks, following, began)
+
+
+def _stream(prepared: Prepared) -> Stream | None:
+    """The calibration sequences before block 0; None for a method that needs none."""
+    if prepared.calibration is None:
+        return None
+    ids = prepared.calibration.input_ids
+    return Stream(prepared.source, ids, batch_size(prepared.recipe.batch_size, ids.shape[1]))
 
 
 def _results(
     prepared: Prepared,
     shared: Remembered,
-    scratch: Path,
+    gradients: GradientFile | None,
     shown: Progress,
+    stream: Stream | None,
     following: Following | None,
+    done: int = 0,
 ) -> Iterator[BlockResult]:
-    """The blocks of a run as they are pruned, shown as they pass."""
+    """The blocks of a run as they are pruned, shown as they pass; `done` are finished already."""
     source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
     for line in prepared.notices:
         shown.notice(line)
-    stream = None
-    if (calibration := prepared.calibration) is not None:
-        together = batch_size(recipe.batch_size, calibration.input_ids.shape[1])
-        stream = Stream(source, calibration.input_ids, together)
-    gradients = gradients_of(prepared, shared, stream, scratch, shown)
     shown.begin(f"{recipe.method} {recipe.pattern}", len(source.blocks))
-    first = None if stream is None else first_block(prepared, shared, stream)
-    for result in sweep(source, stream, plan, gradients, shown.tick, first):
+    first = None if stream is None or done else first_block(prepared, shared, stream)
+    for result in sweep(source, stream, plan, gradients, shown.tick, first, done):
         if following is not None:
             following.advance(source.blocks.modules[result.index], result.index)
         yield result
@@ -208,11 +218,12 @@ def _record(
     blocks: list[BlockRecord],
     following: Following | None,
     began: float,
+    notices: tuple[str, ...] = (),
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> RunRecord:
     source, calibration = prepared.source, prepared.calibration
     on_cuda = source.device.type == "cuda"
     evaluations = () if following is None else (following.evaluation(),)
-    measuring = 0.0 if following is None else following.seconds
     return RunRecord(
         created=now(),
         recipe=prepared.recipe.spelled_out(),
@@ -223,13 +234,21 @@ def _record(
         calibration=None if calibration is None else calibration.protocol,
         blocks=tuple(blocks),
         evaluations=evaluations,
-        seconds=time.perf_counter() - began - measuring + shared.owed,
+        seconds=_seconds(shared, following, began),
         peak_memory_bytes=peak_memory_bytes(),
         peak_device_memory_bytes=torch.cuda.max_memory_allocated() if on_cuda else None,
         versions=versions(),
         machine=machine(source.device),
-        notices=prepared.notices,
+        repeatable=repeatability(source.device),
+        notices=(*prepared.notices, *notices),
+        files=dict(files),
     )
+
+
+def _seconds(shared: Remembered, following: Following | None, began: float) -> float:
+    """What the run has taken so far but for measuring, with what others did for it."""
+    measuring = 0.0 if following is None else following.seconds
+    return time.perf_counter() - began - measuring + shared.owed
 
 
 def _record_block(result: BlockResult) -> BlockRecord:

@@ -26,7 +26,7 @@ def choose_device(name: str) -> torch.device:
         device.type == "cpu" or (device.type == "cuda" and str(_numbered(device)) in there)
     )
     if device is None or not present:
-        raise RecipeError(f"device {name!r} is not there", wanted=f"one of {', '.join(there)}")
+        raise RecipeError(f"device {name!r} is not there", wanted=" or ".join(there))
     return device
 
 

@@ -21,10 +21,10 @@ from secateur.checkpoint import (
     open_model,
 )
 from secateur.checkpoint.choice import check_choice
+from secateur.checkpoint.destination import check_output
 from secateur.checkpoint.gradients import GradientFile
-from secateur.checkpoint.write import check_output
 from secateur.data import TokenBatch
-from secateur.errors import OutputError
+from secateur.errors import OutputError, SecateurError
 from secateur.estimate import Estimate, estimate
 from secateur.placement import choose_device, choose_dtype
 from secateur.recipe import Recipe
@@ -73,23 +73,30 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
         SecateurError: something does not fit; nothing was written.
     """
     shared = shared or Remembered()
-    folder = locate(recipe.model)
+    trust = recipe.trust_remote_code
+    folder = locate(recipe.model, trust_remote_code=trust)
     if recipe.out is not None:
         check_output(Path(recipe.out), folder, overwrite=recipe.overwrite)
     device = choose_device(recipe.device)
     dtype = choose_dtype(recipe.dtype, device)
     source = shared.once(
-        "model", (folder, device, dtype), lambda: open_model(folder, device, dtype)
+        "model",
+        (folder, device, dtype),
+        lambda: open_model(folder, device, dtype, trust_remote_code=trust),
     )
     notices: tuple[str, ...] = ()
     if isinstance(source, ResidentModel):
         notices = ("the files cannot be read block by block: the model was loaded whole",)
         shared.forget("model")  # it is changed in place
+    if trust:
+        notices += (f"code in {folder} is trusted and may run with all your rights",)
 
     def dense() -> PreTrainedModel:
-        return load_whole(folder, source.dtype).to(device)
+        return load_whole(folder, source.dtype, trust_remote_code=trust).to(device)
 
-    tokenizer = shared.once("tokenizer", folder, lambda: load_tokenizer(folder))
+    tokenizer = shared.once(
+        "tokenizer", folder, lambda: load_tokenizer(folder, trust_remote_code=trust)
+    )
     calibration = shared.once(
         "calibration",
         (recipe.calibration, recipe.samples, recipe.sequence_length, recipe.seed),
@@ -135,7 +142,12 @@ def _prepare(
         if recipe.gradients is not None:
             gradients = GradientFile.open(Path(recipe.gradients), matrix_shapes(source), facts)
         if recipe.save_gradients is not None:
-            _check_new_file(Path(recipe.save_gradients), overwrite=recipe.overwrite)
+            path = Path(recipe.save_gradients)
+            gradients = _already_saved(path, source, facts)
+            if gradients is None:
+                _check_new_file(path, overwrite=recipe.overwrite)
+            else:
+                notices += (f"{path} holds these very gradients: they are not computed again",)
     told = dict.fromkeys(
         line for text in (calibration, heldout) if text is not None for line in text.notices
     )
@@ -169,6 +181,14 @@ def _gradient_facts(source: BlockModel, calibration: TokenBatch, plan: Plan) -> 
         "tokens": calibration.protocol.token_sha256,
         "precision": str(source.dtype).removeprefix("torch."),
     }
+
+
+def _already_saved(path: Path, source: BlockModel, facts: dict[str, str]) -> GradientFile | None:
+    """The file, if an interrupted run got as far as to fill it with what this one would."""
+    try:
+        return GradientFile.open(path, matrix_shapes(source), facts)
+    except SecateurError:
+        return None
 
 
 def _check_new_file(path: Path, *, overwrite: bool) -> None:

@@ -1,11 +1,12 @@
 """Proof of sparsity from the files alone: what `secateur check` prints.
 
 Every block is opened in turn and every prunable matrix is counted; what `run.json` claims is not
-believed, only compared.
+believed, only compared. Its checksums tell whether the files are those that the run wrote.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from secateur.checkpoint import find_all_matrices, locate, open_model
+from secateur.checkpoint.durable import sha256
 from secateur.errors import CheckpointError
 from secateur.report import MatrixRecord
 from secateur.report.record import read_record
@@ -49,11 +51,15 @@ class Proof:
         pattern: what was looked for; None if nothing was, and the counts stand alone. Matrices that
             the choice leaves dense are counted, and hold whatever they are.
         kinds: by kind of matrix.
+        files: how many have a checksum in the record.
+        changed: those that are missing or not as they were written.
     """
 
     folder: Path
     pattern: Choice | None
     kinds: tuple[KindProof, ...]
+    files: int
+    changed: tuple[str, ...]
 
     @property
     def weights(self) -> int:
@@ -64,6 +70,18 @@ class Proof:
     def zeros(self) -> int:
         """Those that are zero."""
         return sum(kind.zeros for kind in self.kinds)
+
+    @property
+    def complaint(self) -> str | None:
+        """What does not hold, in a line; None if all does."""
+        said = []
+        if self.failing:
+            said.append(
+                f"{len(self.failing)} matrices are not {self.pattern}: {_some(self.failing)}"
+            )
+        if self.changed:
+            said.append(f"not as they were written: {_some(self.changed)}")
+        return " | ".join(said) or None
 
     @property
     def failing(self) -> tuple[str, ...]:
@@ -79,30 +97,35 @@ class Proof:
             "weights": self.weights,
             "zeros": self.zeros,
             "kinds": [asdict(kind) for kind in self.kinds],
+            "files": self.files,
+            "changed_files": list(self.changed),
         }
 
 
-def prove(model: str, pattern: str | None) -> Proof:
+def prove(model: str, pattern: str | None, *, trust_remote_code: bool = False) -> Proof:
     """Count the zeros of every prunable matrix of a model folder.
 
     Args:
         model: folder or hub name.
         pattern: what every matrix must have; None takes what the folder's run.json says, or looks
             for nothing if there is none.
+        trust_remote_code: run the code that lies beside the weights, if the model needs it.
 
     Raises:
         SecateurError: the pattern or the folder cannot be read.
     """
     wanted = None if pattern is None else Choice(parse_pattern(pattern))
-    folder = locate(model)
-    if wanted is None and (record := read_record(folder)) is not None:
+    folder = locate(model, trust_remote_code=trust_remote_code)
+    record = read_record(folder)
+    if wanted is None and record is not None:
         if "pattern" not in record.recipe:
             raise CheckpointError(
                 "the run record names no pattern", where=folder / "run.json", hint="--pattern"
             )
         wanted = read_choice(record.recipe)
     # float32 holds every stored value: half precision would round small weights to zero
-    source = open_model(folder, torch.device("cpu"), torch.float32)
+    cpu = torch.device("cpu")
+    source = open_model(folder, cpu, torch.float32, trust_remote_code=trust_remote_code)
     by_kind: dict[str, list[MatrixRecord]] = {}
     for index, matrices in enumerate(find_all_matrices(source.blocks)):
         with source.open_block(index):
@@ -111,7 +134,23 @@ def prove(model: str, pattern: str | None) -> Proof:
                 own = None if wanted is None else wanted.pattern_of(index, name)
                 found = MatrixRecord.of(name, audit(matrix.read(), own))
                 by_kind.setdefault(matrix.kind, []).append(found)
-    return Proof(folder, wanted, tuple(_sum(kind, found) for kind, found in by_kind.items()))
+    kinds = tuple(_sum(kind, found) for kind, found in by_kind.items())
+    files = {} if record is None else record.files
+    return Proof(folder, wanted, kinds, len(files), _changed(folder, files))
+
+
+def _changed(folder: Path, files: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the files that do not have the checksum in the record."""
+    changed = []
+    for name, checksum in files.items():
+        path = folder / Path(name).name  # the record may be anybody's: it cannot lead elsewhere
+        if not path.is_file() or sha256(path) != checksum:
+            changed.append(name)
+    return tuple(changed)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _sum(kind: str, found: list[MatrixRecord]) -> KindProof:

@@ -11,13 +11,10 @@ only: it cannot name code.
 
 from __future__ import annotations
 
-import re
 import reprlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from secateur.blocks.regional import PRESETS, Regional
@@ -91,8 +88,12 @@ class Recipe(BaseModel):
     """Precision of the computation; auto: float32 on a CPU, the checkpoint's own elsewhere."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: an accelerator where there is one."""
+    trust_remote_code: bool = False
+    """Run code that lies beside the weights; not to be had from a recipe file."""
     overwrite: bool = False
     """Replace the result folder if it exists."""
+    restart: bool = False
+    """Begin again where an earlier run was interrupted, instead of going on."""
 
     @field_validator("pattern", "blocks", mode="before")
     @classmethod
@@ -164,55 +165,6 @@ class Recipe(BaseModel):
             "parameters": self.chosen_params.model_dump(mode="json"),
             "regional": regional,
         }
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The values in a recipe file, unchecked.
-
-    Raises:
-        RecipeError: it is missing, not YAML, or not a mapping.
-    """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError as fault:
-        raise RecipeError("no such recipe file", where=path) from fault
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as fault:
-        raise RecipeError(f"not a YAML file ({fault})", where=path) from fault
-    if not isinstance(values, dict):
-        raise RecipeError(
-            f"the file holds a {type(values).__name__}", where=path, wanted="keys and values"
-        )
-    return {str(key): value for key, value in values.items()}
-
-
-def read_value(text: str) -> Any:
-    """A value as it would stand in a recipe file: "3" is a number, "true" a truth, "l1" a word."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (ValueError, RecursionError, yaml.YAMLError):
-        return text
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values only; of numbers those that look like it.
-
-    YAML 1.1 reads 2:4 as 124 (to base 60), 010 as 8, and 3e-7, which has no dot, as a word.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name and form
-        first: [(tag, form) for tag, form in forms if not tag.endswith((":int", ":float"))]
-        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"[+-]?(0|[1-9]\d*)$"), list("+-0123456789")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"([+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?|[+-]?\.inf|\.nan)$"),
-    list("+-.0123456789"),
-)
 
 
 def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:

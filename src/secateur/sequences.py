@@ -11,14 +11,20 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.checkpoint import BlockModel
 from secateur.data import SELF, TokenBatch, load_calibration, load_heldout, self_written
+from secateur.errors import DataError
 from secateur.recipe import Recipe
 
+PAPERS_LENGTH = 2048
+"""Tokens per sequence in the papers, and unless one asks for another: what may be too long."""
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+
+def load_tokenizer(
+    folder: Path, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside a model, or None if there is none that can be read."""
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, OSError, KeyError, TypeError):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception:  # damage shows in every reader's own exceptions
         return None
 
 
@@ -89,9 +95,19 @@ def vocabulary(source: BlockModel) -> int:
 
 
 def clip(length: int, source: BlockModel) -> tuple[int, tuple[str, ...]]:
-    """`length`, or the longest that the model allows and a notice that says so."""
+    """`length`, or, if it is the papers', the longest that the model allows and a notice.
+
+    Raises:
+        DataError: the model does not allow so many tokens.
+    """
     config = source.model.config.get_text_config(decoder=True)
     limit = getattr(config, "max_position_embeddings", None)
     if limit is None or length <= limit:
         return length, ()
+    if length != PAPERS_LENGTH:
+        raise DataError(
+            f"sequences of {length} tokens",
+            wanted=f"at most {limit}, as the model allows",
+            hint=f"--sequence-length {limit}",
+        )
     return limit, (f"sequences are {limit} tokens, the most this model allows, not {length}",)

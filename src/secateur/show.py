@@ -112,6 +112,8 @@ def proof(found: Proof) -> None:
         f" {amount(found.weights)} weights"
         + ("; no pattern was asked for" if found.pattern is None else "")
     )
+    if found.files:
+        say(f"{found.files - len(found.changed)} of {found.files} files are as they were written")
 
 
 def report(path: Path | None, text: str) -> None:

@@ -147,7 +147,9 @@ def _of_row(stream: Stream, model: torch.nn.Module, batch: Batch, row: int) -> T
         logits = stream.logits(model, batch, slice(row, row + 1), final)
         loss = F.cross_entropy(logits[0, :-1].float(), batch.input_ids[row, 1:])
     if not bool(torch.isfinite(loss)):
-        raise NumericalError("the loss is not finite", where=f"calibration sequence {row}")
+        raise NumericalError(
+            "the loss is not finite", where=f"calibration sequence {row}", hint="--dtype float32"
+        )
     return torch.autograd.grad(loss, final)[0]
 
 

@@ -16,6 +16,7 @@ the tokens that the router sends it. An expert that saw too few of them is starv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from secateur.blocks.experts import See, run_one_by_one
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
-from secateur.errors import ModelError
+from secateur.errors import ModelError, NumericalError
 from secateur.statistics import GradientNorm, Hessian, InputNorm, Need, Order
 
 GRADIENTS = frozenset({Need.REGIONAL_GRADIENT, Need.FULL_GRADIENT})
@@ -126,6 +127,9 @@ class Observer:
 
         norm2(X (W - weight)') / norm2(X W') over the first inputs X that the matrix saw; None if it
         saw none.
+
+        Raises:
+            NumericalError: an output is not finite.
         """
         inputs = self._probes.get(self._leader[matrix.name])  # [up to probe_tokens, in]
         if inputs is None:
@@ -133,6 +137,10 @@ class Observer:
         dense = matrix.read()
         output = (inputs @ dense.T).float().norm()
         lost = (inputs @ (dense - weight.to(dense.dtype)).T).float().norm()
+        if not math.isfinite(float(lost)) or not math.isfinite(float(output)):
+            raise NumericalError(
+                "the output is not finite", where=matrix.name, hint="--dtype float32"
+            )
         return float(lost / output) if output > 0 else 0.0
 
     def _hook(self, matrix: Matrix, sequences: int) -> Any:

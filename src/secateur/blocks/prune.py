@@ -138,10 +138,10 @@ def new_weights(
     return weights, told
 
 
-def check_finite(values: Tensor, what: str, where: str) -> None:
+def check_finite(values: Tensor, what: str, where: str, hint: str = "--dtype float32") -> None:
     """Raise `NumericalError` "`what` not finite in `where`" if there is a NaN or an infinity."""
     if not bool(torch.isfinite(values).all()):
-        raise NumericalError(f"{what} not finite", where=where)
+        raise NumericalError(f"{what} not finite", where=where, hint=hint)
 
 
 def _of_the_starved(block: OpenBlock, starved: Sequence[Matrix], plan: Plan) -> tuple[str, ...]:
@@ -169,9 +169,13 @@ def _solve(
     notices: list[str] = []
     for group, pattern in _of_one_pattern(block, groups):
         shared = statistics[group[0].name]
-        solution = plan.method.solve(
-            [matrix.read() for matrix in group], shared, pattern, plan.params
-        )
+        try:
+            solution = plan.method.solve(
+                [matrix.read() for matrix in group], shared, pattern, plan.params
+            )
+        except NumericalError as fault:  # a method does not know what it works on
+            where = block.prefix + group[0].name
+            raise NumericalError(fault.what, where=where, hint=fault.hint) from fault
         for matrix, weight in zip(group, solution.weights, strict=True):
             check_finite(weight, "the solution is", block.prefix + matrix.name)
             weights[matrix.name] = weight
@@ -207,5 +211,10 @@ def _statistics(
         values[Need.FULL_GRADIENT] = gradients.read(name).to(matrix.read().device)
     statistics = Statistics(values, sequences)
     if (need := statistics.first_not_finite()) is not None:
-        raise NumericalError(f"{need.value} is not finite", where=name)
+        given = need is Need.FULL_GRADIENT
+        raise NumericalError(
+            f"{need.value} is not finite",
+            where=name,
+            hint="computing the gradients again" if given else "--dtype float32",
+        )
     return statistics

@@ -124,6 +124,16 @@ class Stream:
                 _, single = _record(model, source.blocks, ids[:1], self._as_tuple)
                 self.batches.append(Batch(ids, hidden, keep(calls), keep(single)))
 
+    @property
+    def hidden(self) -> list[Tensor]:
+        """Where the sequences are, by batch, each [batch, tokens, width]."""
+        return [batch.hidden for batch in self.batches]
+
+    @hidden.setter
+    def hidden(self, states: list[Tensor]) -> None:
+        for batch, hidden in zip(self.batches, states, strict=True):
+            batch.hidden = hidden
+
     @torch.no_grad()
     def advance(self, block: nn.Module, index: int, tick: Tick = silent) -> None:
         """Move every batch through block `index`."""

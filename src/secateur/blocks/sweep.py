@@ -13,6 +13,7 @@ So every block is calibrated on what the pruned model will really feed it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from secateur.checkpoint.gradients import GradientFile
 from secateur.checkpoint.matrices import with_weights
 from secateur.errors import NumericalError
 from secateur.sparsity import MatrixAudit, Pattern, audit
+
+ANOTHER_COPY = "another copy of the model: this one is damaged"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def sweep(
     gradients: GradientFile | None = None,
     tick: Tick = silent,
     first: tuple[Observer, list[Tensor]] | None = None,
+    done: int = 0,
 ) -> Iterator[BlockResult]:
     """Prune every block in turn. Weights are changed in the open block only.
 
@@ -72,16 +76,19 @@ def sweep(
         gradients: full-model gradients, for a method that needs them.
         tick: told of progress within a block.
         first: what observing block 0 gave to another run on the same inputs; see `observe`.
+        done: blocks at the bottom that are finished; `stream` is where it leaves them.
 
     Raises:
         PatternError: the pattern does not fit a matrix.
         ModelError: a block's matrices cannot be pruned.
         NumericalError: something is not finite; names the matrix.
     """
-    for index, matrices in enumerate(find_all_matrices(source.blocks)):
+    _check_surroundings(source)
+    every = find_all_matrices(source.blocks)
+    for index in range(done, len(source.blocks)):
         clock = _Clock()
         prefix = source.blocks.prefix(index)
-        chosen = {m: plan.choice.pattern_of(index, prefix + m.name) for m in matrices}
+        chosen = {m: plan.choice.pattern_of(index, prefix + m.name) for m in every[index]}
         with source.open_block(index) as module:
             block = OpenBlock(
                 index,
@@ -109,7 +116,8 @@ def _prune_block(
     """Everything that happens to one open block."""
     for matrix, pattern in block.patterns.items():
         pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
-        check_finite(matrix.read(), "the weights are", block.prefix + matrix.name)
+    for name, weight in block.module.named_parameters():
+        check_finite(weight, "the weights are", block.prefix + name, ANOTHER_COPY)
     if not block.patterns:
         return _pass_by(block, stream, tick, clock)
     observed = error = None
@@ -179,11 +187,23 @@ def _propagate(block: OpenBlock, observed: Observed, tick: Tick) -> float:
         batch.hidden = batch.run(block.module, block.index)
         difference += float((batch.hidden.float() - target).square().sum())
         reference += float(target.square().sum())
-    error = (difference / reference) ** 0.5 if reference else 0.0
-    if error != error:
-        where = f"block {block.index}"
-        raise NumericalError("the pruned block's output is not finite", where=where)
-    return error
+    if not math.isfinite(difference) or not math.isfinite(reference):
+        # the dense weights are finite, so it is the numbers between them that were too large
+        raise NumericalError(
+            "the block's output is not finite",
+            where=f"block {block.index}",
+            hint="--dtype float32",
+        )
+    return (difference / reference) ** 0.5 if reference else 0.0
+
+
+def _check_surroundings(source: BlockModel) -> None:
+    """Raise if what is copied as it is, embedding and head, holds a NaN or an infinity."""
+    inside = source.blocks.path + "."
+    with source.open_surroundings() as model:
+        for name, weight in model.named_parameters():
+            if not name.startswith(inside):
+                check_finite(weight, "the weights are", name, ANOTHER_COPY)
 
 
 class _Clock:

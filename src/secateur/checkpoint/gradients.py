@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from secateur.checkpoint.durable import flush
 from secateur.errors import CheckpointError, OutputError, RecipeError
 
 
@@ -52,6 +53,7 @@ class GradientFile:
                 file.write(len(text).to_bytes(8, "little") + text)
                 file.truncate(8 + len(text) + end)
             yield cls(unfinished)
+            flush(unfinished)
             unfinished.rename(path)
         except OSError as fault:
             raise OutputError(f"cannot be written ({fault})", where=path) from fault
@@ -69,7 +71,9 @@ class GradientFile:
             RecipeError: its metadata differ from `facts`.
         """
         if not path.is_file():
-            raise CheckpointError("no such file of gradients", where=path)
+            raise CheckpointError(
+                "no such file of gradients", where=path, wanted="one that --save-gradients wrote"
+            )
         try:
             with safe_open(path, framework="pt") as file:
                 found = file.metadata() or {}
@@ -82,7 +86,9 @@ class GradientFile:
                         )
         except (SafetensorError, OSError) as fault:
             raise CheckpointError(
-                f"not the gradients of this model ({fault})", where=path
+                f"not the gradients of this model ({fault})",
+                where=path,
+                wanted="a file that --save-gradients wrote for it",
             ) from fault
         for key, wanted in facts.items():
             if found.get(key) != wanted:

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from secateur.checkpoint.naming import NotStreamableError
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import ResidentModel
-from secateur.checkpoint.skeleton import StreamedModel, read_config
+from secateur.checkpoint.skeleton import StreamedModel, read_config, reason
 from secateur.checkpoint.structure import Blocks
+from secateur.errors import CheckpointError
 
 
 class BlockModel(Protocol):
@@ -47,7 +48,11 @@ class BlockModel(Protocol):
 
 
 def open_model(
-    folder: Path, device: torch.device, dtype: torch.dtype | None = None
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> StreamedModel | ResidentModel:
     """Open a model folder; `dtype=None` computes in the checkpoint's own dtype.
 
@@ -57,18 +62,33 @@ def open_model(
     Raises:
         CheckpointError, ModelError: see `Checkpoint` and `StreamedModel`.
     """
-    checkpoint = Checkpoint(folder)
+    checkpoint = Checkpoint(folder, trust_remote_code=trust_remote_code)
     config = read_config(checkpoint)
     stored = config.dtype or torch.float32
     try:
         return StreamedModel(checkpoint, device, dtype or stored)
     except NotStreamableError:
-        return ResidentModel(load_whole(folder, stored), device, dtype or stored)
+        model = load_whole(folder, stored, trust_remote_code=trust_remote_code)
+        return ResidentModel(model, device, dtype or stored)
 
 
-def load_whole(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The whole model in memory, on the CPU; `dtype=None` keeps the checkpoint's own."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype or "auto", trust_remote_code=False, use_safetensors=True
-    )
+def load_whole(
+    folder: Path, dtype: torch.dtype | None = None, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The whole model in memory, on the CPU; `dtype=None` keeps the checkpoint's own.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype or "auto",
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+    except Exception as fault:  # a loader's own many exceptions, on what the files hold
+        raise CheckpointError(
+            f"the model cannot be loaded ({reason(fault)})", where=folder
+        ) from fault
     return model

@@ -1,10 +1,18 @@
-"""From a folder or hub name to named tensors, a few at a time. Safetensors only, never pickle."""
+"""From a folder or hub name to named tensors, a few at a time. Safetensors only, never pickle.
+
+A folder is read as if a stranger had made it: an index names files beside itself and nothing else,
+JSON is read up to a size, a header up to the 100 MB that the safetensors library allows, and what
+is claimed is checked against what is there before anything is built from it (SECURITY.md).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +24,10 @@ from secateur.errors import CheckpointError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+MOST_JSON_BYTES = 64_000_000
+"""Of a configuration or an index; the largest models' index takes some 10 MB."""
+SAMPLED, STRETCH = 16, 4096
+"""Stretches of a tensor that a fingerprint is taken of, and the bytes in each."""
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -35,13 +47,15 @@ class Checkpoint:
 
     Args:
         folder: holds `config.json` and `model.safetensors` or shards with their index.
+        trust_remote_code: run the code that lies beside the weights, if the model needs it.
 
     Raises:
         CheckpointError: the folder, its configuration or its weights are missing or damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
         self.folder = folder
+        self.trust_remote_code = trust_remote_code
         if not (folder / "config.json").is_file():
             raise CheckpointError(
                 "no config.json",
@@ -53,7 +67,9 @@ class Checkpoint:
         for name, path in self.files.items():
             if name not in self._heads[path]:
                 raise CheckpointError(
-                    f"tensor {name!r} is in the index but not in its shard", where=path
+                    f"tensor {name!r} is in the index but not in its shard",
+                    where=path,
+                    wanted="an index and shards of the same model",
                 )
 
     @property
@@ -84,9 +100,29 @@ class Checkpoint:
                 raise CheckpointError(f"cannot be read ({fault})", where=path) from fault
         return tensors
 
+    def fingerprint(self) -> str:
+        """SHA-256 of what tells this model from another, hexadecimal, without reading all of it.
 
-def locate(model: str | Path) -> Path:
+        Of config.json, and of every tensor its name, dtype, shape and `SAMPLED` stretches of its
+        bytes, evenly spaced. A model that was trained further differs in nearly all of them; one
+        changed weight of a large matrix may go unnoticed.
+        """
+        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        for name in self.names:
+            path = self.files[name]
+            digest.update(f"{name} {self._heads[path][name]}".encode())
+            with safe_open(path, framework="pt", device="cpu") as shard:
+                stored = shard.get_tensor(name).contiguous().flatten().view(torch.uint8)
+                step = max(STRETCH, len(stored) // SAMPLED)
+                for start in range(0, len(stored), step):
+                    digest.update(stored[start : start + STRETCH].numpy().tobytes())
+        return digest.hexdigest()
+
+
+def locate(model: str | Path, *, trust_remote_code: bool = False) -> Path:
     """The folder of a model: `model` itself, the bundled one, or the snapshot of a hub name.
+
+    Code is fetched with the model only if it is trusted.
 
     Raises:
         CheckpointError: there is no such folder, and the hub has no such model or is out of reach.
@@ -106,6 +142,7 @@ def locate(model: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*"]
+    patterns += ["*.py"] if trust_remote_code else []
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as fault:
@@ -120,19 +157,7 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
     """Which shard holds each tensor."""
     index, single = folder / INDEX, folder / SINGLE
     if index.is_file():
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files = {str(name): folder / Path(str(file)).name for name, file in weight_map.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
-            raise CheckpointError(
-                f"the index cannot be read ({type(fault).__name__}: {fault})",
-                where=index,
-                wanted="JSON with a weight_map of tensor names to shard files",
-            ) from fault
-        for path in sorted(set(files.values())):
-            if not path.is_file():
-                raise CheckpointError(f"shard {path.name} is missing", where=folder)
-        return files
+        return _read_index(index)
     if single.is_file():
         return dict.fromkeys(_head(single), single)
     if any(True for pattern in PICKLES for _ in folder.glob(pattern)):
@@ -140,10 +165,64 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
             "only pickled weights, which can run code when they are opened",
             where=folder,
             wanted="safetensors",
-            hint="converting it where you trust it: AutoModelForCausalLM.from_pretrained(FOLDER)"
-            ".save_pretrained(NEW_FOLDER)",
+            hint=f"converting it, if you trust who made it: {conversion(folder)}",
         )
     raise CheckpointError("no weights", where=folder, wanted=f"{SINGLE} or {INDEX}")
+
+
+def _read_index(index: Path) -> dict[str, Path]:
+    """Which shard holds each tensor, by an index; every shard is a file beside it."""
+    wanted = "JSON with a weight_map of tensor names to files in the same folder"
+    weight_map = read_json(index, wanted).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("the index has no weight_map", where=index, wanted=wanted)
+    files: dict[str, Path] = {}
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or file != Path(file).name or file == ".." or "\0" in file:
+            raise CheckpointError(
+                f"tensor {name!r} is said to be in {file!r}", where=index, wanted=wanted
+            )
+        files[name] = index.parent / file
+    for path in sorted(set(files.values())):
+        if not path.is_file():
+            raise CheckpointError(
+                f"shard {path.name} is missing",
+                where=index.parent,
+                hint="fetching the model again",
+            )
+    return files
+
+
+def read_json(path: Path, wanted: str) -> dict[str, Any]:
+    """The JSON object in a file of a model folder.
+
+    Raises:
+        CheckpointError: it is too large, cannot be read, or is no object.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MOST_JSON_BYTES:
+            raise CheckpointError(
+                f"{size} bytes of JSON", where=path, wanted=f"at most {MOST_JSON_BYTES}"
+            )
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as fault:
+        raise CheckpointError(
+            f"not to be read as JSON ({fault})", where=path, wanted=wanted
+        ) from fault
+    if not isinstance(values, dict):
+        raise CheckpointError(f"a JSON {type(values).__name__}", where=path, wanted=wanted)
+    return values
+
+
+def conversion(folder: Path) -> str:
+    """A command that turns a folder of pickled weights into one of safetensors."""
+    new = shlex.quote(f"{folder}-safetensors")
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T;"
+        " [x.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]) for x in (M, T)]"
+    )
+    return f"python -c {shlex.quote(code)} {shlex.quote(str(folder))} {new}"
 
 
 def _head(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -163,5 +242,7 @@ def _head(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
                     )
                 head[name] = (tuple(view.get_shape()), _DTYPES[stored])
     except (SafetensorError, OSError) as fault:
-        raise CheckpointError(f"not a whole safetensors file ({fault})", where=path) from fault
+        raise CheckpointError(
+            f"not a whole safetensors file ({fault})", where=path, hint="fetching it again"
+        ) from fault
     return head

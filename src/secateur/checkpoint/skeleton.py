@@ -17,11 +17,15 @@ from accelerate.utils import set_module_tensor_to_device
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from secateur.checkpoint.naming import Naming, NotStreamableError
-from secateur.checkpoint.read import Checkpoint
+from secateur.checkpoint.read import Checkpoint, read_json
 from secateur.checkpoint.structure import find_blocks
 from secateur.errors import CheckpointError, ModelError
+
+MOST_BUFFER_BYTES = 2**30
+"""Of the tables that a model computes for itself; real ones take some megabytes."""
 
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 """glibc keeps what was freed between what was not, more with every block; this gives it back."""
@@ -111,39 +115,95 @@ class StreamedModel:
 
 
 def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
-    """The model's configuration; code beside the weights is never run.
+    """The model's configuration; code beside the weights is run only where it is trusted.
 
     Raises:
         CheckpointError: it cannot be read, asks for remote code, or describes quantised weights.
     """
     where = checkpoint.folder / "config.json"
+    read_json(where, "a model's configuration")
     try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, TypeError) as fault:
+        config = AutoConfig.from_pretrained(
+            checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code
+        )
+    except Exception as fault:  # every family checks in its own way, with its own exceptions
         raise CheckpointError(
-            f"the configuration is not one that transformers knows ({_first_line(fault)})",
+            f"the configuration is not one that transformers knows ({reason(fault)})",
             where=where,
-            hint="a newer transformers, or an architecture that needs no remote code",
+            hint="a newer transformers; or --trust-remote-code, if the model comes with code of its"
+            " own and you trust who wrote it",
         ) from fault
     if getattr(config, "quantization_config", None) is not None:
         raise CheckpointError(
-            "the weights are quantised", where=where, wanted="float32, bfloat16 or float16 weights"
+            "the weights are quantised",
+            where=where,
+            wanted="float32, bfloat16 or float16 weights",
+            hint="the checkpoint that they were quantised from",
         )
     return config
 
 
 def _empty_model(config: PreTrainedConfig, checkpoint: Checkpoint) -> PreTrainedModel:
-    """The model on the meta device, its computed buffers real."""
-    try:
-        with init_empty_weights(include_buffers=False), no_init_weights():
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except ValueError as fault:
+    """The model on the meta device, its computed buffers real.
+
+    It is built without buffers first: a configuration can ask for any size, and costs nothing so.
+
+    Raises:
+        ModelError: no causal language model can be built, or not one that these files fill.
+    """
+    own_code = checkpoint.trust_remote_code and "AutoModelForCausalLM" in (
+        getattr(config, "auto_map", None) or {}
+    )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
         raise ModelError(
-            f"{config.model_type!r} is no causal language model of transformers"
-            f" ({_first_line(fault)})",
+            f"{config.model_type!r} is no causal language model of transformers",
             where=checkpoint.folder,
+            wanted="a decoder, such as Llama or GPT-2",
+        )
+    depth = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0)
+    if isinstance(depth, int) and depth > len(checkpoint.files):
+        raise CheckpointError(
+            f"config.json says {depth} hidden layers, the files hold {len(checkpoint.files)}"
+            " tensors",
+            where=checkpoint.folder,
+            wanted="a configuration and weights of the same model",
+        )
+    try:
+        for include_buffers in (True, False):
+            with init_empty_weights(include_buffers=include_buffers), no_init_weights():
+                model = AutoModelForCausalLM.from_config(
+                    config, trust_remote_code=checkpoint.trust_remote_code
+                )
+            taken = sum(buffer.nbytes for buffer in model.buffers())
+            if taken > MOST_BUFFER_BYTES:
+                raise ModelError(
+                    f"config.json asks for tables of {taken:.3g} bytes",
+                    where=checkpoint.folder,
+                    wanted=f"at most {MOST_BUFFER_BYTES:.3g}",
+                )
+    except ModelError:
+        raise
+    except Exception as fault:  # every family fails in its own way on sizes that make no model
+        raise ModelError(
+            f"no model can be built from config.json ({reason(fault)})",
+            where=checkpoint.folder,
+            hint="the config.json that belongs to the weights",
         ) from fault
+    _refuse_encoders(config, model, checkpoint)
     return model.eval().requires_grad_(False)
+
+
+def _refuse_encoders(
+    config: PreTrainedConfig, model: PreTrainedModel, checkpoint: Checkpoint
+) -> None:
+    """Raise for BERT and its kin, which transformers would run as a decoder that sees ahead."""
+    name, claimed = type(model).__name__, config.architectures or []
+    if getattr(config, "is_decoder", None) is False and name not in claimed:
+        raise ModelError(
+            f"an encoder that sees ahead ({', '.join(claimed) or config.model_type})",
+            where=checkpoint.folder,
+            wanted=f"a decoder, whose config.json has is_decoder or architectures [{name}]",
+        )
 
 
 def _check_complete(model: PreTrainedModel, missing: set[str], checkpoint: Checkpoint) -> None:
@@ -160,5 +220,9 @@ def _check_complete(model: PreTrainedModel, missing: set[str], checkpoint: Check
         )
 
 
-def _first_line(fault: Exception) -> str:
-    return str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+def reason(fault: Exception) -> str:
+    """What another library says of a fault, on one line of bearable length."""
+    said = " ".join(str(fault).split())
+    if len(said) > 200:
+        said = f"{said[:200]}..."
+    return said if " " in said else f"{type(fault).__name__} {said}".strip()

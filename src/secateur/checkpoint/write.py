@@ -1,71 +1,107 @@
 """The result folder: written beside its name, renamed once it is whole.
 
-    OUT's parent/.OUT.partial/     while the run lasts: one shard per block as it is finished
-    OUT/                           at the end, by one rename
+    OUT's parent/.OUT.partial/          while the run lasts: one shard per block as it is finished
+    OUT's parent/.OUT.partial/state/    what the next process needs to go on (state.py)
+    OUT/                                at the end, by one rename
 
 A block's shard holds its new matrices and everything else of the block bit for bit as it was read.
-Names, dtypes, configuration, tokenizer and licence are those of the source.
+Names, dtypes, configuration, tokenizer and licence are those of the source. The index is written
+last of the model's files, and after it `run.json`, which has the checksum of every one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
-from secateur.checkpoint.read import INDEX, PICKLES, SINGLE
+from secateur.checkpoint.destination import STATE, check_output, files_beside
+from secateur.checkpoint.durable import (
+    UNFINISHED,
+    flush,
+    sha256,
+    write_tensors,
+    write_text,
+    writing,
+)
+from secateur.checkpoint.read import INDEX
 from secateur.checkpoint.resident import ResidentModel, unrounded
 from secateur.checkpoint.skeleton import StreamedModel
-from secateur.errors import OutputError
-
-_NOT_COPIED = (SINGLE, INDEX, "*.safetensors", "*.index.json", *PICKLES, "*.h5", "*.msgpack",
-               "*.gguf", "*.onnx", "*.py", "*.md", "run.json", ".*")  # fmt: skip
+from secateur.checkpoint.state import RunState
+from secateur.errors import CheckpointError, OutputError
 
 
 class OutputFolder:
-    """A result folder that appears whole or not at all.
+    """A result folder that appears whole or not at all, and that an interrupted run can go on with.
 
-    Use it as a context manager: `write_block` for every block, then `finish`. Leaving without
-    `finish` (an error, Ctrl-C) removes what was written.
+    Use it as a context manager: `write_block` and `state.finish_block` for every block that is not
+    finished yet, then `write_surroundings` or `write_whole`, `seal`, `finish`. Leaving without
+    `finish` (an error, Ctrl-C) keeps finished blocks for the next run, and removes all else.
 
     Args:
         out: where the result is to be; its parent is made if need be.
         source: folder of the model that is pruned, for the files beside the weights.
         overwrite: replace `out` if it exists.
+        restart: give up what an earlier run has finished.
+        with_code: copy the code that lies beside the weights too.
+        identity, circumstances: as for `RunState.begin`.
+        notice: told what is gone on with, and what is kept.
+
+    Attributes:
+        state: of the run; `state.finished` tells the blocks that need not be pruned again.
+        notices: what changed since the run was begun.
+        seconds_before: that earlier processes took for the blocks that they finished.
 
     Raises:
         OutputError: `out` exists, is or contains the source, or cannot be made.
     """
 
-    def __init__(self, out: Path, source: Path, *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        out: Path,
+        source: Path,
+        *,
+        overwrite: bool = False,
+        restart: bool = False,
+        with_code: bool = False,
+        identity: Mapping[str, Any] | None = None,
+        circumstances: Mapping[str, Any] | None = None,
+        notice: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.out = out.expanduser().resolve()  # a link stays, what it leads to is replaced
         self.source = source
+        self.notices: tuple[str, ...] = ()
+        self.seconds_before = 0.0
+        self._restart, self._with_code = restart, with_code
+        self._identity, self._circumstances = dict(identity or {}), dict(circumstances or {})
+        self._notice = notice
         self._partial = self.out.parent / f".{self.out.name}.partial"
-        self._shards: list[tuple[str, list[str], int]] = []  # file, tensor names, bytes
+        self.state = RunState(self._partial / STATE)
+        self._checksums: dict[str, str] = {}  # by file
         self._parents_made: list[Path] = []  # innermost first
+        self._lock: int | None = None
         self._finished = False
-        self.scratch = self._partial / "scratch"  # for what is of no use once the run is over
         check_output(self.out, source, overwrite=overwrite)
 
     def __enter__(self) -> Self:
         parent = self.out.parent
         self._parents_made = [path for path in (parent, *parent.parents) if not path.exists()]
         try:
-            with _writing(self.out):
-                if self._partial.exists():
-                    shutil.rmtree(self._partial)
-                self.scratch.mkdir(parents=True)
-        except OutputError:
-            self._remove()
+            with writing(self.out):
+                self._partial.mkdir(parents=True, exist_ok=True)
+                self._take()
+                self._continue_or_begin()
+        except BaseException:
+            self._leave()
             raise
         return self
 
@@ -75,18 +111,68 @@ class OutputFolder:
         fault: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._finished:
-            self._remove()
+        if not self._finished and self.state.worth_keeping:
+            done = len(self.state.finished)
+            self._notice(
+                f"{f'{done} finished blocks' if done else 'the gradients'} are kept in"
+                f" {self._partial}: the same command goes on from there, --restart gives them up"
+            )
+        self._leave()
 
-    def _remove(self) -> None:
-        """Leave nothing behind."""
-        shutil.rmtree(self._partial, ignore_errors=True)
-        for folder in self._parents_made:
-            with suppress(OSError):  # something else may be in it by now
-                folder.rmdir()
+    def _take(self) -> None:
+        """Hold the folder until the end, or until the process is gone."""
+        self._lock = os.open(self._partial, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            os.close(self._lock)
+            self._lock = None
+            raise OutputError(
+                "another run is writing here", where=self._partial, hint="another --out"
+            ) from fault
 
-    def write_block(self, model: StreamedModel, index: int, changed: dict[str, Tensor]) -> None:
-        """Write one finished block of a streamed model as a shard of its own.
+    def _continue_or_begin(self) -> None:
+        """Go on with what is there if it is of this run."""
+        found = None if self._restart else self.state.read()
+        if found is None:
+            self.state.finished = []
+            for path in self._partial.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self.state.begin(self._identity, self._circumstances)
+            return
+        self.notices = self.state.check(found, self._identity, self._circumstances)
+        for path in self._partial.glob(f"*{UNFINISHED}"):
+            path.unlink()
+        for block in self.state.finished:
+            if block.shard is not None:
+                file, checksum = block.shard
+                if not (self._partial / file).is_file():
+                    raise CheckpointError(
+                        f"shard {file} of an unfinished run is missing",
+                        where=self._partial,
+                        hint="--restart",
+                    )
+                self._checksums[file] = checksum
+        if done := len(self.state.finished):
+            self.seconds_before = self.state.finished[-1].seconds
+        self._notice(f"{done} blocks were finished by an earlier run: going on after them")
+
+    def _leave(self) -> None:
+        """Leave nothing behind that is of no use; let go of the folder."""
+        if self._lock is None:
+            return  # it is another run's
+        if not self._finished and not self.state.worth_keeping:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            for folder in self._parents_made:
+                with suppress(OSError):  # something else may be in it by now
+                    folder.rmdir()
+        os.close(self._lock)
+        self._lock = None
+
+    def write_block(
+        self, model: StreamedModel, index: int, changed: Mapping[str, Tensor]
+    ) -> tuple[str, str]:
+        """Write one block of a streamed model as a shard of its own; its name and SHA-256.
 
         Args:
             model: the model the block is of.
@@ -99,7 +185,7 @@ class OutputFolder:
             for stored, new in model.naming.part(name, value).items():
                 old = tensors[stored]
                 tensors[stored] = unrounded(new.to("cpu", old.dtype), old, model.dtype).contiguous()
-        self._write_shard(tensors, index + 2, len(model.blocks) + 1)
+        return self._write_shard(tensors, index + 2, len(model.blocks) + 1)
 
     def write_surroundings(self, model: StreamedModel) -> None:
         """Write everything of a streamed model that is in no block, bit for bit as it was."""
@@ -108,28 +194,34 @@ class OutputFolder:
         }
         outside = [name for name in model.checkpoint.names if name not in inside]
         self._write_shard(model.checkpoint.load(outside), 1, len(model.blocks) + 1)
-        index = {
-            "metadata": {"total_size": sum(size for _, _, size in self._shards)},
-            "weight_map": {name: file for file, names, _ in self._shards for name in names},
-        }
-        self._write_text(INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
     def write_whole(self, model: ResidentModel) -> None:
         """Write a model that was loaded whole, under the names that the hub uses."""
-        with _writing(self._partial):
+        with writing(self._partial):
             model.model.save_pretrained(self._partial, safe_serialization=True)
+            for path in self._files():
+                flush(path)
+
+    def seal(self) -> dict[str, str]:
+        """Add the files beside the weights, then the index; the SHA-256 of every file by name."""
+        with writing(self._partial):
+            for path in files_beside(self.source, with_code=self._with_code):
+                if not (self._partial / path.name).exists():
+                    shutil.copyfile(path, self._partial / path.name)
+                    flush(self._partial / path.name)
+        if self._checksums:
+            self._write_index()
+        for path in self._files():
+            if path.name not in self._checksums:
+                self._checksums[path.name] = sha256(path)
+        return dict(sorted(self._checksums.items()))
 
     def finish(self, record: str) -> None:
-        """Add the files beside the weights and `run.json`, and give the folder its name."""
-        with _writing(self._partial):
-            for path in sorted(self.source.iterdir()):
-                skipped = any(path.match(pattern) for pattern in _NOT_COPIED)
-                if path.is_file() and not skipped and not (self._partial / path.name).exists():
-                    shutil.copyfile(path, self._partial / path.name)
-        self._write_text("run.json", record)
-        shutil.rmtree(self.scratch)
+        """Write `run.json` and give the folder its name; the state goes after that."""
+        write_text(self._partial / "run.json", record)
         retired = self.out.parent / f".{self.out.name}.replaced"
-        with _writing(self.out):
+        with writing(self.out):
+            flush(self._partial)
             if self.out.exists():
                 shutil.rmtree(retired, ignore_errors=True)
                 self.out.rename(retired)
@@ -140,75 +232,26 @@ class OutputFolder:
                     retired.rename(self.out)
                 raise
             self._finished = True
-            _flush_folder(self.out.parent)
+            flush(self.out.parent)
+        RunState(self.out / STATE).remove()
         shutil.rmtree(retired, ignore_errors=True)
 
-    def _write_shard(self, tensors: dict[str, Tensor], number: int, count: int) -> None:
+    def _write_shard(self, tensors: dict[str, Tensor], number: int, count: int) -> tuple[str, str]:
         file = f"model-{number:05d}-of-{count:05d}.safetensors"
-        path = self._partial / file
-        unfinished = path.with_suffix(".unfinished")
-        with _writing(path):
-            save_file(tensors, unfinished, metadata={"format": "pt"})
-            with unfinished.open("rb") as handle:
-                os.fsync(handle.fileno())
-            unfinished.chmod(0o666 & ~_umask())  # safetensors makes files for their owner only
-            unfinished.rename(path)
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        self._shards.append((file, list(tensors), size))
+        write_tensors(self._partial / file, tensors)
+        self._checksums[file] = sha256(self._partial / file)
+        return file, self._checksums[file]
 
-    def _write_text(self, name: str, text: str) -> None:
-        path = self._partial / name
-        with _writing(path), path.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+    def _write_index(self) -> None:
+        """Which of the shards holds each tensor, as their own headers say."""
+        weight_map, total = {}, 0
+        for file in sorted(self._checksums):
+            with safe_open(self._partial / file, framework="pt") as shard:
+                for name in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                    weight_map[name] = file
+                    total += shard.get_tensor(name).nbytes
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_text(self._partial / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """A full disk or a missing right is the user's to mend."""
-    try:
-        yield
-    except (OSError, SafetensorError) as fault:
-        raise OutputError(f"cannot be written ({fault})", where=path) from fault
-
-
-def check_output(out: Path, source: Path, *, overwrite: bool) -> None:
-    """Raise `OutputError` where a run could not put its result, before any work is done."""
-    out, source = out.expanduser().resolve(), source.resolve()
-    if source == out or source.is_relative_to(out):
-        raise OutputError(
-            "the output folder is the model itself, or contains it", where=out, hint="another --out"
-        )
-    if out.exists() and not out.is_dir():
-        raise OutputError("the output exists and is no folder", where=out, hint="another --out")
-    if out.is_dir() and any(out.iterdir()):
-        if not overwrite:
-            raise OutputError(
-                "the output folder exists and is not empty", where=out, hint="--overwrite"
-            )
-        if not (out / "config.json").is_file():
-            raise OutputError(
-                "the output folder holds something else than a model and is not overwritten",
-                where=out,
-                hint="another --out",
-            )
-    parent = out
-    while not parent.exists():
-        parent = parent.parent
-    if not os.access(parent, os.W_OK) or not parent.is_dir():
-        raise OutputError("the output folder cannot be made here", where=parent)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    def _files(self) -> list[Path]:
+        return sorted(path for path in self._partial.iterdir() if path.is_file())

@@ -33,5 +33,5 @@ def main() -> None:
         show.error(fault.format_message())
         sys.exit(2)
     if status == INTERRUPTED:  # typer's answer to Ctrl-C
-        show.warn("interrupted: nothing was written")
+        show.warn("interrupted")
     sys.exit(status or 0)

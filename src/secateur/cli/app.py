@@ -26,6 +26,14 @@ Dtype = Annotated[
     Precision,
     typer.Option(help="float32, bfloat16, float16; auto: float32 on a CPU, else the model's own."),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run the code that comes with the model, with all your rights. Never needed for the"
+        " families of transformers.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 CALIBRATION = (
     "A .txt, .jsonl or .parquet file, a folder of texts, a .safetensors file with input_ids, c4,"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from secateur import methods, pipeline, prove, show
-from secateur.cli.app import HELD_OUT, Device, Dtype, Json, Model, app, shown
+from secateur.cli.app import HELD_OUT, Device, Dtype, Json, Model, Trust, app, shown
 from secateur.errors import CheckFailedError
 
 
@@ -32,6 +32,7 @@ def evaluate(
     ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Perplexity of MODEL on held-out text, in fixed windows, one block in memory."""
@@ -44,6 +45,7 @@ def evaluate(
         together=batch_size,
         dtype=dtype,
         device=device,
+        trust_remote_code=trust_remote_code,
         progress=shown(),
     )
     if as_json:
@@ -59,19 +61,17 @@ def check(
         str | None,
         typer.Option(help="What every matrix must have.", show_default="what its run.json says"),
     ] = None,
+    trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Prove the sparsity of MODEL from its files. Exit status 0 if it holds, 1 if not."""
-    proof = prove.prove(model, pattern)
+    """Prove the sparsity and the checksums of MODEL from its files. Exit status 1 if one fails."""
+    proof = prove.prove(model, pattern, trust_remote_code=trust_remote_code)
     if as_json:
         print(json.dumps(proof.as_dict(), indent=2))
     else:
         show.proof(proof)
-    if proof.failing:
-        raise CheckFailedError(
-            f"{len(proof.failing)} matrices are not {proof.pattern}, such as {proof.failing[0]}",
-            where=proof.folder,
-        )
+    if proof.complaint is not None:
+        raise CheckFailedError(proof.complaint, where=proof.folder)
 
 
 @app.command("methods")

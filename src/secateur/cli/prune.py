@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from secateur import pipeline, show
-from secateur.cli.app import CALIBRATION, HELD_OUT, app, shown
+from secateur.cli.app import CALIBRATION, HELD_OUT, Trust, app, shown
 from secateur.errors import RecipeError
 from secateur.prepare import prepare
-from secateur.recipe import Recipe, read_value, read_yaml
+from secateur.recipe import Recipe
+from secateur.recipe_file import read_value, read_yaml
 
 
 @app.command("prune")
@@ -120,25 +121,35 @@ def prune_command(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="auto")
     ] = None,
+    trust_remote_code: Trust = False,
     overwrite: Annotated[
         bool | None, typer.Option("--overwrite", help="Replace the output folder.")
+    ] = None,
+    restart: Annotated[
+        bool | None,
+        typer.Option("--restart", help="Give up what an interrupted run has done; begin again."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, do nothing.")
     ] = False,
 ) -> None:
-    """Prune MODEL and write the sparse model to --out, or only measure it on --text."""
+    """Prune MODEL and write the sparse model to --out, or only measure it on --text.
+
+    A run that was interrupted goes on after its last finished block.
+    """
     values = {} if recipe is None else read_yaml(recipe)
     flags = {
         "model": model, "method": method, "pattern": pattern, "calibration": calibration,
         "out": out_folder, "samples": samples, "sequence_length": sequence_length, "seed": seed,
         "preset": preset, "batch_size": batch_size, "dtype": dtype, "device": device,
         "overwrite": overwrite, "gradients": gradients, "save_gradients": save_gradients,
-        "block_inputs": block_inputs, "text": text, "windows": windows,
+        "block_inputs": block_inputs, "text": text, "windows": windows, "restart": restart,
         "include": include or None, "exclude": exclude or None, "blocks": blocks,
         "dense_first": dense_first, "route_all": route_all, "expert_tokens": expert_tokens,
     }  # fmt: skip
     values.update({name: value for name, value in flags.items() if value is not None})
+    if trust_remote_code:
+        values["trust_remote_code"] = True
     _apply_settings(values, setting or [])
     origins = {} if recipe is None else {"origin": f"{recipe} and the options"}
     built = Recipe.build(values, **origins)

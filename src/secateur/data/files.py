@@ -29,7 +29,9 @@ def read_file(path: Path) -> list[str]:
         return READERS[suffix](path)
     except OSError as error:
         raise DataError(
-            f"the file cannot be read ({error.strerror or error})", where=path
+            f"the file cannot be read ({error.strerror or error})",
+            where=path,
+            wanted="a file that you may read",
         ) from error
 
 
@@ -105,9 +107,15 @@ def _record_text(line: str, where: str) -> str:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"invalid JSON ({error.msg}, column {error.colno})", where=where) from error
+        raise DataError(
+            f"invalid JSON ({error.msg}, column {error.colno})",
+            where=where,
+            wanted="one JSON object per line",
+        ) from error
     except (ValueError, RecursionError) as error:  # a number or a nesting beyond any text
-        raise DataError(f"invalid JSON ({error})", where=where) from error
+        raise DataError(
+            f"invalid JSON ({error})", where=where, wanted="one JSON object per line"
+        ) from error
     if not isinstance(record, dict):
         raise DataError(
             f"a JSON {type(record).__name__}", where=where, wanted='an object with a field "text"'

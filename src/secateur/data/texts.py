@@ -95,7 +95,11 @@ def locate(source: str) -> Path:
         if source.strip() and (path.is_file() or path.is_dir()):
             return path
     except (OSError, RuntimeError) as error:  # too long a name, an unknown user after "~"
-        raise DataError(f"{source!r} cannot be opened ({error})") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        shown = source if len(source) <= 80 else f"{source[:80]}..."
+        raise DataError(
+            f"{shown!r} cannot be opened ({reason})", wanted="a path or the name of a data set"
+        ) from error
     raise DataError(
         f"no file, folder or data set is called {source!r}",
         wanted=f"a path or {closest(source, [*HUB_TEXTS, BUILTIN])}",

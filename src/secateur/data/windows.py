@@ -87,7 +87,7 @@ def need_tokenizer(
     """
     if tokenizer is None:
         raise DataError(
-            "no tokenizer to turn text into tokens",
+            "no tokenizer that can be read beside the model, to turn text into tokens",
             where=source,
             wanted="a tokenizer, or a .safetensors file of tokens",
         )

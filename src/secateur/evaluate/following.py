@@ -26,6 +26,7 @@ class Following:
         dense: the same windows after the last dense block.
 
     Attributes:
+        stream: the windows where they are.
         seconds: that this has taken so far.
     """
 
@@ -34,13 +35,13 @@ class Following:
     ) -> None:
         began = time.perf_counter()
         self._source, self._text, self._dense = source, text, dense
-        self._stream = Stream(source, text.input_ids, batch_size)
+        self.stream = Stream(source, text.input_ids, batch_size)
         self.seconds = time.perf_counter() - began
 
     def advance(self, block: nn.Module, index: int) -> None:
         """Run the windows through the pruned block `index`, while it is open."""
         began = time.perf_counter()
-        self._stream.advance(block, index)
+        self.stream.advance(block, index)
         self.seconds += time.perf_counter() - began
 
     def evaluation(self) -> Evaluation:
@@ -50,6 +51,6 @@ class Following:
             NumericalError: a window's likelihood is not finite.
         """
         began = time.perf_counter() - self.seconds
-        found = measure(self._source, self._stream, self._text, (self._source, self._dense), began)
+        found = measure(self._source, self.stream, self._text, (self._source, self._dense), began)
         self.seconds = found.seconds
         return found

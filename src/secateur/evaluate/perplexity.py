@@ -153,7 +153,9 @@ def _by_window(
                 figures = [_loss(scores, following)]
                 if not bool(torch.isfinite(figures[0])):
                     raise NumericalError(
-                        "the likelihood is not finite", where=f"window {len(rows)} of the text"
+                        "the likelihood is not finite",
+                        where=f"window {len(rows)} of the text",
+                        hint="--dtype float32, or another copy of the model",
                     )
                 if dense is not None:
                     stream = dense[1]

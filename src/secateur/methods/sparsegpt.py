@@ -111,7 +111,9 @@ def inverse_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tenso
             if not bool(failed) and bool(torch.isfinite(factor).all()):
                 return factor, damping
         damping *= 10
-    raise NumericalError("the Hessian has no inverse, however damped")
+    raise NumericalError(
+        "the Hessian has no inverse, however damped", hint="more calibration text, or method wanda"
+    )
 
 
 def _solve(

@@ -38,7 +38,10 @@ class WandaParams(Params):
     def objection(self, pattern: Pattern) -> str | None:
         """The variant has nothing to choose when every group of M keeps N."""
         if self.variant and isinstance(pattern, NofM):
-            return f"variant=true chooses a ratio per row, which pattern {pattern} fixes"
+            return (
+                f"variant=true chooses a ratio per row, which pattern {pattern} fixes: leave it"
+                " out, or give a ratio such as 50%"
+            )
         return None
 
 

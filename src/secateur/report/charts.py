@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from secateur.report.comparison import Spread
-from secateur.report.scale import Axis, Tick, near, spread_out
+from secateur.report.scale import Axis, Tick, near, round_step, spread_out
 
 PANEL = 328
-LETTER = 7.0
-"""Width of a letter of chart text, on the safe side."""
+LETTERS = {4.2: "ijlt.,:;|' ", 10.2: "mwMW+%@=<>~#&"}
+"""Widths of narrow and of wide letters of chart text in a wide font; all others have 7.4."""
 LEVELS = 10
 """Shades of a heat map."""
 
@@ -126,7 +126,7 @@ def dot_plot(
 ) -> DotPlot:
     """Values by name; what is outside the span becomes an arrow."""
     left = _room(names)
-    right = width - LETTER * max(map(len, texts)) - 10
+    right = width - max(map(_width, texts)) - 10
     axis = Axis(*span, left + 8, right - 8)
     dots = []
     for number, (name, style, value, text) in enumerate(
@@ -166,7 +166,7 @@ def line_chart(
     """Values from zero to `top`, by number."""
     height, bottom = (230, 196) if width == PANEL else (300, 266)
     left = 38
-    right = width - (16 + LETTER * max(len(clipped(name)) for name in names))
+    right = width - (14 + max(_width(clipped(name)) for name in names))
     count = max(map(len, values))
     x = Axis(0, max(1, count - 1), left + 6, right - 8)
     y = Axis(0, top * 1.04 or 1.0, bottom, 12)
@@ -188,7 +188,7 @@ def line_chart(
         )
         for (name, style, points), label_y in zip(lines, labels, strict=True)
     )
-    step = max(1, math.ceil(count / 8))
+    step = round(round_step(max(1.0, count / 8)))
     x_ticks = tuple(Tick(x(index), str(index)) for index in range(0, count, step))
     return LineChart(width, height, left, right, bottom, curves, x_ticks, y.ticks(4))
 
@@ -207,7 +207,7 @@ def heat_map(cells: Mapping[tuple[str, int], float], top: float, width: int = PA
         x, y = left + wide * columns.index(column), tall * rows.index(row)
         path = f"M{x:.1f} {y}h{wide - gap:.1f}v{tall - 1}h-{wide - gap:.1f}z"
         paths.setdefault(level, []).append(path)
-    step = max(1, math.ceil(len(columns) * 20 / (wide * len(columns))))
+    step = round(round_step(max(1.0, 22 / wide)))
     bottom = tall * len(rows)
     return HeatMap(
         width=round(left + wide * len(columns) + 2, 1),
@@ -233,7 +233,7 @@ def bar_chart(
 ) -> BarChart:
     """Parts of every name's whole, from zero to `top`."""
     left = _room(names)
-    axis = Axis(0, top or 1.0, left, width - LETTER * max(map(len, texts)) - 14)
+    axis = Axis(0, top or 1.0, left, width - max(map(_width, texts)) - 14)
     bars = []
     for number, (name, parts, text) in enumerate(zip(names, values, texts, strict=True)):
         starts = [sum(parts[:index]) for index in range(len(parts) + 1)]
@@ -253,4 +253,11 @@ def clipped(name: str, longest: int = 20) -> str:
 
 def _room(names: Sequence[str], longest: int = 20) -> float:
     """Pixels for the longest of the names at the left of a chart."""
-    return round(LETTER * max(len(clipped(name, longest)) for name in names) + 8, 1)
+    return round(8 + max(_width(clipped(name, longest)) for name in names), 1)
+
+
+def _width(text: str) -> float:
+    """Pixels of a text, on the safe side."""
+    return sum(
+        next((width for width, few in LETTERS.items() if letter in few), 7.4) for letter in text
+    )

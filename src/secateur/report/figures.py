@@ -16,7 +16,7 @@ from secateur.report.comparison import Comparison, Row
 from secateur.report.damage import Place, error_by_block, error_by_kind, seconds_by_phase
 from secateur.report.table import number
 
-WIDE = {1: 680, 2: 510}
+WIDE = {1: 680, 2: 506}
 """Panels beside each other -> pixels of each on a screen; more are as wide as on a phone."""
 
 
@@ -92,7 +92,9 @@ def perplexity(comparison: Comparison, text: int) -> Figure | None:
 
         title = f"Perplexity on {label} at {pattern}"
         panels.append(_panel(pattern, title, said, draw, len(values)))
-    return Figure("dots", tuple(panels), ())
+    away = any(dot.x is None for panel in panels for dot in panel.narrow.dots)
+    notes = ("An arrow points to a value off the scale.",) if away else ()
+    return Figure("dots", tuple(panels), (), notes)
 
 
 def errors_by_block(comparison: Comparison) -> Figure | None:

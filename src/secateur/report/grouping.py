@@ -32,21 +32,26 @@ def compare(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
     """Put runs that can be compared together, those with most runs first."""
     groups: dict[Any, list[RunRecord]] = {}
     for record in _without_copies(records):
-        hashes = tuple(sorted(found.protocol.token_sha256 for found in record.evaluations))
-        key = (record.recipe["model"], record.architecture, record.weights, hashes)
+        key = (record.recipe["model"], record.architecture, record.weights, _hashes(record))
         groups.setdefault(key, []).append(record)
     return tuple(map(_comparison, sorted(groups.values(), key=len, reverse=True)))
 
 
 def _without_copies(records: Iterable[RunRecord]) -> list[RunRecord]:
     """Every run once: a record may lie beside the model as well, with fewer evaluations."""
-    kept: dict[str, RunRecord] = {}
-    for record in records:
+    kept: dict[str, list[RunRecord]] = {}
+    for record in sorted(records, key=lambda record: -len(record.evaluations)):
         recipe = {key: value for key, value in record.recipe.items() if key != "out"}
         key = json.dumps([record.created, record.seconds, recipe], sort_keys=True, default=str)
-        if key not in kept or len(kept[key].evaluations) < len(record.evaluations):
-            kept[key] = record
-    return list(kept.values())
+        copies = kept.setdefault(key, [])
+        if not any(_hashes(record) <= _hashes(copy) for copy in copies):
+            copies.append(record)
+    return [record for copies in kept.values() for record in copies]
+
+
+def _hashes(record: RunRecord) -> frozenset[str]:
+    """Of the texts that a run was measured on."""
+    return frozenset(found.protocol.token_sha256 for found in record.evaluations)
 
 
 def _comparison(records: list[RunRecord]) -> Comparison:

@@ -108,7 +108,11 @@ class RunRecord(_Record):
     """Largest memory allocated on the accelerator, if there was one."""
     versions: dict[str, str]
     machine: dict[str, str]
+    repeatable: str = ""
+    """Where the same recipe gives the same bits again."""
     notices: tuple[str, ...]
+    files: dict[str, str] = {}
+    """SHA-256 of every file in the result folder but this one, by name."""
 
     @property
     def weights(self) -> int:
@@ -156,6 +160,13 @@ def machine(device: torch.device) -> dict[str, str]:
     return facts
 
 
+def repeatability(device: torch.device) -> str:
+    """Where the same recipe, with the same versions, gives the same bits again."""
+    if device.type == "cpu":
+        return f"on this kind of machine, with {torch.get_num_threads()} threads"
+    return "not promised: on an accelerator, backward passes may add in another order each time"
+
+
 def peak_memory_bytes() -> int:
     """Largest resident memory of this process so far."""
     status = Path("/proc/self/status")
@@ -198,5 +209,7 @@ def read_record_file(path: Path) -> RunRecord:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(
-            f"the run record cannot be read ({where}: {first['msg']})", where=path
+            f"the run record cannot be read ({where + ': ' if where else ''}{first['msg']})",
+            where=path,
+            wanted="the run.json that secateur wrote, or none",
         ) from fault

@@ -12,6 +12,8 @@ from secateur.data import Protocol
 from secateur.report.comparison import Comparison, Row
 from secateur.report.record import RunRecord
 
+_OF_ITS_OWN = ("out", "seed", "overwrite", "restart", "trust_remote_code")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -103,7 +105,7 @@ def _commands(comparison: Comparison, row: Row, file: str) -> Iterator[str]:
 
 def _as_yaml(run: RunRecord) -> str:
     """The recipe without what every run has of its own."""
-    shared = {k: v for k, v in run.recipe.items() if k not in ("out", "seed", "overwrite")}
+    shared = {k: v for k, v in run.recipe.items() if k not in _OF_ITS_OWN}
     return yaml.safe_dump(shared, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 

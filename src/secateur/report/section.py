@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -131,13 +130,15 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
             said += f". It removes {100 * score.removed.mean:.0f} % of Wanda's damage"
         near = [row.name for row in rows if row is not best and _meet(score, row.scores[0])]
         if near:
-            said += f". Within the spread: {', '.join(near)}"
+            said += f". The spread does not separate it from {_listed(near)}"
         yield pattern, f"{said}."
 
 
 def _printed(score: Score) -> str:
     found = score.perplexity
-    return number(found.mean, 2) + ("" if found.spread is None else f" ± {number(found.spread, 2)}")
+    return number(found.mean, 2) + (
+        " (one seed)" if found.spread is None else f" ± {number(found.spread, 2)}"
+    )
 
 
 def _meet(one: Score, other: Score) -> bool:
@@ -153,11 +154,11 @@ def _samples(comparison: Comparison) -> Iterator[Sample]:
         by_pattern: dict[str, list[tuple[str, str]]] = {}
         for row, sample in found:
             if (sample.prompt, sample.dense) == (prompt, dense):
-                by_pattern.setdefault(row.pattern, []).append((row.name, _line(sample.pruned)))
-        yield Sample(_line(prompt), _line(dense), by_pattern)
+                by_pattern.setdefault(row.pattern, []).append((row.name, _passage(sample.pruned)))
+        yield Sample(_passage(prompt), _passage(dense), by_pattern)
 
 
-def _line(text: str) -> str:
-    """Text on one line, not too long."""
-    line = re.sub(r"\s*\n\s*", " ↵ ", text.strip())
-    return line if len(line) <= LONGEST_SAMPLE else line[:LONGEST_SAMPLE] + "…"
+def _passage(text: str) -> str:
+    """Text as it was written, blank edges dropped, not too long."""
+    text = text.strip("\n").rstrip()
+    return text if len(text) <= LONGEST_SAMPLE else text[:LONGEST_SAMPLE] + "…"

@@ -1,0 +1,89 @@
+"""Where a result may go, and what comes with it from the source's folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from secateur.checkpoint.read import INDEX, PICKLES, SINGLE
+from secateur.errors import CheckpointError, OutputError
+
+STATE = "state"
+"""What the next process needs to go on, within a result folder that has no name yet (state.py)."""
+
+_NOT_COPIED = (SINGLE, INDEX, "*.safetensors", "*.index.json", *PICKLES, "*.h5", "*.msgpack",
+               "*.gguf", "*.onnx", "*.md", "run.json", ".*")  # fmt: skip
+
+
+def check_output(out: Path, source: Path, *, overwrite: bool) -> None:
+    """Prove that a run can put its result there, before any work is done.
+
+    Raises:
+        OutputError: it cannot, or would destroy something.
+        CheckpointError: the source would bring a private file along.
+    """
+    _check_links(source)
+    try:
+        _check_place(out.expanduser().resolve(), source.resolve(), overwrite)
+    except (OSError, RuntimeError) as fault:  # too long a name, an unknown user after "~"
+        reason = getattr(fault, "strerror", None) or str(fault)
+        raise OutputError(
+            f"the output folder cannot be made here ({reason})", where=out, hint="another --out"
+        ) from fault
+
+
+def _check_place(out: Path, source: Path, overwrite: bool) -> None:
+    if source == out or source.is_relative_to(out):
+        raise OutputError(
+            "the output folder is the model itself, or contains it", where=out, hint="another --out"
+        )
+    if out.exists() and not out.is_dir():
+        raise OutputError("the output exists and is no folder", where=out, hint="another --out")
+    if (out / "run.json").is_file() and (out / STATE).is_dir():
+        shutil.rmtree(out / STATE, ignore_errors=True)  # its run was killed when all was done
+    if out.is_dir() and any(out.iterdir()):
+        if not overwrite:
+            raise OutputError(
+                "the output folder exists and is not empty", where=out, hint="--overwrite"
+            )
+        if not (out / "config.json").is_file():
+            raise OutputError(
+                "the output folder holds something else than a model and is not overwritten",
+                where=out,
+                hint="another --out",
+            )
+    parent = out
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK) or not parent.is_dir():
+        raise OutputError(
+            "the output folder cannot be made here", where=parent, hint="a folder you may write to"
+        )
+
+
+def files_beside(source: Path, *, with_code: bool) -> list[Path]:
+    """What is copied from the source: configuration, tokenizer, licence; code if it is trusted."""
+    left_out = _NOT_COPIED if with_code else (*_NOT_COPIED, "*.py")
+    return [
+        path
+        for path in sorted(source.iterdir())
+        if path.is_file() and not any(path.match(pattern) for pattern in left_out)
+    ]
+
+
+def _check_links(source: Path) -> None:
+    """Raise `CheckpointError` for a file that would be copied and is a link to somewhere else.
+
+    A folder from a stranger could have a link to a private file of yours, which would then be
+    published with the result. Links into the hub's own cache are what its snapshots are made of.
+    """
+    inside = (source.resolve(), source.resolve().parent.parent / "blobs")
+    for path in files_beside(source, with_code=True):
+        if not any(path.resolve().is_relative_to(folder) for folder in inside):
+            raise CheckpointError(
+                f"{path.name} is a link to {path.resolve()}",
+                where=source,
+                wanted="files, or links within the folder",
+                hint="a copy of that file in place of the link",
+            )

@@ -1,0 +1,86 @@
+"""Files that are whole or not there: written under another name, flushed, renamed.
+
+A process that is killed, a full disk and a power cut leave the file that was there before, or none;
+what is left of an attempt ends in `.unfinished`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from secateur.errors import OutputError
+
+UNFINISHED = ".unfinished"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A full disk or a missing right is the user's to mend."""
+    try:
+        yield
+    except (OSError, SafetensorError) as fault:
+        full = any(os.strerror(number) in str(fault) for number in _FULL)
+        hint = "freeing space, and the same command again" if full else "another place"
+        raise OutputError(f"cannot be written ({fault})", where=path, hint=hint) from fault
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The name under which to write a file that is `path` once it is whole and on the disk.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with writing(path):
+        try:
+            yield unfinished
+            unfinished.chmod(0o666 & ~_umask())  # safetensors makes files for their owner only
+            flush(unfinished)
+            unfinished.rename(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)  # the space may be what is missing
+            raise
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file, whole or not at all."""
+    with replacing(path) as unfinished:
+        save_file(dict(tensors), unfinished, metadata={"format": "pt"})
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

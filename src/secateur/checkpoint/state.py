@@ -1,0 +1,261 @@
+"""What an unfinished run leaves behind, so that the next one goes on after its last finished block.
+
+    OUT's parent/.OUT.partial/state/
+        identity.json               what the run is made of: recipe, source, calibration, precision
+        block-00003.json            block 3 is finished: its record, and the checksum of its shard
+        stream-00004.safetensors    the hidden states that enter block 4: one such file at a time
+        weights-00003.safetensors   new weights of a model that was loaded whole, until it is saved
+        gradients.safetensors       full-model gradients, once they are whole
+        dense.safetensors           held-out hidden states that leave the dense model
+
+A block is finished when `block-N.json` is there. It is written after everything that it stands for,
+so a run can be killed at any moment: the block it was in is pruned again, the others are not.
+Why hidden states are kept and not computed again: docs/decisions/0007.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from secateur.checkpoint.durable import UNFINISHED, flush, write_tensors, write_text
+from secateur.errors import CheckpointError, RecipeError
+
+IDENTITY = "identity.json"
+DENSE = "dense.safetensors"
+
+
+@dataclass(frozen=True)
+class FinishedBlock:
+    """One block that an earlier process finished.
+
+    Attributes:
+        record: what the caller gave to `RunState.finish_block`.
+        shard: name and SHA-256 of the file that holds it in the result, if there is one yet.
+        seconds: that the run had taken when the block was finished.
+    """
+
+    record: dict[str, Any]
+    shard: tuple[str, str] | None
+    seconds: float
+
+
+class RunState:
+    """The state of one unfinished run on disk.
+
+    Args:
+        folder: of the state; need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.finished: list[FinishedBlock] = []
+
+    @property
+    def worth_keeping(self) -> bool:
+        """Whether there is work in it."""
+        return bool(self.finished) or self.gradients.is_file()
+
+    @property
+    def gradients(self) -> Path:
+        """Where full-model gradients are kept while the run lasts."""
+        return self.folder / "gradients.safetensors"
+
+    def begin(self, identity: Mapping[str, Any], circumstances: Mapping[str, Any]) -> None:
+        """Start with nothing finished.
+
+        Args:
+            identity: what must be the same for another process to go on.
+            circumstances: what should be, since the bits may depend on it.
+        """
+        self.folder.mkdir(parents=True)
+        facts = {"identity": identity, "circumstances": circumstances}
+        write_text(self.folder / IDENTITY, json.dumps(facts, indent=2) + "\n")
+
+    def read(self) -> dict[str, Any] | None:
+        """Find out what is finished, and remove what a killed process left half done.
+
+        Returns:
+            what was given to `begin`, or None if there is no work to go on with.
+
+        Raises:
+            CheckpointError: there is, but it cannot be read.
+        """
+        self.finished = []
+        try:
+            facts = json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
+            while (path := self._block(len(self.finished))).is_file():
+                self.finished.append(_finished(path))
+            if facts.keys() != {"identity", "circumstances"}:
+                raise KeyError("identity")
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as fault:
+            raise _damaged("state", self.folder, fault) from fault
+        needed = self._stream(len(self.finished))
+        left_over = ("*" + UNFINISHED, "inputs-*", "stream-*")
+        for path in {path for pattern in left_over for path in self.folder.glob(pattern)}:
+            if path != needed:
+                path.unlink()
+        return dict(facts) if self.worth_keeping else None
+
+    def check(
+        self,
+        found: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        circumstances: Mapping[str, Any],
+    ) -> tuple[str, ...]:
+        """Whether this run may go on with what `read` found.
+
+        Returns:
+            notices about circumstances that have changed.
+
+        Raises:
+            RecipeError: it is another run; says what differs.
+        """
+        if differing := _differences(found["identity"], identity):
+            raise RecipeError(
+                f"an unfinished run with {len(self.finished)} finished blocks had"
+                f" {' | '.join(differing)}",
+                where=self.folder.parent,
+                hint="the same command as before to continue it, --restart to give it up, or"
+                " another --out",
+            )
+        return tuple(
+            f"the run was begun with {line}: its bits may differ from an uninterrupted one's"
+            for line in _differences(found["circumstances"], circumstances)
+        )
+
+    def finish_block(
+        self,
+        index: int,
+        record: Mapping[str, Any],
+        shard: tuple[str, str] | None,
+        streams: Mapping[str, list[Tensor]],
+        seconds: float,
+    ) -> None:
+        """Make block `index` count as finished.
+
+        Args:
+            index: the blocks below it are finished.
+            record: comes back as it is after a crash.
+            shard: name and SHA-256 of its file in the result.
+            streams: name -> hidden states by batch that enter the next block.
+            seconds: that the run has taken so far.
+        """
+        write_batches(self._stream(index + 1), streams)
+        facts = {"record": record, "shard": shard, "seconds": seconds}
+        flush(self.folder)
+        write_text(self._block(index), json.dumps(facts) + "\n")
+        flush(self.folder)
+        self._stream(index).unlink(missing_ok=True)
+        self.finished.append(FinishedBlock(dict(record), shard, seconds))
+
+    def restore_streams(self, streams: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+        """The hidden states that enter the first block that is not finished.
+
+        Args:
+            streams: hidden states of the same shapes, on the devices where they are to be.
+
+        Raises:
+            CheckpointError: they are not there, or not of these shapes.
+        """
+        path = self._stream(len(self.finished))
+        return read_batches(path, streams)
+
+    def keep_weights(self, index: int, changed: Mapping[str, Tensor]) -> None:
+        """Keep the new weights of a block that is in no shard yet."""
+        tensors = {name: value.cpu().contiguous() for name, value in changed.items()}
+        write_tensors(self._weights(index), tensors)
+
+    def kept_weights(self, index: int) -> dict[str, Tensor]:
+        """The new weights of a finished block, as `keep_weights` was given them."""
+        return _load(self._weights(index))
+
+    def remove(self) -> None:
+        """Leave nothing of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _block(self, index: int) -> Path:
+        return self.folder / f"block-{index:05d}.json"
+
+    def _stream(self, index: int) -> Path:
+        return self.folder / f"stream-{index:05d}.safetensors"
+
+    def _weights(self, index: int) -> Path:
+        return self.folder / f"weights-{index:05d}.safetensors"
+
+
+def write_batches(path: Path, streams: Mapping[str, list[Tensor]]) -> None:
+    """Keep hidden states by batch, bit for bit."""
+    tensors = {
+        f"{name}.{number}": hidden.cpu().contiguous()
+        for name, batches in streams.items()
+        for number, hidden in enumerate(batches)
+    }
+    write_tensors(path, tensors)
+
+
+def read_batches(path: Path, like: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+    """What `write_batches` wrote, on the devices of `like`, whose shapes and dtypes it must have.
+
+    Raises:
+        CheckpointError: it is not there, or not of these shapes.
+    """
+    kept = _load(path)
+    streams: dict[str, list[Tensor]] = {}
+    for name, batches in like.items():
+        hidden = [kept.get(f"{name}.{number}") for number in range(len(batches))]
+        streams[name] = [
+            new.to(old.device)
+            for old, new in zip(batches, hidden, strict=True)
+            if new is not None and (new.shape, new.dtype) == (old.shape, old.dtype)
+        ]
+        if len(streams[name]) < len(batches):
+            raise _damaged("hidden states", path, f"{name} is not what it was")
+    return streams
+
+
+def _finished(path: Path) -> FinishedBlock:
+    """What `finish_block` wrote."""
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    shard = facts["shard"]
+    return FinishedBlock(
+        dict(facts["record"]), shard and (shard[0], shard[1]), float(facts["seconds"])
+    )
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    """Tensors in memory of their own: on a CPU, what comes back is the mapped file itself."""
+    try:
+        return {name: value.clone() for name, value in load_file(path).items()}
+    except (OSError, SafetensorError) as fault:
+        raise _damaged("tensors", path, fault) from fault
+
+
+def _damaged(what: str, where: Path, fault: object) -> CheckpointError:
+    return CheckpointError(
+        f"the {what} of an unfinished run cannot be read ({fault})", where=where, hint="--restart"
+    )
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What is not the same, a phrase each."""
+    return [
+        f"{key} {_brief(found.get(key))}, not {_brief(wanted.get(key))}"
+        for key in {**found, **wanted}
+        if found.get(key) != wanted.get(key)
+    ]
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

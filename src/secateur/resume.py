@@ -1,0 +1,131 @@
+"""Going on with an unfinished run: what must be the same, what is put back, what is kept.
+
+A run goes on if it would do the same again: the same recipe, weights, calibration and held-out
+tokens, precision and kind of device. What it is called and where it lies does not matter. Other
+versions, machines and numbers of threads are allowed, with a notice: the bits may depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.blocks.stream import Stream
+from secateur.blocks.sweep import BlockResult
+from secateur.checkpoint import Checkpoint, OutputFolder, StreamedModel
+from secateur.evaluate import Following
+from secateur.prepare import Prepared
+from secateur.report import BlockRecord
+from secateur.report.record import machine, versions
+
+NO_MATTER = frozenset(
+    {"model", "out", "overwrite", "restart", "calibration", "text", "windows", "gradients"}
+) | {"save_gradients", "block_inputs", "device", "dtype"}
+"""Of a recipe: what changes no bit of the result, or is compared by its content."""
+
+
+def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFolder:
+    """The result folder of a run, to be entered: it goes on with an unfinished run, or begins.
+
+    Raises:
+        OutputError: it cannot be there.
+    """
+    recipe = prepared.recipe
+    assert recipe.out is not None
+    assert prepared.folder is not None
+    return OutputFolder(
+        Path(recipe.out),
+        prepared.folder,
+        overwrite=recipe.overwrite,
+        restart=recipe.restart,
+        with_code=recipe.trust_remote_code,
+        identity=identity(prepared),
+        circumstances=circumstances(prepared),
+        notice=notice,
+    )
+
+
+def identity(prepared: Prepared) -> dict[str, Any]:
+    """What decides every bit of the result, by a name that a person knows."""
+    recipe = prepared.recipe.spelled_out()
+    facts = {key: value for key, value in recipe.items() if key not in NO_MATTER}
+    for group in ("parameters", "regional"):
+        facts.update({f"{group}.{name}": value for name, value in facts.pop(group).items()})
+    for name, text in (("calibration", prepared.calibration), ("held-out", prepared.heldout)):
+        facts[f"{name} tokens"] = None if text is None else text.protocol.token_sha256
+    source = prepared.source
+    facts["precision"] = str(source.dtype).removeprefix("torch.")
+    facts["device"] = source.device.type
+    if prepared.folder is not None:
+        facts["source weights"] = Checkpoint(prepared.folder).fingerprint()
+    return facts
+
+
+def circumstances(prepared: Prepared) -> dict[str, Any]:
+    """What the bits may depend on beside it."""
+    return {**versions(), **machine(prepared.source.device)}
+
+
+def streams_of(stream: Stream | None, following: Following | None) -> dict[str, Stream]:
+    """What moves from block to block, by name."""
+    streams = {} if stream is None else {"calibration": stream}
+    return streams if following is None else {**streams, "held-out": following.stream}
+
+
+def go_on(output: OutputFolder, prepared: Prepared, streams: Mapping[str, Stream]) -> int:
+    """Put everything where it was after the last finished block; how many are finished.
+
+    Raises:
+        CheckpointError: what was kept cannot be read.
+    """
+    done, source = len(output.state.finished), prepared.source
+    if not done:
+        return 0
+    kept = output.state.restore_streams({name: s.hidden for name, s in streams.items()})
+    for name, stream in streams.items():
+        stream.hidden = kept[name]
+    if not isinstance(source, StreamedModel):
+        for index in range(done):
+            changed = output.state.kept_weights(index)
+            with source.open_block(index), torch.no_grad():
+                for name, value in changed.items():
+                    source.model.get_parameter(name).copy_(value)
+    return done
+
+
+def keep(
+    output: OutputFolder,
+    prepared: Prepared,
+    result: BlockResult,
+    record: BlockRecord,
+    streams: Mapping[str, Stream],
+    seconds: float,
+) -> None:
+    """Make a block finished: whatever happens now, it need not be pruned again.
+
+    Args:
+        output: takes the block.
+        prepared: the run.
+        result: the block.
+        record: of it.
+        streams: as they leave the block.
+        seconds: that the run has taken so far, earlier processes included.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    shard, source = None, prepared.source
+    if isinstance(source, StreamedModel):
+        shard = output.write_block(source, result.index, result.changed)
+    else:
+        output.state.keep_weights(result.index, result.changed)
+    output.state.finish_block(
+        result.index,
+        record.model_dump(mode="json"),
+        shard,
+        {name: stream.hidden for name, stream in streams.items()},
+        seconds,
+    )

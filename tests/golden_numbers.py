@@ -1,0 +1,92 @@
+"""The golden numbers of the bundled model: perplexity of every method on tokens kept beside them.
+
+    python tests/golden_numbers.py        measures them anew, after the model or a method changed
+
+The tokens are cut once, since the built-in text differs between versions of Python.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from secateur import pipeline
+from secateur.bundled import BUILTIN_MODEL, FOLDER
+from secateur.data import load_calibration, load_heldout
+from secateur.methods import every
+from secateur.recipe import Recipe
+from secateur.report.record import now, versions
+from secateur.sequences import load_tokenizer
+
+TOKENS = Path(__file__).parent / "golden" / "tokens.safetensors"
+NUMBERS = TOKENS.with_name("perplexity.json")
+PATTERNS = ("2:4", "50%")
+SEQUENCES, LENGTH = 32, 128
+
+
+def measure(tokens: dict[str, Tensor], folder: Path) -> dict[str, float]:
+    """Perplexity by "method pattern", and of the dense model; `folder` for what lies on disk."""
+    calibration, text = folder / "calibration.safetensors", folder / "text.safetensors"
+    save_file({"input_ids": tokens["calibration"]}, calibration)
+    save_file({"input_ids": tokens["heldout"]}, text)
+    found: dict[str, float] = {}
+    for pattern in PATTERNS:
+        for method in every():
+            recipe = Recipe.build(
+                {
+                    "model": BUILTIN_MODEL,
+                    "method": method.name,
+                    "pattern": pattern,
+                    "calibration": str(calibration),
+                    "samples": SEQUENCES,
+                    "text": str(text),
+                    "sequence_length": LENGTH,
+                    "device": "cpu",
+                }
+            )
+            [evaluation] = pipeline.prune(recipe).evaluations
+            found[f"{method.name} {pattern}"] = evaluation.perplexity
+            assert evaluation.dense_perplexity is not None
+            found["dense"] = evaluation.dense_perplexity
+    return found
+
+
+def cut_tokens() -> dict[str, Tensor]:
+    """Calibration and held-out windows, int32 [sequences, tokens]."""
+    tokenizer = load_tokenizer(FOLDER)
+    calibration = load_calibration(
+        "builtin", tokenizer=tokenizer, samples=SEQUENCES, sequence_length=LENGTH, seed=0
+    )
+    heldout = load_heldout(
+        "builtin", tokenizer=tokenizer, sequence_length=LENGTH, windows=None
+    ).input_ids
+    return {
+        "calibration": calibration.input_ids.int(),
+        "heldout": heldout[:: len(heldout) // SEQUENCES][:SEQUENCES].int().contiguous(),
+    }
+
+
+def main() -> None:
+    """Cut the tokens if there are none, measure, write."""
+    import tempfile
+
+    TOKENS.parent.mkdir(exist_ok=True)
+    if not TOKENS.exists():
+        save_file(cut_tokens(), TOKENS)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(load_file(TOKENS), Path(folder))
+    facts = {
+        "command": "python tests/golden_numbers.py",
+        "made": now(),
+        "versions": versions(),
+        "perplexity": {name: round(value, 4) for name, value in found.items()},
+    }
+    NUMBERS.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    print(NUMBERS.read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,498 @@
+"""The report: which runs are compared, the numbers by hand, and that no text becomes markup."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from records import KINDS, make_evaluation, make_record, make_sample, make_study
+from secateur import cli
+from secateur.errors import OutputError
+from secateur.recipe import Recipe
+from secateur.recipe_file import read_yaml
+from secateur.report import RunRecord, write_report
+from secateur.report.charts import dot_plot, span_of
+from secateur.report.comparison import Spread
+from secateur.report.damage import error_by_block, places, seconds_by_phase
+from secateur.report.formats import as_csv, as_latex, as_markdown
+from secateur.report.grouping import compare
+from secateur.report.page import render
+from secateur.report.reproduce import recipe_of
+from secateur.report.scale import Axis, near, spread_out
+
+# --- the comparison ---
+
+
+def test_mean_spread_and_damage_by_hand() -> None:
+    """Dense 10; Wanda 14 and 16; Wanda++ 11 and 13: removes 3/4 and 3/6."""
+    records = [make_record("wanda", seed=seed, perplexity=ppl) for seed, ppl in ((0, 14), (1, 16))]
+    records += [
+        make_record("wanda++", seed=seed, perplexity=ppl, error=0.1)
+        for seed, ppl in ((0, 11), (1, 13))
+    ]
+    (found,) = compare(records)
+    wanda, wandapp = found.rows
+    assert (wanda.name, wandapp.name) == ("wanda", "wanda++")
+    assert wanda.scores[0].perplexity == Spread(15, 1, 2)
+    assert wanda.scores[0].removed is None
+    assert wandapp.scores[0].perplexity == Spread(12, 1, 2)
+    assert wandapp.scores[0].removed == Spread(0.625, 0.125, 2)
+    assert wandapp.scores[0].divergence == Spread(0.12, pytest.approx(0.01), 2)
+    assert wandapp.output_error == Spread(pytest.approx(0.075), 0, 2)  # mean of 0.1 and 0.05
+    assert wandapp.seconds == 10.5
+    assert found.texts[0].dense == 10
+    assert found.best("2:4", 0) is wandapp
+
+
+def test_three_seeds_have_a_standard_deviation() -> None:
+    found = Spread.of([1.0, 2.0, 6.0])
+    assert found == Spread(3, pytest.approx(7**0.5), 3)
+    assert Spread.of([4.0]) == Spread(4, None, 1)
+    assert Spread.of([]) is None
+
+
+def test_damage_is_removed_at_the_same_seed_only() -> None:
+    records = [
+        make_record("wanda", seed=0, perplexity=14),
+        make_record("gblm", seed=0, perplexity=12),
+    ]
+    records += [make_record("gblm", seed=1, perplexity=11)]
+    (found,) = compare(records)
+    assert found.rows[1].scores[0].removed == Spread(0.5, None, 1)
+    (without,) = compare(records[1:])
+    assert without.rows[0].scores[0].removed is None
+
+
+def test_no_damage_leaves_nothing_to_remove() -> None:
+    (found,) = compare([make_record("wanda", perplexity=9.5), make_record("gblm", perplexity=12)])
+    assert found.rows[1].scores[0].removed is None
+
+
+def test_rows_stand_by_sparsity_and_by_the_age_of_the_method() -> None:
+    records = [
+        make_record(method, pattern)
+        for pattern in ("80%", "0.5", "4:8", "2:4")
+        for method in ("wanda++", "novel", "magnitude")
+    ]
+    (found,) = compare(records)
+    assert list(found.patterns) == ["2:4", "4:8", "50%", "80%"]
+    assert [row.method for row in found.patterns["50%"]] == ["magnitude", "wanda++", "novel"]
+
+
+def test_other_models_texts_and_unmeasured_runs_are_kept_apart() -> None:
+    other = make_evaluation(12, token_sha256="b" * 64)
+    records = [
+        make_record("wanda"),
+        make_record("gblm"),
+        make_record("wanda", recipe={"model": "models/other"}),
+        make_record("wanda", evaluations=(other,)),
+        make_record("sparsegpt", perplexity=None),
+    ]
+    found = compare(records)
+    assert [len(group.rows) for group in found] == [2, 1, 1, 1]
+    page = render(records)
+    assert "4 comparisons" in page
+    assert "Their numbers do not compare" in page
+
+
+def test_settings_make_rows_of_their_own() -> None:
+    records = [
+        make_record("wanda++", recipe={"regional": {"rounds": 5, "step": 0.35}}),
+        make_record("wanda++", seed=1, recipe={"regional": {"rounds": 5, "step": 0.35}}),
+        make_record("wanda++", recipe={"preset": "paper", "regional": {"rounds": 5, "step": None}}),
+        make_record("wanda", recipe={"preset": "paper"}),  # has no regional optimiser
+        make_record("wanda", seed=1),
+    ]
+    (found,) = compare(records)
+    assert [(row.name, len(row.runs)) for row in found.rows] == [
+        ("wanda", 2),
+        ("wanda++ (preset=auto)", 2),
+        ("wanda++ (preset=paper)", 1),
+    ]
+
+
+def test_a_copy_counts_once_and_a_repeat_is_told() -> None:
+    record = make_record()
+    beside_the_model = record.model_copy(
+        update={"evaluations": (), "recipe": {**record.recipe, "out": "elsewhere"}}
+    )
+    (found,) = compare([beside_the_model, record, record])
+    assert found.runs == (record,)
+    assert found.notices == ()
+    again = make_record(perplexity=13, created="2026-02-01T00:00:00+00:00")
+    (found,) = compare([again, record])
+    assert found.runs == (again,)
+    assert "the latest is shown" in found.notices[0]
+
+
+def test_what_makes_a_difference_doubtful_is_told() -> None:
+    records = [
+        make_record("wanda"),
+        make_record("gblm", calibration=make_evaluation(1, token_sha256="f" * 64).protocol),
+        make_record("sparsegpt", evaluations=(make_evaluation(12, dense=10.2),), device="cuda:0"),
+    ]
+    (found,) = compare(records)
+    assert [notice.split()[0] for notice in found.notices] == ["Runs", "The", "Runs"]
+    assert "from 10.00 to 10.20" in found.notices[1]
+    page = render(records)
+    assert all(notice in page for notice in found.notices)
+
+
+def test_findings_say_what_the_spread_does_not_separate() -> None:
+    page = render(
+        [make_record("wanda", seed=seed, perplexity=12 + seed) for seed in (0, 1)]
+        + [make_record("gblm", seed=seed, perplexity=12.5 + seed) for seed in (0, 1)]
+        + [make_record("wanda", "50%"), make_record("gblm", "50%", perplexity=11)]
+    )
+    assert "wanda has the lowest perplexity, 12.50 ± 0.50; dense 10.00." in page
+    assert "The spread does not separate it from gblm." in page
+    assert "gblm has the lowest perplexity, 11.00 (one seed); dense 10.00. It removes 50 %" in page
+
+
+# --- damage, sparsity, time ---
+
+
+def test_damage_by_block_and_kind_is_the_mean_over_seeds() -> None:
+    (found,) = compare([make_record(seed=0, error=0.2), make_record(seed=1, error=0.4)])
+    (row,) = found.rows
+    assert error_by_block(row) == (pytest.approx(0.3), pytest.approx(0.15))
+    by_place = {(place.block, place.kind): place for place in places(row)}
+    assert list(by_place) == [(block, kind) for block in (0, 1) for kind in KINDS]
+    assert by_place[1, "mlp.down_proj"].output_error == pytest.approx(0.15)
+    assert by_place[1, "mlp.down_proj"].sparsity == 0.5
+    assert by_place[1, "mlp.down_proj"].matrices == 1
+    assert seconds_by_phase(row) == {
+        "load": 1, "observe": 2, "prune": 4, "propagate": 1, "other": 2.5
+    }  # fmt: skip
+
+
+def test_experts_are_taken_together() -> None:
+    record = make_record(blocks=1)
+    (block,) = record.blocks
+    named = [f"model.layers.0.mlp.experts.{index}.up_proj.weight" for index in (0, 1)]
+    matrices = tuple(
+        matrix.model_copy(update={"name": name})
+        for matrix, name in zip(block.matrices, named, strict=True)
+    )
+    record = record.model_copy(
+        update={"blocks": (block.model_copy(update={"matrices": matrices}),)}
+    )
+    (found,) = compare([record])
+    (place,) = places(found.rows[0])
+    assert (place.kind, place.matrices) == ("mlp.experts.*.up_proj", 2)
+
+
+def test_a_matrix_that_fails_is_named() -> None:
+    record = make_record()
+    facts = record.model_dump(mode="json")
+    facts["blocks"][1]["matrices"][0] |= {"zeros": 15, "holds": False}
+    page = render([RunRecord.model_validate(facts)])
+    assert "fails in 1 of 4: model.layers.1.self_attn.q_proj.weight" in page
+    assert "46.8750 fails" in page
+    assert "all 4" in render([record])
+
+
+# --- text ---
+
+
+def test_markdown_has_every_number() -> None:
+    lines = as_markdown(compare(make_study())).splitlines()
+    assert lines[0] == "**heron, pruned: perplexity on heldout (24 windows of 128 tokens)**"
+    assert lines[4].startswith("|  | dense | 10.00 |")
+    assert lines[5].startswith("| 2:4 | magnitude | 5000.00 ± 0.10 | -1.25e+05 ± 3119 |")
+    assert lines[6].startswith(
+        "| 2:4 | wanda | 14.00 ± 0.10 |  | 0.1400 ± 0.0010 | 0.1500 ± 0.0000"
+    )
+    assert lines[7].startswith("| 2:4 | wanda++ | **11.00 ± 0.10** | 75 ± 2 |")
+    assert "± is the standard deviation over 3 seeds." in lines[-1]
+    assert len({line.count("|") for line in lines[2:11]}) == 1
+
+
+def test_latex_is_balanced_and_escaped() -> None:
+    text = as_latex(compare([make_record("wanda_50%&{", "50%"), make_record("gblm", "50%")]))
+    assert r"wanda\_50\%\&\{ & $\mathbf{12.00}$" in text
+    assert r"50\% & gblm & $\mathbf{12.00}$" in text
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 4
+    assert len({line.replace(r"\&", "").count("&") for line in rows}) == 1
+
+
+def test_csv_is_unrounded_with_a_line_for_every_text() -> None:
+    evaluations = (make_evaluation(12.123456789), make_evaluation(13, token_sha256="b" * 64))
+    lines = list(
+        csv.DictReader(io.StringIO(as_csv(compare([make_record(evaluations=evaluations)]))))
+    )
+    assert [line["perplexity"] for line in lines] == ["12.123456789", "13.0"]
+    assert [line["token_sha256"][0] for line in lines] == ["a", "b"]
+    (line,) = csv.DictReader(io.StringIO(as_csv(compare([make_record(perplexity=None)]))))
+    assert (line["perplexity"], line["method"], line["seconds"]) == ("", "wanda", "10.0")
+
+
+# --- charts ---
+
+
+def test_a_value_far_out_does_not_squash_the_rest() -> None:
+    values = [Spread(value, None, 1) for value in (5000.0, 14.0, 11.0, float("inf"))]
+    span = span_of(values, 10)
+    assert 9 < span[0] < 10
+    assert 14 < span[1] < 15
+    chart = dot_plot(list("abcd"), range(4), values, ["5000", "14", "11", "inf"], 10, span)
+    assert [dot.x is None for dot in chart.dots] == [True, False, False, True]
+    assert near([11, 16], 10) == [11, 16]
+    assert near([], 10) == []
+
+
+def test_labels_keep_their_distance_and_stay_inside() -> None:
+    assert spread_out([100, 100, 101], 14, 0, 110) == [82, 96, 110]
+    assert spread_out([5, 50], 14, 0, 110) == [5, 50]
+    assert spread_out([0, 0, 0], 14, 0, 10) == [0, 5, 10]
+
+
+def test_ticks_are_round() -> None:
+    labels = [tick.label for tick in Axis(9.7, 14.2, 0, 100).ticks(3)]
+    assert labels == ["10", "12", "14"]
+    assert [tick.label for tick in Axis(0, 0.42, 0, 100).ticks(4)] == ["0.0", "0.2", "0.4"]
+
+
+# --- the page ---
+
+
+class Outline(HTMLParser):
+    """Tags, headings, ids and attributes of a page; complains about tags that do not close."""
+
+    VOID = frozenset({"meta", "link", "br", "path", "rect"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.headings: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attributes
+        self.ids += [value for name, value in attributes if name == "id" and value]
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, text: str) -> None:
+        if self._open and self._open[-1] in ("h1", "h2", "h3"):
+            self.headings.append(text)
+
+
+SECTIONS = [
+    "Results",
+    "Perplexity by method and pattern",
+    "Where the damage happens",
+    "By matrix",
+    "What the models write",
+    "Sparsity, matrix by matrix",
+    "Time and memory",
+    "How to reproduce it",
+    "Methods and terms",
+]
+
+
+def test_a_study_has_every_section() -> None:
+    outline = Outline(render(make_study()))
+    assert outline.headings[0] == "heron, pruned by 3 methods to 2:4 and 50%"
+    assert [head for head in SECTIONS if head not in outline.headings] == []
+    assert len(outline.ids) == len(set(outline.ids))
+
+
+def test_one_run_without_numbers_leaves_sections_out() -> None:
+    record = make_record("magnitude", perplexity=None, error=None, calibration=None)
+    facts = record.model_dump(mode="json")
+    for block in facts["blocks"]:
+        for matrix in block["matrices"]:
+            matrix["output_error"] = None
+    outline = Outline(render([RunRecord.model_validate(facts)]))
+    left_out = {*SECTIONS[1:5]}
+    assert [head for head in SECTIONS if head in outline.headings] == [
+        head for head in SECTIONS if head not in left_out
+    ]
+    assert "None" not in "".join(outline.headings)
+
+
+def test_the_same_records_make_the_same_bytes_in_any_order() -> None:
+    study = make_study()
+    assert render(study) == render(list(reversed(study)))
+
+
+HOSTILE = """<script>alert("x")</script>'"><img src=x onerror=alert(1)>{{ 7 * 7 }}"""
+
+
+def test_no_text_becomes_markup() -> None:
+    evaluation = make_evaluation(12, source=f"texts/{HOSTILE}")
+    sample = make_sample("a").model_copy(update={"pruned": HOSTILE, "prompt": HOSTILE})
+    record = make_record(
+        HOSTILE,
+        evaluations=(evaluation,),
+        recipe={"model": HOSTILE, "parameters": {HOSTILE: HOSTILE}, "calibration": HOSTILE},
+        architecture=HOSTILE,
+        sample=sample,
+        notices=(HOSTILE,),
+        machine={HOSTILE: HOSTILE},
+        versions={HOSTILE: HOSTILE},
+    )
+    harmless = render([make_record(sample=make_sample("a"), notices=("one",))])
+    page = render([record])
+    tags, expected = Outline(page).tags, Outline(harmless).tags
+    assert tags.count("script") == expected.count("script") == 1
+    assert "img" not in tags
+    assert not [name for name, _ in Outline(page).attributes if name.startswith("on")]
+    assert "{{ 7 * 7 }}" in page
+
+
+def test_the_page_fetches_nothing() -> None:
+    page = render(make_study())
+    outline = Outline(page)
+    assert not {"iframe", "object", "embed", "img", "base", "form"} & set(outline.tags)
+    assert [value for name, value in outline.attributes if name == "src"] == []
+    links = {value for name, value in outline.attributes if name == "href" and value}
+    assert all(link.startswith(("https://arxiv.org/abs/", "#", "data:,")) for link in links)
+    assert "default-src 'none'" in page
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_a_recipe_can_be_run_again(tmp_path: Path) -> None:
+    """What the page shows, read as the command reads it, is the recipe of the run."""
+    values = {
+        "model": "./heron", "method": "wanda++", "pattern": "2:4", "calibration": "c4",
+        "parameters": {"alpha": 1e-5}, "regional": {"rounds": 3},
+    }  # fmt: skip
+    whole = Recipe.build(values).spelled_out()
+    (found,) = compare([make_record("wanda++", recipe={**whole, "out": "x y", "seed": 3})])
+    shown = recipe_of(found, found.rows[0])
+    path = tmp_path / "recipe.yaml"
+    path.write_text(shown.yaml, encoding="utf-8")
+    again = Recipe.build(read_yaml(path)).spelled_out()
+    assert again == whole
+    assert shown.commands[0] == "secateur prune --recipe wanda++-2of4.yaml --seed 3 --out 'x y'"
+    assert shown.commands[1].startswith("secateur evaluate 'x y' --text texts/heldout")
+    assert yaml.safe_load(shown.yaml)["pattern"] == "2:4"
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """`report(folder, "--out", file)` -> status, standard output, standard error."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["secateur", "report", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leave:
+            cli.main()
+        return (int(leave.value.code or 0), *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two runs in folders of their own, and what is none: a hidden, unfinished folder."""
+    for name, method in (("a", "wanda"), ("b/c", "gblm"), (".d.partial", "broken")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        text = "{" if method == "broken" else make_record(method).model_dump_json()
+        (folder / "run.json").write_text(text, encoding="utf-8")
+    return tmp_path / "runs"
+
+
+def test_the_command_writes_a_page(
+    report: Callable[..., tuple[int, str, str]], runs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "page.html"
+    assert report(runs, "--out", out) == (0, f"written to {out}\n", "")
+    page = out.read_text(encoding="utf-8")
+    assert "wanda" in page
+    assert "gblm" in page
+    assert [path.name for path in out.parent.iterdir()] == ["page.html"]
+
+
+def test_files_and_folders_are_read_once(
+    report: Callable[..., tuple[int, str, str]], runs: Path
+) -> None:
+    status, text, _ = report(runs, runs / "a", runs / "a" / "run.json", "--format", "csv")
+    assert status == 0
+    assert [line["method"] for line in csv.DictReader(io.StringIO(text))] == ["wanda", "gblm"]
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex", "csv"])
+def test_text_goes_to_standard_output_or_a_file(
+    report: Callable[..., tuple[int, str, str]], runs: Path, tmp_path: Path, form: str
+) -> None:
+    status, text, _ = report(runs, "--format", form)
+    assert status == 0
+    assert "gblm" in text
+    out = tmp_path / "table.txt"
+    assert report(runs, "--format", form, "--out", out)[1] == f"written to {out}\n"
+    assert out.read_text(encoding="utf-8") == text
+
+
+def test_without_out_the_page_lies_here(
+    report: Callable[..., tuple[int, str, str]],
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert report(runs)[1] == "written to report.html\n"
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_the_command_refuses_in_one_line(
+    report: Callable[..., tuple[int, str, str]], runs: Path, tmp_path: Path
+) -> None:
+    def line(*arguments: object) -> str:
+        status, out, err = report(*arguments, "--out", tmp_path / "page.html")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert not (tmp_path / "page.html").exists()
+        return err
+
+    (tmp_path / "empty").mkdir()
+    assert "no run.json in" in line(tmp_path / "empty")
+    assert "no such file or folder" in line(tmp_path / "nowhere")
+    path = runs / "a" / "run.json"
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    for damaged, said in (
+        ("{", "cannot be read"),
+        ('{"format": "secateur/run/99"}', "format"),
+        (json.dumps({**whole, "recipe": {"model": "m"}}), "names no method"),
+        (json.dumps({**whole, "blocks": []}), "counts no matrix"),
+    ):
+        path.write_text(damaged, encoding="utf-8")
+        refused = line(runs)
+        assert said in refused
+        assert str(path) in refused
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_report([make_record()], tmp_path / "folder.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
