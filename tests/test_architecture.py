@@ -25,6 +25,7 @@ ORDER = [
     "evaluate",
     "report",
     "recipe",
+    "recipe_file",
     "estimate",
     "remembered",
     "placement",
