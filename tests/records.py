@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from secateur.data import Protocol
-from secateur.evaluate import Evaluation
+from secateur.evaluate import Evaluation, TaskEvaluation, TaskScore
 from secateur.report import BlockRecord, MatrixRecord, RunRecord
-from secateur.report.record import Sample
+from secateur.report.record import RecoveryRecord, Sample
 
 KINDS = ("self_attn.q_proj", "mlp.down_proj")
 
@@ -109,6 +109,45 @@ def make_record(
             "notices": (),
         }
         | changes
+    )  # fmt: skip
+
+
+def make_recovery(record: RunRecord, perplexity: float, dense: float = 10.0) -> RunRecord:
+    """The record of a model that was trained after the run, which took five seconds."""
+    assert record.evaluations
+    recovery = RecoveryRecord(
+        created="2026-01-09T00:00:00+00:00",
+        settings={"objective": "lm", "out": "out/recovered"},
+        text=make_protocol("texts/training", "c" * 64),
+        trained_parameters=64,
+        curve=(),
+        steps=10,
+        best_step=10,
+        interruptions=0,
+        dense=make_evaluation(dense, None),
+        pruned=record.evaluations[0],
+        adapted=make_evaluation(perplexity, None),
+        recovered=make_evaluation(perplexity, None),
+        zeros_before=64,
+        zeros_after=64,
+        seconds=5.0,
+        versions={},
+        machine={},
+        notices=(),
+    )
+    return record.model_copy(update={"recovery": recovery, "tasks": ()})
+
+
+def make_tasks(value: float, dense: float) -> TaskEvaluation:
+    """What a model scored in one task of a hundred questions."""
+    score = TaskScore(
+        task="continuation", metric="acc", higher_is_better=True, documents=100, shots=0,
+        version="1", value=value, standard_error=0.05, dense=dense, dense_standard_error=0.04,
+        difference_error=0.03,
+    )  # fmt: skip
+    return TaskEvaluation(
+        model="out/wanda", against="models/heron", asked=("continuation",), scores=(score,),
+        text="builtin", limit=None, dtype="float32", lm_eval="0.4", seconds=1.0,
     )  # fmt: skip
 
 

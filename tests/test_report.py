@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from records import KINDS, make_evaluation, make_record, make_sample, make_study
+from records import (
+    KINDS,
+    make_evaluation,
+    make_record,
+    make_recovery,
+    make_sample,
+    make_study,
+    make_tasks,
+)
 from secateur import cli
 from secateur.errors import OutputError
 from secateur.recipe import Recipe
@@ -50,6 +58,32 @@ def test_mean_spread_and_damage_by_hand() -> None:
     assert wandapp.seconds == 10.5
     assert found.texts[0].dense == 10
     assert found.best("2:4", 0) is wandapp
+
+
+def test_a_recovered_model_is_a_row_of_its_own() -> None:
+    """Dense 10, Wanda 14, recovered 12: half of the damage, in the time of both."""
+    pruned = make_record("wanda", perplexity=14)
+    (found,) = compare([pruned, make_recovery(pruned, 12)])
+    wanda, recovered = found.rows
+    assert (wanda.name, recovered.name) == ("wanda", "wanda (recovered, lm)")
+    assert wanda.scores[0].perplexity.mean == 14
+    assert recovered.scores[0].perplexity.mean == 12
+    assert recovered.scores[0].removed == Spread(0.5, None, 1)
+    assert recovered.seconds == pruned.seconds + 5
+    assert (wanda.output_error, recovered.output_error) == (
+        Spread(pytest.approx(0.15), None, 1),
+        None,
+    )
+    page = render([pruned, make_recovery(pruned, 12)])
+    assert "wanda (recovered, lm)" in page
+
+
+def test_tasks_are_shown_beside_the_dense_model() -> None:
+    page = render([make_record("wanda", tasks=(make_tasks(0.61, 0.72),)), make_record("wanda++")])
+    assert "Zero-shot tasks" in page
+    for cell in ("continuation acc", "0.6100 ± 0.0500", "0.7200 ± 0.0400", "0.1100 ± 0.0300"):
+        assert cell in page
+    assert "Zero-shot tasks" not in render([make_record("wanda")])
 
 
 def test_three_seeds_have_a_standard_deviation() -> None:

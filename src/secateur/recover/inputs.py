@@ -23,7 +23,7 @@ from secateur.recover.state import StateFile
 from secateur.report import RunRecord
 from secateur.report.record import read_record
 from secateur.sequences import clip, load_tokenizer, vocabulary
-from secateur.sparsity import Pattern, parse_pattern
+from secateur.sparsity import Choice, parse_pattern, read_choice
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Prepared:
         folder: of the sparse model.
         record: of the run that pruned it, if there is one.
         source: the sparse model on disk, read in float32, which holds every stored value.
-        pattern: what every matrix has and is to keep; None if nobody says.
+        choice: what matrices have and are to keep; None if nobody says.
         zeros: in all its prunable matrices.
         dense: folder of the dense model, if it is to be had.
         text: the sequences; the first `settings.validation` are not trained on.
@@ -48,7 +48,7 @@ class Prepared:
     folder: Path
     record: RunRecord | None
     source: StreamedModel | ResidentModel
-    pattern: Pattern | None
+    choice: Choice | None
     zeros: int
     dense: Path | None
     text: TokenBatch
@@ -118,17 +118,18 @@ def prepare(settings: Recovery) -> Prepared:
             hint="--resume to go on, or --overwrite to begin anew",
         )
     record, device = read_record(folder), choose_device(settings.device)
-    written = settings.pattern
-    if written is None and record is not None:
-        written = record.recipe.get("pattern")
-    pattern = None if written is None else parse_pattern(written)
+    choice = None
+    if settings.pattern is not None:
+        choice = Choice(parse_pattern(settings.pattern))
+    elif record is not None and "pattern" in record.recipe:
+        choice = read_choice(record.recipe)
     source = open_model(folder, torch.device("cpu"), torch.float32)
-    zeros = count_zeros(source, pattern, {})
+    zeros = count_zeros(source, choice, {})
     if not zeros:
         raise ModelError("the model has no zeros to keep", where=folder, hint="secateur prune")
     text, heldout = _read(settings, folder, source)
     return Prepared(
-        settings, folder, record, source, pattern, zeros, _dense(settings, record), text, heldout,
+        settings, folder, record, source, choice, zeros, _dense(settings, record), text, heldout,
         device, state,
     )  # fmt: skip
 

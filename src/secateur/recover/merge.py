@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.checkpoint import BlockModel, find_matrices
+from secateur.checkpoint import BlockModel, find_all_matrices
 from secateur.errors import CheckFailedError, NumericalError
 from secateur.recover.adapter import masked_layers
-from secateur.sparsity import Pattern, audit
+from secateur.sparsity import Choice, audit
 
 
 @torch.no_grad()
@@ -30,21 +30,21 @@ def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     return weights
 
 
-def count_zeros(source: BlockModel, pattern: Pattern | None, merged: Mapping[str, Tensor]) -> int:
+def count_zeros(source: BlockModel, choice: Choice | None, merged: Mapping[str, Tensor]) -> int:
     """The zeros of a model's prunable matrices, after the merged weights have gone in.
 
     Args:
         source: the sparse model on disk.
-        pattern: what every matrix must have; None asks for nothing but the zeros themselves.
+        choice: what matrices must have; None asks for nothing but the zeros themselves.
         merged: new weights by parameter name, as stored; empty looks at the model as it is.
 
     Raises:
         CheckFailedError: a zero of the sparse model is none any more, or the pattern does not hold.
     """
     zeros = 0
-    for index in range(len(source.blocks)):
-        with source.open_block(index) as block:
-            for matrix in find_matrices(block):
+    for index, matrices in enumerate(find_all_matrices(source.blocks)):
+        with source.open_block(index):
+            for matrix in matrices:
                 name = source.blocks.prefix(index) + matrix.name
                 before = matrix.read()
                 after = before
@@ -56,6 +56,7 @@ def count_zeros(source: BlockModel, pattern: Pattern | None, merged: Mapping[str
                         raise CheckFailedError(
                             f"the merge broke {broken} zeros", where=name, wanted="every zero kept"
                         )
+                pattern = None if choice is None else choice.pattern_of(index, name)
                 found = audit(after, pattern)
                 if not found.holds:
                     raise CheckFailedError(f"the matrix is not {pattern}", where=name)

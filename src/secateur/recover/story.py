@@ -69,7 +69,7 @@ def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
             adapted.unload()  # the model is as it was, its own layers in their places
             _put(model, merged)
             after = _measure(prepared, model, "merged", shown)
-        zeros = count_zeros(prepared.source, prepared.pattern, merged)
+        zeros = count_zeros(prepared.source, prepared.choice, merged)
         recovery = RecoveryRecord(
             created=now(),
             settings=settings.spelled_out(),
@@ -166,7 +166,7 @@ def _whole_record(prepared: Prepared, recovery: RecoveryRecord, began: float) ->
         # what the sparse model scored in tasks is not what this one does
         return prepared.record.model_copy(update={"recovery": recovery, "tasks": ()})
     source, settings = prepared.source, prepared.settings
-    pattern = {} if prepared.pattern is None else {"pattern": str(prepared.pattern)}
+    pattern = {} if settings.pattern is None else {"pattern": settings.pattern}
     return RunRecord(
         created=now(),
         recipe={"model": settings.model, "out": settings.out, "method": "unknown", **pattern},

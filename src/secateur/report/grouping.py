@@ -21,6 +21,7 @@ from secateur.evaluate import Evaluation
 from secateur.methods import every
 from secateur.report.comparison import Comparison, Row, Score, Spread, Text
 from secateur.report.record import RunRecord
+from secateur.report.recovered import as_measured
 from secateur.sparsity import parse_pattern
 
 BASELINE = "wanda"
@@ -31,7 +32,7 @@ SAME_MODEL = 0.005
 def compare(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
     """Put runs that can be compared together, those with most runs first."""
     groups: dict[Any, list[RunRecord]] = {}
-    for record in _without_copies(records):
+    for record in _without_copies(map(as_measured, records)):
         key = (record.recipe["model"], record.architecture, record.weights, _hashes(record))
         groups.setdefault(key, []).append(record)
     return tuple(map(_comparison, sorted(groups.values(), key=len, reverse=True)))
@@ -113,7 +114,10 @@ def _settings(records: Sequence[RunRecord]) -> list[str]:
     for record in records:
         own = _flat(record)
         names = telling[record.recipe["method"]]
-        labels.append(", ".join(f"{name}={own.get(name)}" for name in names))
+        parts = [f"{name}={own.get(name)}" for name in names]
+        if record.recovery is not None:
+            parts.append(f"recovered, {record.recovery.settings['objective']}")
+        labels.append(", ".join(parts))
     return labels
 
 
@@ -143,7 +147,11 @@ def _baseline(
     by_row: dict[tuple[str, str, str], dict[int, RunRecord]], pattern: str, run: RunRecord
 ) -> dict[int, RunRecord]:
     """Wanda's runs at a pattern: the only ones, or those calibrated as `run` was; else none."""
-    found = [runs for key, runs in by_row.items() if key[:2] == (pattern, BASELINE)]
+    found = [
+        runs
+        for key, runs in by_row.items()
+        if key[:2] == (pattern, BASELINE) and next(iter(runs.values())).recovery is None
+    ]
     if len(found) > 1:
         alike = [
             runs for runs in found if _calibrated(next(iter(runs.values()))) == _calibrated(run)

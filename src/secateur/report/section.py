@@ -15,7 +15,7 @@ from secateur.report.formats import as_csv, as_latex, as_markdown
 from secateur.report.grouping import short_name
 from secateur.report.proof import Proof, prove_row, zeros_of_matrices
 from secateur.report.reproduce import Recipe, cut_of, facts_of, recipe_of
-from secateur.report.table import Table, number, tabulate
+from secateur.report.table import Cell, Table, number, tabulate
 
 LONGEST_SAMPLE = 600
 
@@ -26,6 +26,18 @@ class Sample(NamedTuple):
     prompt: str
     dense: str
     pruned: dict[str, list[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """What one row of the comparison scored in one zero-shot task, as it is printed."""
+
+    pattern: str
+    name: str
+    task: str
+    documents: int
+    cells: tuple[Cell, Cell, Cell]
+    """Of the dense model, of this one, and the difference; ± is a standard error."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,7 @@ class Section:
     matrices: tuple[Grid, ...]
     time: Figure
     samples: tuple[Sample, ...]
+    tasks: tuple[TaskRow, ...]
     recipes: dict[str, tuple[Recipe, ...]]
     glossary: tuple[Method, ...]
 
@@ -75,6 +88,7 @@ def section(comparison: Comparison) -> Section:
         matrices=tuple(zeros_of_matrices(pattern, rows, found) for pattern, rows in patterns),
         time=figures.time_by_phase(comparison),
         samples=tuple(_samples(comparison)),
+        tasks=tuple(_tasks(comparison)),
         recipes={p: tuple(recipe_of(comparison, row) for row in rows) for p, rows in patterns},
         glossary=tuple(method for method in every() if method.name in names),
     )
@@ -156,6 +170,25 @@ def _samples(comparison: Comparison) -> Iterator[Sample]:
             if (sample.prompt, sample.dense) == (prompt, dense):
                 by_pattern.setdefault(row.pattern, []).append((row.name, _passage(sample.pruned)))
         yield Sample(_passage(prompt), _passage(dense), by_pattern)
+
+
+def _tasks(comparison: Comparison) -> Iterator[TaskRow]:
+    """The zero-shot tasks that the first seed of every row was asked."""
+    for row in comparison.rows:
+        for score in (score for asked in row.runs[0].tasks for score in asked.scores):
+            cells = (
+                _score_cell(score.dense, score.dense_standard_error),
+                _score_cell(score.value, score.standard_error),
+                _score_cell(score.difference, score.difference_error),
+            )
+            task = f"{score.task} {score.metric}"
+            yield TaskRow(row.pattern, row.name, task, score.documents, cells)
+
+
+def _score_cell(value: float | None, error: float | None) -> Cell:
+    return Cell(
+        "" if value is None else number(value, 4), "" if error is None else number(error, 4)
+    )
 
 
 def _passage(text: str) -> str:
