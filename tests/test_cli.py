@@ -120,7 +120,7 @@ def test_prune_logs_one_json_line_per_block(first: tuple[Path, Outcome]) -> None
     blocks = [event for event in outcome.events if event["event"] == "block"]
     assert [event["block"] for event in blocks] == list(range(BLOCKS))
     for event in blocks:
-        assert (event["of"], event["blocks"], event["sparsity"]) == ("prune", BLOCKS, 0.5)
+        assert (event["of"], event["blocks"], event["sparsity"]) == ("wanda++ 2:4", BLOCKS, 0.5)
         assert 0 < event["output_error"] < 1
         assert {"load", "observe", "prune", "propagate"} <= event["seconds"].keys()
     notices = [event["text"] for event in outcome.events if event["event"] == "notice"]
