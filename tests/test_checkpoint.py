@@ -422,7 +422,7 @@ def test_only_what_changed_differs(save: Save, tmp_path: Path, family: str, layo
     copy_through(source, tmp_path / "out", {name: new})
     before, after = all_tensors(folder), all_tensors(tmp_path / "out")
     assert before.keys() == after.keys()
-    stored = source.stored_name[name]
+    (stored,) = source.naming.tensors_of(name)
     assert {n for n in before if not identical(before[n], after[n])} == {stored}
     assert identical(after[stored], new)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, JetMoeConfig
 
 from secateur import cli, methods
 from secateur.data import token_sha256
@@ -411,12 +411,15 @@ def test_an_empty_folder_is_filled(
     assert run("check", tmp_path / "out").status == 0
 
 
-def test_experts_are_refused_not_skipped(
+def test_experts_that_cannot_be_seen_are_refused_not_skipped(
     refuse: Callable[..., str], tokens_file: Path, tmp_path: Path
 ) -> None:
-    model = AutoModelForCausalLM.from_config(
-        MixtralConfig(**make_model("llama").config.to_diff_dict(), num_local_experts=2)
-    )
+    config = JetMoeConfig(
+        vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_key_value_heads=2, kv_channels=8, num_local_experts=4, num_experts_per_tok=2,
+        max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
     source = save_folder(model, tmp_path / "model")
     line = refuse(*pruning(source, tmp_path / "out", tokens_file))
     assert "of the block's matrix parameters can be pruned" in line

@@ -10,7 +10,7 @@ from secateur.checkpoint import ResidentModel, find_matrices, open_model
 from secateur.errors import PatternError
 from secateur.estimate import estimate
 from secateur.methods import get
-from secateur.sparsity import parse_pattern
+from secateur.sparsity import Choice, parse_pattern
 from tiny import make_model, make_tokens
 
 SEQUENCES, LENGTH = 8, 32
@@ -18,7 +18,9 @@ SEQUENCES, LENGTH = 8, 32
 
 def of(source, method, pattern="2:4"):
     chosen = get(method)
-    plan = Plan(chosen, chosen.params(), parse_pattern(pattern), Regional(rounds=2, samples=4), 0)
+    plan = Plan(
+        chosen, chosen.params(), Choice(parse_pattern(pattern)), Regional(rounds=2, samples=4), 0
+    )
     return estimate(source, plan, SEQUENCES, LENGTH)
 
 
@@ -38,14 +40,16 @@ def test_weights_are_counted_as_the_model_has_them():
     assert shapes.activation_bytes == 2 * SEQUENCES * LENGTH * 32 * 4
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mixtral"])
 def test_the_work_of_a_pass_is_what_torch_counts(family):
     """Wanda is two forward passes through every block; torch counts eager attention only."""
     source = resident(family)
     source.model.set_attn_implementation("eager")
+    source.model.set_experts_implementation("eager")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         source.model.base_model(input_ids=make_tokens(SEQUENCES, LENGTH), use_cache=False)
-    assert of(source, "wanda").flops == pytest.approx(2 * counter.get_total_flops(), rel=0.01)
+    near = 0.02 if family == "mixtral" else 0.01  # its routers are left out
+    assert of(source, "wanda").flops == pytest.approx(2 * counter.get_total_flops(), rel=near)
 
 
 def test_passes_over_a_block_by_method():

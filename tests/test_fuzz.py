@@ -25,7 +25,8 @@ from safetensors.torch import load_file
 from secateur.checkpoint import Checkpoint, open_model
 from secateur.data import load_calibration, read_documents
 from secateur.errors import PatternError, RecipeError, SecateurError
-from secateur.recipe import Recipe, read_value, read_yaml
+from secateur.recipe import Recipe
+from secateur.recipe_file import read_value, read_yaml
 from secateur.report.record import read_record
 from secateur.sparsity import keep_mask, parse_pattern
 

@@ -16,7 +16,8 @@ import yaml
 from records import KINDS, make_evaluation, make_record, make_sample, make_study
 from secateur import cli
 from secateur.errors import OutputError
-from secateur.recipe import Recipe, read_yaml
+from secateur.recipe import Recipe
+from secateur.recipe_file import read_yaml
 from secateur.report import RunRecord, write_report
 from secateur.report.charts import dot_plot, span_of
 from secateur.report.comparison import Spread

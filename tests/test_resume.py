@@ -550,3 +550,31 @@ def test_a_quota_keeps_what_is_finished(options: dict[str, Any], tmp_path: Path)
     run = secateur.prune(**options, out=tmp_path / "out", progress=told)
     assert told.blocks == [1, 2]
     same_result(tmp_path / "out", tmp_path / "whole", run, whole)
+
+
+@pytest.mark.parametrize("dense_first", [0, 1])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_mixture_goes_on(
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: bool,
+    dense_first: int,
+) -> None:
+    """Experts, of which some are left dense, and a block in which nothing is pruned."""
+    options["model"] = save(make_model("mixtral", num_hidden_layers=3), tmp_path / "model")
+    options |= {"dense_first": dense_first, "exclude": [r"experts\.2\."]}
+    if whole:
+        monkeypatch.setattr(opening, "StreamedModel", _not_streamable)
+    reference = secateur.prune(**options, out=tmp_path / "whole")
+    assert reference.streamed is not whole
+    with stopped(2):
+        secateur.prune(**options, out=tmp_path / "out")
+    told = Told()
+    run = secateur.prune(**options, out=tmp_path / "out", progress=told)
+    assert told.blocks == [2]
+    same_result(tmp_path / "out", tmp_path / "whole", run, reference)
+
+
+def _not_streamable(*_: Any) -> None:
+    raise NotStreamableError("told so")

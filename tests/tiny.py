@@ -3,76 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    OPTConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-BLOCKS, WIDTH, VOCABULARY, POSITIONS = 3, 32, 128, 64
+from families import BLOCKS, EVERY_FAMILY, FAMILIES, POSITIONS, VOCABULARY, WIDTH
 
-_SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_SPREAD = 0.2  # standard deviation of the weights: large enough for blocks to matter
-_GROUPED: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": WIDTH,
-    "intermediate_size": 64,
-    "num_hidden_layers": BLOCKS,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": POSITIONS,
-    "initializer_range": _SPREAD,
-    "tie_word_embeddings": False,
-    **_SPECIAL,
-}
-
-FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
-    "llama": lambda: LlamaConfig(**_GROUPED),
-    "mistral": lambda: MistralConfig(**_GROUPED, sliding_window=12),
-    "qwen2": lambda: Qwen2Config(**_GROUPED),
-    "qwen3": lambda: Qwen3Config(**_GROUPED, head_dim=8),
-    "opt": lambda: OPTConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        word_embed_proj_dim=WIDTH,
-        ffn_dim=64,
-        num_hidden_layers=BLOCKS,
-        num_attention_heads=4,
-        max_position_embeddings=POSITIONS,
-        dropout=0.0,
-        attention_dropout=0.0,
-        layerdrop=0.0,
-        init_std=_SPREAD,
-        **_SPECIAL,
-    ),
-    "gpt2": lambda: GPT2Config(
-        vocab_size=VOCABULARY,
-        n_embd=WIDTH,
-        n_inner=64,
-        n_layer=BLOCKS,
-        n_head=4,
-        n_positions=POSITIONS,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        initializer_range=_SPREAD,
-        **_SPECIAL,
-    ),
-}
-"""Family -> the configuration of its tiny model: 3 blocks, width 32, vocabulary 128."""
+__all__ = ["BLOCKS", "EVERY_FAMILY", "FAMILIES", "POSITIONS", "VOCABULARY", "WIDTH"]
 
 
 def make_model(
@@ -81,12 +21,13 @@ def make_model(
     """A random model of a family, in evaluation mode, the same for the same arguments.
 
     Args:
-        family: a key of `FAMILIES`.
+        family: a key of `EVERY_FAMILY`.
         seed: of the weights.
         dtype: of the parameters.
         changes: over the family's configuration, such as `num_hidden_layers=5`.
     """
-    config = type(FAMILIES[family]())(**{**FAMILIES[family]().to_diff_dict(), **changes})
+    plain = EVERY_FAMILY[family]()
+    config = type(plain)(**{**plain.to_diff_dict(), **changes})
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

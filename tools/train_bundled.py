@@ -75,7 +75,7 @@ Row = dict[str, float]
 
 def main(
     out: Annotated[Path, typer.Argument(help="Folder for the model.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 5000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 4000,
     seed: Annotated[int, typer.Option(help="Of the first weights and the order of the text.")] = 0,
     device: Annotated[str, typer.Option(help="As torch names it.")] = "cpu",
     compiled: Annotated[

@@ -1,6 +1,7 @@
 """What a run will take, from shapes alone: for `--dry-run` and for the arithmetic floor.
 
     forward pass of one block   2 * weights * tokens + 4 * tokens * length * width    FLOP
+                                weights of an expert count as often as tokens are sent to it
     observe and propagate       a forward pass each
     regional gradient           twice a forward pass more (inputs' and weights' gradients)
     full-model gradient         forward, forward again, and twice a forward pass backward
@@ -12,12 +13,14 @@ and the dense block's outputs beside them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedConfig
 
 from secateur.blocks.prune import Plan
-from secateur.checkpoint import BlockModel, find_matrices
+from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.methods import Refine
 from secateur.statistics import Need
 
@@ -54,14 +57,16 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
     Raises:
         PatternError, ModelError: the pattern does not fit, or a block cannot be pruned.
     """
-    width = source.model.config.get_text_config(decoder=True).hidden_size
+    config = source.model.config.get_text_config(decoder=True)
+    width = config.hidden_size
     tokens = sequences * length
     prunable = block_bytes = 0
     flops = 0.0
-    for index, block in enumerate(source.blocks.modules):
-        matrices = find_matrices(block)
+    for index, matrices in enumerate(find_all_matrices(source.blocks)):
         for matrix in matrices:
-            plan.pattern.check_fits(matrix.shape[1], source.blocks.prefix(index) + matrix.name)
+            name = source.blocks.prefix(index) + matrix.name
+            if (pattern := plan.choice.pattern_of(index, name)) is not None:
+                pattern.check_fits(matrix.shape[1], name)
         weights = sum(rows * columns for rows, columns in (m.shape for m in matrices))
         prunable += weights
         statistics = 4 * weights * (1 + (Need.REGIONAL_GRADIENT in plan.method.needs))
@@ -70,7 +75,7 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         if Need.HESSIAN in plan.method.needs:
             statistics += sum(4 * m.shape[1] ** 2 for m in matrices)
         block_bytes = max(block_bytes, weights * source.dtype.itemsize + statistics)
-        forward = 2.0 * weights * tokens + 4.0 * tokens * length * width
+        forward = 2.0 * _at_work(matrices, config) * tokens + 4.0 * tokens * length * width
         passes = 2.0 + 2.0 * (Need.REGIONAL_GRADIENT in plan.method.needs)
         passes += 4.0 * (Need.FULL_GRADIENT in plan.method.needs)
         if plan.method.refine is Refine.REGIONAL and sequences:
@@ -86,3 +91,14 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         activation_bytes=2 * tokens * width * source.dtype.itemsize,
         flops=flops,
     )
+
+
+def _at_work(matrices: Sequence[Matrix], config: PreTrainedConfig) -> float:
+    """Weights that one token meets, if the router spreads tokens evenly over the experts."""
+    met = 0.0
+    for matrix in matrices:
+        rows, columns = matrix.shape
+        experts = 1 if matrix.expert is None else len(matrix.whole)
+        sent = getattr(config, "num_experts_per_tok", experts) if experts > 1 else 1
+        met += rows * columns * sent / experts
+    return met

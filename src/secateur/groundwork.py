@@ -57,15 +57,18 @@ def first_block(
     prepared: Prepared, shared: Remembered, stream: Stream
 ) -> tuple[Observer, list[Tensor]] | None:
     """What observing block 0 gives to every run of a comparison; None for a run alone."""
-    source, calibration = prepared.source, prepared.calibration
+    source, calibration, plan = prepared.source, prepared.calibration, prepared.plan
     if not shared.needs or calibration is None or isinstance(source, ResidentModel):
         return None
 
     def watch() -> tuple[Observer, list[Tensor]]:
         with source.open_block(0) as block:
-            return observe(block, 0, stream, find_matrices(block), shared.needs)
+            return observe(
+                block, 0, stream, find_matrices(block), shared.needs,
+                route_all=plan.route_all, expert_tokens=plan.expert_tokens,
+            )  # fmt: skip
 
-    key = calibration.protocol.token_sha256, len(stream.batches)
+    key = calibration.protocol.token_sha256, len(stream.batches), plan.route_all, plan.expert_tokens
     return shared.once("first block", key, watch)
 
 

@@ -14,11 +14,13 @@ from secateur.checkpoint import (
     BlockModel,
     ResidentModel,
     StreamedModel,
+    find_all_matrices,
     find_matrices,
     load_whole,
     locate,
     open_model,
 )
+from secateur.checkpoint.choice import check_choice
 from secateur.checkpoint.destination import check_output
 from secateur.checkpoint.gradients import GradientFile
 from secateur.data import TokenBatch
@@ -84,7 +86,7 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
     )
     notices: tuple[str, ...] = ()
     if isinstance(source, ResidentModel):
-        notices = ("this family's files need conversion: the model was loaded whole",)
+        notices = ("the files cannot be read block by block: the model was loaded whole",)
         shared.forget("model")  # it is changed in place
     if trust:
         notices += (f"code in {folder} is trusted and may run with all your rights",)
@@ -131,6 +133,7 @@ def _prepare(
     notices: tuple[str, ...],
 ) -> Prepared:
     plan = plan_of(recipe)
+    check_choice(plan.choice, source.blocks)
     sequences, length = (0, 0) if calibration is None else calibration.input_ids.shape
     shapes = estimate(source, plan, sequences, length)
     facts = gradients = None
@@ -158,8 +161,8 @@ def matrix_shapes(source: BlockModel) -> dict[str, tuple[int, int]]:
     """(out, in) of every prunable matrix, by parameter name in the model."""
     return {
         source.blocks.prefix(index) + matrix.name: matrix.shape
-        for index, block in enumerate(source.blocks.modules)
-        for matrix in find_matrices(block)
+        for index, matrices in enumerate(find_all_matrices(source.blocks))
+        for matrix in matrices
     }
 
 
@@ -201,7 +204,9 @@ def plan_of(recipe: Recipe) -> Plan:
     return Plan(
         recipe.chosen_method,
         recipe.chosen_params,
-        recipe.chosen_pattern,
+        recipe.choice,
         recipe.chosen_regional,
         recipe.seed,
+        recipe.route_all,
+        recipe.expert_tokens,
     )

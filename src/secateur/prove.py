@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from secateur.checkpoint import find_matrices, locate, open_model
+from secateur.checkpoint import find_all_matrices, locate, open_model
 from secateur.checkpoint.durable import sha256
 from secateur.errors import CheckpointError
 from secateur.report import MatrixRecord
 from secateur.report.record import read_record
-from secateur.sparsity import Pattern, audit, parse_pattern
+from secateur.sparsity import Choice, audit, parse_pattern, read_choice
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,15 @@ class Proof:
 
     Attributes:
         folder: the model.
-        pattern: what was looked for; None if nothing was, and the counts stand alone.
+        pattern: what was looked for; None if nothing was, and the counts stand alone. Matrices that
+            the choice leaves dense are counted, and hold whatever they are.
         kinds: by kind of matrix.
         files: how many have a checksum in the record.
         changed: those that are missing or not as they were written.
     """
 
     folder: Path
-    pattern: Pattern | None
+    pattern: Choice | None
     kinds: tuple[KindProof, ...]
     files: int
     changed: tuple[str, ...]
@@ -113,7 +114,7 @@ def prove(model: str, pattern: str | None, *, trust_remote_code: bool = False) -
     Raises:
         SecateurError: the pattern or the folder cannot be read.
     """
-    wanted = None if pattern is None else parse_pattern(pattern)
+    wanted = None if pattern is None else Choice(parse_pattern(pattern))
     folder = locate(model, trust_remote_code=trust_remote_code)
     record = read_record(folder)
     if wanted is None and record is not None:
@@ -121,16 +122,17 @@ def prove(model: str, pattern: str | None, *, trust_remote_code: bool = False) -
             raise CheckpointError(
                 "the run record names no pattern", where=folder / "run.json", hint="--pattern"
             )
-        wanted = parse_pattern(record.recipe["pattern"])
+        wanted = read_choice(record.recipe)
     # float32 holds every stored value: half precision would round small weights to zero
     cpu = torch.device("cpu")
     source = open_model(folder, cpu, torch.float32, trust_remote_code=trust_remote_code)
     by_kind: dict[str, list[MatrixRecord]] = {}
-    for index in range(len(source.blocks)):
-        with source.open_block(index) as block:
-            for matrix in find_matrices(block):
+    for index, matrices in enumerate(find_all_matrices(source.blocks)):
+        with source.open_block(index):
+            for matrix in matrices:
                 name = source.blocks.prefix(index) + matrix.name
-                found = MatrixRecord.of(name, audit(matrix.read(), wanted))
+                own = None if wanted is None else wanted.pattern_of(index, name)
+                found = MatrixRecord.of(name, audit(matrix.read(), own))
                 by_kind.setdefault(matrix.kind, []).append(found)
     kinds = tuple(_sum(kind, found) for kind, found in by_kind.items())
     files = {} if record is None else record.files

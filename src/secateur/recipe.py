@@ -11,24 +11,19 @@ only: it cannot name code.
 
 from __future__ import annotations
 
-import re
 import reprlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from secateur.blocks.regional import PRESETS, Regional
 from secateur.errors import RecipeError, SecateurError, closest
 from secateur.methods import Method, Params, Refine, get
-from secateur.sparsity import Pattern, parse_pattern
+from secateur.sparsity import Choice, Pattern, parse_pattern, read_choice
 from secateur.statistics import Need
 
 _OPTIONS = "the options"
-_MOST_BYTES = 1_000_000
-"""Of a recipe file: some hundred lines are a long one."""
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -48,6 +43,16 @@ class Recipe(BaseModel):
     """Name of a method, see `secateur methods`."""
     pattern: str = "2:4"
     """50% or 0.5 (share pruned), or N:M (N of every M weights kept)."""
+    patterns: dict[str, str] = {}
+    """Expression -> pattern, for matrices in whose name the expression is found first."""
+    include: list[str] = []
+    """Only matrices in whose name one of these expressions is found."""
+    exclude: list[str] = []
+    """No matrix in whose name one of these expressions is found."""
+    blocks: str | None = None
+    """Only these blocks, counted from 0, such as 4-27 or 0,3,8-."""
+    dense_first: int = Field(default=0, ge=0)
+    """So many of the first blocks stay dense."""
     calibration: str | None = None
     """A .txt, .jsonl, .parquet or .safetensors file, a folder of texts, c4, wikitext2, builtin
     (the standard library's source), or self (text that the dense model writes)."""
@@ -67,6 +72,10 @@ class Recipe(BaseModel):
     """Settings of the regional optimiser: derived from the layers, or those of the paper."""
     regional: dict[str, Any] = {}
     """Single settings of the regional optimiser, over the preset."""
+    route_all: bool = False
+    """Show every expert every token; else only those that the router sends it."""
+    expert_tokens: int = Field(default=32, ge=1)
+    """An expert that fewer tokens reach is pruned by magnitude, with a notice."""
     gradients: str | None = None
     """File of full-model gradients from an earlier run with save_gradients (gblm)."""
     save_gradients: str | None = None
@@ -86,11 +95,25 @@ class Recipe(BaseModel):
     restart: bool = False
     """Begin again where an earlier run was interrupted, instead of going on."""
 
-    @field_validator("pattern", mode="before")
+    @field_validator("pattern", "blocks", mode="before")
     @classmethod
     def _written(cls, pattern: Any) -> Any:
-        """A ratio may stand in a recipe file as a number."""
+        """A ratio, or a block, may stand in a recipe file as a number."""
         return str(pattern) if type(pattern) in (int, float) else pattern
+
+    @field_validator("patterns", mode="before")
+    @classmethod
+    def _each_written(cls, patterns: Any) -> Any:
+        """So may the ratios among them."""
+        if not isinstance(patterns, Mapping):
+            return patterns
+        return {name: cls._written(pattern) for name, pattern in patterns.items()}
+
+    @field_validator("include", "exclude", mode="before")
+    @classmethod
+    def _listed(cls, expressions: Any) -> Any:
+        """One expression may stand alone."""
+        return [expressions] if isinstance(expressions, str) else expressions
 
     @classmethod
     def build(cls, values: Mapping[str, Any], origin: str = _OPTIONS) -> Recipe:
@@ -113,8 +136,13 @@ class Recipe(BaseModel):
 
     @property
     def chosen_pattern(self) -> Pattern:
-        """The pattern."""
+        """The pattern of all matrices that have none of their own."""
         return parse_pattern(self.pattern)
+
+    @property
+    def choice(self) -> Choice:
+        """Which matrix gets which pattern."""
+        return read_choice(self.model_dump())
 
     @property
     def chosen_params(self) -> Params:
@@ -139,61 +167,6 @@ class Recipe(BaseModel):
         }
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The values in a recipe file, unchecked.
-
-    Raises:
-        RecipeError: it is missing, not YAML, or not a mapping.
-    """
-    wanted = "keys and values, such as method: wanda"
-    try:
-        if (size := path.stat().st_size) > _MOST_BYTES:
-            raise RecipeError(f"{size} bytes", where=path, wanted=f"at most {_MOST_BYTES}")
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError as fault:
-        raise RecipeError("no such recipe file", where=path, wanted="a YAML file") from fault
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as fault:
-        raise RecipeError(f"not a YAML file ({fault})", where=path, wanted=wanted) from fault
-    if not isinstance(values, dict):
-        kind = "nothing" if values is None else f"a {type(values).__name__}"
-        raise RecipeError(f"the file holds {kind}", where=path, wanted=wanted)
-    if values.get("trust_remote_code"):
-        raise RecipeError(
-            "a recipe file cannot trust code", where=path, hint="--trust-remote-code, if you do"
-        )
-    return {str(key): value for key, value in values.items()}
-
-
-def read_value(text: str) -> Any:
-    """A value as it would stand in a recipe file: "3" is a number, "true" a truth, "l1" a word."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (ValueError, RecursionError, yaml.YAMLError):
-        return text
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values only; of numbers those that look like it.
-
-    YAML 1.1 reads 2:4 as 124 (to base 60), 010 as 8, and 3e-7, which has no dot, as a word.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name and form
-        first: [(tag, form) for tag, form in forms if not tag.endswith((":int", ":float"))]
-        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"[+-]?(0|[1-9]\d*)$"), list("+-0123456789")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"([+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?|[+-]?\.inf|\.nan)$"),
-    list("+-.0123456789"),
-)
-
-
 def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
     """Everything that is wrong with the values, a phrase each."""
     faults = [
@@ -204,6 +177,10 @@ def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
     method = _try(lambda: get(name), faults) if isinstance(name, str) else None
     readable = isinstance(written, str | int | float) and not isinstance(written, bool)
     pattern = _try(lambda: parse_pattern(written), faults) if readable else None
+    patterns = [] if pattern is None else [pattern]
+    if pattern is not None and not _errors(lambda: recipe.model_validate(dict(values))):
+        choice = _try(lambda: recipe.model_validate(dict(values)).choice, faults)
+        patterns = patterns if choice is None else choice.every_pattern
     parameters = values.get("parameters") or {}
     preset, regional = values.get("preset", "auto"), values.get("regional") or {}
     params = None
@@ -222,8 +199,8 @@ def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
             faults.append("gradients are read from a file: leave save_gradients out")
         if regional and method.refine is not Refine.REGIONAL:
             faults.append(f"method {method.name} has no regional optimiser: leave regional.* out")
-    if params is not None and pattern is not None and (no := params.objection(pattern)):
-        faults.append(no)
+    if params is not None:
+        faults += [no for own in patterns if (no := params.objection(own)) is not None]
     if isinstance(preset, str) and preset in PRESETS and isinstance(regional, dict):
         wrong = _errors(lambda: _regional(preset, regional))
         faults += [_phrase(error, Regional.model_fields, "regional") for error in wrong]

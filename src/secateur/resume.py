@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import BlockResult
-from secateur.checkpoint import Checkpoint, OutputFolder, StreamedModel, find_matrices
+from secateur.checkpoint import Checkpoint, OutputFolder, StreamedModel
 from secateur.evaluate import Following
 from secateur.prepare import Prepared
 from secateur.report import BlockRecord
@@ -88,10 +90,9 @@ def go_on(output: OutputFolder, prepared: Prepared, streams: Mapping[str, Stream
     if not isinstance(source, StreamedModel):
         for index in range(done):
             changed = output.state.kept_weights(index)
-            with source.open_block(index) as block:
-                for matrix in find_matrices(block):
-                    weight = changed[source.blocks.prefix(index) + matrix.name]
-                    matrix.write(matrix.as_stored(weight))
+            with source.open_block(index), torch.no_grad():
+                for name, value in changed.items():
+                    source.model.get_parameter(name).copy_(value)
     return done
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from secateur.blocks.regional import Regional
 from secateur.data import Protocol
-from secateur.evaluate import Evaluation
+from secateur.evaluate import Evaluation, TaskEvaluation
 from secateur.methods import describe_fields, every
 from secateur.prepare import Prepared
 from secateur.prove import Proof
@@ -116,6 +116,46 @@ def proof(found: Proof) -> None:
         say(f"{found.files - len(found.changed)} of {found.files} files are as they were written")
 
 
+def recovery(record: RunRecord) -> None:
+    """What training took back of what pruning cost."""
+    done = record.recovery
+    assert done is not None
+    measured = {
+        "dense": done.dense,
+        "pruned": done.pruned,
+        "adapted": done.adapted,
+        "recovered": done.recovered,
+    }
+    for name, found in measured.items():
+        if found is not None:
+            say(f"{name:<11} perplexity {found.perplexity:.4f} ± {found.standard_error:.4f}")
+    if done.damage_removed is not None:
+        say(f"taken back  {done.damage_removed:.0%} of what pruning cost")
+    say(
+        f"trained     {amount(done.trained_parameters)} parameters for {done.steps} steps in"
+        f" {done.seconds:.1f} s, best after {done.best_step}"
+    )
+    say(f"zeros       {amount(done.zeros_before)} before, {amount(done.zeros_after)} after")
+    say(f"written to {escape(str(done.settings['out']))}")
+
+
+def task_scores(found: TaskEvaluation) -> None:
+    """What a model scored, beside the dense one; ± is a standard error."""
+    rows = []
+    for score in found.scores:
+        row = [f"{score.task} {score.metric}", str(score.documents)]
+        if found.against is not None:
+            row.append(_with_error(score.dense, score.dense_standard_error))
+        row.append(_with_error(score.value, score.standard_error))
+        if found.against is not None:
+            row.append(_with_error(score.difference, score.difference_error, sign="+"))
+        rows.append(row)
+    model = ["dense", "model", "difference"] if found.against is not None else ["model"]
+    out.print(table(["task", "questions", *model], rows))
+    limit = "" if found.limit is None else f", at most {found.limit} questions each"
+    say(f"lm-eval {found.lm_eval}, {found.dtype}{limit}, {found.seconds:.1f} s")
+
+
 def report(path: Path | None, text: str) -> None:
     """Where a report was written; its text, if it was written nowhere."""
     if path is None:
@@ -200,6 +240,12 @@ def amount(count: float, unit: str = "") -> str:
         if abs(rounded) >= 1:
             return f"{rounded:g} {prefix}{unit}"
     return f"{count:.3g} {unit}".rstrip()
+
+
+def _with_error(value: float | None, error: float | None, sign: str = "") -> str:
+    if value is None:
+        return ""
+    return f"{value:{sign}.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
 def _sequences(protocol: Protocol) -> str:

@@ -9,18 +9,22 @@ The regional gradient comes out of the same forward pass, of which it takes one 
 
 The sequences of a batch do not mix, so that one backward pass gives every sequence's own gradient
 (see `GradientNorm`).
+
+Fused experts run one at a time while they are watched (`experts.py`); the statistics of each are of
+the tokens that the router sends it. An expert that saw too few of them is starved.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur.blocks.experts import See, run_one_by_one
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
 from secateur.errors import ModelError, NumericalError
@@ -40,6 +44,8 @@ class Observer:
             block while it is watched.
         order: how the gradients of the sequences are combined.
         probe_tokens: how many inputs of every matrix to keep for `output_error`.
+        route_all: norms and Hessians of an expert are of all tokens, not only of those sent to it.
+        expert_tokens: an expert that saw fewer is starved.
     """
 
     def __init__(
@@ -48,10 +54,14 @@ class Observer:
         needs: frozenset[Need],
         order: Order = "l2",
         probe_tokens: int = 0,
+        route_all: bool = False,
+        expert_tokens: int = 0,
     ) -> None:
         self._matrices = matrices
         self._needs = needs
         self._order: Order = order
+        self._route_all = route_all
+        self._expert_tokens = expert_tokens
         self._leader: dict[str, str] = {}  # matrix -> the first that reads the same input
         self._norms: dict[str, InputNorm] = {}  # by leader
         self._hessians: dict[str, Hessian] = {}  # by leader
@@ -59,6 +69,7 @@ class Observer:
         self._probe_tokens = probe_tokens
         self._probes: dict[str, Tensor] = {}  # by leader, [up to probe_tokens, in]
         self._current: dict[str, Tensor] = {}  # inputs seen in the pass that is running
+        self._seen: dict[str, int] = {}  # tokens, by leader
 
     @property
     def groups(self) -> list[list[Matrix]]:
@@ -71,16 +82,30 @@ class Observer:
     @contextmanager
     def watch(self, sequences: int) -> Iterator[None]:
         """Feed the statistics from whatever the block runs inside, a batch of `sequences`."""
-        handles = [
-            matrix.owner.register_forward_hook(self._hook(matrix, sequences))
-            for matrix in self._matrices
-        ]
-        try:
+        with ExitStack() as watched:
+            experts: dict[nn.Module, dict[tuple[str, int], Matrix]] = {}
+            for matrix in self._matrices:
+                if matrix.expert is None:
+                    hook = self._hook(matrix, sequences)
+                    handle = matrix.owner.register_forward_hook(hook)
+                    watched.callback(handle.remove)
+                else:
+                    leaf = matrix.parameter.rpartition(".")[2]
+                    experts.setdefault(matrix.owner, {})[leaf, matrix.expert] = matrix
+            for owner, own in experts.items():
+                see, see_all = self._see(own)
+                watched.enter_context(run_one_by_one(owner, sequences, see, see_all))
+            watched.callback(self._current.clear)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            self._current.clear()
+
+    @property
+    def starved(self) -> tuple[Matrix, ...]:
+        """The matrices of experts that saw fewer than `expert_tokens` tokens."""
+        return tuple(
+            matrix
+            for matrix in self._matrices
+            if matrix.expert is not None and self._seen.get(matrix.name, 0) < self._expert_tokens
+        )
 
     def values(self, matrix: Matrix) -> dict[Need, Tensor]:
         """The finished statistics of one matrix, by need."""
@@ -97,15 +122,18 @@ class Observer:
         return values
 
     @torch.no_grad()
-    def output_error(self, matrix: Matrix, weight: Tensor) -> float:
+    def output_error(self, matrix: Matrix, weight: Tensor) -> float | None:
         """What `weight` [out, in] in place of W does to the output of the matrix alone.
 
-        norm2(X (W - weight)') / norm2(X W') over the first inputs X that the matrix saw.
+        norm2(X (W - weight)') / norm2(X W') over the first inputs X that the matrix saw; None if it
+        saw none.
 
         Raises:
             NumericalError: an output is not finite.
         """
-        inputs = self._probes[self._leader[matrix.name]]  # [up to probe_tokens, in]
+        inputs = self._probes.get(self._leader[matrix.name])  # [up to probe_tokens, in]
+        if inputs is None:
+            return None
         dense = matrix.read()
         output = (inputs @ dense.T).float().norm()
         lost = (inputs @ (dense - weight.to(dense.dtype)).T).float().norm()
@@ -118,18 +146,33 @@ class Observer:
     def _hook(self, matrix: Matrix, sequences: int) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             # Some families flatten [batch, tokens] before their linear layers.
-            x = args[0].detach().reshape(sequences, -1, args[0].shape[-1])  # [batch, tokens, in]
+            x = args[0].detach().reshape(-1, args[0].shape[-1])  # [batch * tokens, in]
+            if len(x) % sequences:
+                raise ModelError(f"{matrix.name} reads {len(x)} rows of {sequences} sequences")
+            sizes = [len(x) // sequences] * sequences
             if self._leads(matrix, args[0]):
-                self._feed(matrix, x)
-            if self._needs & GRADIENTS:
-                norm = self._gradients.setdefault(
-                    matrix.name, GradientNorm(matrix.shape, self._order, x.device)
-                )
-                output.register_hook(  # type: ignore[no-untyped-call]
-                    lambda g: norm.add(x, g.reshape(sequences, -1, g.shape[-1]))
-                )
+                self._count(matrix, x, sizes)
+            self._follow(matrix, x, sizes, output)
 
         return hook
+
+    def _see(self, matrices: dict[tuple[str, int], Matrix]) -> tuple[See, See | None]:
+        """What is done with the inputs and outputs of one module's experts."""
+
+        def count(parameter: str, expert: int, x: Tensor, sizes: list[int], y: Tensor) -> None:
+            if (matrix := matrices.get((parameter, expert))) is not None:
+                self._leader[matrix.name] = matrix.name
+                self._count(matrix, x.detach(), sizes)
+
+        def follow(parameter: str, expert: int, x: Tensor, sizes: list[int], y: Tensor) -> None:
+            if (matrix := matrices.get((parameter, expert))) is not None:
+                self._follow(matrix, x.detach(), sizes, y)
+
+        def count_and_follow(*seen: Any) -> None:
+            count(*seen)
+            follow(*seen)
+
+        return (follow, count) if self._route_all else (count_and_follow, None)
 
     def _leads(self, matrix: Matrix, inputs: Tensor) -> bool:
         """Whether this matrix is the first that reads this very tensor."""
@@ -140,15 +183,30 @@ class Observer:
             raise ModelError(f"{matrix.name} and {leader} share their input in some batches only")
         return leader == matrix.name
 
-    def _feed(self, matrix: Matrix, x: Tensor) -> None:
-        """Count x [batch, tokens, in] in."""
-        width, device = x.shape[-1], x.device
+    def _count(self, matrix: Matrix, x: Tensor, sizes: list[int]) -> None:
+        """Count x [rows, in] in, so many rows of each sequence."""
+        name, width, device = matrix.name, x.shape[-1], x.device
+        self._seen[name] = self._seen.get(name, 0) + len(x)
         if Need.INPUT_NORM in self._needs:
-            self._norms.setdefault(matrix.name, InputNorm(width, device)).add(x)
+            self._norms.setdefault(name, InputNorm(width, device)).add(x)
         if Need.HESSIAN in self._needs:
-            self._hessians.setdefault(matrix.name, Hessian(width, device)).add(x)
-        if self._probe_tokens and matrix.name not in self._probes:
-            self._probes[matrix.name] = x.flatten(0, 1)[: self._probe_tokens].clone()
+            self._hessians.setdefault(name, Hessian(width, device)).add(torch.split(x, sizes))
+        if self._probe_tokens and len(x) and name not in self._probes:
+            self._probes[name] = x[: self._probe_tokens].clone()
+
+    def _follow(self, matrix: Matrix, x: Tensor, sizes: list[int], output: Tensor) -> None:
+        """Count the gradient in, once that of the output is known."""
+        if not self._needs & GRADIENTS:
+            return
+        norm = self._gradients.setdefault(
+            matrix.name, GradientNorm(matrix.shape, self._order, x.device)
+        )
+
+        def add(gradient: Tensor) -> None:
+            rows = gradient.reshape(-1, gradient.shape[-1])  # [rows, out]
+            norm.add(torch.split(x, sizes), torch.split(rows, sizes))
+
+        output.register_hook(add)  # type: ignore[no-untyped-call]
 
 
 def observe(
@@ -158,6 +216,8 @@ def observe(
     matrices: Sequence[Matrix],
     needs: frozenset[Need],
     tick: Tick = silent,
+    route_all: bool = False,
+    expert_tokens: int = 0,
 ) -> tuple[Observer, list[Tensor]]:
     """Run every batch through the dense block once.
 
@@ -165,7 +225,13 @@ def observe(
         the observer, fed; and the block's outputs by batch, each [batch, tokens, width]: what the
         regional optimiser aims at and the output error is measured against.
     """
-    observer = Observer(matrices, needs - {Need.FULL_GRADIENT}, probe_tokens=PROBE_TOKENS)
+    observer = Observer(
+        matrices,
+        needs - {Need.FULL_GRADIENT},
+        probe_tokens=PROBE_TOKENS,
+        route_all=route_all,
+        expert_tokens=expert_tokens,
+    )
     with_gradient = Need.REGIONAL_GRADIENT in needs
     outputs = []
     for number, batch in enumerate(stream.batches):

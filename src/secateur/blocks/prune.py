@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,19 +15,27 @@ from secateur.checkpoint import Matrix
 from secateur.checkpoint.gradients import GradientFile
 from secateur.errors import NumericalError
 from secateur.methods import Method, Params, Refine
-from secateur.sparsity import Pattern, keep_mask
+from secateur.sparsity import Choice, Pattern, keep_mask
 from secateur.statistics import Need, Statistics
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do with every block."""
+    """What to do with every block.
+
+    Attributes:
+        choice: which matrix gets which pattern.
+        route_all: norms and Hessians of an expert are of all tokens, not only of those sent to it.
+        expert_tokens: an expert that saw fewer is starved: it is pruned by magnitude.
+    """
 
     method: Method
     params: Params
-    pattern: Pattern
+    choice: Choice
     regional: Regional
     seed: int
+    route_all: bool = False
+    expert_tokens: int = 32
 
 
 @dataclass(frozen=True)
@@ -38,13 +46,20 @@ class OpenBlock:
         index: its place in the model.
         module: the block.
         prefix: what its parameters' names begin with in the model.
-        matrices: what is pruned.
+        patterns: what is pruned in it, and how.
+        dense: what could be pruned in it and is not.
     """
 
     index: int
     module: nn.Module
     prefix: str
-    matrices: tuple[Matrix, ...]
+    patterns: Mapping[Matrix, Pattern]
+    dense: tuple[Matrix, ...] = ()
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """What is pruned."""
+        return tuple(self.patterns)
 
 
 @dataclass(frozen=True)
@@ -84,34 +99,43 @@ def new_weights(
     Raises:
         NumericalError: a statistic, a score or a loss is not finite; names the matrix.
     """
+    starved: list[Matrix] = []
+    if observed is not None and plan.method.needs:
+        starved = [matrix for matrix in observed.observer.starved if matrix in block.patterns]
+    told = _of_the_starved(block, starved, plan)
     statistics = {
         matrix.name: _statistics(block, matrix, observed, gradients, plan)
         for matrix in block.matrices
     }
+    for matrix in starved:
+        statistics[matrix.name] = Statistics.uninformed(
+            plan.method.needs, matrix.shape, statistics[matrix.name].sequences, matrix.read().device
+        )
     if plan.method.solve is not None:
         assert observed is not None
-        return _solve(block, observed.observer.groups, statistics, plan)
+        weights, notices = _solve(block, observed.observer.groups, statistics, plan)
+        return weights, (*told, *notices)
 
     def choose(matrix: Matrix, weight: Tensor) -> Tensor:
         assert plan.method.score is not None
         with torch.no_grad():
             score = plan.method.score(weight, statistics[matrix.name], plan.params)
             check_finite(score, "the scores are", block.prefix + matrix.name)
-            return keep_mask(score, plan.pattern, plan.params.competition)
+            return keep_mask(score, block.patterns[matrix], plan.params.competition)
 
     if plan.method.refine is Refine.REGIONAL:
         assert observed is not None
         refined = optimise(
             block.module, block.index, block.matrices, observed.stream, observed.targets, choose,
-            plan.regional, plan.seed, tick,
+            plan.regional, plan.seed, tick, frozenset(matrix.name for matrix in starved),
         )  # fmt: skip
-        return {name: weight for name, (_, weight) in refined.items()}, ()
+        return {name: weight for name, (_, weight) in refined.items()}, told
     weights = {}
     for matrix in block.matrices:
         weight = matrix.read().float()
         # Filled, not multiplied: a negative weight times zero would be stored as -0.
         weights[matrix.name] = weight.masked_fill(~choose(matrix, weight), 0)
-    return weights, ()
+    return weights, told
 
 
 def check_finite(values: Tensor, what: str, where: str, hint: str = "--dtype float32") -> None:
@@ -120,21 +144,34 @@ def check_finite(values: Tensor, what: str, where: str, hint: str = "--dtype flo
         raise NumericalError(f"{what} not finite", where=where, hint=hint)
 
 
+def _of_the_starved(block: OpenBlock, starved: Sequence[Matrix], plan: Plan) -> tuple[str, ...]:
+    """A notice for every module with experts that saw too few tokens."""
+    experts: dict[str, dict[int | None, None]] = {}
+    for matrix in starved:
+        module = matrix.parameter.rpartition(".")[0]
+        experts.setdefault(module, {})[matrix.expert] = None
+    return tuple(
+        f"{block.prefix}{module}: fewer than {plan.expert_tokens} tokens reached expert"
+        f" {', '.join(map(str, numbers))}: pruned by magnitude"
+        for module, numbers in experts.items()
+    )
+
+
 def _solve(
     block: OpenBlock,
     groups: Sequence[Sequence[Matrix]],
     statistics: Mapping[str, Statistics],
     plan: Plan,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Solve the matrices that read the same input together."""
+    """Solve the matrices that read the same input, and get the same pattern, together."""
     assert plan.method.solve is not None
     weights: dict[str, Tensor] = {}
     notices: list[str] = []
-    for group in groups:
+    for group, pattern in _of_one_pattern(block, groups):
         shared = statistics[group[0].name]
         try:
             solution = plan.method.solve(
-                [matrix.read() for matrix in group], shared, plan.pattern, plan.params
+                [matrix.read() for matrix in group], shared, pattern, plan.params
             )
         except NumericalError as fault:  # a method does not know what it works on
             where = block.prefix + group[0].name
@@ -144,6 +181,16 @@ def _solve(
             weights[matrix.name] = weight
         notices += [f"{block.prefix}{group[0].kind}: {line}" for line in solution.notices]
     return weights, tuple(notices)
+
+
+def _of_one_pattern(
+    block: OpenBlock, groups: Sequence[Sequence[Matrix]]
+) -> Iterator[tuple[list[Matrix], Pattern]]:
+    """What is pruned of the groups, parted by pattern."""
+    for group in groups:
+        chosen = {m: block.patterns[m] for m in group if m in block.patterns}
+        for pattern in dict.fromkeys(chosen.values()):
+            yield [matrix for matrix, own in chosen.items() if own == pattern], pattern
 
 
 def _statistics(

@@ -38,6 +38,7 @@ from torch.func import functional_call
 
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
+from secateur.checkpoint.matrices import with_weights
 from secateur.errors import NumericalError
 
 Choose = Callable[[Matrix, Tensor], Tensor]
@@ -91,6 +92,7 @@ def optimise(
     settings: Regional,
     seed: int,
     tick: Tick = silent,
+    still: frozenset[str] = frozenset(),
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Prune and refine one block; the block itself is not changed.
 
@@ -103,6 +105,8 @@ def optimise(
         choose: gives the keep-mask for a matrix's current weights.
         settings: how to optimise.
         seed: for drawing the sequences.
+        tick: told of progress.
+        still: matrices that are masked and not refined: experts that see too little to learn from.
 
     Returns:
         by matrix name: the keep-mask, and the new weights float32 [out, in], zero where pruned.
@@ -115,7 +119,8 @@ def optimise(
     weights = {name: matrix.read().float().clone() for name, matrix in by_name.items()}
     keep = {name: choose(by_name[name], weight) for name, weight in weights.items()}
     _apply(weights, keep)
-    optimizer, schedule = _optimizer(weights, keep, settings, stream.sequences)
+    moving = {name: weight for name, weight in weights.items() if name not in still}
+    optimizer, schedule = _optimizer(moving, keep, settings, stream.sequences)
     for number in range(settings.rounds):
         if number and not settings.hold_mask:
             keep = {name: choose(by_name[name], weight) for name, weight in weights.items()}
@@ -177,10 +182,8 @@ def _backward(
     chosen: Tensor,
 ) -> float:
     """Gradients of the squared output error of some sequences, and that error per sequence."""
-    stored = {
-        name: by_name[name].as_stored(weight).to(by_name[name].read().dtype)
-        for name, weight in weights.items()
-    }
+    dtype = next(iter(by_name.values())).read().dtype
+    stored = with_weights(by_name.values(), weights, dtype)
     size = len(stream.batches[0].hidden)
     total = 0.0
     for number in torch.unique(chosen // size).tolist():

@@ -24,10 +24,11 @@ from torch import Tensor
 from secateur.blocks.observe import Observer, observe
 from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
 from secateur.blocks.stream import Stream, Tick, silent
-from secateur.checkpoint import BlockModel, find_matrices
+from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.gradients import GradientFile
+from secateur.checkpoint.matrices import with_weights
 from secateur.errors import NumericalError
-from secateur.sparsity import MatrixAudit, audit
+from secateur.sparsity import MatrixAudit, Pattern, audit
 
 ANOTHER_COPY = "another copy of the model: this one is damaged"
 
@@ -39,11 +40,11 @@ class BlockResult:
     Attributes:
         index: which block.
         changed: parameter name in the model -> new value, in the orientation and dtype stored.
-        audits: parameter name in the model -> what was counted in it.
+        audits: name of a matrix in the model -> what was counted in it, pruned or not.
         output_error: norm2(f_dense - f_sparse) / norm2(f_dense) over all calibration tokens, or
-            None without calibration.
-        matrix_errors: the same of every matrix alone, by parameter name in the model, on its first
-            inputs; empty without calibration.
+            None without calibration or if nothing in it is pruned.
+        matrix_errors: the same of every matrix alone, by its name in the model, on its first
+            inputs; empty without calibration, and without an expert that no token reached.
         seconds: wall time by phase.
         notices: what the user should know, a line each.
     """
@@ -83,10 +84,19 @@ def sweep(
         NumericalError: something is not finite; names the matrix.
     """
     _check_surroundings(source)
+    every = find_all_matrices(source.blocks)
     for index in range(done, len(source.blocks)):
         clock = _Clock()
+        prefix = source.blocks.prefix(index)
+        chosen = {m: plan.choice.pattern_of(index, prefix + m.name) for m in every[index]}
         with source.open_block(index) as module:
-            block = OpenBlock(index, module, source.blocks.prefix(index), find_matrices(module))
+            block = OpenBlock(
+                index,
+                module,
+                prefix,
+                {matrix: pattern for matrix, pattern in chosen.items() if pattern is not None},
+                tuple(matrix for matrix, pattern in chosen.items() if pattern is None),
+            )
             clock.lap("load")
             # In a function of its own, so that nothing of this block outlives it but the result.
             known = first if index == 0 else None
@@ -104,46 +114,66 @@ def _prune_block(
     known: tuple[Observer, list[Tensor]] | None,
 ) -> BlockResult:
     """Everything that happens to one open block."""
-    for matrix in block.matrices:
-        plan.pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
+    for matrix, pattern in block.patterns.items():
+        pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
     for name, weight in block.module.named_parameters():
         check_finite(weight, "the weights are", block.prefix + name, ANOTHER_COPY)
+    if not block.patterns:
+        return _pass_by(block, stream, tick, clock)
     observed = error = None
     matrix_errors: dict[str, float] = {}
     if stream is not None:
         observer, targets = known or observe(
-            block.module, block.index, stream, block.matrices, plan.method.needs, tick
-        )
+            block.module, block.index, stream, block.matrices, plan.method.needs, tick,
+            plan.route_all, plan.expert_tokens,
+        )  # fmt: skip
         # Targets are let go one by one; those that are known serve other runs too.
         observed = Observed(stream, observer, list(targets) if known else targets)
         clock.lap("observe")
     pruned, notices = new_weights(block, observed, gradients, plan, tick)
     if observed is not None:
-        matrix_errors = {
+        found = {
             block.prefix + matrix.name: observed.observer.output_error(matrix, pruned[matrix.name])
             for matrix in block.matrices
         }
+        matrix_errors = {name: value for name, value in found.items() if value is not None}
     clock.lap("prune")
     changed = _write(block, pruned, source)
     if observed is not None:
         error = _propagate(block, observed, tick)
         clock.lap("propagate")
-    audits = {
-        block.prefix + matrix.name: audit(matrix.read(), plan.pattern) for matrix in block.matrices
+    return BlockResult(
+        block.index, changed, _audits(block), error, matrix_errors, clock.seconds, notices
+    )
+
+
+def _pass_by(block: OpenBlock, stream: Stream | None, tick: Tick, clock: _Clock) -> BlockResult:
+    """A block in which nothing is pruned: the stream moves through it as it is."""
+    if stream is not None:
+        stream.advance(block.module, block.index, tick)
+        clock.lap("propagate")
+    return BlockResult(block.index, {}, _audits(block), None, {}, clock.seconds, ())
+
+
+def _audits(block: OpenBlock) -> dict[str, MatrixAudit]:
+    """What is counted in every matrix of a block, pruned or not."""
+    patterns: dict[Matrix, Pattern | None] = {**block.patterns, **dict.fromkeys(block.dense)}
+    return {
+        block.prefix + matrix.name: audit(matrix.read(), pattern)
+        for matrix, pattern in patterns.items()
     }
-    return BlockResult(block.index, changed, audits, error, matrix_errors, clock.seconds, notices)
 
 
 def _write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> dict[str, Tensor]:
     """Put the new weights into the block as the storage dtype rounds them; what was stored."""
-    changed = {}
     for matrix in block.matrices:
-        name = block.prefix + matrix.name
-        stored = pruned[matrix.name].to(source.storage_dtype(name))
-        check_finite(stored, "the pruned weights are", name)
+        dtype = source.storage_dtype(block.prefix + matrix.parameter)
+        pruned[matrix.name] = stored = pruned[matrix.name].to(dtype)
+        check_finite(stored, "the pruned weights are", block.prefix + matrix.name)
         matrix.write(stored)
-        changed[name] = matrix.as_stored(stored)
-    return changed
+    return {
+        block.prefix + name: value for name, value in with_weights(block.matrices, pruned).items()
+    }
 
 
 @torch.no_grad()

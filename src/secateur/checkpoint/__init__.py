@@ -1,6 +1,6 @@
 """Disk to tensors and back: the only code that opens or writes model files."""
 
-from secateur.checkpoint.matrices import Matrix, find_matrices
+from secateur.checkpoint.matrices import Matrix, find_all_matrices, find_matrices
 from secateur.checkpoint.open import BlockModel, load_whole, open_model
 from secateur.checkpoint.read import Checkpoint, locate
 from secateur.checkpoint.resident import ResidentModel
@@ -16,6 +16,7 @@ __all__ = [
     "OutputFolder",
     "ResidentModel",
     "StreamedModel",
+    "find_all_matrices",
     "find_blocks",
     "find_matrices",
     "load_whole",

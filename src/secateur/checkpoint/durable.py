@@ -53,10 +53,12 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file, whole or not at all."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None
+) -> None:
+    """A safetensors file with `facts` in its header, whole or not at all."""
     with replacing(path) as unfinished:
-        save_file(dict(tensors), unfinished, metadata={"format": "pt"})
+        save_file(dict(tensors), unfinished, metadata={"format": "pt", **(facts or {})})
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from secateur.checkpoint.naming import NotStreamableError
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import ResidentModel
-from secateur.checkpoint.skeleton import NotStreamableError, StreamedModel, read_config, reason
+from secateur.checkpoint.skeleton import StreamedModel, read_config, reason
 from secateur.checkpoint.structure import Blocks
 from secateur.errors import CheckpointError
 
@@ -55,8 +56,8 @@ def open_model(
 ) -> StreamedModel | ResidentModel:
     """Open a model folder; `dtype=None` computes in the checkpoint's own dtype.
 
-    A `ResidentModel` comes back where the family's files need conversion and the model had to be
-    loaded whole.
+    A `ResidentModel` comes back where the files cannot be read block by block and the model had to
+    be loaded whole.
 
     Raises:
         CheckpointError, ModelError: see `Checkpoint` and `StreamedModel`.

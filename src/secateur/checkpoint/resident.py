@@ -80,7 +80,10 @@ def _cast(
     finally:
         for parameter, (old, old_requires_grad) in parameters.items():
             opened = parameter.data
-            parameter.data = unrounded(opened.to(old.device, old.dtype), old, opened.dtype)
+            new = unrounded(opened.to(old.device, old.dtype), old, opened.dtype)
+            if new.data_ptr() != old.data_ptr():
+                old.copy_(new)  # in place: another parameter may share this memory
+            parameter.data = old
             parameter.requires_grad_(old_requires_grad)
         for buffer, old_device in buffers.items():
             buffer.data = buffer.data.to(old_device)

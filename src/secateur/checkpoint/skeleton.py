@@ -1,8 +1,8 @@
 """A model's structure without its weights; any one block can be made real, and let go again.
 
 Peak memory is what is real at the moment: one block, or the surroundings of the blocks (embedding,
-final norm, output head). transformers' own rules map the names in the files to the parameters of
-the model; a family whose files need more than new names cannot be streamed.
+final norm, output head). transformers' own rules make the parameters of the model from the tensors
+in the files (`naming.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.read import Checkpoint, read_json
 from secateur.checkpoint.structure import find_blocks
 from secateur.errors import CheckpointError, ModelError
@@ -31,10 +31,6 @@ _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 """glibc keeps what was freed between what was not, more with every block; this gives it back."""
 
 
-class NotStreamableError(Exception):
-    """The files need conversion, not only other names: the model has to be loaded whole."""
-
-
 class StreamedModel:
     """A causal language model on disk, made real piece by piece.
 
@@ -43,14 +39,14 @@ class StreamedModel:
         blocks: the decoder blocks.
         device, dtype: where and in what precision open pieces are.
         checkpoint: where the weights come from.
-        stored_name: parameter name in the model -> tensor name in the files.
+        naming: which tensors of the files make up each parameter.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         """Build the skeleton.
 
         Raises:
-            NotStreamableError: the files need conversion.
+            NotStreamableError: see `Naming`; or a block's weights are not its own.
             CheckpointError: weights are missing or misshapen.
             ModelError: the architecture is unknown or has no blocks that can be told.
         """
@@ -59,9 +55,11 @@ class StreamedModel:
         self.device = device
         self.dtype = dtype
         self.blocks = find_blocks(self.model)
-        self.stored_name = _map_names(self.model, checkpoint)
-        self._missing = {name for name in self.model.state_dict() if name not in self.stored_name}
+        self.naming = Naming(self.model, checkpoint)
+        self._missing = set(self.model.state_dict()) - set(self.naming.parameters)
         _check_complete(self.model, self._missing, checkpoint)
+        if any(name.startswith(self.blocks.path + ".") for name in self._missing):
+            raise NotStreamableError("blocks share weights with each other, or with the rest")
         for name, _ in self.model.named_buffers():
             set_module_tensor_to_device(self.model, name, device)
 
@@ -79,7 +77,7 @@ class StreamedModel:
     def open_surroundings(self) -> Iterator[PreTrainedModel]:
         """The model with everything real but its blocks."""
         prefix = self.blocks.path + "."
-        names = [name for name in self.stored_name if not name.startswith(prefix)]
+        names = [name for name in self.naming.parameters if not name.startswith(prefix)]
         try:
             self._fill(names)
             self.model.tie_weights(missing_keys=set(self._missing), recompute_mapping=False)
@@ -90,16 +88,22 @@ class StreamedModel:
     def block_parameters(self, index: int) -> list[str]:
         """Stored parameters and buffers of one block, in the model's own spelling."""
         prefix = self.blocks.prefix(index)
-        return [name for name in self.stored_name if name.startswith(prefix)]
+        return [name for name in self.naming.parameters if name.startswith(prefix)]
+
+    def block_tensors(self, index: int) -> list[str]:
+        """The names of the tensors of one block in the files."""
+        names = self.block_parameters(index)
+        return [stored for name in names for stored in self.naming.tensors_of(name)]
 
     def storage_dtype(self, name: str) -> torch.dtype:
         """The dtype in which the files hold a parameter."""
-        return self.checkpoint.dtype(self.stored_name[name])
+        return self.checkpoint.dtype(self.naming.tensors_of(name)[0])
 
     def _fill(self, names: list[str]) -> None:
-        tensors = self.checkpoint.load([self.stored_name[name] for name in names])
+        stored = {name: self.naming.tensors_of(name) for name in names}
+        tensors = self.checkpoint.load([tensor for of_one in stored.values() for tensor in of_one])
         for name in names:
-            value = tensors.pop(self.stored_name[name])
+            value = self.naming.join(name, {tensor: tensors.pop(tensor) for tensor in stored[name]})
             dtype = self.dtype if value.is_floating_point() else None
             set_module_tensor_to_device(self.model, name, self.device, value=value, dtype=dtype)
 
@@ -166,7 +170,7 @@ def _empty_model(config: PreTrainedConfig, checkpoint: Checkpoint) -> PreTrained
         )
     try:
         for include_buffers in (True, False):
-            with init_empty_weights(include_buffers=include_buffers):
+            with init_empty_weights(include_buffers=include_buffers), no_init_weights():
                 model = AutoModelForCausalLM.from_config(
                     config, trust_remote_code=checkpoint.trust_remote_code
                 )
@@ -200,43 +204,6 @@ def _refuse_encoders(
             where=checkpoint.folder,
             wanted=f"a decoder, whose config.json has is_decoder or architectures [{name}]",
         )
-
-
-def _map_names(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, str]:
-    """Parameter names of the model -> tensor names in the files, by transformers' renaming rules.
-
-    Raises:
-        NotStreamableError: a tensor has to be converted, not only renamed.
-        CheckpointError: a tensor does not have the shape that the configuration implies, or a
-            parameter is stored under two names.
-    """
-    transforms = get_model_conversion_mapping(model)
-    renamings = [rule for rule in transforms if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in transforms if not isinstance(rule, WeightRenaming)]
-    wanted = model.state_dict()
-    stored_name: dict[str, str] = {}
-    for stored in checkpoint.names:
-        name, converted_by = rename_source_key(
-            stored, renamings, converters, model.base_model_prefix, wanted
-        )
-        if converted_by is not None:
-            raise NotStreamableError(f"{stored} needs conversion to {name}")
-        if name not in wanted:
-            continue  # not part of the model (an old buffer, an extra head): copied, not used
-        if tuple(wanted[name].shape) != checkpoint.shape(stored):
-            raise CheckpointError(
-                f"tensor {stored!r} has shape {list(checkpoint.shape(stored))}",
-                where=checkpoint.files[stored],
-                wanted=f"{list(wanted[name].shape)}, as config.json says",
-            )
-        if name in stored_name:
-            raise CheckpointError(
-                f"tensors {stored_name[name]!r} and {stored!r} are both {name!r}",
-                where=checkpoint.folder,
-                wanted="every weight once",
-            )
-        stored_name[name] = stored
-    return stored_name
 
 
 def _check_complete(model: PreTrainedModel, missing: set[str], checkpoint: Checkpoint) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
 
@@ -32,6 +33,8 @@ class Blocks:
 def find_blocks(model: nn.Module) -> Blocks:
     """The list of decoder blocks: as many members as the text configuration has hidden layers.
 
+    Encoders of images or sound that a model may have beside its decoder are left alone.
+
     Raises:
         ModelError: there is no such list, or more than one on the same level.
     """
@@ -52,6 +55,9 @@ def find_blocks(model: nn.Module) -> Blocks:
     # Inner lists (the experts of a block, say) lie deeper than the blocks themselves.
     shallowest = min((name.count(".") for name, _ in lists), default=0)
     outer = [(name, module) for name, module in lists if name.count(".") == shallowest]
+    if len(outer) > 1 and isinstance(model, PreTrainedModel):
+        decoder = {id(module) for module in model.get_decoder().modules()}  # not an image encoder
+        outer = [(name, module) for name, module in outer if id(module) in decoder]
     if len(outer) != 1:
         names = ", ".join(name for name, _ in outer) or "none"
         raise ModelError(

@@ -183,20 +183,17 @@ class OutputFolder:
             changed: parameter name in the model -> new value as stored. What is not named keeps
                 its bytes.
         """
-        names = [model.stored_name[name] for name in model.block_parameters(index)]
-        tensors = model.checkpoint.load(names)
+        tensors = model.checkpoint.load(model.block_tensors(index))
         for name, value in changed.items():
-            stored = model.stored_name[name]
-            old = tensors[stored]
-            tensors[stored] = unrounded(value.to("cpu", old.dtype), old, model.dtype).contiguous()
+            for stored, new in model.naming.part(name, value).items():
+                old = tensors[stored]
+                tensors[stored] = unrounded(new.to("cpu", old.dtype), old, model.dtype).contiguous()
         return self._write_shard(tensors, index + 2, len(model.blocks) + 1)
 
     def write_surroundings(self, model: StreamedModel) -> None:
         """Write everything of a streamed model that is in no block, bit for bit as it was."""
         inside = {
-            model.stored_name[name]
-            for index in range(len(model.blocks))
-            for name in model.block_parameters(index)
+            stored for index in range(len(model.blocks)) for stored in model.block_tensors(index)
         }
         outside = [name for name in model.checkpoint.names if name not in inside]
         self._write_shard(model.checkpoint.load(outside), 1, len(model.blocks) + 1)
@@ -221,6 +218,14 @@ class OutputFolder:
             if path.name not in self._checksums:
                 self._checksums[path.name] = sha256(path)
         return dict(sorted(self._checksums.items()))
+
+    def write_folder(self, name: str, save: Callable[[Path], None]) -> None:
+        """Let something else write a folder within the result; its files have no checksum."""
+        folder = self._partial / name
+        with writing(folder):
+            save(folder)
+            for path in folder.rglob("*"):
+                flush(path)
 
     def finish(self, record: str) -> None:
         """Write `run.json` and give the folder its name; the state goes after that."""

@@ -7,21 +7,30 @@ from typing import Annotated
 
 import typer
 
-from secateur import methods, pipeline, prove, show
+from secateur import methods, pipeline, prove, show, tasks
+from secateur.checkpoint import locate
 from secateur.cli.app import HELD_OUT, Device, Dtype, Json, Model, Trust, app, shown
-from secateur.errors import CheckFailedError
+from secateur.errors import CheckFailedError, RecipeError
 
 
 @app.command()
 def evaluate(
     model: Model,
-    text: Annotated[
-        str,
-        typer.Option(help=f"Held-out text. {HELD_OUT}"),
-    ],
+    text: Annotated[str | None, typer.Option(help=f"Held-out text. {HELD_OUT}")] = None,
+    asked: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks",
+            help="Zero-shot tasks by lm-eval, such as arc_easy,hellaswag; wanda++ and wanda are the"
+            " papers' lists; continuation is made from --text and needs no network.",
+        ),
+    ] = None,
     against: Annotated[
         str | None,
-        typer.Option(help="The dense model: adds the mean KL divergence per token from it."),
+        typer.Option(
+            help="The dense model: adds the mean KL divergence per token from it, and what it"
+            " scores in the tasks."
+        ),
     ] = None,
     sequence_length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 2048,
     windows: Annotated[
@@ -30,12 +39,43 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows per batch.", show_default="about 8192 tokens")
     ] = None,
+    include_path: Annotated[
+        str | None, typer.Option(help="Folder of your own task files; their code is run.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Questions of each task at most.", show_default="all")
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Add what it scores to the run.json of MODEL.")
+    ] = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Perplexity of MODEL on held-out text, in fixed windows, one block in memory."""
+    """Perplexity of MODEL on held-out text, block by block; with --tasks, what it scores."""
+    if asked is not None:
+        scored = tasks.ask(
+            model,
+            asked,
+            against=against,
+            text=text,
+            include_path=include_path,
+            limit=limit,
+            together=batch_size,
+            dtype=dtype,
+            device=device,
+            progress=shown(),
+        )
+        if record:
+            tasks.add_to_record(locate(model), scored)
+        if as_json:
+            print(scored.model_dump_json(indent=2))
+        else:
+            show.task_scores(scored)
+        return
+    if text is None:
+        raise RecipeError("nothing to evaluate on", hint="--text SOURCE, or --tasks NAMES")
     found = pipeline.evaluate(
         model,
         text,

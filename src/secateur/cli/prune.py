@@ -11,7 +11,8 @@ from secateur import pipeline, show
 from secateur.cli.app import CALIBRATION, HELD_OUT, Trust, app, shown
 from secateur.errors import RecipeError
 from secateur.prepare import prepare
-from secateur.recipe import Recipe, read_value, read_yaml
+from secateur.recipe import Recipe
+from secateur.recipe_file import read_value, read_yaml
 
 
 @app.command("prune")
@@ -29,6 +30,25 @@ def prune_command(
             " the input are KEPT.",
             show_default="2:4",
         ),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REGEX", help="Prune only matrices with this in their name. May be repeated."
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REGEX", help="Leave matrices with this in their name. May be repeated."
+        ),
+    ] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(help="Prune only these blocks, from 0: 4-27 or 0,3,8-.", show_default="all"),
+    ] = None,
+    dense_first: Annotated[
+        int | None, typer.Option(help="Leave so many of the first blocks.", show_default="0")
     ] = None,
     calibration: Annotated[
         str | None,
@@ -72,6 +92,16 @@ def prune_command(
     recipe: Annotated[
         Path | None, typer.Option(help="YAML file with any of these; flags go over it.")
     ] = None,
+    route_all: Annotated[
+        bool | None,
+        typer.Option("--route-all", help="Show every expert every token, not only its own."),
+    ] = None,
+    expert_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="An expert that fewer tokens reach is pruned by magnitude.", show_default="32"
+        ),
+    ] = None,
     save_gradients: Annotated[
         str | None, typer.Option(help="gblm: keep the full-model gradients in this .safetensors.")
     ] = None,
@@ -114,6 +144,8 @@ def prune_command(
         "preset": preset, "batch_size": batch_size, "dtype": dtype, "device": device,
         "overwrite": overwrite, "gradients": gradients, "save_gradients": save_gradients,
         "block_inputs": block_inputs, "text": text, "windows": windows, "restart": restart,
+        "include": include or None, "exclude": exclude or None, "blocks": blocks,
+        "dense_first": dense_first, "route_all": route_all, "expert_tokens": expert_tokens,
     }  # fmt: skip
     values.update({name: value for name, value in flags.items() if value is not None})
     if trust_remote_code:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from secateur.data import Protocol
 from secateur.errors import CheckpointError
-from secateur.evaluate import Evaluation
+from secateur.evaluate import Evaluation, TaskEvaluation
 from secateur.sparsity import MatrixAudit
 
 
@@ -80,6 +81,63 @@ class Sample(_Record):
     """How the pruned model went on."""
 
 
+class RecoveryPoint(_Record):
+    """One evaluation while a pruned model was trained."""
+
+    step: int
+    """Steps that were done."""
+    loss: float | None
+    """Mean training loss per step since the evaluation before; none before the first step."""
+    validation_loss: float
+    """Mean negative log-likelihood per token of text that is not trained on, in nats."""
+    learning_rate: float
+    seconds: float
+    """Wall time since the beginning, interruptions left out."""
+
+
+class RecoveryRecord(_Record):
+    """What was done to a pruned model to take back what pruning cost."""
+
+    created: str
+    """UTC, ISO 8601."""
+    settings: dict[str, Any]
+    """Every option, defaults included."""
+    text: Protocol
+    """What it was trained on, the validation sequences included."""
+    trained_parameters: int
+    curve: tuple[RecoveryPoint, ...]
+    """The first point is before training."""
+    steps: int
+    """That were done; fewer than were asked for if it stopped early."""
+    best_step: int
+    """The result is the state after this step, the best by its validation loss."""
+    interruptions: int
+    """How often it went on from a checkpoint."""
+    dense: Evaluation | None
+    pruned: Evaluation | None
+    """Before training."""
+    adapted: Evaluation | None
+    """After training, before the merge."""
+    recovered: Evaluation | None
+    """The result; with adapters beside the model, the same as `adapted`."""
+    zeros_before: int
+    """In all prunable matrices."""
+    zeros_after: int
+    """In the result; every zero before is one."""
+    seconds: float
+    versions: dict[str, str]
+    machine: dict[str, str]
+    notices: tuple[str, ...]
+
+    @property
+    def damage_removed(self) -> float | None:
+        """Share of what pruning cost in perplexity that was taken back; 1 is dense."""
+        if self.dense is None or self.pruned is None or self.recovered is None:
+            return None
+        damage = self.pruned.perplexity - self.dense.perplexity
+        return (self.pruned.perplexity - self.recovered.perplexity) / damage if damage else None
+
+
 class RunRecord(_Record):
     """A whole pruning run."""
 
@@ -98,6 +156,10 @@ class RunRecord(_Record):
     blocks: tuple[BlockRecord, ...]
     evaluations: tuple[Evaluation, ...] = ()
     """Held-out perplexity, measured while the blocks passed."""
+    recovery: RecoveryRecord | None = None
+    """If the model was trained after it was pruned; everything above is of the pruning."""
+    tasks: tuple[TaskEvaluation, ...] = ()
+    """What the model in this folder scored, if it was recorded."""
     sample: Sample | None = None
     seconds: float
     """Wall time of the run but for measuring; what other runs did for it is counted in."""
@@ -140,6 +202,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of everything that the numbers depend on."""
     packages: Iterable[str] = ("secateur", "torch", "transformers", "safetensors")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 import torch
@@ -32,6 +32,26 @@ class Statistics:
     def __init__(self, values: Mapping[Need, Tensor], sequences: int) -> None:
         self._values = dict(values)
         self.sequences = sequences
+
+    @classmethod
+    def uninformed(
+        cls,
+        needs: Iterable[Need],
+        shape: tuple[int, int],
+        sequences: int,
+        device: torch.device | str = "cpu",
+    ) -> Statistics:
+        """Statistics that say nothing: with them every method ranks weights by magnitude.
+
+        All inputs have norm 1 and are orthogonal, all gradients are 1.
+        """
+        make = {
+            Need.INPUT_NORM: lambda: torch.ones(shape[1], device=device),
+            Need.HESSIAN: lambda: torch.eye(shape[1], device=device),
+            Need.REGIONAL_GRADIENT: lambda: torch.ones(shape, device=device),
+            Need.FULL_GRADIENT: lambda: torch.ones(shape, device=device),
+        }
+        return cls({need: make[need]() for need in needs}, sequences)
 
     @property
     def input_norm(self) -> Tensor:

@@ -9,6 +9,7 @@ g_n [out, in]  gradient of the loss of sequence n; accumulated in float32
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -27,23 +28,25 @@ class GradientNorm:
         self.sequences = 0
         self.sum = torch.zeros(shape, dtype=torch.float32, device=device)
 
-    def add(self, inputs: Tensor, output_gradients: Tensor) -> None:
+    def add(self, inputs: Sequence[Tensor], output_gradients: Sequence[Tensor]) -> None:
         """Count in the gradients of a linear map, one sequence of the batch at a time.
 
         For `y = x @ W.T` the gradient of sequence n is `g_n.T @ x_n`: the sequences of a batch do
         not mix, so that one backward pass over the batch gives the gradient of each.
 
         Args:
-            inputs: [batch, tokens, in], x.
-            output_gradients: [batch, tokens, out], d loss_n / d y.
+            inputs: x of each sequence, [tokens, in]; an expert may see no token of it.
+            output_gradients: d loss_n / d y of each, [tokens, out].
         """
-        for x, g in zip(inputs.detach(), output_gradients.detach(), strict=True):
-            gradient = g.float().T @ x.float()  # [out, in]
+        for x, g in zip(inputs, output_gradients, strict=True):
+            self.sequences += 1
+            if len(x) == 0:
+                continue
+            gradient = g.detach().float().T @ x.detach().float()  # [out, in]
             if self.order == "l2":
                 self.sum.addcmul_(gradient, gradient)
             else:
                 self.sum += gradient.abs()
-            self.sequences += 1
 
     @property
     def total(self) -> Tensor:

@@ -17,6 +17,7 @@ Source: Frantar and Alistarh, arXiv 2301.00774.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,10 +30,10 @@ class Hessian:
         self.mean = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
         self.sequences = 0
 
-    def add(self, inputs: Tensor) -> None:
-        """Count `inputs` [batch, tokens, in] in."""
-        for sequence in inputs.detach():
+    def add(self, inputs: Sequence[Tensor]) -> None:
+        """Count the inputs of some sequences in, [tokens, in] each; a sequence may have none."""
+        for sequence in inputs:
             self.mean *= self.sequences / (self.sequences + 1)
             self.sequences += 1
-            scaled = math.sqrt(2 / self.sequences) * sequence.float().T  # [in, tokens]
+            scaled = math.sqrt(2 / self.sequences) * sequence.detach().float().T  # [in, tokens]
             self.mean += scaled @ scaled.T

@@ -1,0 +1,69 @@
+"""A recipe as people write it: a YAML file of plain values, numbers where they look like it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from secateur.errors import RecipeError
+
+_MOST_BYTES = 1_000_000
+"""Of a recipe file: some hundred lines are a long one."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The values in a recipe file, unchecked.
+
+    Raises:
+        RecipeError: it is missing, not YAML, or not a mapping.
+    """
+    wanted = "keys and values, such as method: wanda"
+    try:
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise RecipeError(f"{size} bytes", where=path, wanted=f"at most {_MOST_BYTES}")
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError as fault:
+        raise RecipeError("no such recipe file", where=path, wanted="a YAML file") from fault
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as fault:
+        raise RecipeError(f"not a YAML file ({fault})", where=path, wanted=wanted) from fault
+    if not isinstance(values, dict):
+        kind = "nothing" if values is None else f"a {type(values).__name__}"
+        raise RecipeError(f"the file holds {kind}", where=path, wanted=wanted)
+    if values.get("trust_remote_code"):
+        raise RecipeError(
+            "a recipe file cannot trust code", where=path, hint="--trust-remote-code, if you do"
+        )
+    return {str(key): value for key, value in values.items()}
+
+
+def read_value(text: str) -> Any:
+    """A value as it would stand in a recipe file: "3" is a number, "true" a truth, "l1" a word."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return text
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only; of numbers those that look like it.
+
+    YAML 1.1 reads 2:4 as 124 (to base 60), 010 as 8, and 3e-7, which has no dot, as a word.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name and form
+        first: [(tag, form) for tag, form in forms if not tag.endswith((":int", ":float"))]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"[+-]?(0|[1-9]\d*)$"), list("+-0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"([+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?|[+-]?\.inf|\.nan)$"),
+    list("+-.0123456789"),
+)

@@ -1,0 +1,150 @@
+"""LoRA that can be merged without loss into a sparse weight.
+
+    W_used = stored(W + scale * B A)   where W is not zero
+             0                         where it is
+
+    W      weight of the sparse model [out, in] (Conv1D: [in, out]), frozen
+    B, A   low-rank factors [out, rank], [rank, in], float32, trained; B starts at zero
+    scale  alpha / rank
+    stored rounds to the dtype of the checkpoint; its gradient passes through
+
+Every forward pass computes with `W_used`, and `W_used` is what the merge writes: nothing is lost at
+the merge, and no zero is. Plain LoRA (arXiv 2106.09685), which fills every zero when it is merged,
+is there for adapters that stay beside the model. Why not peft's own sparse adapters:
+docs/decisions/0008.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name it is known by
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from secateur.checkpoint import find_blocks, find_matrices
+from secateur.errors import RecipeError, closest
+
+ADAPTER = "default"
+EVERY = "all"
+
+
+class MaskedLora(LoraLinear):  # type: ignore[misc]
+    """A layer of peft whose update leaves every zero of the weight alone."""
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, **options: Any) -> None:
+        super().__init__(base_layer, adapter_name, **options)
+        self.fan_in_fan_out = isinstance(base_layer, Conv1D)
+        self.stored_dtype: torch.dtype = base_layer.weight.dtype  # type: ignore[assignment]
+
+    def used_weight(self) -> Tensor:
+        """What the layer multiplies by, as it will be stored: float32, shaped like the weight."""
+        weight = self.get_base_layer().weight
+        with torch.autocast(weight.device.type, enabled=False):
+            updated = weight.float() + self.get_delta_weight(ADAPTER)
+            kept = torch.where(weight != 0, updated, 0)
+            used: Tensor = _Stored.apply(kept, self.stored_dtype)  # type: ignore[no-untyped-call]
+        return used
+
+    def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """inputs [..., in] -> [..., out]."""
+        layer = self.get_base_layer()
+        if self.disable_adapters:
+            result: Tensor = layer(inputs, *args, **kwargs)
+            return result
+        used = self.used_weight().to(inputs.dtype)
+        return F.linear(inputs, used.T if self.fan_in_fan_out else used, layer.bias)
+
+
+class _Stored(torch.autograd.Function):
+    """Rounding to the dtype of the checkpoint, and the gradient as if there were none."""
+
+    @staticmethod
+    def forward(context: Any, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        return weight.to(dtype).to(weight.dtype)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def find_targets(model: PreTrainedModel, targets: str) -> list[str]:
+    """Names of the modules within the blocks that get an adapter.
+
+    Args:
+        model: its linear layers are looked through, block by block.
+        targets: "all", or kinds with commas between: "q_proj,v_proj", "self_attn.q_proj".
+
+    Raises:
+        RecipeError: a kind is in no block.
+    """
+    blocks = find_blocks(model)
+    kinds = {
+        blocks.prefix(index) + matrix.kind: matrix.kind
+        for index, block in enumerate(blocks.modules)
+        for matrix in find_matrices(block)
+        if isinstance(matrix.owner, nn.Linear | Conv1D)
+    }
+    if targets == EVERY:
+        return list(kinds)
+    wanted = [kind.strip() for kind in targets.split(",")]
+    for kind in wanted:
+        if not any(_is_kind(there, kind) for there in kinds.values()):
+            known = {there.rpartition(".")[2] for there in kinds.values()}
+            raise RecipeError(
+                f"no block has a linear layer {kind!r}",
+                where="--targets",
+                wanted=closest(kind, sorted(known)),
+            )
+    return [name for name, there in kinds.items() if any(_is_kind(there, k) for k in wanted)]
+
+
+def attach(
+    model: PreTrainedModel,
+    modules: list[str],
+    *,
+    rank: int,
+    alpha: float,
+    masked: bool,
+    stored_dtype: Callable[[str], torch.dtype],
+    seed: int,
+) -> PeftModel:
+    """Freeze a model and put adapters into it, in place.
+
+    Args:
+        model: the sparse model, whole.
+        modules: names from `find_targets`.
+        rank: of the factors.
+        alpha: the update is scaled by alpha / rank.
+        masked: every zero stays one; otherwise plain LoRA.
+        stored_dtype: gives the dtype that a parameter has on disk.
+        seed: of A.
+    """
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, task_type="CAUSAL_LM")
+    if masked:
+        config._register_custom_module({nn.Linear: MaskedLora, Conv1D: MaskedLora})
+    else:
+        kinds = {type(model.get_submodule(name)) for name in modules}
+        config.fan_in_fan_out = Conv1D in kinds
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, config)
+    for name, layer in masked_layers(model):
+        layer.stored_dtype = stored_dtype(f"{name}.weight")
+    return adapted
+
+
+def masked_layers(model: PreTrainedModel) -> list[tuple[str, MaskedLora]]:
+    """Name within the model and layer, of every layer with a masked adapter."""
+    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, MaskedLora)]
+
+
+def _is_kind(there: str, asked: str) -> bool:
+    return there == asked or there.endswith(f".{asked}")

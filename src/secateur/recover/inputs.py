@@ -1,0 +1,179 @@
+"""What a recovery needs before it begins: every input found, read, checked against the others."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from secateur.bundled import BUILTIN_MODEL
+from secateur.checkpoint import ResidentModel, StreamedModel, find_matrices, locate, open_model
+from secateur.checkpoint.destination import check_output
+from secateur.data import TokenBatch, load_calibration, load_heldout
+from secateur.errors import DataError, ModelError, OutputError, RecipeError
+from secateur.placement import choose_device
+from secateur.recover.merge import count_zeros
+from secateur.recover.settings import Recovery
+from secateur.recover.state import StateFile
+from secateur.report import RunRecord
+from secateur.report.record import read_record
+from secateur.sequences import clip, load_tokenizer, vocabulary
+from secateur.sparsity import Pattern, parse_pattern
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recovery whose inputs were all found and checked, before any work is done.
+
+    Attributes:
+        settings: what was asked for.
+        folder: of the sparse model.
+        record: of the run that pruned it, if there is one.
+        source: the sparse model on disk, read in float32, which holds every stored value.
+        pattern: what every matrix has and is to keep; None if nobody says.
+        zeros: in all its prunable matrices.
+        dense: folder of the dense model, if it is to be had.
+        text: the sequences; the first `settings.validation` are not trained on.
+        heldout: windows to measure on, or None.
+        device: where to compute.
+        state: where checkpoints go.
+    """
+
+    settings: Recovery
+    folder: Path
+    record: RunRecord | None
+    source: StreamedModel | ResidentModel
+    pattern: Pattern | None
+    zeros: int
+    dense: Path | None
+    text: TokenBatch
+    heldout: TokenBatch | None
+    device: torch.device
+    state: StateFile
+
+    @property
+    def training(self) -> Tensor:
+        """Sequences to train on, int64 [sequences, tokens]."""
+        return self.text.input_ids[self.settings.validation :]
+
+    @property
+    def validation(self) -> Tensor:
+        """Sequences to judge by, int64 [sequences, tokens]."""
+        return self.text.input_ids[: self.settings.validation]
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know."""
+        batches = [batch for batch in (self.text, self.heldout) if batch is not None]
+        return tuple(dict.fromkeys(line for batch in batches for line in batch.notices))
+
+    @property
+    def half(self) -> bool:
+        """Whether training multiplies in bfloat16."""
+        asked = self.settings.dtype
+        return asked == "bfloat16" or (asked == "auto" and self.device.type != "cpu")
+
+    def load(self, folder: Path) -> PreTrainedModel:
+        """A whole model, ready to train on: float32, or as stored where training is in bfloat16."""
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype="auto" if self.half else torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must have been made with to go on from it."""
+        digest = hashlib.sha256()
+        for index in {0, len(self.source.blocks) - 1}:
+            with self.source.open_block(index) as block:
+                for matrix in find_matrices(block):
+                    digest.update(matrix.read().contiguous().numpy().tobytes())
+        return {
+            **self.settings.identity(),
+            "tokens": self.text.protocol.token_sha256,
+            "weights": digest.hexdigest(),
+        }
+
+
+def prepare(settings: Recovery) -> Prepared:
+    """Open the sparse model, prove its pattern, read the texts.
+
+    Raises:
+        SecateurError: something does not fit; nothing was written.
+    """
+    folder, out = locate(settings.model), Path(settings.out)
+    check_output(out, folder, overwrite=settings.overwrite)
+    state = StateFile(out.parent / f".{out.name}.recovery.safetensors")
+    if state.exists and not (settings.resume or settings.overwrite):
+        raise OutputError(
+            "an interrupted recovery left a checkpoint",
+            where=state.path,
+            hint="--resume to go on, or --overwrite to begin anew",
+        )
+    record, device = read_record(folder), choose_device(settings.device)
+    written = settings.pattern
+    if written is None and record is not None:
+        written = record.recipe.get("pattern")
+    pattern = None if written is None else parse_pattern(written)
+    source = open_model(folder, torch.device("cpu"), torch.float32)
+    zeros = count_zeros(source, pattern, {})
+    if not zeros:
+        raise ModelError("the model has no zeros to keep", where=folder, hint="secateur prune")
+    text, heldout = _read(settings, folder, source)
+    return Prepared(
+        settings, folder, record, source, pattern, zeros, _dense(settings, record), text, heldout,
+        device, state,
+    )  # fmt: skip
+
+
+def _dense(settings: Recovery, record: RunRecord | None) -> Path | None:
+    """The dense model: what was asked for, or what run.json names if that is a folder here."""
+    if settings.dense is not None:
+        return locate(settings.dense)
+    named = None if record is None else record.recipe.get("model")
+    if named == BUILTIN_MODEL or (
+        isinstance(named, str) and (Path(named) / "config.json").is_file()
+    ):
+        return locate(named)
+    if settings.objective == "distill":
+        raise RecipeError("distillation needs the dense model", hint="--dense FOLDER")
+    return None
+
+
+def _read(
+    settings: Recovery, folder: Path, source: StreamedModel | ResidentModel
+) -> tuple[TokenBatch, TokenBatch | None]:
+    """The sequences to train and judge on, and the windows to measure on."""
+    tokenizer = load_tokenizer(folder)
+    length, notices = clip(settings.sequence_length, source)
+    text = load_calibration(
+        settings.text,
+        tokenizer=tokenizer,
+        samples=settings.validation + settings.trained_sequences,
+        sequence_length=length,
+        seed=settings.seed,
+        vocabulary=vocabulary(source),
+    )
+    if len(text.input_ids) <= settings.validation:
+        raise DataError(
+            f"{len(text.input_ids)} sequences, of which {settings.validation} are to judge by",
+            where=settings.text,
+            hint="more text, or fewer --validation sequences",
+        )
+    heldout = None
+    if settings.heldout is not None:
+        heldout = load_heldout(
+            settings.heldout,
+            tokenizer=tokenizer,
+            sequence_length=length,
+            windows=settings.windows,
+            vocabulary=vocabulary(source),
+        )
+    return replace(text, notices=(*notices, *text.notices)), heldout

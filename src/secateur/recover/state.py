@@ -1,0 +1,137 @@
+"""The state of a recovery that was interrupted: one safetensors file, replaced as a whole.
+
+    adapter.NAME                 trained factors now
+    best.NAME                    at the best evaluation so far
+    optimizer.NAME.exp_avg, ...  what AdamW remembers of them
+    metadata "state"             JSON: what the run is, its step, the curve so far
+
+Nothing is pickled, so that a checkpoint from elsewhere can do no more than be wrong. The order of
+the data follows from seed and step and needs no state.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.optim import Optimizer
+
+from secateur.checkpoint.durable import write_tensors, writing
+from secateur.errors import CheckpointError, RecipeError
+from secateur.report.record import RecoveryPoint
+
+
+class Position(BaseModel):
+    """How far a recovery has come."""
+
+    model_config = ConfigDict(frozen=True)
+
+    identity: dict[str, Any]
+    step: int
+    curve: tuple[RecoveryPoint, ...]
+    seconds: float
+    interruptions: int
+
+
+class StateFile:
+    """The checkpoint of one recovery.
+
+    Args:
+        path: of the file; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a run to go on with."""
+        return self.path.is_file()
+
+    def save(
+        self,
+        position: Position,
+        adapter: Mapping[str, Tensor],
+        best: Mapping[str, Tensor],
+        optimizer: Mapping[str, Mapping[str, Tensor]],
+    ) -> None:
+        """Replace the file.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        tensors = {f"adapter.{name}": value for name, value in adapter.items()}
+        tensors |= {f"best.{name}": value for name, value in best.items()}
+        for name, kept in optimizer.items():
+            tensors |= {f"optimizer.{name}.{key}": value for key, value in kept.items()}
+        copied = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(self.path, copied, {"state": position.model_dump_json()})
+
+    def load(self, identity: Mapping[str, Any]) -> tuple[Position, dict[str, Tensor]]:
+        """What was saved.
+
+        Args:
+            identity: of the run that wants to go on.
+
+        Raises:
+            CheckpointError: there is no such file, or it cannot be read.
+            RecipeError: it is of another run.
+        """
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                position = Position.model_validate_json((file.metadata() or {})["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except FileNotFoundError as fault:
+            raise CheckpointError(
+                "no interrupted recovery to go on with", where=self.path, hint="without --resume"
+            ) from fault
+        except (SafetensorError, OSError, KeyError, ValidationError) as fault:
+            raise CheckpointError(
+                "the checkpoint cannot be read", where=self.path, hint="--overwrite to begin anew"
+            ) from fault
+        wanted = json.loads(json.dumps(dict(identity)))
+        for key, value in wanted.items():
+            if position.identity.get(key) != value:
+                raise RecipeError(
+                    f"the checkpoint was made with {key}={position.identity.get(key)!r}",
+                    where=self.path,
+                    wanted=f"{key}={value!r}",
+                    hint="the same options again, or --overwrite to begin anew",
+                )
+        return position, tensors
+
+    def remove(self) -> None:
+        """The run is over; a folder that is empty then goes too."""
+        self.path.unlink(missing_ok=True)
+
+
+def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors under one of the prefixes of the file."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
+
+
+def remembered(optimizer: Optimizer, names: list[str]) -> dict[str, dict[str, Tensor]]:
+    """What an optimiser remembers, by the name of the parameter, in the order it was given them."""
+    state = optimizer.state_dict()["state"]
+    return {
+        name: {key: torch.as_tensor(value) for key, value in state[index].items()}
+        for index, name in enumerate(names)
+        if index in state
+    }
+
+
+def remind(optimizer: Optimizer, names: list[str], tensors: Mapping[str, Tensor]) -> None:
+    """Give back to an optimiser what `remembered` took from it."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for index, name in enumerate(names):
+        state[index] = part(tensors, name)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,0 +1,186 @@
+"""A recovery from end to end: sparse model -> adapters, trained -> merged, proved, written.
+
+    prepare    the model has its pattern; the texts are there; nothing is in the way of the result
+    measure    the dense model, if there is one, and the sparse one
+    train      adapters that leave the zeros alone, or plain ones that stay beside the model
+    measure    before the merge, and after it
+    write      whole or not at all, when every zero has been found in its place
+
+Perplexity is measured in float32 whatever training computes in, so that two numbers differ by the
+weights alone.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.checkpoint import BlockModel, OutputFolder, ResidentModel, open_model
+from secateur.evaluate import Evaluation, evaluate
+from secateur.placement import batch_size
+from secateur.recover.adapter import attach, find_targets
+from secateur.recover.inputs import Prepared, prepare
+from secateur.recover.merge import count_zeros, merged_weights
+from secateur.recover.objective import Objective, distillation, language_model_loss
+from secateur.recover.settings import Recovery
+from secateur.recover.training import train
+from secateur.report import Progress, Quiet, RunRecord
+from secateur.report.record import RecoveryRecord, machine, now, peak_memory_bytes, versions
+
+
+def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
+    """Train a sparse model and write it to `settings.out`, every zero kept.
+
+    Returns:
+        the record of the pruning run with `recovery` filled in; `run.json` holds the same.
+
+    Raises:
+        SecateurError: something could not be read, done or written, or a zero did not survive; no
+            result folder is left. A checkpoint to go on from is, if training had begun.
+    """
+    began = time.perf_counter()
+    prepared = prepare(settings)
+    with progress or Quiet() as shown:
+        for line in prepared.notices:
+            shown.notice(line)
+        dense = _measure_folder(prepared, prepared.dense, "dense", shown)
+        pruned = _measure_folder(prepared, prepared.folder, "pruned", shown)
+        model = prepared.load(prepared.folder)
+        adapted = attach(
+            model,
+            find_targets(model, settings.targets),
+            rank=settings.rank,
+            alpha=settings.chosen_alpha,
+            masked=settings.result == "merged",
+            stored_dtype=prepared.source.storage_dtype,
+            seed=settings.seed,
+        )
+        factors = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        trained = train(adapted, _objective(prepared), prepared, shown)
+        before = after = _measure(prepared, model, "adapted", shown)
+        merged: dict[str, Tensor] = {}
+        if settings.result == "merged":
+            merged = merged_weights(model)
+            adapted.unload()  # the model is as it was, its own layers in their places
+            _put(model, merged)
+            after = _measure(prepared, model, "merged", shown)
+        zeros = count_zeros(prepared.source, prepared.pattern, merged)
+        recovery = RecoveryRecord(
+            created=now(),
+            settings=settings.spelled_out(),
+            text=prepared.text.protocol,
+            trained_parameters=factors,
+            curve=trained.curve,
+            steps=trained.steps,
+            best_step=trained.best.step,
+            interruptions=trained.interruptions,
+            dense=dense,
+            pruned=pruned,
+            adapted=before,
+            recovered=after,
+            zeros_before=prepared.zeros,
+            zeros_after=zeros,
+            seconds=trained.seconds,
+            versions={**versions(), "peft": version("peft"), "accelerate": version("accelerate")},
+            machine=machine(prepared.device),
+            notices=prepared.notices,
+        )
+        record = _whole_record(prepared, recovery, began)
+        with OutputFolder(
+            Path(settings.out), prepared.folder, overwrite=settings.overwrite, restart=True
+        ) as output:
+            _write(prepared, output, merged)
+            if settings.result == "adapters":
+                output.write_folder("adapter", adapted.save_pretrained)
+            record = record.model_copy(update={"files": output.seal()})
+            output.finish(record.model_dump_json(indent=2) + "\n")
+    prepared.state.remove()
+    return record
+
+
+def _objective(prepared: Prepared) -> Objective:
+    settings = prepared.settings
+    if settings.objective == "lm" or prepared.dense is None:
+        return language_model_loss
+    return distillation(prepared.load(prepared.dense), settings.block_weight)
+
+
+def _measure_folder(
+    prepared: Prepared, folder: Path | None, name: str, shown: Progress
+) -> Evaluation | None:
+    """A model on disk, one block in memory; None if there is nothing to measure, or no text."""
+    if prepared.heldout is None or folder is None:
+        return None
+    return _perplexity(prepared, open_model(folder, prepared.device, torch.float32), name, shown)
+
+
+def _measure(
+    prepared: Prepared, model: PreTrainedModel, name: str, shown: Progress
+) -> Evaluation | None:
+    """A model in memory, as it is; None if there is nothing to measure on."""
+    source = ResidentModel(model, prepared.device, torch.float32)
+    return _perplexity(prepared, source, name, shown)
+
+
+def _perplexity(
+    prepared: Prepared, source: BlockModel, name: str, shown: Progress
+) -> Evaluation | None:
+    if prepared.heldout is None:
+        return None
+    shown.begin(name, len(source.blocks))
+    together = batch_size(None, prepared.heldout.input_ids.shape[1])
+    found = evaluate(source, prepared.heldout, together, tick=shown.tick)
+    shown.block(model=name, perplexity=round(found.perplexity, 4))
+    return found
+
+
+def _put(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
+    """Overwrite parameters by their names in the model."""
+    with torch.no_grad():
+        for name, weight in weights.items():
+            model.get_parameter(name).copy_(weight)
+
+
+def _write(prepared: Prepared, output: OutputFolder, merged: dict[str, Tensor]) -> None:
+    """The sparse model with its merged weights; everything else bit for bit as it was."""
+    source = prepared.source
+    if isinstance(source, ResidentModel):
+        _put(source.model, merged)
+        output.write_whole(source)
+        return
+    for index in range(len(source.blocks)):
+        mine = source.blocks.prefix(index)
+        changed = {name: weight for name, weight in merged.items() if name.startswith(mine)}
+        output.write_block(source, index, changed)
+    output.write_surroundings(source)
+
+
+def _whole_record(prepared: Prepared, recovery: RecoveryRecord, began: float) -> RunRecord:
+    """The record of the pruning run with the recovery in it; a new one where there was none."""
+    if prepared.record is not None:
+        # what the sparse model scored in tasks is not what this one does
+        return prepared.record.model_copy(update={"recovery": recovery, "tasks": ()})
+    source, settings = prepared.source, prepared.settings
+    pattern = {} if prepared.pattern is None else {"pattern": str(prepared.pattern)}
+    return RunRecord(
+        created=now(),
+        recipe={"model": settings.model, "out": settings.out, "method": "unknown", **pattern},
+        architecture=type(source.model).__name__,
+        streamed=not isinstance(source, ResidentModel),
+        device=str(prepared.device),
+        dtype=str(source.dtype).removeprefix("torch."),
+        calibration=None,
+        blocks=(),
+        recovery=recovery,
+        seconds=time.perf_counter() - began,
+        peak_memory_bytes=peak_memory_bytes(),
+        peak_device_memory_bytes=None,
+        versions=versions(),
+        machine=machine(prepared.device),
+        notices=(),
+    )

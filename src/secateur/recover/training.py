@@ -1,0 +1,255 @@
+"""The training loop: steps, their rate, evaluations, checkpoints, and the state that was best.
+
+    rate(s) = peak * s / warm_up                                             while s <= warm_up
+              peak * (1 + cos(pi (s - 1 - warm_up) / (steps - warm_up))) / 2      after that
+
+`s` counts from 1. accelerate brings device, mixed precision and accumulation; the loop is written
+out because what matters here, going on from a kill to the same result and judging by the very
+weights of the merge, is easier to read in sixty lines than to hang into a trainer.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from peft import PeftModel
+from torch import Tensor, nn
+
+from secateur.errors import NumericalError
+from secateur.recover.inputs import Prepared
+from secateur.recover.objective import Objective, language_model_loss
+from secateur.recover.settings import Recovery
+from secateur.recover.state import Position, StateFile, part, remembered, remind
+from secateur.report import Progress
+from secateur.report.record import RecoveryPoint
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training came to; the model holds the best state.
+
+    Attributes:
+        curve: every evaluation, the first before training.
+        steps: that were done.
+        best: the evaluation whose state was kept.
+        interruptions: how often the run went on from a checkpoint.
+        seconds: wall time of the training, interruptions left out.
+    """
+
+    curve: tuple[RecoveryPoint, ...]
+    steps: int
+    best: RecoveryPoint
+    interruptions: int
+    seconds: float
+
+
+class _Run:
+    """One training run: what changes from step to step, and how it is kept."""
+
+    def __init__(self, model: PeftModel, settings: Recovery, state: StateFile) -> None:
+        self.model, self.settings, self.state = model, settings, state
+        self.factors = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.factors.values(),
+            lr=settings.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=settings.weight_decay,
+        )
+        self.step = 0
+        self.curve: list[RecoveryPoint] = []
+        self.best = self.snapshot()
+        self.before, self.interruptions = 0.0, 0
+        self.began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.began
+
+    @property
+    def best_point(self) -> RecoveryPoint:
+        return min(self.curve, key=lambda point: point.validation_loss)
+
+    @property
+    def out_of_patience(self) -> bool:
+        since = len(self.curve) - 1 - self.curve.index(self.best_point)
+        return self.settings.patience is not None and since >= self.settings.patience
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return {name: factor.detach().cpu().clone() for name, factor in self.factors.items()}
+
+    def fill(self, tensors: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, factor in self.factors.items():
+                factor.copy_(tensors[name])
+
+    def note(self, loss: float | None, validation: float) -> None:
+        """An evaluation: on the curve, and the best state if it is the best."""
+        rate = rate_at(self.step, self.settings)
+        self.curve.append(
+            RecoveryPoint(
+                step=self.step,
+                loss=loss,
+                validation_loss=validation,
+                learning_rate=rate,
+                seconds=self.seconds,
+            )
+        )
+        if self.best_point is self.curve[-1]:
+            self.best = self.snapshot()
+
+    def save(self, identity: dict[str, Any]) -> None:
+        position = Position(
+            identity=identity, step=self.step, curve=tuple(self.curve), seconds=self.seconds,
+            interruptions=self.interruptions,
+        )  # fmt: skip
+        kept = remembered(self.optimizer, list(self.factors))
+        self.state.save(position, self.snapshot(), self.best, kept)
+
+    def go_on(self, identity: dict[str, Any]) -> None:
+        position, tensors = self.state.load(identity)
+        self.fill(part(tensors, "adapter"))
+        self.best = part(tensors, "best")
+        remind(self.optimizer, list(self.factors), part(tensors, "optimizer"))
+        self.step, self.curve = position.step, list(position.curve)
+        self.before, self.interruptions = position.seconds, position.interruptions + 1
+
+
+def train(model: PeftModel, objective: Objective, prepared: Prepared, shown: Progress) -> Trained:
+    """Train the adapters of a model and leave it with the best of them.
+
+    Args:
+        model: only its factors take gradients. In evaluation mode throughout: no dropout.
+        objective: what is made small.
+        prepared: the settings, the sequences, where checkpoints go, where to compute.
+        shown: told of every step and evaluation.
+
+    Raises:
+        NumericalError: the loss is not finite.
+        SecateurError: a checkpoint cannot be written, or not be gone on from.
+    """
+    settings, device = prepared.settings, prepared.device
+    validation = prepared.validation
+    identity = prepared.identity()
+    run = _Run(model, settings, prepared.state)
+    if settings.resume:
+        run.go_on(identity)
+    precision = "bf16" if prepared.half else "no"
+    with _accelerator(precision, settings.accumulation, device) as accelerator:
+        trained, optimizer = accelerator.prepare(model, run.optimizer)
+        trained.eval()
+        interval, losses = settings.chosen_interval, list[float]()
+        shown.begin("recover", math.ceil(settings.steps / interval))
+        for point in run.curve[1:]:
+            shown.block(step=point.step, validation=round(point.validation_loss, 4))
+        if not run.curve:
+            run.note(None, judge(trained, validation, settings, device))
+        while run.step < settings.steps and not run.out_of_patience:
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(run.step + 1, settings)
+            loss = 0.0
+            for batch in batches_of(run.step, prepared.training, settings):
+                with accelerator.accumulate(trained):
+                    found = objective(trained, batch.to(device))
+                    accelerator.backward(found)
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(run.factors.values(), settings.gradient_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                loss += float(found.detach()) / settings.accumulation
+            run.step += 1
+            if not math.isfinite(loss):
+                raise NumericalError(
+                    "the loss is not finite", where=f"step {run.step}", hint="a lower learning rate"
+                )
+            losses.append(loss)
+            shown.tick(f"loss {loss:.3f}", (run.step - 1) % interval + 1, interval)
+            if run.step % interval == 0 or run.step == settings.steps:
+                run.note(sum(losses) / len(losses), judge(trained, validation, settings, device))
+                losses.clear()
+                run.save(identity)
+                _show(run, shown)
+        accelerator.unwrap_model(trained, keep_fp32_wrapper=False)
+    run.fill(run.best)
+    return Trained(tuple(run.curve), run.step, run.best_point, run.interruptions, run.seconds)
+
+
+def rate_at(step: int, settings: Recovery) -> float:
+    """The learning rate of a step, counted from 1."""
+    warm_up, peak = settings.chosen_warm_up, settings.learning_rate
+    if step <= warm_up:
+        return peak * step / warm_up if warm_up else peak
+    share = (step - 1 - warm_up) / (settings.steps - warm_up)
+    return peak * (1 + math.cos(math.pi * share)) / 2
+
+
+@torch.no_grad()
+def judge(model: nn.Module, validation: Tensor, settings: Recovery, device: torch.device) -> float:
+    """Mean negative log-likelihood per token of sequences [sequences, tokens], in nats.
+
+    Raises:
+        NumericalError: it is not finite.
+    """
+    total = 0.0
+    for batch in torch.split(validation, settings.batch_size):
+        total += float(language_model_loss(model, batch.to(device))) * len(batch)
+    if not math.isfinite(total):
+        raise NumericalError("the likelihood is not finite", where="the validation sequences")
+    return total / len(validation)
+
+
+def batches_of(step: int, sequences: Tensor, settings: Recovery) -> tuple[Tensor, ...]:
+    """What a step, counted from 0, is made of: from seed and step alone.
+
+    Args:
+        step: how many were done before.
+        sequences: int64 [sequences, tokens]; each comes once before any comes again.
+        settings: of the recovery.
+
+    Returns:
+        `accumulation` batches, each int64 [batch_size, tokens].
+    """
+    count, each = len(sequences), settings.batch_size * settings.accumulation
+    places = torch.arange(step * each, (step + 1) * each)
+    rounds = [
+        torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed + turn))
+        for turn in range(int(places[0]) // count, int(places[-1]) // count + 1)
+    ]
+    order = torch.cat(rounds)[places - int(places[0]) // count * count]  # [each]
+    return torch.split(sequences[order], settings.batch_size)
+
+
+def _show(run: _Run, shown: Progress) -> None:
+    point = run.curve[-1]
+    per_step = run.seconds / run.step
+    shown.block(
+        step=run.step,
+        loss=None if point.loss is None else round(point.loss, 4),
+        validation=round(point.validation_loss, 4),
+        perplexity=round(math.exp(point.validation_loss), 4),
+        best_step=run.best_point.step,
+        rate=point.learning_rate,
+        seconds_left=round(per_step * (run.settings.steps - run.step), 1),
+    )
+
+
+@contextmanager
+def _accelerator(precision: str, accumulation: int, device: torch.device) -> Iterator[Accelerator]:
+    """accelerate keeps its choices for the whole process: this lets another run choose again."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        yield Accelerator(
+            mixed_precision=precision,
+            gradient_accumulation_steps=accumulation,
+            device_placement=False,
+            cpu=device.type == "cpu",
+        )
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,0 +1,112 @@
+"""Which matrix gets which pattern: by its name, and by the block that it is in.
+
+    pattern      for every matrix, unless `patterns` has another for it
+    patterns     expression -> pattern; the first expression that is found in the name decides
+    include      only matrices in whose name one of these is found
+    exclude      no matrix in whose name one of these is found
+    blocks       only in these blocks, counted from 0: "4-27", "0,3,8-" ("8-" is from 8 to the last)
+    dense_first  not in so many of the first blocks
+
+Expressions are Python's regular expressions, searched for anywhere in the full name, such as
+"model.layers.3.self_attn.q_proj.weight" or "model.layers.3.mlp.experts.17.down_proj".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from secateur.errors import PatternError
+from secateur.sparsity.pattern import Pattern, parse_pattern
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is pruned to which pattern. Make it with `read_choice`, or of a pattern alone.
+
+    Attributes:
+        pattern, patterns, include, exclude, dense_first: as above.
+        blocks: (first, last) of each range, both included; last None is open; None: all blocks.
+    """
+
+    pattern: Pattern
+    patterns: tuple[tuple[str, Pattern], ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    blocks: tuple[tuple[int, int | None], ...] | None = None
+    dense_first: int = 0
+
+    @property
+    def every_pattern(self) -> tuple[Pattern, ...]:
+        """All patterns that a matrix may get."""
+        return (self.pattern, *(pattern for _, pattern in self.patterns))
+
+    def pattern_of(self, block: int, name: str) -> Pattern | None:
+        """The pattern of a matrix, by its block's number and full name; None leaves it dense."""
+        if not self.has_block(block):
+            return None
+        if self.include and not any(re.search(wanted, name) for wanted in self.include):
+            return None
+        if any(re.search(unwanted, name) for unwanted in self.exclude):
+            return None
+        own = (pattern for expression, pattern in self.patterns if re.search(expression, name))
+        return next(own, self.pattern)
+
+    def has_block(self, block: int) -> bool:
+        """Whether anything in a block may be pruned."""
+        if block < self.dense_first:
+            return False
+        ranges = self.blocks
+        return ranges is None or any(
+            first <= block and (last is None or block <= last) for first, last in ranges
+        )
+
+    def idle(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The expressions that are found in none of the names."""
+        known = list(names)
+        expressions = (*self.include, *self.exclude, *(wanted for wanted, _ in self.patterns))
+        return tuple(e for e in expressions if not any(re.search(e, name) for name in known))
+
+    def __str__(self) -> str:
+        plain = self == Choice(self.pattern)
+        return f"{self.pattern}" if plain else f"{self.pattern}, by matrix"
+
+
+def read_choice(values: Mapping[str, Any]) -> Choice:
+    """Read a choice as it stands in a recipe, under the keys above; only `pattern` must be there.
+
+    Raises:
+        PatternError: a pattern, an expression or a range of blocks cannot be read.
+    """
+    blocks = values.get("blocks")
+    choice = Choice(
+        parse_pattern(values["pattern"]),
+        tuple((e, parse_pattern(own)) for e, own in values.get("patterns", {}).items()),
+        tuple(values.get("include", ())),
+        tuple(values.get("exclude", ())),
+        None if blocks is None else tuple(_range(part) for part in blocks.split(",")),
+        values.get("dense_first", 0),
+    )
+    for expression in (*choice.include, *choice.exclude, *dict(choice.patterns)):
+        try:
+            re.compile(expression)
+        except re.error as fault:
+            raise PatternError(
+                f"{expression!r} is no regular expression ({fault})",
+                wanted="one that is found in the names of matrices, such as mlp or experts",
+            ) from fault
+    return choice
+
+
+def _range(text: str) -> tuple[int, int | None]:
+    """ "4-27" -> (4, 27), "4-" -> (4, None), "4" -> (4, 4)."""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*(-\s*(\d{1,6})?)?\s*", text)
+    if match is None or (match[3] and int(match[3]) < int(match[1])):
+        raise PatternError(
+            f"blocks {text!r} cannot be read",
+            wanted="numbers and ranges of them, counted from 0, such as 4-27 or 0,3,8-",
+        )
+    first = int(match[1])
+    return first, (first if match[2] is None else int(match[3]) if match[3] else None)

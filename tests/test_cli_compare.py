@@ -1,0 +1,123 @@
+"""`secateur compare`, `demo` and `report` as commands: what they write and print."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from secateur import cli, demo, methods
+from secateur.report.record import read_record
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`command("report", folder)`: exit status, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["secateur", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as leave:
+            cli.main()
+        return (int(leave.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+def test_compare_writes_runs_tables_and_a_report(
+    command: Command, llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    arguments = (
+        "compare", llama_folder, "--methods", "magnitude,wanda", "--patterns", "2:4, 50%",
+        "--seeds", "0,1", "--calibration", tokens_file, "--text", tokens_file, "--samples", 6,
+        "--sequence-length", 16, "--out", tmp_path / "out",
+    )  # fmt: skip
+    status, out, err = command(*arguments)
+    assert status == 0, err
+    runs = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
+    assert runs == [
+        "magnitude_2of4_seed0", "magnitude_50pct_seed0",
+        "wanda_2of4_seed0", "wanda_2of4_seed1", "wanda_50pct_seed0", "wanda_50pct_seed1",
+    ]  # fmt: skip
+    for name in runs:
+        record = read_record(tmp_path / "out" / "runs" / name)
+        assert record is not None
+        assert record.evaluations[0].dense_perplexity is not None
+        assert name in out
+    with (tmp_path / "out" / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["pattern"], row["seeds"]) for row in rows] == [
+        ("magnitude", "2:4", "0"), ("wanda", "2:4", "0 1"),
+        ("magnitude", "50%", "0"), ("wanda", "50%", "0 1"),
+    ]  # fmt: skip
+    assert "| 2:4 | wanda |" in (tmp_path / "out" / "table.md").read_text()
+    assert "\\toprule" in (tmp_path / "out" / "table.tex").read_text()
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
+
+    table = (tmp_path / "out" / "table.csv").read_bytes()
+    status, out, _ = command(*arguments)
+    assert status == 0
+    assert out.count("found done") == 6
+    assert (tmp_path / "out" / "table.csv").read_bytes() == table
+
+    status, out, _ = command("report", tmp_path / "out", "--format", "csv")
+    assert status == 0
+    assert out.encode() == table.replace(b"\r\n", b"\n")
+
+
+def test_demo_shows_every_method_on_the_bundled_model(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SAMPLES": 4, "SEQUENCE_LENGTH": 64, "WINDOWS": 4}.items():
+        monkeypatch.setattr(demo, name, value)
+    status, out, err = command("demo", "--out", tmp_path / "out")
+    assert status == 0, err
+    for method in methods.every():
+        folder = tmp_path / "out" / "runs" / f"{method.name}_2of4_seed0"
+        record = read_record(folder)
+        assert record is not None
+        assert record.sample is not None
+        assert record.sample.dense != ""
+        assert record.sparsity == 0.5
+        assert (folder / "config.json").is_file()
+        assert f"\n{method.name}\n" in out
+    assert out.rstrip().endswith("and a run.json for every run")
+    assert "report.html" in out
+    status, out, _ = command("demo", "--out", tmp_path / "out")
+    assert status == 0
+    assert out.count("found done") == len(methods.every())
+    status, out, err = command("check", folder)
+    assert status == 0, err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--seeds", "0,x"], "whole numbers"),
+        (["--seeds", ""], "no seed to compare"),
+        (["--methods", "wanda,wandaa"], "did you mean 'wanda'"),
+        (["--methods", ","], "no method to compare"),
+        (["--patterns", "2:5,2:4"], "groups of 5 do not divide the 32 inputs"),
+    ],
+)
+def test_a_wrong_list_costs_one_line(
+    command: Command, flags: list[str], told: str, llama_folder: Path, tokens_file: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    given = {
+        "--calibration": tokens_file, "--text": tokens_file, "--samples": 4,
+        "--sequence-length": 16, "--out": tmp_path / "out", flags[0]: flags[1],
+    }  # fmt: skip
+    status, _, err = command(
+        "compare", llama_folder, *(part for pair in given.items() for part in pair)
+    )
+    assert status == 2
+    lines = [line for line in err.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1
+    assert told in lines[0]
+    assert not (tmp_path / "out" / "report.html").exists()

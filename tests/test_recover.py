@@ -1,0 +1,550 @@
+"""Recovery: zeros stay, the merge loses nothing, a killed run goes on, and faults cost one line."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import tiny
+from secateur.checkpoint import find_blocks, find_matrices
+from secateur.errors import CheckFailedError, CheckpointError, RecipeError, SecateurError
+from secateur.pipeline import evaluate, prune
+from secateur.prove import prove
+from secateur.recipe import Recipe
+from secateur.recover import Recovery, recover, story, training
+from secateur.recover.adapter import MaskedLora, attach, find_targets, masked_layers
+from secateur.recover.merge import merged_weights
+from secateur.recover.objective import distillation, divergence, language_model_loss
+from secateur.recover.training import rate_at
+from secateur.report import Quiet
+from secateur.report.record import read_record
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokens with something to learn: every sequence counts upwards; int64 [40, 32]."""
+    starts = torch.randint(4, 60, (40, 1), generator=torch.Generator().manual_seed(0))
+    path = tmp_path_factory.mktemp("learnable") / "tokens.safetensors"
+    save_file({"input_ids": starts + torch.arange(32)}, path)
+    return path
+
+
+def pruned_folder(source: Path, out: Path, pattern: str = "2:4") -> Path:
+    prune(Recipe.build({"model": str(source), "out": str(out), "method": "magnitude",
+                        "pattern": pattern}))  # fmt: skip
+    return out
+
+
+@pytest.fixture(scope="session")
+def sparse_folder(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama at 2:4 by magnitude, bfloat16. Not to be written to."""
+    return pruned_folder(llama_folder, tmp_path_factory.mktemp("sparse") / "llama")
+
+
+@pytest.fixture
+def settings(sparse_folder: Path, text_file: Path, tmp_path: Path) -> Callable[..., Recovery]:
+    """`settings(steps=5)`: a short recovery."""
+
+    def build(**changes: Any) -> Recovery:
+        return Recovery.build({
+            "model": str(sparse_folder), "out": str(tmp_path / "out"), "text": str(text_file),
+            "heldout": str(text_file), "windows": 8, "sequence_length": 32, "validation": 8,
+            "batch_size": 4, "samples": 24, "steps": 12, "evaluate_every": 4, "rank": 4,
+            "learning_rate": 1e-2, **changes,
+        })  # fmt: skip
+
+    return build
+
+
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors.update(load_file(file))
+    return tensors
+
+
+def adapted(model: PreTrainedModel, targets: str = "all", masked: bool = True) -> nn.Module:
+    return attach(
+        model, find_targets(model, targets), rank=4, alpha=8.0, masked=masked,
+        stored_dtype=lambda name: model.get_parameter(name).dtype
+        if not masked else torch.float32, seed=0,
+    )  # fmt: skip
+
+
+def sparse_model(family: str = "llama", **changes: Any) -> PreTrainedModel:
+    """Every second weight of every prunable matrix is zero."""
+    model = tiny.make_model(family, **changes)
+    for block in find_blocks(model).modules:
+        for matrix in find_matrices(block):
+            matrix.write(torch.where(torch.arange(matrix.shape[1]) % 2 == 0, matrix.read(), 0))
+    return model
+
+
+def shake(model: nn.Module, seed: int = 1) -> None:
+    """As if it had been trained: every factor is random."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for factor in model.parameters():
+            if factor.requires_grad:
+                factor.copy_(0.1 * torch.randn(factor.shape, generator=generator))
+
+
+# --- the layer ---
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_merged_weights_compute_what_training_computed(family: str) -> None:
+    model, tokens = sparse_model(family), tiny.make_tokens(2, 16)
+    before = model(input_ids=tokens).logits
+    wrapped = adapted(model)
+    assert torch.equal(wrapped(input_ids=tokens).logits, before)  # B starts at zero
+    shake(wrapped)
+    trained = wrapped(input_ids=tokens).logits
+    merged = merged_weights(model)
+    wrapped.unload()
+    plain = dict(model.named_parameters())
+    for name, weight in merged.items():
+        assert bool((weight[plain[name] == 0] == 0).all())
+        assert bool((weight != plain[name]).any())
+    story._put(model, merged)
+    assert torch.allclose(model(input_ids=tokens).logits, trained, atol=1e-5)
+    assert not torch.allclose(trained, before, atol=1e-2)
+
+
+def test_the_used_weight_is_w_plus_scaled_b_a_where_w_is_not_zero() -> None:
+    model = sparse_model()
+    shake(adapted(model))
+    name, layer = masked_layers(model)[0]
+    weight, a, b = (layer.get_base_layer().weight, layer.lora_A["default"].weight,
+                    layer.lora_B["default"].weight)  # fmt: skip
+    by_hand = (weight + 8.0 / 4 * b @ a) * (weight != 0)
+    assert torch.allclose(layer.used_weight(), by_hand, atol=1e-6)
+    assert name == "model.layers.0.self_attn.q_proj"
+
+
+def test_the_used_weight_is_rounded_as_it_will_be_stored_and_its_gradient_is_not() -> None:
+    model = sparse_model()
+    shake(adapted(model))
+    _, layer = masked_layers(model)[0]
+    exact = layer.used_weight()
+    layer.stored_dtype = torch.bfloat16
+    used = layer.used_weight()
+    assert used.dtype == torch.float32
+    assert torch.equal(used, exact.bfloat16().float())
+    assert not torch.equal(used, exact)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        layer.stored_dtype = dtype
+        layer.used_weight().mul(torch.linspace(-1, 1, used.numel()).view_as(used)).sum().backward()
+        gradients.append(layer.lora_B["default"].weight.grad.clone())
+        layer.lora_B["default"].weight.grad = None
+    assert torch.equal(*gradients)
+
+
+def test_no_gradient_reaches_a_factor_through_a_zero() -> None:
+    """The derivative by hand: dL/dB = scale (dL/dW * keep) A'."""
+    model, tokens = sparse_model(), tiny.make_tokens(2, 16)
+    wrapped = adapted(model)
+    shake(wrapped)
+    _, layer = masked_layers(model)[0]
+    used: list[Tensor] = []
+    original = layer.used_weight
+
+    def kept() -> Tensor:
+        used.append(original())
+        used[-1].retain_grad()
+        return used[-1]
+
+    layer.used_weight = kept
+    language_model_loss(wrapped, tokens).backward()
+    keep = layer.get_base_layer().weight != 0
+    by_hand = 2.0 * (used[0].grad * keep) @ layer.lora_A["default"].weight.T
+    assert torch.allclose(layer.lora_B["default"].weight.grad, by_hand, atol=1e-6)
+
+
+def test_autocast_leaves_the_weight_exact() -> None:
+    model = sparse_model()
+    shake(adapted(model))
+    _, layer = masked_layers(model)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        used = layer.used_weight()
+    assert torch.equal(used, layer.used_weight())
+
+
+def test_targets_are_chosen_by_kind_and_only_within_the_blocks() -> None:
+    model = tiny.make_model("llama")
+    every = find_targets(model, "all")
+    assert len(every) == 7 * tiny.BLOCKS
+    assert "lm_head" not in every
+    some = find_targets(model, "q_proj, self_attn.v_proj")
+    assert {name.rpartition(".")[2] for name in some} == {"q_proj", "v_proj"}
+    assert len(some) == 2 * tiny.BLOCKS
+    with pytest.raises(RecipeError, match=r"'q_porj'.*did you mean 'q_proj'"):
+        find_targets(model, "q_porj")
+
+
+def test_only_the_factors_are_trained() -> None:
+    model = sparse_model()
+    wrapped = adapted(model, "q_proj")
+    trained = {name for name, factor in wrapped.named_parameters() if factor.requires_grad}
+    assert len(trained) == 2 * tiny.BLOCKS
+    assert all("lora_" in name for name in trained)
+    assert sum(isinstance(layer, MaskedLora) for layer in model.modules()) == tiny.BLOCKS
+
+
+# --- objectives ---
+
+
+def test_the_divergence_is_that_of_probabilities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted, found = torch.randn(2, 2, 5, 9, generator=generator)
+    p, q = F.softmax(wanted[:, :-1], -1), F.softmax(found[:, :-1], -1)
+    by_hand = (p * (p / q).log()).sum(-1).mean()
+    assert float(divergence(wanted, found)) == pytest.approx(float(by_hand), rel=1e-5)
+    assert float(divergence(wanted, wanted)) == pytest.approx(0, abs=1e-7)
+
+
+def test_distillation_adds_the_block_outputs() -> None:
+    dense, model, tokens = tiny.make_model("llama"), sparse_model(), tiny.make_tokens(2, 16)
+    alone = distillation(dense, 0.0)(model, tokens)
+    both = distillation(dense, 2.0)(model, tokens)
+    with torch.no_grad():
+        asked = {"input_ids": tokens, "output_hidden_states": True}
+        there, here = dense(**asked).hidden_states[1:], model(**asked).hidden_states[1:]
+        apart = [((h - d) ** 2).sum() / (d**2).sum() for d, h in zip(there, here, strict=True)]
+    assert len(apart) == tiny.BLOCKS
+    expected = 2 * sum(float(each) for each in apart) / tiny.BLOCKS
+    assert float((both - alone).detach()) == pytest.approx(expected, rel=1e-4)
+    assert float(distillation(dense, 1.0)(dense, tokens).detach()) == pytest.approx(0, abs=1e-6)
+
+
+# --- the whole ---
+
+
+@pytest.fixture(scope="module")
+def done(
+    sparse_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
+    """One recovery, 24 steps; its folder is not to be written to."""
+    out = tmp_path_factory.mktemp("recovered") / "llama"
+    values = {
+        "model": str(sparse_folder), "out": str(out), "text": str(text_file),
+        "heldout": str(text_file), "windows": 8, "sequence_length": 32, "validation": 8,
+        "batch_size": 8, "samples": 32, "steps": 24, "evaluate_every": 8, "rank": 8,
+        "learning_rate": 2e-2,
+    }  # fmt: skip
+    return out, recover(Recovery.build(values))
+
+
+def test_training_takes_back_and_the_merge_loses_nothing(done: tuple[Path, Any]) -> None:
+    recovery = done[1].recovery
+    assert recovery.recovered.perplexity < 0.8 * recovery.pruned.perplexity
+    assert recovery.recovered.negative_log_likelihood == pytest.approx(
+        recovery.adapted.negative_log_likelihood, abs=1e-5
+    )
+    assert recovery.dense is not None  # found through run.json
+
+
+def test_every_zero_is_kept_in_the_files_and_nothing_else_is_touched(
+    done: tuple[Path, Any], sparse_folder: Path
+) -> None:
+    before, after = weights_of(sparse_folder), weights_of(done[0])
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) == 7 * tiny.BLOCKS
+    for name in changed:
+        assert after[name].dtype == torch.bfloat16
+        assert torch.equal(before[name] == 0, after[name] == 0)
+    proof = prove(str(done[0]), "2:4")
+    assert not proof.failing
+    assert not proof.changed  # the checksums in run.json are those of the new files
+    assert proof.files > 0
+    assert proof.zeros == done[1].recovery.zeros_after == done[1].recovery.zeros_before
+
+
+def test_the_files_score_what_the_record_says(done: tuple[Path, Any], text_file: Path) -> None:
+    found = evaluate(str(done[0]), str(text_file), sequence_length=32, windows=8)
+    recorded = done[1].recovery.recovered
+    assert found.negative_log_likelihood == pytest.approx(
+        recorded.negative_log_likelihood, rel=1e-6
+    )
+    assert AutoModelForCausalLM.from_pretrained(done[0]).config.dtype == torch.bfloat16
+
+
+def test_the_record_holds_the_pruning_and_the_recovery(done: tuple[Path, Any]) -> None:
+    record = read_record(done[0])
+    assert record == done[1]
+    assert record.recipe["method"] == "magnitude"
+    assert [point.step for point in record.recovery.curve] == [0, 8, 16, 24]
+    assert record.recovery.curve[0].loss is None
+    best = min(record.recovery.curve, key=lambda point: point.validation_loss)
+    assert record.recovery.best_step == best.step > 0
+    damage = record.recovery.pruned.perplexity - record.recovery.dense.perplexity
+    gain = record.recovery.pruned.perplexity - record.recovery.recovered.perplexity
+    assert record.recovery.damage_removed == pytest.approx(gain / damage)
+    assert not [path for path in done[0].parent.iterdir() if path.name.startswith(".")]
+
+
+def test_the_same_seed_gives_the_same_bits(settings: Callable[..., Recovery]) -> None:
+    first, second = settings(), settings(out=settings().out + "2")
+    recover(first)
+    recover(second)
+    here, there = weights_of(Path(first.out)), weights_of(Path(second.out))
+    assert all(torch.equal(here[name], there[name]) for name in here)
+
+
+class _StopError(Exception):
+    pass
+
+
+class _Killed(Quiet):
+    """Stands for a kill: raises in the middle of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def tick(self, phase: str, done: int, total: int) -> None:
+        if phase.startswith("loss"):
+            self.left -= 1
+            if not self.left:
+                raise _StopError
+
+
+@pytest.mark.parametrize("killed_at", [5, 8, 11])
+def test_a_killed_run_goes_on_to_the_same_result(
+    settings: Callable[..., Recovery], killed_at: int
+) -> None:
+    whole = recover(settings(out=settings().out + "-whole"))
+    with pytest.raises(_StopError):
+        recover(settings(), _Killed(killed_at))
+    assert not Path(settings().out).exists()
+    with pytest.raises(SecateurError, match="--resume"):
+        recover(settings())
+    resumed = recover(settings(resume=True))
+    assert resumed.recovery.interruptions == 1
+    for here, there in zip(resumed.recovery.curve[1:], whole.recovery.curve[1:], strict=True):
+        assert here.validation_loss == pytest.approx(there.validation_loss, rel=1e-6)
+        assert (here.step, here.loss) == pytest.approx((there.step, there.loss), rel=1e-6)
+    assert resumed.recovery.recovered.perplexity == pytest.approx(
+        whole.recovery.recovered.perplexity, rel=1e-6
+    )
+    assert not list(Path(settings().out).parent.glob(".*recovery*"))
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_named(
+    settings: Callable[..., Recovery],
+) -> None:
+    with pytest.raises(_StopError):
+        recover(settings(), _Killed(6))
+    with pytest.raises(RecipeError, match=r"learning_rate=0\.01.*wanted learning_rate=0\.5"):
+        recover(settings(learning_rate=0.5, resume=True))
+    recover(settings(overwrite=True))
+
+
+def test_nothing_to_go_on_with(settings: Callable[..., Recovery]) -> None:
+    with pytest.raises(CheckpointError, match="no interrupted recovery"):
+        recover(settings(resume=True))
+
+
+def test_a_damaged_checkpoint_is_one_line(settings: Callable[..., Recovery]) -> None:
+    out = Path(settings().out)
+    (out.parent / f".{out.name}.recovery.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match=r"cannot be read.*--overwrite"):
+        recover(settings(resume=True))
+
+
+def test_adapters_stay_beside_the_model(
+    settings: Callable[..., Recovery], sparse_folder: Path
+) -> None:
+    from peft import PeftModel
+
+    record = recover(settings(result="adapters", targets="q_proj,v_proj"))
+    out = Path(settings().out)
+    before, after = weights_of(sparse_folder), weights_of(out)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert record.recovery.adapted == record.recovery.recovered
+    assert not prove(str(out), "2:4").changed
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    tokens = tiny.make_tokens(2, 16)
+    plain = model(input_ids=tokens).logits
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        loaded = PeftModel.from_pretrained(model, out / "adapter")
+    assert not torch.allclose(loaded(input_ids=tokens).logits, plain, atol=1e-3)
+
+
+def test_plain_lora_merged_would_leave_no_zero(sparse_folder: Path) -> None:
+    """Why the masked layer is there."""
+    model = AutoModelForCausalLM.from_pretrained(sparse_folder, dtype=torch.float32)
+    wrapped = adapted(model, masked=False)
+    shake(wrapped)
+    merged = wrapped.merge_and_unload()
+    weight = merged.model.layers[0].self_attn.q_proj.weight
+    assert int((weight == 0).sum()) == 0
+
+
+def test_a_merge_that_breaks_a_zero_is_refused(
+    settings: Callable[..., Recovery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = story.merged_weights
+
+    def broken(model: PreTrainedModel) -> dict[str, Tensor]:
+        merged = real(model)
+        name = next(iter(merged))
+        place = (merged[name] == 0).nonzero()[0]
+        merged[name][tuple(place)] = 0.5
+        return merged
+
+    monkeypatch.setattr(story, "merged_weights", broken)
+    with pytest.raises(CheckFailedError, match=r"broke 1 zeros in model\.layers\.0"):
+        recover(settings())
+    assert not Path(settings().out).exists()
+
+
+def test_a_model_without_its_pattern_is_refused_before_any_work(
+    settings: Callable[..., Recovery], llama_folder: Path
+) -> None:
+    with pytest.raises(CheckFailedError, match="not 1:4"):
+        recover(settings(pattern="1:4"))
+    with pytest.raises(SecateurError, match="no zeros to keep"):
+        recover(settings(model=str(llama_folder)))
+
+
+def test_early_stop_keeps_the_best(
+    settings: Callable[..., Recovery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: Iterator[float] = iter([5.0, 4.0, 4.5, 4.2, 3.0, 2.0, 1.0])
+    monkeypatch.setattr(training, "judge", lambda *_: next(losses))
+    record = recover(settings(steps=40, patience=2, heldout=None))
+    assert record.recovery.steps == 12
+    assert record.recovery.best_step == 4
+    assert record.recovery.recovered is None
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(
+    settings: Callable[..., Recovery],
+) -> None:
+    one = recover(settings(steps=4, batch_size=8))
+    two = recover(settings(steps=4, batch_size=4, accumulation=2, out=settings().out + "2"))
+    assert two.recovery.curve[-1].validation_loss == pytest.approx(
+        one.recovery.curve[-1].validation_loss, rel=1e-5
+    )
+
+
+def test_bfloat16_trains_too(settings: Callable[..., Recovery]) -> None:
+    record = recover(settings(dtype="bfloat16", steps=8))
+    recovery = record.recovery
+    assert recovery.recovered.perplexity < recovery.pruned.perplexity
+    assert recovery.recovered.negative_log_likelihood == pytest.approx(
+        recovery.adapted.negative_log_likelihood, abs=1e-5
+    )
+
+
+def test_distillation_brings_the_model_nearer_to_the_dense_one(
+    settings: Callable[..., Recovery], sparse_folder: Path, llama_folder: Path, text_file: Path
+) -> None:
+    recover(settings(objective="distill", block_weight=0.1, dense=str(llama_folder)))
+    apart = [
+        evaluate(
+            str(folder), str(text_file), against=str(llama_folder), sequence_length=32, windows=8
+        ).divergence
+        for folder in (sparse_folder, settings().out)
+    ]
+    assert apart[1] < 0.9 * apart[0]
+
+
+def test_conv1d_and_other_families_are_recovered(
+    save: Callable[..., Path], tmp_path: Path, settings: Callable[..., Recovery]
+) -> None:
+    dense = save(tiny.make_model("gpt2"))
+    sparse = pruned_folder(dense, tmp_path / "sparse")
+    record = recover(settings(model=str(sparse), steps=4))
+    assert not prove(settings().out, None).failing
+    assert record.recovery.zeros_after == record.recovery.zeros_before
+
+
+def test_a_sparse_model_without_a_record_can_be_recovered(
+    settings: Callable[..., Recovery], sparse_folder: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for path in sparse_folder.iterdir():
+        if path.name != "run.json":
+            (foreign / path.name).write_bytes(path.read_bytes())
+    record = recover(settings(model=str(foreign), steps=4))
+    assert record.recovery.dense is None
+    assert record.recovery.damage_removed is None
+    assert not prove(settings().out, "2:4").failing
+
+
+def test_a_divergent_run_is_named(settings: Callable[..., Recovery]) -> None:
+    with pytest.raises(SecateurError, match="not finite"):
+        recover(settings(learning_rate=1e30, warm_up=0, gradient_norm=1e30))
+    assert not Path(settings().out).exists()
+
+
+# --- settings ---
+
+
+def test_the_rate_rises_then_falls_as_a_cosine(settings: Callable[..., Recovery]) -> None:
+    chosen = settings(steps=100, warm_up=10, learning_rate=1.0)
+    assert rate_at(5, chosen) == pytest.approx(0.5)
+    assert rate_at(10, chosen) == rate_at(11, chosen) == pytest.approx(1.0)
+    assert rate_at(56, chosen) == pytest.approx(0.5)
+    assert rate_at(100, chosen) == pytest.approx((1 - math.cos(math.pi / 90)) / 2)
+    assert rate_at(1, settings(steps=100, warm_up=0, learning_rate=1.0)) == 1.0
+
+
+def test_every_sequence_comes_once_before_any_comes_twice(
+    settings: Callable[..., Recovery],
+) -> None:
+    chosen = settings(batch_size=4)
+    numbered = torch.arange(10)[:, None]
+    steps = [training.batches_of(step, numbered, chosen) for step in range(5)]
+    assert [[len(batch) for batch in batches] for batches in steps] == [[4]] * 5
+    drawn = torch.cat([batch[:, 0] for batches in steps for batch in batches])
+    assert sorted(drawn[:10].tolist()) == sorted(drawn[10:].tolist()) == list(range(10))
+    assert drawn[:10].tolist() != drawn[10:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"rank": 0}, "rank=0"),
+        ({"objective": "kl"}, "objective='kl'"),
+        ({"block_weight": 1.0}, "block_weight goes with objective distill"),
+        ({"resume": True, "overwrite": True}, "give one of them"),
+        ({"learning_rte": 1.0}, "unknown setting 'learning_rte'.*did you mean 'learning_rate'"),
+        ({"dtype": "float16"}, "dtype='float16'"),
+    ],
+)
+def test_a_fault_in_the_settings_is_named(
+    settings: Callable[..., Recovery], values: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(RecipeError, match=fault):
+        settings(**values)
+
+
+def test_distillation_without_a_dense_model_is_refused(
+    settings: Callable[..., Recovery], sparse_folder: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for path in sparse_folder.iterdir():
+        (foreign / path.name).write_bytes(path.read_bytes())
+    record = json.loads((foreign / "run.json").read_text())
+    record["recipe"]["model"] = "/nowhere"
+    (foreign / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RecipeError, match="--dense"):
+        recover(settings(model=str(foreign), objective="distill"))
