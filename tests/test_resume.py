@@ -128,7 +128,7 @@ def test_every_method_goes_on(
     same_result(tmp_path / "out", tmp_path / "whole", run, whole)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "mistral"])
+@pytest.mark.parametrize("family", ["gpt2", "opt", "mistral", "mixtral"])
 def test_other_families_and_many_stops(
     options: dict[str, Any], tmp_path: Path, family: str
 ) -> None:
