@@ -579,7 +579,15 @@ NUMBERS: dict[str, Case] = {
     ),
     "a model that cannot be measured": Case(
         lambda p: p.evaluate(model=p.copy(spoil("lm_head.weight", float("nan")))),
-        ["the likelihood is not finite in window 0"],
+        ["the likelihood is not finite", "in window 0"],
+    ),
+    "a perplexity beyond numbers": Case(
+        lambda p: p.evaluate(model=p.copy(weights(lambda t: t["lm_head.weight"].mul_(1e6)))),
+        ["the likelihood is not finite, or next to nothing in window 0"],
+    ),
+    "a dense model that cannot be measured": Case(
+        lambda p: p.evaluate("--against", p.copy(spoil("lm_head.weight", float("nan")))),
+        ["the likelihood is not finite", "in window 0"],
     ),
 }
 

@@ -128,11 +128,12 @@ def test_every_method_goes_on(
     same_result(tmp_path / "out", tmp_path / "whole", run, whole)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "mistral"])
+@pytest.mark.parametrize("family", ["gpt2", "opt", "mistral", "mixtral"])
 def test_other_families_and_many_stops(
     options: dict[str, Any], tmp_path: Path, family: str
 ) -> None:
-    options["model"] = save(make_model(family), tmp_path / "model")
+    depth = {"num_hidden_layers": BLOCKS} if family == "mixtral" else {}
+    options["model"] = save(make_model(family, **depth), tmp_path / "model")
     whole = secateur.prune(**options, out=tmp_path / "whole")
     for at in (1, 1, 2, 2):
         with stopped(at):
