@@ -11,7 +11,7 @@ help:  ## list what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
 
 test: lint  ## check style and types, then run all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: .venv/installed-dev  ## check style and types
 	$(BIN)/ruff check
