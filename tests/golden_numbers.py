@@ -23,34 +23,33 @@ from secateur.sequences import load_tokenizer
 
 TOKENS = Path(__file__).parent / "golden" / "tokens.safetensors"
 NUMBERS = TOKENS.with_name("perplexity.json")
-PATTERNS = ("2:4", "50%")
+PATTERN = "2:4"
 SEQUENCES, LENGTH = 32, 128
 
 
 def measure(tokens: dict[str, Tensor], folder: Path) -> dict[str, float]:
-    """Perplexity by "method pattern", and of the dense model; `folder` for what lies on disk."""
+    """Perplexity by method, and of the dense model; `folder` for what lies on disk."""
     calibration, text = folder / "calibration.safetensors", folder / "text.safetensors"
     save_file({"input_ids": tokens["calibration"]}, calibration)
     save_file({"input_ids": tokens["heldout"]}, text)
     found: dict[str, float] = {}
-    for pattern in PATTERNS:
-        for method in every():
-            recipe = Recipe.build(
-                {
-                    "model": BUILTIN_MODEL,
-                    "method": method.name,
-                    "pattern": pattern,
-                    "calibration": str(calibration),
-                    "samples": SEQUENCES,
-                    "text": str(text),
-                    "sequence_length": LENGTH,
-                    "device": "cpu",
-                }
-            )
-            [evaluation] = pipeline.prune(recipe).evaluations
-            found[f"{method.name} {pattern}"] = evaluation.perplexity
-            assert evaluation.dense_perplexity is not None
-            found["dense"] = evaluation.dense_perplexity
+    for method in every():
+        recipe = Recipe.build(
+            {
+                "model": BUILTIN_MODEL,
+                "method": method.name,
+                "pattern": PATTERN,
+                "calibration": str(calibration),
+                "samples": SEQUENCES,
+                "text": str(text),
+                "sequence_length": LENGTH,
+                "device": "cpu",
+            }
+        )
+        [evaluation] = pipeline.prune(recipe).evaluations
+        found[method.name] = evaluation.perplexity
+        assert evaluation.dense_perplexity is not None
+        found["dense"] = evaluation.dense_perplexity
     return found
 
 
