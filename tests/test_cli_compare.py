@@ -121,3 +121,35 @@ def test_a_wrong_list_costs_one_line(
     assert len(lines) == 1
     assert told in lines[0]
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_compare_trains_back_what_it_pruned(
+    command: Command, llama_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    arguments = (
+        "compare", llama_folder, "--methods", "magnitude,wanda", "--calibration", text_folder,
+        "--text", text_folder, "--samples", 4, "--sequence-length", 16, "--windows", 6,
+        "--recover", 8, "--objective", "distill", "--out", tmp_path / "out",
+    )  # fmt: skip
+    status, out, err = command(*arguments)
+    assert status == 0, err
+    for name in ("magnitude_2of4_seed0", "wanda_2of4_seed0"):
+        folder = tmp_path / "out" / "runs" / f"{name}_recovered"
+        record = read_record(folder)
+        assert record is not None
+        assert record.recovery is not None
+        assert record.recovery.settings["objective"] == "distill"
+        assert record.recovery.dense is not None
+        assert record.recovery.zeros_after >= record.recovery.zeros_before > 0
+        assert f"{name}_recovered" in out
+        status, _, err = command("check", folder, "--pattern", "2:4")
+        assert status == 0, err
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "wanda (recovered, distill)" in table
+    assert "| 2:4 | wanda |" in table
+    status, out, _ = command(*arguments)
+    assert status == 0
+    assert out.count("found done") == 4
+    status, _, err = command(*(10 if part == 8 else part for part in arguments))
+    assert status == 2
+    assert "steps 8" in err

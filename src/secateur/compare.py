@@ -1,6 +1,7 @@
 """The table of a paper in one call: every method at every pattern, for several seeds.
 
     OUT/runs/METHOD_PATTERN_seedN/run.json    one per run, written when it is finished
+    OUT/runs/..._recovered/run.json           the same after training, if that was asked for
     OUT/table.md, table.csv, table.tex        all of them side by side
     OUT/report.html
 
@@ -149,6 +150,63 @@ def compare(
             if recipe.out is None:
                 write_record(run.folder, record)
             yield run, record, False
+
+
+def recover_all(
+    runs: Sequence[Run],
+    steps: int,
+    objective: str,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+) -> Iterator[tuple[Run, RunRecord, bool]]:
+    """Train every pruned model back on its calibration text, into a folder beside its own.
+
+    Args:
+        runs: finished, their models kept.
+        steps, objective: of the training, see `Recovery`.
+        progress: told what happens.
+        overwrite: do everything again.
+
+    Raises:
+        SecateurError: a model cannot be trained; those before it are finished and stay.
+    """
+    from secateur.recover import Recovery, StateFile, recover  # loads peft, which nothing else does
+
+    for run in runs:
+        recipe, name = run.recipe, f"{run.name}_recovered"
+        folder = run.folder.with_name(name)
+        settings = Recovery.build(
+            {
+                "model": str(run.folder),
+                "out": str(folder),
+                "text": recipe.calibration or recipe.text,
+                "heldout": recipe.text,
+                "windows": recipe.windows,
+                "dense": recipe.model,
+                "steps": steps,
+                "objective": objective,
+                "sequence_length": recipe.sequence_length,
+                "seed": recipe.seed,
+                "device": recipe.device,
+                "overwrite": overwrite,
+                "resume": StateFile.beside(folder).exists and not overwrite,
+            }
+        )
+        record = None if overwrite else read_record(folder)
+        if record is None or record.recovery is None:
+            yield Run(name, folder, recipe), recover(settings, progress), False
+            continue
+        told, asked = record.recovery.settings, settings.spelled_out()
+        for key in sorted(settings.identity()):
+            if told.get(key) != asked[key]:
+                raise OutputError(
+                    f"this recovery has {key} {told.get(key)!r}",
+                    where=folder,
+                    wanted=f"{asked[key]!r}, as asked now",
+                    hint="another --out, or --overwrite to do it again",
+                )
+        yield Run(name, folder, recipe), record, True
 
 
 def write_record(folder: Path, record: RunRecord) -> None:

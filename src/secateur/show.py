@@ -15,7 +15,7 @@ from secateur.evaluate import Evaluation, TaskEvaluation
 from secateur.methods import describe_fields, every
 from secateur.prepare import Prepared
 from secateur.prove import Proof
-from secateur.report import RunRecord, compare, tabulate
+from secateur.report import RunRecord, as_measured, compare, tabulate
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
@@ -45,6 +45,7 @@ def run(record: RunRecord) -> None:
 
 def compared(name: str, record: RunRecord, repeated: bool, place: str) -> None:
     """One run of a comparison, as it is done."""
+    record = as_measured(record)
     measured = record.evaluations[0]
     say(
         f"{place:>8}  {escape(name):<28} perplexity {measured.perplexity:.2f}"

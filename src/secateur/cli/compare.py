@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 
 from secateur import methods, show
 from secateur.cli.app import CALIBRATION, HELD_OUT, Device, Dtype, Model, app, shown
-from secateur.compare import Run, compare, plan_runs
+from secateur.compare import Run, compare, plan_runs, recover_all
 from secateur.demo import demo, demo_runs
 from secateur.errors import RecipeError
 from secateur.report import Form, RunRecord, find_records, write_report
@@ -59,6 +60,17 @@ def compare_command(
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="Write the pruned models too.")
     ] = False,
+    recover: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="STEPS",
+            help="Train every pruned model back for so many steps on the calibration text, as"
+            " `secateur recover` does; keeps the models.",
+            show_default="no",
+        ),
+    ] = None,
+    objective: Annotated[str, typer.Option(help="Of --recover: lm or distill.")] = "lm",
     overwrite: Overwrite = False,
 ) -> None:
     """Prune MODEL with every method at every pattern, measure each, and write table and report.
@@ -82,9 +94,14 @@ def compare_command(
             "dtype": dtype,
             "device": device,
         },
-        keep_models=keep_models,
+        keep_models=keep_models or recover is not None,
     )
-    _tell(compare(runs, shown(), overwrite=overwrite), len(runs), Path(out_folder))
+    finished = compare(runs, shown(), overwrite=overwrite)
+    if recover is None:
+        _tell(finished, len(runs), Path(out_folder))
+        return
+    recovered = recover_all(runs, recover, objective, shown(), overwrite=overwrite)
+    _tell(itertools.chain(finished, recovered), 2 * len(runs), Path(out_folder))
 
 
 @app.command("demo")

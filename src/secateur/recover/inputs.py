@@ -110,7 +110,7 @@ def prepare(settings: Recovery) -> Prepared:
     """
     folder, out = locate(settings.model), Path(settings.out)
     check_output(out, folder, overwrite=settings.overwrite)
-    state = StateFile(out.parent / f".{out.name}.recovery.safetensors")
+    state = StateFile.beside(out)
     if state.exists and not (settings.resume or settings.overwrite):
         raise OutputError(
             "an interrupted recovery left a checkpoint",
@@ -161,6 +161,7 @@ def _read(
         sequence_length=length,
         seed=settings.seed,
         vocabulary=vocabulary(source),
+        sampling="auto" if settings.text == "c4" else "joined",  # as much of it as there is
     )
     if len(text.input_ids) <= settings.validation:
         raise DataError(

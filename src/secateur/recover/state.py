@@ -49,6 +49,11 @@ class StateFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @classmethod
+    def beside(cls, out: Path) -> StateFile:
+        """That of a recovery whose result is to be `out`."""
+        return cls(out.parent / f".{out.name}.recovery.safetensors")
+
     @property
     def exists(self) -> bool:
         """Whether there is a run to go on with."""

@@ -5,6 +5,7 @@ from secateur.report.grouping import compare
 from secateur.report.page import Form, write_report
 from secateur.report.progress import JsonLines, Progress, Quiet, TerminalBars
 from secateur.report.record import BlockRecord, MatrixRecord, RunRecord
+from secateur.report.recovered import as_measured
 from secateur.report.table import tabulate
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Quiet",
     "RunRecord",
     "TerminalBars",
+    "as_measured",
     "compare",
     "find_records",
     "tabulate",
