@@ -198,7 +198,7 @@ def recover_all(
             yield Run(name, folder, recipe), recover(settings, progress), False
             continue
         told, asked = record.recovery.settings, settings.spelled_out()
-        for key in sorted(settings.identity()):
+        for key in settings.identity():
             if told.get(key) != asked[key]:
                 raise OutputError(
                     f"this recovery has {key} {told.get(key)!r}",
