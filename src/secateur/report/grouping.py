@@ -202,7 +202,7 @@ def _doubts(runs: Sequence[RunRecord]) -> Iterator[str]:
     by_seed: dict[int, set[str]] = {}
     for run in runs:
         if run.calibration is not None:
-            by_seed.setdefault(run.recipe["seed"], set()).add(run.calibration.token_sha256)
+            by_seed.setdefault(run.recipe["seed"], set()).add(run.calibration.sha256)
     if any(len(hashes) > 1 for hashes in by_seed.values()):
         yield (
             "Runs of the same seed were not all calibrated on the same tokens:"
