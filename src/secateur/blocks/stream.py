@@ -195,7 +195,13 @@ def _returns_tuple(model: PreTrainedModel, blocks: Blocks, inputs: Tensor) -> bo
         try:
             _record(model, blocks, inputs, as_tuple=True)
         except faults:
-            raise first from None
+            if isinstance(first, ModelError | RuntimeError):  # RuntimeError: no memory, say
+                raise first from None
+            raise ModelError(
+                f"the blocks cannot be run one by one ({first})",
+                where=type(model).__name__,
+                wanted="a model that hands hidden states from block to block, in order",
+            ) from first
         return True
     return False
 

@@ -182,7 +182,7 @@ def _find(source: str, config: PreTrainedConfig) -> tuple[list[Path], list[int] 
     """The image files of a folder in the order of their names, and the label of each."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        raise DataError("there is no such folder", where=source, wanted="a folder of images")
+        raise DataError(f"there is no folder {source!r}", wanted="a folder of images")
     loose = _images(folder.iterdir())
     inside = {path.name: _images(path.rglob("*")) for path in sorted(folder.iterdir())
               if path.is_dir() and not path.name.startswith(".")}  # fmt: skip
