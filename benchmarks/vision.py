@@ -22,7 +22,7 @@ import secateur
 from secateur import classes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import digits  # noqa: E402 - lies beside the tests
+import digits
 
 METHODS = ["magnitude", "wanda", "sparsegpt", "gblm", "wanda++-rgs", "wanda++-ro", "wanda++"]
 PATTERNS = ["50%", "2:4"]
