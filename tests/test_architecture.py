@@ -33,6 +33,7 @@ ORDER = [
     "prepare",
     "recover",
     "tasks",
+    "classes",
     "groundwork",
     "resume",
     "pipeline",

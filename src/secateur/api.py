@@ -33,7 +33,8 @@ def prune(
         method: see `secateur methods`.
         pattern: "50%", 0.5, "2:4", ...
         calibration: as on the command line; for a model in memory also int64 token ids
-            [sequences, tokens], or texts together with `tokenizer`.
+            [sequences, tokens], or texts together with `tokenizer`; for a classifier its
+            pixel_values, float [images, channels, height, width].
         out: folder for the result; with a model in memory, leave it out.
         tokenizer: for texts with a model in memory.
         progress: told what happens; silent by default.
@@ -47,6 +48,7 @@ def prune(
         SecateurError: bad input, in one line; no result folder is left.
     """
     given = isinstance(calibration, Tensor)
+    pixels = given and getattr(model, "main_input_name", None) == "pixel_values"
     values = {
         "method": method,
         "pattern": str(pattern),
@@ -54,6 +56,8 @@ def prune(
         "out": _text(out),
         **options,
     }
+    if pixels:
+        values |= {"calibration": None, "images": "images in memory"}
     if not isinstance(model, PreTrainedModel):
         if given:
             raise RecipeError(

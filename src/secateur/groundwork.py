@@ -68,7 +68,7 @@ def first_block(
                 route_all=plan.route_all, expert_tokens=plan.expert_tokens,
             )  # fmt: skip
 
-    key = calibration.protocol.token_sha256, len(stream.batches), plan.route_all, plan.expert_tokens
+    key = calibration.protocol.sha256, len(stream.batches), plan.route_all, plan.expert_tokens
     return shared.once("first block", key, watch)
 
 

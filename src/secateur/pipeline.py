@@ -32,7 +32,7 @@ from secateur.remembered import Remembered
 from secateur.report import BlockRecord, MatrixRecord, Progress, Quiet, RunRecord
 from secateur.report.record import machine, now, peak_memory_bytes, repeatability, versions
 from secateur.resume import go_on, keep, open_output, streams_of
-from secateur.sequences import clip, load_tokenizer, vocabulary
+from secateur.sequences import clip, load_tokenizer, tokens_in_each, vocabulary
 
 
 def prune(
@@ -93,7 +93,8 @@ def prune_in_place(
         model: changed in place.
         recipe: what to do; its `out` is not used.
         tokenizer: for calibration text.
-        tokens: int64 [sequences, tokens] in place of the recipe's calibration source.
+        tokens: int64 [sequences, tokens] in place of the recipe's calibration source; of a
+            classifier float [images, channels, height, width].
         progress: told what happens.
 
     Raises:
@@ -175,8 +176,9 @@ def _stream(prepared: Prepared) -> Stream | None:
     """The calibration sequences before block 0; None for a method that needs none."""
     if prepared.calibration is None:
         return None
-    ids = prepared.calibration.input_ids
-    return Stream(prepared.source, ids, batch_size(prepared.recipe.batch_size, ids.shape[1]))
+    calibration, source = prepared.calibration, prepared.source
+    size = batch_size(prepared.recipe.batch_size, tokens_in_each(calibration, source))
+    return Stream(source, calibration.inputs, size, calibration.labels)
 
 
 def _results(

@@ -23,13 +23,21 @@ from secateur.checkpoint import (
 from secateur.checkpoint.choice import check_choice
 from secateur.checkpoint.destination import check_output
 from secateur.checkpoint.gradients import GradientFile
-from secateur.data import TokenBatch
+from secateur.data import ImageBatch, TokenBatch
 from secateur.errors import OutputError, SecateurError
 from secateur.estimate import Estimate, estimate
 from secateur.placement import choose_device, choose_dtype
 from secateur.recipe import Recipe
 from secateur.remembered import Remembered
-from secateur.sequences import load_tokenizer, read_calibration, read_heldout
+from secateur.sequences import (
+    check_kind,
+    load_tokenizer,
+    read_calibration,
+    read_heldout,
+    read_images,
+    reads_images,
+    tokens_in_each,
+)
 from secateur.statistics import Need
 
 
@@ -41,7 +49,7 @@ class Prepared:
         recipe: what was asked for.
         folder: of the model on disk; None for a model in memory.
         source: the model.
-        calibration: the sequences, or None for a method that needs none.
+        calibration: the sequences or images, or None for a method that needs none.
         heldout: the windows to measure on, or None.
         plan: what is done with every block.
         estimate: what it will take.
@@ -53,7 +61,7 @@ class Prepared:
     recipe: Recipe
     folder: Path | None
     source: StreamedModel | ResidentModel
-    calibration: TokenBatch | None
+    calibration: TokenBatch | ImageBatch | None
     heldout: TokenBatch | None
     plan: Plan
     estimate: Estimate
@@ -97,10 +105,17 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
     tokenizer = shared.once(
         "tokenizer", folder, lambda: load_tokenizer(folder, trust_remote_code=trust)
     )
+    check_kind(recipe, source)
+
+    def calibrate() -> TokenBatch | ImageBatch | None:
+        if reads_images(source):
+            return read_images(recipe, source, folder)
+        return read_calibration(recipe, source, tokenizer, dense)
+
     calibration = shared.once(
         "calibration",
-        (recipe.calibration, recipe.samples, recipe.sequence_length, recipe.seed),
-        lambda: read_calibration(recipe, source, tokenizer, dense),
+        (recipe.calibration, recipe.images, recipe.samples, recipe.sequence_length, recipe.seed),
+        calibrate,
     )
     heldout = shared.once(
         "heldout",
@@ -119,7 +134,12 @@ def prepare_in_place(
     """The same for a model in memory; the arguments are those of `pipeline.prune_in_place`."""
     device = model.device if recipe.device == "auto" else choose_device(recipe.device)
     source = ResidentModel(model, device, choose_dtype(recipe.dtype, device) or model.dtype)
-    calibration = read_calibration(recipe, source, tokenizer, lambda: model, tokens)
+    check_kind(recipe, source)
+    calibration = (
+        read_images(recipe, source, Path(model.name_or_path), tokens)
+        if reads_images(source)
+        else read_calibration(recipe, source, tokenizer, lambda: model, tokens)
+    )
     heldout = read_heldout(recipe, source, tokenizer)
     return _prepare(recipe, None, source, calibration, heldout, ())
 
@@ -128,13 +148,15 @@ def _prepare(
     recipe: Recipe,
     folder: Path | None,
     source: StreamedModel | ResidentModel,
-    calibration: TokenBatch | None,
+    calibration: TokenBatch | ImageBatch | None,
     heldout: TokenBatch | None,
     notices: tuple[str, ...],
 ) -> Prepared:
     plan = plan_of(recipe)
     check_choice(plan.choice, source.blocks)
-    sequences, length = (0, 0) if calibration is None else calibration.input_ids.shape
+    sequences = length = 0
+    if calibration is not None:
+        sequences, length = len(calibration.inputs), tokens_in_each(calibration, source)
     shapes = estimate(source, plan, sequences, length)
     facts = gradients = None
     if Need.FULL_GRADIENT in plan.method.needs and calibration is not None:
@@ -166,7 +188,9 @@ def matrix_shapes(source: BlockModel) -> dict[str, tuple[int, int]]:
     }
 
 
-def _gradient_facts(source: BlockModel, calibration: TokenBatch, plan: Plan) -> dict[str, str]:
+def _gradient_facts(
+    source: BlockModel, calibration: TokenBatch | ImageBatch, plan: Plan
+) -> dict[str, str]:
     """What gradients depend on: those of an earlier run serve only if all of this is the same."""
     digest = hashlib.sha256()
     for index in {0, len(source.blocks) - 1}:
@@ -178,7 +202,7 @@ def _gradient_facts(source: BlockModel, calibration: TokenBatch, plan: Plan) -> 
         "aggregate": plan.params.gradient_order,
         "architecture": type(source.model).__name__,
         "weights": digest.hexdigest(),
-        "tokens": calibration.protocol.token_sha256,
+        "tokens": calibration.protocol.sha256,
         "precision": str(source.dtype).removeprefix("torch."),
     }
 

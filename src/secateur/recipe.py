@@ -56,8 +56,10 @@ class Recipe(BaseModel):
     calibration: str | None = None
     """A .txt, .jsonl, .parquet or .safetensors file, a folder of texts, c4, wikitext2, builtin
     (the standard library's source), or self (text that the dense model writes)."""
+    images: str | None = None
+    """Folder of images to calibrate a classifier with: FOLDER/<class>/*.png, or no classes."""
     samples: int = Field(default=128, ge=1)
-    """Calibration sequences."""
+    """Calibration sequences, or images."""
     sequence_length: int = Field(default=2048, ge=2)
     """Tokens per calibration sequence."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -188,8 +190,14 @@ def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
         wrong = _errors(lambda: method.params.model_validate(parameters))
         faults += [_phrase(error, method.params.model_fields, "parameters") for error in wrong]
         params = None if wrong else method.params.model_validate(parameters)
-        if method.needs_calibration and values.get("calibration") is None:
-            faults.append(f"method {method.name} needs calibration text: give --calibration SOURCE")
+        sources = [key for key in ("calibration", "images") if values.get(key) is not None]
+        if method.needs_calibration and not sources:
+            faults.append(
+                f"method {method.name} needs calibration text: give --calibration SOURCE"
+                " (a classifier needs --images FOLDER)"
+            )
+        if len(sources) == 2:
+            faults.append("text and images to calibrate with: leave calibration or images out")
         files = [key for key in ("gradients", "save_gradients") if values.get(key) is not None]
         if files and Need.FULL_GRADIENT not in method.needs:
             faults.append(

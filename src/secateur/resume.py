@@ -22,8 +22,8 @@ from secateur.report import BlockRecord
 from secateur.report.record import machine, versions
 
 NO_MATTER = frozenset(
-    {"model", "out", "overwrite", "restart", "calibration", "text", "windows", "gradients"}
-) | {"save_gradients", "block_inputs", "device", "dtype"}
+    {"model", "out", "overwrite", "restart", "calibration", "images", "text", "windows"}
+) | {"gradients", "save_gradients", "block_inputs", "device", "dtype"}
 """Of a recipe: what changes no bit of the result, or is compared by its content."""
 
 
@@ -55,7 +55,7 @@ def identity(prepared: Prepared) -> dict[str, Any]:
     for group in ("parameters", "regional"):
         facts.update({f"{group}.{name}": value for name, value in facts.pop(group).items()})
     for name, text in (("calibration", prepared.calibration), ("held-out", prepared.heldout)):
-        facts[f"{name} tokens"] = None if text is None else text.protocol.token_sha256
+        facts[f"{name} tokens"] = None if text is None else text.protocol.sha256
     source = prepared.source
     facts["precision"] = str(source.dtype).removeprefix("torch.")
     facts["device"] = source.device.type

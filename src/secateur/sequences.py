@@ -1,4 +1,4 @@
-"""The sequences that a recipe asks for, made to fit a model: to calibrate with, to measure on."""
+"""What a recipe asks for, made to fit a model: text or images to calibrate or to measure with."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.checkpoint import BlockModel
-from secateur.data import SELF, TokenBatch, load_calibration, load_heldout, self_written
-from secateur.errors import DataError
+from secateur.data import (
+    SELF,
+    ImageBatch,
+    TokenBatch,
+    images_in_memory,
+    load_calibration,
+    load_heldout,
+    load_images,
+    self_written,
+)
+from secateur.errors import DataError, ModelError, RecipeError
 from secateur.recipe import Recipe
 
 PAPERS_LENGTH = 2048
@@ -88,8 +97,72 @@ def read_heldout(
     return replace(batch, notices=(*notices, *batch.notices))
 
 
+def read_images(
+    recipe: Recipe, source: BlockModel, folder: Path, given: Tensor | None = None
+) -> ImageBatch | None:
+    """The calibration images of a classifier; None if there are to be none.
+
+    Args:
+        recipe: names the folder of images, and how many.
+        source: the model.
+        folder: of the model, where its image processor lies.
+        given: float [images, channels, height, width] in place of the recipe's folder.
+
+    Raises:
+        DataError: an image cannot be read, or does not fit.
+    """
+    config = source.model.config
+    if given is not None:
+        return images_in_memory(given, config)
+    if recipe.images is None:
+        return None
+    return load_images(recipe.images, folder, config, recipe.samples, recipe.seed)
+
+
+def reads_images(source: BlockModel) -> bool:
+    """Whether the model is a classifier of images; else it is a language model."""
+    name: str = source.model.main_input_name
+    return name == "pixel_values"
+
+
+def check_kind(recipe: Recipe, source: BlockModel) -> None:
+    """Prove that a recipe has no text for a classifier, and no images for a language model.
+
+    Raises:
+        RecipeError: it has.
+    """
+    name = type(source.model).__name__
+    if reads_images(source):
+        for option in ("calibration", "text"):
+            if getattr(recipe, option) is not None:
+                raise RecipeError(
+                    f"{name} reads images, not text",
+                    where=f"--{option}",
+                    hint="--images FOLDER" if option == "calibration" else "evaluate --images",
+                )
+    elif recipe.images is not None:
+        raise RecipeError(
+            f"{name} reads text, not images", where="--images", hint="--calibration SOURCE"
+        )
+
+
+def tokens_in_each(batch: TokenBatch | ImageBatch, source: BlockModel) -> int:
+    """Tokens that the blocks see of each sequence; of an image its patches and the class token."""
+    if isinstance(batch, TokenBatch):
+        return batch.input_ids.shape[1]
+    patch = getattr(source.model.config, "patch_size", 16)
+    height, width = (patch, patch) if isinstance(patch, int) else patch
+    return (batch.pixel_values.shape[2] // height) * (batch.pixel_values.shape[3] // width) + 1
+
+
 def vocabulary(source: BlockModel) -> int:
-    """How many tokens the model can read."""
+    """How many tokens the model can read.
+
+    Raises:
+        ModelError: it reads images.
+    """
+    if reads_images(source):
+        raise ModelError(f"{type(source.model).__name__} reads images", wanted="a language model")
     size: int = source.model.get_input_embeddings().weight.shape[0]
     return size
 

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from secateur.blocks.regional import Regional
-from secateur.data import Protocol
-from secateur.evaluate import Evaluation, TaskEvaluation
+from secateur.data import ImageProtocol, Protocol
+from secateur.evaluate import Classification, Evaluation, TaskEvaluation
 from secateur.methods import describe_fields, every
 from secateur.prepare import Prepared
 from secateur.prove import Proof
@@ -89,6 +89,17 @@ def evaluation(found: Evaluation, against: str | None) -> None:
         f" {protocol.sequence_length} tokens, {found.predicted_tokens} predicted,"
         f" {found.dtype}, tokens sha256 {protocol.token_sha256[:12]}"
     )
+
+
+def classification(found: Classification, against: str | None) -> None:
+    """How many images a classifier puts into the right class."""
+    if found.top1 is not None:
+        say(f"top-1       {found.top1:.2%} ± {found.standard_error:.2%} (standard error)")
+    if found.dense_top1 is not None:
+        say(f"dense       {found.dense_top1:.2%}")
+    if found.agreement is not None:
+        say(f"agreement   {found.agreement:.2%} with {escape(str(against))}")
+    say(f"protocol    {escape(_sequences(found.protocol))}, {found.dtype}")
 
 
 def proof(found: Proof) -> None:
@@ -249,7 +260,13 @@ def _with_error(value: float | None, error: float | None, sign: str = "") -> str
     return f"{value:{sign}.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
-def _sequences(protocol: Protocol) -> str:
+def _sequences(protocol: Protocol | ImageProtocol) -> str:
+    if isinstance(protocol, ImageProtocol):
+        known = "labelled" if protocol.labelled else "labelled by the model itself"
+        return (
+            f"{protocol.images} of {protocol.found} images of {protocol.height} x {protocol.width}"
+            f" from {protocol.source}, {known}, sha256 {protocol.sha256[:12]}"
+        )
     return (
         f"{protocol.sequences} sequences of {protocol.sequence_length} tokens from"
         f" {protocol.source} ({protocol.sampling}), sha256 {protocol.token_sha256[:12]}"

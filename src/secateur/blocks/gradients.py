@@ -6,6 +6,7 @@
                through, aggregate those of its weights, pass that of its input down
 
     loss of sequence n = mean over its predicted tokens of -log p(token | the tokens before)
+    loss of image n    = -log p(its label; without one, the class that the dense model sees in it)
 
 What is kept between the passes are the block inputs (in memory, or in a scratch folder when they
 do not fit) and the aggregate of one block at a time, which goes to a `GradientFile`. Tied
@@ -145,7 +146,11 @@ def _of_row(stream: Stream, model: torch.nn.Module, batch: Batch, row: int) -> T
     final = batch.hidden[row : row + 1].detach().requires_grad_(True)
     with torch.enable_grad():
         logits = stream.logits(model, batch, slice(row, row + 1), final)
-        loss = F.cross_entropy(logits[0, :-1].float(), batch.input_ids[row, 1:])
+        if batch.inputs.is_floating_point():  # logits are [1, classes]
+            seen = logits[0].argmax() if batch.labels is None else batch.labels[row]
+            loss = F.cross_entropy(logits[0].float(), seen)
+        else:
+            loss = F.cross_entropy(logits[0, :-1].float(), batch.inputs[row, 1:])
     if not bool(torch.isfinite(loss)):
         raise NumericalError(
             "the loss is not finite", where=f"calibration sequence {row}", hint="--dtype float32"

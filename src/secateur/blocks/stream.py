@@ -61,16 +61,19 @@ class Batch:
     """Some sequences at one place between two blocks.
 
     Attributes:
-        input_ids: int64 [batch, tokens].
+        inputs: what the model reads: token ids int64 [batch, tokens], or images in the model's
+            precision [batch, channels, height, width].
         hidden: [batch, tokens, width]; replaced as the batch moves up.
         calls: how the model calls each block with these sequences.
         single: the same for the first sequence alone; tells which arguments grow with the batch.
+        labels: of images int64 [batch], if they have any.
     """
 
-    input_ids: Tensor
+    inputs: Tensor
     hidden: Tensor
     calls: tuple[Call, ...]
     single: tuple[Call, ...]
+    labels: Tensor | None = None
 
     def run(self, block: Callable[..., Any], index: int) -> Tensor:
         """What block `index` makes of the hidden states: [batch, tokens, width]."""
@@ -103,26 +106,32 @@ class Stream:
 
     Args:
         source: the model; its surroundings are opened here, its blocks stay closed.
-        input_ids: int64 [sequences, tokens].
+        inputs: int64 [sequences, tokens], or images [sequences, channels, height, width].
         batch_size: sequences per batch; the last batch may be smaller.
+        labels: of images int64 [sequences], if they have any.
 
     Raises:
         ModelError: the model does not hand hidden states from block to block.
     """
 
-    def __init__(self, source: BlockModel, input_ids: Tensor, batch_size: int) -> None:
+    def __init__(
+        self, source: BlockModel, inputs: Tensor, batch_size: int, labels: Tensor | None = None
+    ) -> None:
         self.blocks = source.blocks
-        self.sequences = len(input_ids)
+        self.sequences = len(inputs)
+        dtype = source.dtype if inputs.is_floating_point() else inputs.dtype
         keep = _Interner()
         self.batches: list[Batch] = []
         with source.open_surroundings() as model, torch.no_grad():
-            first = input_ids[:1].to(source.device)
+            first = inputs[:1].to(source.device, dtype)
             self._as_tuple = _returns_tuple(model, source.blocks, first)
-            for ids in torch.split(input_ids, batch_size):
-                ids = ids.to(source.device)
-                hidden, calls = _record(model, source.blocks, ids, self._as_tuple)
-                _, single = _record(model, source.blocks, ids[:1], self._as_tuple)
-                self.batches.append(Batch(ids, hidden, keep(calls), keep(single)))
+            for start in range(0, len(inputs), batch_size):
+                rows = slice(start, start + batch_size)
+                read = inputs[rows].to(source.device, dtype)
+                hidden, calls = _record(model, source.blocks, read, self._as_tuple)
+                _, single = _record(model, source.blocks, read[:1], self._as_tuple)
+                own = None if labels is None else labels[rows].to(source.device)
+                self.batches.append(Batch(read, hidden, keep(calls), keep(single), own))
 
     @property
     def hidden(self) -> list[Tensor]:
@@ -153,7 +162,7 @@ class Stream:
             final: [rows, tokens, width], to use in place of the batch's hidden states.
 
         Returns:
-            [rows, tokens, vocabulary], in the model's precision.
+            [rows, tokens, vocabulary], or of images [rows, classes], in the model's precision.
         """
         last = len(self.blocks) - 1
         output = batch.hidden[rows] if final is None else final
@@ -162,11 +171,18 @@ class Stream:
             return output if index == last else hidden
 
         with _hollow(self.blocks, visit, self._as_tuple):
-            logits: Tensor = model(input_ids=batch.input_ids[rows], use_cache=False).logits
+            logits: Tensor = model(**_as_asked(batch.inputs[rows])).logits
         return logits
 
 
-def _returns_tuple(model: PreTrainedModel, blocks: Blocks, input_ids: Tensor) -> bool:
+def _as_asked(inputs: Tensor) -> dict[str, Any]:
+    """The arguments that a model wants: token ids are whole numbers, images are not."""
+    if inputs.is_floating_point():
+        return {"pixel_values": inputs}
+    return {"input_ids": inputs, "use_cache": False}
+
+
+def _returns_tuple(model: PreTrainedModel, blocks: Blocks, inputs: Tensor) -> bool:
     """Whether the model expects its blocks to return a tuple; found by trying both.
 
     A model that expects a tuple takes element 0 of what it gets, which of a plain tensor is one
@@ -174,18 +190,24 @@ def _returns_tuple(model: PreTrainedModel, blocks: Blocks, input_ids: Tensor) ->
     """
     faults = (ModelError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
     try:
-        _record(model, blocks, input_ids, as_tuple=False)
+        _record(model, blocks, inputs, as_tuple=False)
     except faults as first:
         try:
-            _record(model, blocks, input_ids, as_tuple=True)
+            _record(model, blocks, inputs, as_tuple=True)
         except faults:
-            raise first from None
+            if isinstance(first, ModelError | RuntimeError):  # RuntimeError: no memory, say
+                raise first from None
+            raise ModelError(
+                f"the blocks cannot be run one by one ({first})",
+                where=type(model).__name__,
+                wanted="a model that hands hidden states from block to block, in order",
+            ) from first
         return True
     return False
 
 
 def _record(
-    model: PreTrainedModel, blocks: Blocks, input_ids: Tensor, as_tuple: bool
+    model: PreTrainedModel, blocks: Blocks, inputs: Tensor, as_tuple: bool
 ) -> tuple[Tensor, tuple[Call, ...]]:
     """One hollow run up to the output head: the first block's input, the call of every block."""
     passed_on: list[Tensor] = []
@@ -203,13 +225,15 @@ def _record(
         return passed_on[-1]
 
     with _hollow(blocks, visit, as_tuple):
-        final = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    if len(calls) != len(blocks) or final.shape[:2] != input_ids.shape:
+        final = model.base_model(**_as_asked(inputs)).last_hidden_state
+    # An image is as many tokens as its embedding makes of it.
+    wanted = passed_on[0].shape[:2] if inputs.is_floating_point() and passed_on else inputs.shape
+    if len(calls) != len(blocks) or final.shape[:2] != wanted:
         raise ModelError(
             f"{len(calls)} of {len(blocks)} blocks are called, and the result has shape"
             f" {list(final.shape)}",
             where=type(model).__name__,
-            wanted=f"every block, and [{', '.join(map(str, input_ids.shape))}, width]",
+            wanted=f"every block, and [{', '.join(map(str, wanted))}, width]",
         )
     return passed_on[0], tuple(calls)
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from secateur.checkpoint.naming import NotStreamableError
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import ResidentModel
-from secateur.checkpoint.skeleton import StreamedModel, read_config, reason
+from secateur.checkpoint.skeleton import StreamedModel, auto_class, read_config, reason
 from secateur.checkpoint.structure import Blocks
 from secateur.errors import CheckpointError
 
@@ -80,8 +80,9 @@ def load_whole(
     Raises:
         CheckpointError: it cannot be loaded.
     """
+    kind = auto_class(read_config(Checkpoint(folder, trust_remote_code=trust_remote_code)))
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = (kind or AutoModelForCausalLM).from_pretrained(
             folder,
             dtype=dtype or "auto",
             trust_remote_code=trust_remote_code,

@@ -17,7 +17,7 @@ from secateur.checkpoint.structure import find_blocks
 
 
 class ResidentModel:
-    """A causal language model in memory, opened piece by piece like a streamed one.
+    """A language model or classifier of images in memory, opened like a streamed one.
 
     Attributes:
         model: the whole model. It is in evaluation mode and takes no gradients while a piece is

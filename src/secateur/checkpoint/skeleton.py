@@ -10,14 +10,24 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.initialization import no_init_weights
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+)
 
 from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.read import Checkpoint, read_json
@@ -32,7 +42,7 @@ _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class StreamedModel:
-    """A causal language model on disk, made real piece by piece.
+    """A language model or a classifier of images on disk, made real piece by piece.
 
     Attributes:
         model: the skeleton; parameters are on the meta device unless their piece is open.
@@ -149,16 +159,17 @@ def _empty_model(config: PreTrainedConfig, checkpoint: Checkpoint) -> PreTrained
     It is built without buffers first: a configuration can ask for any size, and costs nothing so.
 
     Raises:
-        ModelError: no causal language model can be built, or not one that these files fill.
+        ModelError: no model can be built whose blocks are pruned, or not one that these files fill.
     """
     own_code = checkpoint.trust_remote_code and "AutoModelForCausalLM" in (
         getattr(config, "auto_map", None) or {}
     )
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
+    kind = AutoModelForCausalLM if own_code else auto_class(config)
+    if kind is None:
         raise ModelError(
             f"{config.model_type!r} is no causal language model of transformers",
             where=checkpoint.folder,
-            wanted="a decoder, such as Llama or GPT-2",
+            wanted="a decoder, such as Llama or GPT-2, or a classifier of images, such as ViT",
         )
     depth = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0)
     if isinstance(depth, int) and depth > len(checkpoint.files):
@@ -171,9 +182,7 @@ def _empty_model(config: PreTrainedConfig, checkpoint: Checkpoint) -> PreTrained
     try:
         for include_buffers in (True, False):
             with init_empty_weights(include_buffers=include_buffers), no_init_weights():
-                model = AutoModelForCausalLM.from_config(
-                    config, trust_remote_code=checkpoint.trust_remote_code
-                )
+                model = kind.from_config(config, trust_remote_code=checkpoint.trust_remote_code)
             taken = sum(buffer.nbytes for buffer in model.buffers())
             if taken > MOST_BUFFER_BYTES:
                 raise ModelError(
@@ -191,6 +200,15 @@ def _empty_model(config: PreTrainedConfig, checkpoint: Checkpoint) -> PreTrained
         ) from fault
     _refuse_encoders(config, model, checkpoint)
     return model.eval().requires_grad_(False)
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """What makes a model from a configuration; None if it is of no kind whose blocks are pruned."""
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        return AutoModelForImageClassification
+    return None
 
 
 def _refuse_encoders(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from secateur import methods, pipeline, prove, show, tasks
+from secateur import classes, methods, pipeline, prove, show, tasks
 from secateur.checkpoint import locate
 from secateur.cli.app import HELD_OUT, Device, Dtype, Json, Model, Trust, app, shown
 from secateur.errors import CheckFailedError, RecipeError
@@ -24,6 +24,10 @@ def evaluate(
             help="Zero-shot tasks by lm-eval, such as arc_easy,hellaswag; wanda++ and wanda are the"
             " papers' lists; continuation is made from --text and needs no network.",
         ),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="A classifier's top-1 on FOLDER/<class>/*.png; --limit draws some."),
     ] = None,
     against: Annotated[
         str | None,
@@ -43,7 +47,8 @@ def evaluate(
         str | None, typer.Option(help="Folder of your own task files; their code is run.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Questions of each task at most.", show_default="all")
+        int | None,
+        typer.Option(min=1, help="Questions of each task, or images.", show_default="all"),
     ] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Add what it scores to the run.json of MODEL.")
@@ -53,7 +58,7 @@ def evaluate(
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Perplexity of MODEL on held-out text, block by block; with --tasks, what it scores."""
+    """Perplexity of MODEL on text, block by block; its scores in --tasks; its top-1 on --images."""
     if asked is not None:
         scored = tasks.ask(
             model,
@@ -74,8 +79,29 @@ def evaluate(
         else:
             show.task_scores(scored)
         return
+    if images is not None:
+        if text is not None:
+            raise RecipeError("text and images to evaluate on: leave one out", where="--images")
+        seen = classes.evaluate(
+            model,
+            images,
+            against=against,
+            limit=limit,
+            together=batch_size,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            progress=shown(),
+        )
+        if as_json:
+            print(seen.model_dump_json(indent=2))
+        else:
+            show.classification(seen, against)
+        return
     if text is None:
-        raise RecipeError("nothing to evaluate on", hint="--text SOURCE, or --tasks NAMES")
+        raise RecipeError(
+            "nothing to evaluate on", hint="--text SOURCE, --tasks NAMES or --images FOLDER"
+        )
     found = pipeline.evaluate(
         model,
         text,

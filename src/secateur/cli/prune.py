@@ -54,6 +54,13 @@ def prune_command(
         str | None,
         typer.Option(help=CALIBRATION),
     ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="For a classifier: a folder of images to calibrate with, FOLDER/<class>/*.png;"
+            " without class folders the model's own predictions are the labels."
+        ),
+    ] = None,
     out_folder: Annotated[
         str | None, typer.Option("--out", help="Folder for the pruned model.")
     ] = None,
@@ -146,6 +153,7 @@ def prune_command(
         "block_inputs": block_inputs, "text": text, "windows": windows, "restart": restart,
         "include": include or None, "exclude": exclude or None, "blocks": blocks,
         "dense_first": dense_first, "route_all": route_all, "expert_tokens": expert_tokens,
+        "images": images,
     }  # fmt: skip
     values.update({name: value for name, value in flags.items() if value is not None})
     if trust_remote_code:

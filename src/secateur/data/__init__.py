@@ -1,8 +1,9 @@
-"""Text or tokens -> batches for a model: calibration and held-out, each with its protocol."""
+"""Text, tokens or images -> batches for a model, each with its protocol."""
 
 from secateur.data.calibration import CHARACTER_LIMIT, Sampling, load_calibration
 from secateur.data.heldout import load_heldout
 from secateur.data.hub import HUB_TEXTS, Split
+from secateur.data.images import ImageBatch, ImageProtocol, images_in_memory, load_images
 from secateur.data.selfwritten import SELF, self_written
 from secateur.data.texts import Documents, read_documents
 from secateur.data.tokens import Protocol, TokenBatch, token_sha256
@@ -12,12 +13,16 @@ __all__ = [
     "HUB_TEXTS",
     "SELF",
     "Documents",
+    "ImageBatch",
+    "ImageProtocol",
     "Protocol",
     "Sampling",
     "Split",
     "TokenBatch",
+    "images_in_memory",
     "load_calibration",
     "load_heldout",
+    "load_images",
     "read_documents",
     "self_written",
     "token_sha256",

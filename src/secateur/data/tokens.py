@@ -48,6 +48,11 @@ class Protocol(BaseModel):
     token_sha256: str = Field(description="of the batch as little-endian int32, row by row")
     tokenizer: str | None = Field(description="class and name of the tokenizer")
 
+    @property
+    def sha256(self) -> str:
+        """Tells whether two runs saw the same."""
+        return self.token_sha256
+
 
 @dataclass(frozen=True, eq=False)
 class TokenBatch:
@@ -62,6 +67,16 @@ class TokenBatch:
     input_ids: Tensor
     protocol: Protocol
     notices: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the model reads."""
+        return self.input_ids
+
+    @property
+    def labels(self) -> None:
+        """Text has none: the next token is."""
+        return
 
 
 def token_sha256(input_ids: Tensor) -> str:

@@ -86,13 +86,13 @@ def evaluate(
 
 def pass_through(
     source: BlockModel,
-    input_ids: Tensor,
+    inputs: Tensor,
     batch_size: int,
     tick: Tick = silent,
     name: str = "run",
 ) -> Stream:
-    """The windows [windows, tokens] after the last block."""
-    stream = Stream(source, input_ids, batch_size)
+    """The windows [windows, tokens], or images, after the last block."""
+    stream = Stream(source, inputs, batch_size)
     for index in range(len(source.blocks)):
         tick(name, index, len(source.blocks))
         with source.open_block(index) as block:
@@ -150,8 +150,8 @@ def _by_window(
         if dense is not None and dense[0] is not source:
             dense_model = opened.enter_context(dense[0].open_surroundings())
         for number, batch in enumerate(passed.batches):
-            for row in range(len(batch.input_ids)):
-                following = batch.input_ids[row, 1:]  # [tokens - 1]
+            for row in range(len(batch.inputs)):
+                following = batch.inputs[row, 1:]  # [tokens - 1]
                 scores = _log_probabilities(passed, model, batch, row)
                 figures = [_loss(scores, following)]
                 if dense is not None:

@@ -137,7 +137,9 @@ def _flat(record: RunRecord) -> dict[str, str]:
     recipe = record.recipe
     regional = recipe.get("regional") or {}
     found = {"preset": recipe.get("preset")} if regional else {}
-    found |= {name: recipe.get(name) for name in ("samples", "sequence_length", "calibration")}
+    found |= {
+        name: recipe.get(name) for name in ("samples", "sequence_length", "calibration", "images")
+    }
     found |= {"dtype": record.dtype, **(recipe.get("parameters") or {})}
     found |= {f"regional.{name}": value for name, value in regional.items()}
     return {name: str(value) for name, value in found.items()}
@@ -161,7 +163,9 @@ def _baseline(
 
 
 def _calibrated(run: RunRecord) -> tuple[Any, ...]:
-    return tuple(run.recipe.get(name) for name in ("calibration", "samples", "sequence_length"))
+    return tuple(
+        run.recipe.get(name) for name in ("calibration", "images", "samples", "sequence_length")
+    )
 
 
 def _score(runs: Sequence[RunRecord], wanda: dict[int, RunRecord], token_sha256: str) -> Score:
@@ -210,7 +214,7 @@ def _doubts(runs: Sequence[RunRecord]) -> Iterator[str]:
     by_seed: dict[int, set[str]] = {}
     for run in runs:
         if run.calibration is not None:
-            by_seed.setdefault(run.recipe["seed"], set()).add(run.calibration.token_sha256)
+            by_seed.setdefault(run.recipe["seed"], set()).add(run.calibration.sha256)
     if any(len(hashes) > 1 for hashes in by_seed.values()):
         yield (
             "Runs of the same seed were not all calibrated on the same tokens:"

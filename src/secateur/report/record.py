@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from secateur.data import Protocol
+from secateur.data import ImageProtocol, Protocol
 from secateur.errors import CheckpointError
 from secateur.evaluate import Evaluation, TaskEvaluation
 from secateur.sparsity import MatrixAudit
@@ -152,7 +152,7 @@ class RunRecord(_Record):
     device: str
     dtype: str
     """Precision of the computation; statistics and master weights are float32."""
-    calibration: Protocol | None
+    calibration: Protocol | ImageProtocol | None
     blocks: tuple[BlockRecord, ...]
     evaluations: tuple[Evaluation, ...] = ()
     """Held-out perplexity, measured while the blocks passed."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from secateur.data import Protocol
+from secateur.data import ImageProtocol, Protocol
 from secateur.report.comparison import Comparison, Row
 from secateur.report.record import RunRecord
 
@@ -49,9 +49,10 @@ def facts_of(comparison: Comparison) -> Iterator[tuple[str, str]]:
     yield "versions", _common([run.versions for run in runs])
 
 
-def _described(protocol: Protocol) -> str:
-    """Where tokens came from and how they were cut."""
-    drawn = f" ({protocol.sampling})" if protocol.sampling in ("documents", "joined") else ""
+def _described(protocol: Protocol | ImageProtocol) -> str:
+    """Where tokens or images came from, and how they were cut."""
+    sampling = "images" if isinstance(protocol, ImageProtocol) else protocol.sampling
+    drawn = f" ({sampling})" if sampling in ("documents", "joined") else ""
     return f"{protocol.source}: {cut_of(protocol)}{drawn}"
 
 
@@ -69,8 +70,10 @@ def _common(facts: Sequence[dict[str, str]]) -> str:
     )
 
 
-def cut_of(protocol: Protocol) -> str:
-    """How tokens were cut: number and length."""
+def cut_of(protocol: Protocol | ImageProtocol) -> str:
+    """How tokens were cut: number and length; of images, how many."""
+    if isinstance(protocol, ImageProtocol):
+        return f"{protocol.images} images"
     unit = "windows" if protocol.sampling == "windows" else "sequences"
     return f"{protocol.sequences} {unit} of {protocol.sequence_length} tokens"
 
@@ -84,7 +87,7 @@ def recipe_of(comparison: Comparison, row: Row) -> Recipe:
         commands=tuple(_commands(comparison, row, file)),
         yaml=f"# {file}\n" + _as_yaml(row.runs[0]),
         calibrations=tuple(
-            (run.recipe["seed"], run.calibration.token_sha256)
+            (run.recipe["seed"], run.calibration.sha256)
             for run in row.runs
             if run.calibration is not None
         ),
