@@ -406,8 +406,12 @@ MODELS: dict[str, Case] = {
     "config without a type": Case(bad_model(content("config.json", "{}")), [KNOWN, "config.json"]),
     "unknown architecture": Case(bad_model(config(model_type="perceptron9000")), [KNOWN]),
     "no language model": Case(
+        bad_model(config(model_type="hubert", architectures=["HubertModel"])),
+        ["'hubert' is no causal language model"],
+    ),
+    "a classifier's weights are not there": Case(
         bad_model(config(model_type="vit", architectures=["ViTModel"])),
-        ["'vit' is no causal language model"],
+        ["weights are missing, such as 'classifier.bias'"],
     ),
     "an encoder": Case(lambda p: p.prune(model=encoder(p)), ["sees ahead (BertForMaskedLM)"]),
     "an encoder and decoder": Case(
