@@ -13,7 +13,6 @@ finished is not repeated, so that what was interrupted goes on where it stopped.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur import methods, pipeline
+from secateur.checkpoint.durable import write_text, writing
 from secateur.errors import OutputError, RecipeError
 from secateur.placement import choose_device
 from secateur.recipe import Recipe
@@ -216,13 +216,6 @@ def write_record(folder: Path, record: RunRecord) -> None:
         OutputError: it cannot be written.
     """
     path = folder / "run.json"
-    unfinished = path.with_suffix(".unfinished")
-    try:
+    with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(record.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(path)
-    except OSError as fault:
-        raise OutputError(f"cannot be written ({fault})", where=path) from fault
+    write_text(path, record.model_dump_json(indent=2) + "\n")

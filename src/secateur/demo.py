@@ -28,11 +28,9 @@ SEQUENCE_LENGTH = 256
 WINDOWS = 256
 TOKENS_WRITTEN = 64
 PROMPT = '''\
-class Stack:
-    """A last-in, first-out queue of items."""
-
-    def __init__(self, items=()):
-'''
+def read_lines(path, encoding="utf-8"):
+    """Return a list of the lines of a file."""
+    with open(path, encoding=encoding) as'''
 
 
 def demo_runs(out: Path) -> list[Run]:
@@ -80,7 +78,13 @@ def continue_text(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
     """How the model in `folder` goes on after the prompt, taking the likeliest token each time."""
     model = load_whole(folder, torch.float32)
     prompt = tokenizer(PROMPT, return_tensors="pt")["input_ids"]  # [1, tokens]
-    greedy = GenerationConfig(do_sample=False, max_new_tokens=TOKENS_WRITTEN, pad_token_id=0)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    greedy = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=TOKENS_WRITTEN,
+        pad_token_id=0,
+        eos_token_id=vocabulary,  # no token ends it
+    )
     with torch.no_grad():
         written = model.generate(
             prompt, attention_mask=torch.ones_like(prompt), generation_config=greedy

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from secateur.errors import OutputError
+from secateur.checkpoint.durable import write_text, writing
 from secateur.report.formats import as_csv, as_latex, as_markdown
 from secateur.report.grouping import compare
 from secateur.report.record import RunRecord
@@ -91,24 +89,10 @@ def write_report(
     else:
         text = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}[form](compare(records))
     if out is not None:
-        _write(text, out)
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, text)
     return out, text
-
-
-def _write(text: str, out: Path) -> None:
-    """Write a file beside its name, then give it its name."""
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(out)
-    except OSError as fault:
-        with suppress(OSError):
-            partial.unlink()
-        raise OutputError(f"cannot be written ({fault.strerror})", where=out) from fault
 
 
 def _hash(text: str) -> str:
