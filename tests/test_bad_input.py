@@ -907,7 +907,12 @@ def test_the_conversion_that_is_advised_works(
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     assert run(place.prune(model=folder), monkeypatch) == 2
     command = capsys.readouterr().err.strip().partition("if you trust who made it: ")[2]
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    # Its `python` is whichever one a user has activated: here, this one.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": path},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     converted = command.split()[-1]
     assert run(place.prune(model=converted), monkeypatch) == 0

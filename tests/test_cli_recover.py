@@ -153,4 +153,7 @@ def test_evaluate_needs_something_to_evaluate_on(
 ) -> None:
     status, _, told = command(["evaluate", str(llama_folder)], monkeypatch, capsys)
     assert status == 2
-    assert told == "error: nothing to evaluate on; try --text SOURCE, or --tasks NAMES\n"
+    assert (
+        told
+        == "error: nothing to evaluate on; try --text SOURCE, --tasks NAMES or --images FOLDER\n"
+    )
