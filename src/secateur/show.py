@@ -75,7 +75,9 @@ def comparison(records: Sequence[RunRecord], folder: Path, files: Sequence[str])
         say(f"\nwhat they write after\n\n{escape(first.prompt)}")
         for name, text in (("dense", first.dense), *((name, s.pruned) for name, s in samples)):
             say(f"[bold]{escape(name)}[/]\n{escape(text.rstrip())}\n")
-    say(f"\nwritten to {escape(str(folder))}: {', '.join(files)}, and a run.json for every run")
+    report, *tables = (str(folder / name) for name in files)
+    say(f"\ntables    {escape(', '.join(tables))}")
+    say(f"report    {escape(report)}")
 
 
 def evaluation(found: Evaluation, against: str | None) -> None:

@@ -113,7 +113,7 @@ def demo_command(
 ) -> None:
     """Prune the bundled model with every method at 2:4, and write a report: minutes, offline."""
     runs = demo_runs(Path(out_folder))
-    show.say(f"every method on the bundled model, {len(runs)} runs of half a minute or so each")
+    show.say(f"every method on the bundled model: {len(runs)} runs, a few minutes")
     _tell(demo(runs, shown(), overwrite=overwrite), len(runs), Path(out_folder))
 
 
