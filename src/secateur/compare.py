@@ -196,6 +196,7 @@ def recover_all(
                 "sequence_length": recipe.sequence_length,
                 "seed": recipe.seed,
                 "device": recipe.device,
+                "trust_remote_code": recipe.trust_remote_code,
                 "overwrite": overwrite,
                 "resume": StateFile.beside(folder).exists and not overwrite,
             }
@@ -238,7 +239,9 @@ def ask_all(
             yield run, record, repeated
             continue
         with progress or Quiet() as shown:
-            dense = dense or questions.ask(locate(model), shown)
+            dense = dense or questions.ask(
+                locate(model, trust_remote_code=questions.trust_remote_code), shown
+            )
             answers = questions.ask(run.folder, shown)
         scored = questions.score(str(run.folder), answers, model, dense)
         yield run, add_to_record(run.folder, scored), False

@@ -78,6 +78,7 @@ def evaluate(
             together=batch_size,
             dtype=dtype,
             device=device,
+            trust_remote_code=trust_remote_code,
             progress=shown(),
         )
         if record:
