@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import csv
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from secateur import cli, demo, methods, tasks
+from secateur import demo, methods, tasks
 from secateur.report import Progress
 from secateur.report.record import read_record
 from secateur.tasks import Answers, Questions
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`command("report", folder)`: exit status, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["secateur", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as leave:
-            cli.main()
-        return (int(leave.value.code or 0), *capsys.readouterr())
-
-    return call
+from tiny import Command
 
 
 def test_compare_writes_runs_tables_and_a_report(
