@@ -7,6 +7,7 @@ versions, machines and numbers of threads are allowed, with a notice: the bits m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ def identity(prepared: Prepared) -> dict[str, Any]:
     facts = {key: value for key, value in recipe.items() if key not in NO_MATTER}
     for group in ("parameters", "regional"):
         facts.update({f"{group}.{name}": value for name, value in facts.pop(group).items()})
-    for name, text in (("calibration", prepared.calibration), ("held-out", prepared.heldout)):
-        facts[f"{name} tokens"] = None if text is None else text.protocol.sha256
+    calibration, heldout = prepared.calibration, [text.protocol.sha256 for text in prepared.heldout]
+    facts["calibration tokens"] = None if calibration is None else calibration.protocol.sha256
+    facts["held-out tokens"] = ", ".join(heldout) or None
     source = prepared.source
     facts["precision"] = str(source.dtype).removeprefix("torch.")
     facts["device"] = source.device.type
@@ -72,7 +74,10 @@ def circumstances(prepared: Prepared) -> dict[str, Any]:
 def streams_of(stream: Stream | None, following: Following | None) -> dict[str, Stream]:
     """What moves from block to block, by name."""
     streams = {} if stream is None else {"calibration": stream}
-    return streams if following is None else {**streams, "held-out": following.stream}
+    if following is None:
+        return streams
+    names = ("held-out" if place == 0 else f"held-out {place}" for place in itertools.count())
+    return {**streams, **dict(zip(names, following.streams, strict=False))}
 
 
 def go_on(output: OutputFolder, prepared: Prepared, streams: Mapping[str, Stream]) -> int:
