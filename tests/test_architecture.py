@@ -24,6 +24,7 @@ ORDER = [
     "blocks",
     "evaluate",
     "report",
+    "export",
     "recipe",
     "recipe_file",
     "estimate",
