@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from secateur import ranks
 from secateur.blocks.observe import Observer, observe
 from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
 from secateur.blocks.stream import Stream, Tick, silent
@@ -170,6 +171,7 @@ def _write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> d
         dtype = source.storage_dtype(block.prefix + matrix.parameter)
         pruned[matrix.name] = stored = pruned[matrix.name].to(dtype)
         check_finite(stored, "the pruned weights are", block.prefix + matrix.name)
+        ranks.copy_from(0, [stored])  # equal already, but for processors that differ
         matrix.write(stored)
     return {
         block.prefix + name: value for name, value in with_weights(block.matrices, pruned).items()
@@ -187,6 +189,7 @@ def _propagate(block: OpenBlock, observed: Observed, tick: Tick) -> float:
         batch.hidden = batch.run(block.module, block.index)
         difference += float((batch.hidden.float() - target).square().sum())
         reference += float(target.square().sum())
+    difference, reference = ranks.totals(difference, reference)
     if not math.isfinite(difference) or not math.isfinite(reference):
         # the dense weights are finite, so it is the numbers between them that were too large
         raise NumericalError(

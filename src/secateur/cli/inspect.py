@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from secateur import classes, methods, pipeline, prove, show, tasks
+from secateur import classes, methods, pipeline, prove, ranks, show, tasks
 from secateur.checkpoint import locate
 from secateur.cli.app import HELD_OUT, Device, Dtype, Json, Model, Trust, app, shown
 from secateur.errors import CheckFailedError, RecipeError
@@ -60,6 +60,7 @@ def evaluate(
 ) -> None:
     """Perplexity of MODEL on text, block by block; its scores in --tasks; its top-1 on --images."""
     if asked is not None:
+        ranks.alone("evaluate --tasks")
         scored = tasks.ask(
             model,
             asked,
@@ -80,6 +81,7 @@ def evaluate(
             show.task_scores(scored)
         return
     if images is not None:
+        ranks.alone("evaluate --images")
         if text is not None:
             raise RecipeError("text and images to evaluate on: leave one out", where="--images")
         seen = classes.evaluate(
