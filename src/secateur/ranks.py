@@ -50,17 +50,20 @@ _here = _Here()
 
 
 def start() -> None:
-    """Join the processes that torchrun started; nothing if it did not, or started one.
+    """Join the processes that torchrun started; nothing if it did not, or this one has joined.
 
     Raises:
         LostError: the others cannot be found.
     """
     global _here
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+    if _here.count > 1 or os.environ.get("WORLD_SIZE", "1") == "1" or "RANK" not in os.environ:
         return
     signal.signal(signal.SIGTERM, _stopped)  # how torchrun ends the others when one has failed
     with _meeting():
         store, rank, count = next(iter(rendezvous("env://", timeout=PATIENCE)))
+        # torchrun --max-restarts starts all processes anew with the store that the old ones used
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"attempt {attempt}", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=store, rank=rank, world_size=count, timeout=PATIENCE,

@@ -105,8 +105,6 @@ class Batch:
 class Stream:
     """All calibration (or evaluation) sequences, in batches, and how the model calls its blocks.
 
-    Of several processes (`ranks.py`) each has those that it owns, maybe none.
-
     Args:
         source: the model; its surroundings are opened here, its blocks stay closed.
         inputs: int64 [sequences, tokens], or images [sequences, channels, height, width].
@@ -115,7 +113,7 @@ class Stream:
 
     Attributes:
         sequences: how many there are, in all processes.
-        numbers: of those that are here, int64, in the order of the batches.
+        numbers: of those that this process owns (`ranks.py`), int64, as they lie in the batches.
 
     Raises:
         ModelError: the model does not hand hidden states from block to block.
