@@ -3,8 +3,8 @@
     torchrun --nproc-per-node 2 --max-restarts 1 tests/processes.py FOLDER
 
 FOLDER has `model`, a checkpoint, and `tokens.safetensors`. A process takes seconds to start, so
-that this does all in turn: what both do well, then the command, in which process 1 is killed. torchrun
-starts the two again, and they go on with the command.
+that this does all in turn: what both do well, then the command, in which process 1 is killed; then
+torchrun starts the two again, and they go on with the command.
 """
 
 from __future__ import annotations
