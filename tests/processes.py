@@ -27,23 +27,24 @@ from tiny import make_model
 
 RUNS: dict[str, dict[str, Any]] = {
     "wanda": {"text": True},
+    "one pass": {"method": "wanda", "schedule": "matrix"},
     "sparsegpt": {},
     "gblm": {},
     "wanda++": {"regional": {"rounds": 2, "samples": 4, "batch_size": 2}},
 }
-"""Options of a run beside those of all."""
+"""Name of a run, its method if nothing else is said -> options beside those of all."""
 DYING = "wanda++"
 
 
-def options(folder: Path, method: str) -> dict[str, Any]:
+def options(folder: Path, run: str) -> dict[str, Any]:
     """Everything that a run needs but its `out`; the last batches are smaller."""
     tokens = str(folder / "tokens.safetensors")
-    own = dict(RUNS[method])
+    own = dict(RUNS[run])
     if own.pop("text", False):
         own |= {"text": tokens, "windows": 5}
     return {
         "model": str(folder / "model"),
-        "method": method,
+        "method": run,
         "calibration": tokens,
         "sequence_length": 32,
         "samples": 7,
@@ -54,9 +55,9 @@ def options(folder: Path, method: str) -> dict[str, Any]:
 
 def several(folder: Path) -> None:
     """Every method; a model in memory; perplexity of fewer windows than processes; refusals."""
-    for method in RUNS:
-        record = secateur.prune(**options(folder, method), out=folder / "two" / method)
-        (folder / f"{method}-{ranks.number()}.json").write_text(record.model_dump_json())
+    for run in RUNS:
+        record = secateur.prune(**options(folder, run), out=folder / "two" / run)
+        (folder / f"{run}-{ranks.number()}.json").write_text(record.model_dump_json())
     live = make_model("mixtral")
     tokens = load_file(folder / "tokens.safetensors")["input_ids"]
     secateur.prune(live, method="sparsegpt", calibration=tokens, route_all=True)
