@@ -15,6 +15,7 @@ PACKAGE = SOURCE.name
 
 ORDER = [
     "errors",
+    "ranks",
     "bundled",
     "sparsity",
     "statistics",

@@ -24,6 +24,7 @@ from typing import Any, Self
 from safetensors import safe_open
 from torch import Tensor
 
+from secateur import ranks
 from secateur.checkpoint.destination import STATE, check_output, files_beside
 from secateur.checkpoint.durable import (
     UNFINISHED,
@@ -46,7 +47,8 @@ class OutputFolder:
 
     Use it as a context manager: `write_block` and `state.finish_block` for every block that is not
     finished yet, then `write_surroundings` or `write_whole`, `seal`, `finish`. Leaving without
-    `finish` (an error, Ctrl-C) keeps finished blocks for the next run, and removes all else.
+    `finish` (an error, Ctrl-C) keeps finished blocks for the next run, and removes all else. Of
+    several processes the first writes; the others are told what is finished, and keep `state`.
 
     Args:
         out: where the result is to be; its parent is made if need be.
@@ -94,17 +96,24 @@ class OutputFolder:
         check_output(self.out, source, overwrite=overwrite)
 
     def __enter__(self) -> Self:
-        parent = self.out.parent
-        self._parents_made = [path for path in (parent, *parent.parents) if not path.exists()]
         try:
-            with writing(self.out):
-                self._partial.mkdir(parents=True, exist_ok=True)
-                self._take()
-                self._continue_or_begin()
+            if ranks.first():
+                self._open()
+            found = self.state.finished, self.notices, self.seconds_before
+            self.state.finished, self.notices, self.seconds_before = ranks.from_first(lambda: found)
         except BaseException:
             self._leave()
             raise
         return self
+
+    def _open(self) -> None:
+        """Take the place, and find out what is finished."""
+        parent = self.out.parent
+        self._parents_made = [path for path in (parent, *parent.parents) if not path.exists()]
+        with writing(self.out):
+            self._partial.mkdir(parents=True, exist_ok=True)
+            self._take()
+            self._continue_or_begin()
 
     def __exit__(
         self,
@@ -112,6 +121,8 @@ class OutputFolder:
         fault: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if not ranks.first():
+            return
         if not self._finished and self.state.worth_keeping:
             done = len(self.state.finished)
             self._notice(
