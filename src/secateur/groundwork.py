@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from secateur import ranks
 from secateur.blocks.gradients import full_gradients
 from secateur.blocks.observe import Observer, observe
 from secateur.blocks.stream import Stream
@@ -41,7 +42,7 @@ def follow(
         inputs, size = texts[place].input_ids, sizes[place]
         kept = None
         if scratch is not None and shared.folder is None:
-            kept = scratch / (f"{place}_{DENSE}" if place else DENSE)
+            kept = ranks.own_file(scratch / (f"{place}_{DENSE}" if place else DENSE))
         if kept is not None and kept.is_file():
             stream = Stream(source, inputs, size)
             stream.hidden = read_batches(kept, {"dense": stream.hidden})["dense"]
@@ -94,8 +95,9 @@ def gradients_of(
         path = Path(recipe.save_gradients)
 
     def compute() -> GradientFile:
-        if shared.folder is None and path.is_file():  # an interrupted run got this far
-            return GradientFile.open(path, matrix_shapes(source), facts)
+        known = shared.folder is None and path.is_file()  # an interrupted run got this far
+        if ranks.from_first(lambda: known):
+            return ranks.from_first(lambda: GradientFile.open(path, matrix_shapes(source), facts))
         shown.begin("gradients", 2 * len(source.blocks))
         with GradientFile.create(path, matrix_shapes(source), facts) as file:
             full_gradients(

@@ -39,7 +39,7 @@ class Following:
         self._seconds = [0.0] * len(self._texts)
         for place, (text, passed) in enumerate(zip(texts, dense, strict=True)):
             with self._timed(place):
-                size = len(passed.batches[0].inputs)
+                size = max((len(batch.inputs) for batch in passed.batches), default=1)
                 self.streams.append(Stream(source, text.input_ids, size))
 
     @property
