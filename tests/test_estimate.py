@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from secateur.blocks.effort import Regional
 from secateur.blocks.prune import Plan
-from secateur.blocks.regional import Regional
 from secateur.checkpoint import ResidentModel, find_matrices, open_model
 from secateur.errors import PatternError
 from secateur.estimate import estimate

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur import methods
-from secateur.blocks.regional import Regional
+from secateur.blocks.effort import Regional
 from secateur.errors import RecipeError
 from secateur.recipe import Recipe
 from secateur.recipe_file import read_value, read_yaml

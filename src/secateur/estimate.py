@@ -34,7 +34,7 @@ class Estimate:
         prunable_weights: in all of them.
         other_weights: embeddings, heads, norms: left as they are.
         block_bytes: the largest block in the computing precision, with its statistics.
-        activation_bytes: hidden states and dense outputs of all sequences.
+        activation_bytes: hidden states and dense outputs of all sequences, and the dense model's.
         flops: of the whole run, in matrix products.
     """
 
@@ -80,15 +80,17 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         passes += 4.0 * (Need.FULL_GRADIENT in plan.method.needs)
         if plan.method.refine is Refine.REGIONAL and sequences:
             drawn = plan.regional.rounds * min(plan.regional.samples, sequences)
-            passes += 3.0 * drawn / sequences
+            passes += 3.0 * drawn / sequences + (plan.regional.target == "model")
         flops += passes * forward
+    aims = plan.method.refine is Refine.REGIONAL and plan.regional.target == "model"
+    copies = 3 if aims else 2
     every = sum(torch.Size(p.shape).numel() for p in source.model.parameters())
     return Estimate(
         blocks=len(source.blocks),
         prunable_weights=prunable,
         other_weights=every - prunable,
         block_bytes=block_bytes,
-        activation_bytes=2 * tokens * width * source.dtype.itemsize,
+        activation_bytes=copies * tokens * width * source.dtype.itemsize,
         flops=flops,
     )
 

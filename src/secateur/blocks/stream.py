@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,6 +143,12 @@ class Stream:
     def hidden(self, states: list[Tensor]) -> None:
         for batch, hidden in zip(self.batches, states, strict=True):
             batch.hidden = hidden
+
+    def fork(self) -> Stream:
+        """Another stream of the same sequences, from where they are now."""
+        other = copy(self)
+        other.batches = [replace(batch) for batch in self.batches]
+        return other
 
     @torch.no_grad()
     def advance(self, block: nn.Module, index: int, tick: Tick = silent) -> None:

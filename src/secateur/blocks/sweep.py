@@ -47,6 +47,8 @@ class BlockResult:
             inputs; empty without calibration, and without an expert that no token reached.
         seconds: wall time by phase.
         notices: what the user should know, a line each.
+        judged: relative output error on sequences that no optimiser step saw, before and after the
+            regional optimiser; None without one.
     """
 
     index: int
@@ -56,6 +58,7 @@ class BlockResult:
     matrix_errors: dict[str, float]
     seconds: dict[str, float]
     notices: tuple[str, ...]
+    judged: tuple[float, float] | None = None
 
 
 def sweep(
@@ -66,6 +69,7 @@ def sweep(
     tick: Tick = silent,
     first: tuple[Observer, list[Tensor]] | None = None,
     done: int = 0,
+    dense: Stream | None = None,
 ) -> Iterator[BlockResult]:
     """Prune every block in turn. Weights are changed in the open block only.
 
@@ -77,6 +81,8 @@ def sweep(
         tick: told of progress within a block.
         first: what observing block 0 gave to another run on the same inputs; see `observe`.
         done: blocks at the bottom that are finished; `stream` is where it leaves them.
+        dense: the same sequences as the dense model moves them, where the regional optimiser aims
+            at what its blocks make of them.
 
     Raises:
         PatternError: the pattern does not fit a matrix.
@@ -100,7 +106,7 @@ def sweep(
             clock.lap("load")
             # In a function of its own, so that nothing of this block outlives it but the result.
             known = first if index == 0 else None
-            yield _prune_block(block, source, stream, plan, gradients, tick, clock, known)
+            yield _prune_block(block, source, stream, plan, gradients, tick, clock, known, dense)
 
 
 def _prune_block(
@@ -112,6 +118,7 @@ def _prune_block(
     tick: Tick,
     clock: _Clock,
     known: tuple[Observer, list[Tensor]] | None,
+    dense: Stream | None,
 ) -> BlockResult:
     """Everything that happens to one open block."""
     for matrix, pattern in block.patterns.items():
@@ -119,38 +126,55 @@ def _prune_block(
     for name, weight in block.module.named_parameters():
         check_finite(weight, "the weights are", block.prefix + name, ANOTHER_COPY)
     if not block.patterns:
-        return _pass_by(block, stream, tick, clock)
+        return _pass_by(block, stream, dense, tick, clock)
     observed = error = None
     matrix_errors: dict[str, float] = {}
     if stream is not None:
-        observer, targets = known or observe(
+        observer, outputs = known or observe(
             block.module, block.index, stream, block.matrices, plan.method.needs, tick,
             plan.route_all, plan.expert_tokens,
         )  # fmt: skip
-        # Targets are let go one by one; those that are known serve other runs too.
-        observed = Observed(stream, observer, list(targets) if known else targets)
+        outputs = list(outputs)  # let go one by one; those that are known serve other runs too
+        if dense is not None:
+            _advance_dense(block, dense, outputs, tick)
+        observed = Observed(stream, observer, outputs, outputs if dense is None else dense.hidden)
         clock.lap("observe")
-    pruned, notices = new_weights(block, observed, gradients, plan, tick)
+    pruned = new_weights(block, observed, gradients, plan, tick)
     if observed is not None:
         found = {
-            block.prefix + matrix.name: observed.observer.output_error(matrix, pruned[matrix.name])
+            block.prefix + matrix.name: observed.observer.output_error(
+                matrix, pruned.weights[matrix.name]
+            )
             for matrix in block.matrices
         }
         matrix_errors = {name: value for name, value in found.items() if value is not None}
     clock.lap("prune")
-    changed = _write(block, pruned, source)
+    changed = _write(block, pruned.weights, source)
     if observed is not None:
         error = _propagate(block, observed, tick)
         clock.lap("propagate")
     return BlockResult(
-        block.index, changed, _audits(block), error, matrix_errors, clock.seconds, notices
-    )
+        block.index, changed, _audits(block), error, matrix_errors, clock.seconds,
+        pruned.notices, pruned.judged,
+    )  # fmt: skip
 
 
-def _pass_by(block: OpenBlock, stream: Stream | None, tick: Tick, clock: _Clock) -> BlockResult:
-    """A block in which nothing is pruned: the stream moves through it as it is."""
+def _advance_dense(block: OpenBlock, dense: Stream, outputs: list[Tensor], tick: Tick) -> None:
+    """Move the dense model's hidden states on; before block 0 they are the stream's own."""
+    if block.index == 0:
+        dense.hidden = outputs
+    else:
+        dense.advance(block.module, block.index, tick)
+
+
+def _pass_by(
+    block: OpenBlock, stream: Stream | None, dense: Stream | None, tick: Tick, clock: _Clock
+) -> BlockResult:
+    """A block in which nothing is pruned: the streams move through it as it is."""
+    for moving in (stream, dense):
+        if moving is not None:
+            moving.advance(block.module, block.index, tick)
     if stream is not None:
-        stream.advance(block.module, block.index, tick)
         clock.lap("propagate")
     return BlockResult(block.index, {}, _audits(block), None, {}, clock.seconds, ())
 
@@ -179,11 +203,11 @@ def _write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> d
 @torch.no_grad()
 def _propagate(block: OpenBlock, observed: Observed, tick: Tick) -> float:
     """Move the stream through the pruned block; the relative error of its output."""
-    batches, targets = observed.stream.batches, observed.targets
+    batches, outputs = observed.stream.batches, observed.outputs
     difference = reference = 0.0
     for number, batch in enumerate(batches):
         tick("propagate", number, len(batches))
-        target = targets.pop(0).float()
+        target = outputs.pop(0).float()
         batch.hidden = batch.run(block.module, block.index)
         difference += float((batch.hidden.float() - target).square().sum())
         reference += float(target.square().sum())
