@@ -41,6 +41,7 @@ CONTRACT = [
     Case("alps"),
     Case("alps", {"compare": "layer"}),
     Case("alps", {"iterations": 1, "refinement": 0}),
+    Case("alps-ro"),
     Case("gblm"),
     Case("gblm", {"aggregate": "l1", "alpha": 1}),
     Case("gblm", {"gradient_only": True}),
