@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur import ranks
 from secateur.blocks.effort import Regional
 from secateur.blocks.observe import Observer
 from secateur.blocks.regional import Task, optimise
@@ -185,11 +186,20 @@ def _solve(
     statistics: Mapping[str, Statistics],
     plan: Plan,
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], tuple[str, ...]]:
-    """Solve the matrices that read the same input, and get the same pattern, together."""
+    """Solve the matrices that read the same input, and get the same pattern, together.
+
+    Of several processes each solves some of the groups.
+    """
     assert plan.method.solve is not None
     start: dict[str, tuple[Tensor, Tensor]] = {}
-    notices: list[str] = []
-    for group, pattern in _of_one_pattern(block, groups):
+    told: list[tuple[int, str]] = []
+    parts = list(_of_one_pattern(block, groups))
+    for number, (group, pattern) in enumerate(parts):
+        if not ranks.owns(number):
+            for matrix in group:
+                weight = torch.empty_like(matrix.read().float())
+                start[matrix.name] = torch.empty_like(weight, dtype=torch.bool), weight
+            continue
         shared = statistics[group[0].name]
         try:
             solution = plan.method.solve(
@@ -201,8 +211,10 @@ def _solve(
         for matrix, keep, weight in zip(group, solution.keep, solution.weights, strict=True):
             check_finite(weight, "the solution is", block.prefix + matrix.name)
             start[matrix.name] = keep, weight
-        notices += [f"{block.prefix}{group[0].kind}: {line}" for line in solution.notices]
-    return start, tuple(notices)
+        told += [(number, f"{block.prefix}{group[0].kind}: {line}") for line in solution.notices]
+    for number, (group, _) in enumerate(parts):
+        ranks.copy_from(number, [part for matrix in group for part in start[matrix.name]])
+    return start, tuple(line for _, line in sorted(ranks.gather(told)))
 
 
 def _of_one_pattern(

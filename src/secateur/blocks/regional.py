@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from secateur import ranks
 from secateur.blocks.effort import Regional
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
@@ -119,7 +120,7 @@ def optimise(
             optimizer.zero_grad(set_to_none=True)
             if settings.hold_mask:
                 _apply(weights, keep)
-        if not bool(finite):
+        if ranks.totals(float(not finite))[0]:
             raise NumericalError(
                 f"the regional loss is not finite in round {number + 1}",
                 where=f"block {task.index}",
@@ -190,13 +191,21 @@ def _optimizer(
 
 @torch.enable_grad()
 def _backward(task: Task, weights: dict[str, Tensor], chosen: Tensor) -> Tensor:
-    """Gradients of the squared output error per sequence, and that error: []."""
+    """Gradients of the squared output error per sequence, and that error: [].
+
+    Each process computes them for those of the sequences that it owns; then they are summed.
+    """
     losses = [
         (output.float() - target.float()).square().sum() / len(chosen)
         for output, target in _outputs(task, weights, chosen)
     ]
-    loss = torch.stack(losses).sum()
-    loss.backward()  # type: ignore[no-untyped-call]
+    moving = [weight for weight in weights.values() if weight.requires_grad]
+    loss = torch.stack(losses).sum() if losses else moving[0].new_zeros(())
+    if losses:
+        loss.backward()  # type: ignore[no-untyped-call]
+    for weight in moving if ranks.count() > 1 else ():
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    ranks.add_up([weight.grad for weight in moving if weight.grad is not None])
     return loss.detach()
 
 
@@ -210,7 +219,8 @@ def _judge(task: Task, weights: dict[str, Tensor], judging: list[int]) -> float:
         aim = target.float()
         lost = lost + (output.float() - aim).square().sum().double().cpu()
         reference = reference + aim.square().sum().double().cpu()
-    return float((lost / reference.clamp_min(1e-300)).sqrt())
+    error, size = ranks.totals(float(lost), float(reference))
+    return math.sqrt(error / size) if size else 0.0
 
 
 def _outputs(
@@ -218,13 +228,15 @@ def _outputs(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What the block makes of some sequences with these weights, and what it is to make of them.
 
-    Both [some of the sequences, tokens, width], batch by batch of the stream.
+    Both [some of the sequences, tokens, width], batch by batch of the stream; of the sequences
+    only those that this process owns.
     """
     dtype = next(iter(task.matrices)).read().dtype
     stored = with_weights(task.matrices, weights, dtype)
     size = len(task.stream.batches[0].hidden)
-    for number in torch.unique(chosen // size).tolist():
-        rows = chosen[chosen // size == number] % size
+    own = torch.isin(task.stream.numbers, chosen).nonzero().flatten()  # places among those here
+    for number in torch.unique(own // size).tolist():
+        rows = own[own // size == number] % size
         hidden, call = task.stream.batches[number].select(task.index, rows)
         target = task.targets[number][rows.to(hidden.device)]
         yield call(lambda *a, **k: functional_call(task.module, stored, a, k), hidden), target
