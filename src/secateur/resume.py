@@ -7,7 +7,6 @@ versions, machines and numbers of threads are allowed, with a notice: the bits m
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,13 +80,14 @@ def circumstances(prepared: Prepared) -> dict[str, Any]:
     return {**versions(), **machine(prepared.source.device)}
 
 
-def streams_of(stream: Stream | None, following: Following | None) -> dict[str, Stream]:
+def streams_of(
+    stream: Stream | None, dense: Stream | None, following: Following | None
+) -> dict[str, Stream]:
     """What moves from block to block, by name."""
-    streams = {} if stream is None else {"calibration": stream}
-    if following is None:
-        return streams
-    names = ("held-out" if place == 0 else f"held-out {place}" for place in itertools.count())
-    return {**streams, **dict(zip(names, following.streams, strict=False))}
+    streams = {"calibration": stream, "dense": dense}
+    for place, heldout in enumerate(() if following is None else following.streams):
+        streams[f"held-out {place}" if place else "held-out"] = heldout
+    return {name: stream for name, stream in streams.items() if stream is not None}
 
 
 def go_on(output: OutputFolder, prepared: Prepared, streams: Mapping[str, Stream]) -> int:
