@@ -37,6 +37,7 @@ ORDER = [
     "tasks",
     "classes",
     "groundwork",
+    "allocate",
     "resume",
     "pipeline",
     "compare",

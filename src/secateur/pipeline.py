@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur import ranks
+from secateur.allocate import allocate
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import BlockResult, sweep
 from secateur.checkpoint import ResidentModel, StreamedModel, locate, open_model
@@ -63,6 +64,7 @@ def prune(
         return _only_measure(prepared, shared, progress or Quiet(), began)
     with progress or Quiet() as shown, open_output(prepared, shown.notice) as output:
         scratch = output.state.folder
+        prepared = allocate(prepared, shown, scratch)
         following, stream = follow(prepared, shared, shown, scratch), _stream(prepared)
         dense = _dense(prepared, stream)
         streams = streams_of(stream, dense, following)
@@ -174,6 +176,7 @@ def _only_measure(
 ) -> RunRecord:
     """Prune and write nothing; what is in memory stays pruned."""
     with progress as shown, tempfile.TemporaryDirectory() as scratch:
+        prepared = allocate(prepared, shown)
         following, stream = follow(prepared, shared, shown), _stream(prepared)
         gradients = gradients_of(prepared, shared, stream, Path(scratch), shown)
         dense = _dense(prepared, stream)

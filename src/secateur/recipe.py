@@ -21,7 +21,8 @@ from secateur.blocks.effort import EFFORTS, PAPER, Regional
 from secateur.blocks.prune import Schedule
 from secateur.errors import RecipeError, SecateurError, closest
 from secateur.methods import Method, Params, Refine, get
-from secateur.sparsity import Choice, Pattern, parse_pattern, read_choice
+from secateur.sparsity import Choice, NofM, Pattern, parse_pattern, read_choice
+from secateur.sparsity.allocation import Allocation
 from secateur.statistics import Need
 
 _OPTIONS = "the options"
@@ -79,6 +80,9 @@ class Recipe(BaseModel):
     """How long the regional optimiser works, under preset auto."""
     regional: dict[str, Any] = {}
     """Single settings of the regional optimiser, over the preset."""
+    allocation: Allocation = "uniform"
+    """uniform: the same ratio everywhere; owl: fewer zeros in blocks with outliers; measured: more
+    where pruning was measured to hurt less. Their mean is the ratio (unstructured only)."""
     schedule: Schedule = "block"
     """block: a block is observed, pruned and run again, as in the papers; matrix: each matrix is
     pruned as the data reach it, in one pass (magnitude, wanda, sparsegpt, gblm)."""
@@ -232,6 +236,12 @@ def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
             )
         if regional and method.refine is not Refine.REGIONAL:
             faults.append(f"method {method.name} has no regional optimiser: leave regional.* out")
+    shared_out = values.get("allocation", "uniform")
+    if shared_out in ("owl", "measured"):
+        if isinstance(pattern, NofM):
+            faults.append(f"allocation {shared_out} shares out a ratio, such as 60%, not {pattern}")
+        if values.get("calibration") is None:
+            faults.append(f"allocation {shared_out} needs calibration text: --calibration SOURCE")
     if params is not None:
         faults += [no for own in patterns if (no := params.objection(own)) is not None]
     effort = values.get("effort", "balanced")

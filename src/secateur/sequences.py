@@ -141,6 +141,12 @@ def check_kind(recipe: Recipe, source: BlockModel) -> None:
                     where=f"--{option}",
                     hint="--images FOLDER" if option == "calibration" else "evaluate --images",
                 )
+        if recipe.allocation != "uniform":
+            raise RecipeError(
+                f"{name} reads images, and allocation {recipe.allocation} is measured on text",
+                where="--allocation",
+                wanted="uniform",
+            )
     elif recipe.images is not None:
         raise RecipeError(
             f"{name} reads text, not images", where="--images", hint="--calibration SOURCE"

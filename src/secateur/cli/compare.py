@@ -65,6 +65,9 @@ def compare_command(
         int | None, typer.Option(help="Windows of each at most.", show_default="all")
     ] = None,
     preset: Annotated[str, typer.Option(help="Regional optimiser: auto or paper.")] = "auto",
+    allocation: Annotated[
+        str, typer.Option(help="How unstructured ratios are shared out: uniform, owl, measured.")
+    ] = "uniform",
     effort: Annotated[
         str, typer.Option(help="How long it works: fast, balanced or best.")
     ] = "balanced",
@@ -121,6 +124,7 @@ def compare_command(
             "windows": windows,
             "preset": preset,
             "effort": effort,
+            "allocation": allocation,
             "batch_size": batch_size,
             "dtype": dtype,
             "device": device,

@@ -104,6 +104,14 @@ def prune_command(
             show_default="balanced",
         ),
     ] = None,
+    allocation: Annotated[
+        str | None,
+        typer.Option(
+            help="How an unstructured ratio is shared out: uniform, owl (by outliers) or measured"
+            " (more where it hurts less).",
+            show_default="uniform",
+        ),
+    ] = None,
     schedule: Annotated[
         str | None,
         typer.Option(
@@ -164,8 +172,8 @@ def prune_command(
     flags = {
         "model": model, "method": method, "pattern": pattern, "calibration": calibration,
         "out": out_folder, "samples": samples, "sequence_length": sequence_length, "seed": seed,
-        "preset": preset, "effort": effort, "batch_size": batch_size, "dtype": dtype,
-        "device": device, "overwrite": overwrite, "gradients": gradients,
+        "preset": preset, "effort": effort, "allocation": allocation, "batch_size": batch_size,
+        "dtype": dtype, "device": device, "overwrite": overwrite, "gradients": gradients,
         "save_gradients": save_gradients,
         "block_inputs": block_inputs, "text": text, "windows": windows, "restart": restart,
         "also_text": also_text or None,

@@ -136,6 +136,17 @@ def measure(
     )
 
 
+def divergence(source: BlockModel, passed: Stream, dense: Stream) -> float:
+    """Mean KL divergence per token between what two streams of the same windows predict, in nats.
+
+    Args:
+        source: the model; only its surroundings are opened.
+        passed: the windows after the last block.
+        dense: the same after the last block of the dense model.
+    """
+    return float(_by_window(source, passed, (source, dense))[2].mean())
+
+
 @torch.no_grad()
 def _by_window(
     source: BlockModel, passed: Stream, dense: tuple[BlockModel, Stream] | None

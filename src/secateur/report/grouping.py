@@ -139,6 +139,8 @@ def _flat(record: RunRecord) -> dict[str, str]:
     regional = recipe.get("regional") or {}
     own = ("preset", "effort") if regional else ()
     found = {name: recipe[name] for name in own if name in recipe}
+    if recipe.get("allocation", "uniform") != "uniform":
+        found["allocation"] = recipe["allocation"]
     found |= {
         name: recipe.get(name) for name in ("samples", "sequence_length", "calibration", "images")
     }

@@ -1,0 +1,213 @@
+"""Sparsity where it hurts least: a ratio for every part of every block, from the dense model.
+
+Before anything is pruned, some calibration sequences go through the dense model once.
+
+    owl        outliers of a block: weights whose Wanda score is over 5 times the block's mean
+    measured   each part of each block is pruned alone, by Wanda, to a few ratios; what this does to
+               the model's predictions (KL divergence from the dense model's) is measured at its end
+
+A part is what stands under one name of a block, such as its `self_attn` and its `mlp`; for owl, the
+block. All of it takes one pass over the files: what was pruned below travels up beside the dense
+hidden states. In memory are the hidden states of `SEQUENCES` sequences for every part and ratio.
+
+How ratios follow is in `sparsity/allocation.py`. The shares that are pruned stay what was asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from secateur import ranks
+from secateur.blocks.observe import Observer, observe
+from secateur.blocks.stream import Stream, Tick
+from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
+from secateur.checkpoint.durable import write_text
+from secateur.data import TokenBatch
+from secateur.evaluate.perplexity import divergence
+from secateur.methods.wanda import WandaParams, wanda
+from secateur.placement import batch_size
+from secateur.prepare import Prepared
+from secateur.report import Progress
+from secateur.sparsity import Choice, Unstructured, keep_mask
+from secateur.sparsity.allocation import Count, by_damage, by_outliers
+from secateur.statistics import Need, Statistics
+
+SEQUENCES = 16
+OUTLIER = 5.0
+"""Times the mean score of a block, above which a weight is an outlier."""
+STEP = 0.1
+"""Between the ratios at which damage is measured."""
+NEEDS = frozenset({Need.INPUT_NORM})
+
+
+@dataclass(frozen=True)
+class Part:
+    """What shares a ratio.
+
+    Attributes:
+        block: which block it is of.
+        expression: found in the names of its matrices, and of no others.
+        matrices: its own.
+    """
+
+    block: int
+    expression: str
+    matrices: tuple[Matrix, ...]
+
+    @property
+    def size(self) -> int:
+        """Its weights."""
+        return sum(rows * columns for rows, columns in (m.shape for m in self.matrices))
+
+    def pruned(self, ratio: float) -> int:
+        """Its weights that are pruned at a ratio, the same in every row."""
+        shapes = (matrix.shape for matrix in self.matrices)
+        return sum(rows * Unstructured(ratio).pruned_of(columns) for rows, columns in shapes)
+
+
+def allocate(prepared: Prepared, shown: Progress, scratch: Path | None = None) -> Prepared:
+    """The run with a ratio of its own for every part, if its recipe asks for that.
+
+    Args:
+        prepared: the run.
+        shown: told of progress.
+        scratch: folder where the ratios are kept for a run that goes on after an interruption.
+    """
+    recipe, source, plan = prepared.recipe, prepared.source, prepared.plan
+    calibration, pattern = prepared.calibration, plan.choice.pattern
+    if recipe.allocation == "uniform":
+        return prepared
+    assert isinstance(calibration, TokenBatch)  # prepare.py has seen to it
+    assert isinstance(pattern, Unstructured)
+    kept = None if scratch is None else scratch / "allocation.json"
+    ratios = ranks.from_first(lambda: _read(kept))
+    if ratios is None:
+        parts = _parts(source, plan.choice, whole_blocks=recipe.allocation == "owl")
+        shown.begin(f"allocation {recipe.allocation}", len(source.blocks))
+        inputs = calibration.inputs[:SEQUENCES]
+        stream = Stream(source, inputs, batch_size(recipe.batch_size, inputs.shape[1]))
+        if recipe.allocation == "owl":
+            shares = outliers(source, stream, parts, shown.tick)
+            found = by_outliers(shares, pattern.ratio, _counter(parts))
+        else:
+            tried = _ratios_around(pattern.ratio)
+            damage = damages(source, stream, parts, tried, shown.tick)
+            sizes = torch.tensor([float(part.size) for part in parts], dtype=torch.float64)
+            tried_ratios = torch.tensor(tried, dtype=torch.float64)
+            found = by_damage(damage, tried_ratios, sizes, pattern.ratio, _counter(parts))
+        ratios = {part.expression: ratio for part, ratio in zip(parts, found, strict=True)}
+        if kept is not None and ranks.first():
+            write_text(kept, json.dumps(ratios, indent=1))
+    own = tuple((expression, Unstructured(ratio)) for expression, ratio in ratios.items())
+    choice = replace(plan.choice, patterns=(*plan.choice.patterns, *own))
+    return replace(prepared, plan=replace(plan, choice=choice))
+
+
+@torch.no_grad()
+def outliers(source: BlockModel, stream: Stream, parts: Sequence[Part], tick: Tick) -> Tensor:
+    """Of every part the share of weights whose Wanda score is an outlier: float64 [parts]."""
+    shares = torch.zeros(len(parts), dtype=torch.float64)
+    for index in range(len(source.blocks)):
+        tick("outliers", index, len(source.blocks))
+        with source.open_block(index) as module:
+            own = [number for number, part in enumerate(parts) if part.block == index]
+            matrices = [matrix for number in own for matrix in parts[number].matrices]
+            observer, outputs = observe(module, index, stream, matrices, NEEDS)
+            for number in own:
+                scores = torch.cat(
+                    [_score(matrix, observer).flatten() for matrix in parts[number].matrices]
+                )
+                shares[number] = (scores > OUTLIER * scores.mean()).double().mean().cpu()
+        stream.hidden = outputs
+    return shares
+
+
+@torch.no_grad()
+def damages(
+    source: BlockModel, stream: Stream, parts: Sequence[Part], ratios: Sequence[float], tick: Tick
+) -> Tensor:
+    """KL divergence from the dense model with one part pruned alone: float64 [parts, ratios]."""
+    pruned: dict[tuple[int, int], Stream] = {}
+    for index in range(len(source.blocks)):
+        tick("measure", index, len(source.blocks))
+        with source.open_block(index) as module:
+            for other in pruned.values():
+                other.advance(module, index)
+            own = [number for number, part in enumerate(parts) if part.block == index]
+            matrices = [matrix for number in own for matrix in parts[number].matrices]
+            observer, outputs = observe(module, index, stream, matrices, NEEDS)
+            for number in own:
+                for place, ratio in enumerate(ratios):
+                    with _pruned(parts[number].matrices, observer, ratio):
+                        pruned[number, place] = stream.fork()
+                        pruned[number, place].advance(module, index)
+        stream.hidden = outputs
+    found = torch.zeros(len(parts), len(ratios), dtype=torch.float64)
+    for (number, place), other in pruned.items():
+        found[number, place] = divergence(source, other, stream)
+    return found
+
+
+@contextmanager
+def _pruned(matrices: Sequence[Matrix], observer: Observer, ratio: float) -> Iterator[None]:
+    """Some matrices pruned by Wanda, inside."""
+    dense = [matrix.read().clone() for matrix in matrices]
+    try:
+        for matrix, weight in zip(matrices, dense, strict=True):
+            keep = keep_mask(_score(matrix, observer), Unstructured(ratio))
+            matrix.write(weight.masked_fill(~keep, 0))
+        yield
+    finally:
+        for matrix, weight in zip(matrices, dense, strict=True):
+            matrix.write(weight)
+
+
+def _score(matrix: Matrix, observer: Observer) -> Tensor:
+    statistics = Statistics(observer.values(matrix), sequences=SEQUENCES)
+    return wanda(matrix.read().float(), statistics, WandaParams())
+
+
+def _parts(source: BlockModel, choice: Choice, *, whole_blocks: bool) -> list[Part]:
+    """What gets a ratio of its own: whatever is pruned to the pattern that has no exception."""
+    parts: list[Part] = []
+    for index, matrices in enumerate(find_all_matrices(source.blocks)):
+        prefix = source.blocks.prefix(index)
+        grouped: dict[str, list[Matrix]] = {}
+        for matrix in matrices:
+            if choice.pattern_of(index, prefix + matrix.name) == choice.pattern:
+                name = "" if whole_blocks else matrix.name.partition(".")[0]
+                grouped.setdefault(name, []).append(matrix)
+        for name, own in grouped.items():
+            expression = "^" + re.escape(prefix + name) + (r"\b" if name else "")
+            parts.append(Part(index, expression, tuple(own)))
+    return parts
+
+
+def _counter(parts: Sequence[Part]) -> Count:
+    """What ratios of the parts really prune."""
+    total = sum(part.size for part in parts)
+    return lambda ratios: (
+        sum(part.pruned(ratio) for part, ratio in zip(parts, ratios, strict=True)) / total
+    )
+
+
+def _read(kept: Path | None) -> dict[str, float] | None:
+    """The ratios that an interrupted run had found."""
+    if kept is None or not kept.is_file():
+        return None
+    ratios: dict[str, float] = json.loads(kept.read_text())
+    return ratios
+
+
+def _ratios_around(target: float) -> list[float]:
+    """Where damage is measured: below, at, and above the target, within 0 and 1."""
+    reach = min(STEP, target / 2, (1 - target) / 2)
+    return [target - reach, target, target + reach]
