@@ -20,7 +20,7 @@ llm-compressor is called as its documentation does, with nothing that costs time
                 all Linear but lm_head; block size and damping are its defaults, which are ours
     data        its own DataLoader form, with the token ids in batches and nothing to tokenize, and
                 no attention mask, so that attention may take its causal path
-    logging     off, beneath warnings; no folder for logs; nothing is compressed at the end
+    logging     errors only, no progress bars; nothing is compressed or written at the end
     threads     torch's, the same number
 """
 
@@ -90,7 +90,7 @@ def by_secateur_from_disk(request: dict[str, Any]) -> dict[str, Any]:
 
 def by_llmcompressor(request: dict[str, Any]) -> dict[str, Any]:
     """`oneshot` on a model in memory."""
-    os.environ["LLM_COMPRESSOR_LOG_DISABLED"] = "true"
+    os.environ["LLM_COMPRESSOR_LOG_LEVEL"] = "ERROR"
     os.environ["TQDM_DISABLE"] = "1"
     import torch
     from llmcompressor import oneshot

@@ -48,6 +48,7 @@ from floor import configuration
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
+from transformers.utils import logging
 
 from secateur import pipeline
 from secateur.checkpoint import locate, open_model
@@ -86,6 +87,7 @@ class Inputs:
 def main() -> None:
     options = parse()
     results.check(options)
+    logging.disable_progress_bar()
     python = peer_environment.ready(options.cache)
     found = results.facts(torch.device("cpu"), options.threads)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
@@ -155,12 +157,7 @@ def parse() -> argparse.Namespace:
 def prepare(folder: Path, options: argparse.Namespace) -> Inputs:
     """The model, the calibration tokens and the held-out windows, on disk."""
     if options.model is None:
-        config = configuration(
-            options.width,
-            options.blocks,
-            options.sequence_length,
-            intermediate_size=options.width * 8 // 3,
-        )
+        config = configuration(options.width, options.blocks, options.sequence_length)
         torch.manual_seed(0)
         model = folder / "dense"
         LlamaForCausalLM(config).to(getattr(torch, options.dtype)).save_pretrained(model)
