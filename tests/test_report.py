@@ -35,6 +35,8 @@ from secateur.report.grouping import compare
 from secateur.report.page import render
 from secateur.report.reproduce import recipe_of
 from secateur.report.scale import Axis, near, spread_out
+from secateur.report.table import Cell, tabulate
+from secateur.report.zeroshot import task_columns
 
 # --- the comparison ---
 
@@ -84,6 +86,52 @@ def test_tasks_are_shown_beside_the_dense_model() -> None:
     for cell in ("continuation acc", "0.6100 ± 0.0500", "0.7200 ± 0.0400", "0.1100 ± 0.0300"):
         assert cell in page
     assert "Zero-shot tasks" not in render([make_record("wanda")])
+
+
+def test_tasks_are_columns_of_the_table_with_the_dense_model_on_top() -> None:
+    """Two seeds of Wanda scored 0.6 and 0.62, the recovered model of the first 0.7, dense 0.72."""
+    first = make_record("wanda", seed=0, tasks=(make_tasks(0.6, 0.72),))
+    second = make_record("wanda", seed=1, tasks=(make_tasks(0.62, 0.72),))
+    recovered = make_recovery(first, 11).model_copy(update={"tasks": (make_tasks(0.7, 0.72),)})
+    (found,) = compare([first, second, recovered, make_record("magnitude")])
+    table = tabulate(found)
+    place = table.heads.index("continuation acc")
+    assert table.dense is not None
+    assert table.dense.cells[place] == Cell("0.7200", "0.0400")
+    assert [(line.name, line.cells[place]) for _, line in table.lines][1:] == [
+        ("magnitude", Cell()),
+        ("wanda", Cell("0.6100", "0.0500")),
+        ("wanda (recovered, lm)", Cell("0.7000", "0.0500")),
+    ]
+    assert "standard error over questions" in table.notes[-1]
+    assert "| 0.6100 ± 0.0500 |" in as_markdown([found])
+    assert "$0.6100 \\pm 0.0500$" in as_latex([found])
+    other = compare([make_record("gblm", recipe={"model": "models/otter"})])
+    rows = list(csv.DictReader(io.StringIO(as_csv([found, *other]))))
+    heads = ("continuation_acc", "continuation_acc_standard_error", "dense_continuation_acc")
+    assert [[row[head] for head in heads] for row in rows] == [
+        ["", "", "0.72"], ["0.61", "0.05", "0.72"], ["0.7", "0.05", "0.72"], ["", "", ""],
+    ]  # fmt: skip
+    assert "0.7000 ± 0.0500" in render([first, second, recovered])
+
+
+def test_other_questions_of_a_task_are_a_column_of_their_own() -> None:
+    few = make_tasks(0.6, 0.72)
+    (score,) = few.scores
+    norm = score.model_copy(update={"metric": "acc_norm", "value": 0.65})
+    many = score.model_copy(update={"documents": 500, "value": 0.5})
+    (found,) = compare([
+        make_record("wanda", tasks=(few.model_copy(update={"scores": (score, norm)}),)),
+        make_record("gblm", tasks=(few.model_copy(update={"scores": (many,)}),)),
+    ])  # fmt: skip
+    heads = [
+        "continuation acc (100 questions, 0 shots, version 1)",
+        "continuation acc (500 questions, 0 shots, version 1)",
+    ]
+    assert [head for head in tabulate(found).heads if "continuation" in head] == heads
+    assert [column.label for column in task_columns(found)] == [
+        heads[0], "continuation acc_norm", heads[1],
+    ]  # fmt: skip
 
 
 def test_three_seeds_have_a_standard_deviation() -> None:

@@ -233,4 +233,5 @@ def plan_of(recipe: Recipe) -> Plan:
         recipe.seed,
         recipe.route_all,
         recipe.expert_tokens,
+        recipe.schedule,
     )

@@ -9,7 +9,17 @@ import typer
 
 from secateur import classes, methods, pipeline, prove, show, tasks
 from secateur.checkpoint import locate
-from secateur.cli.app import HELD_OUT, Device, Dtype, Json, Model, Trust, app, shown
+from secateur.cli.app import (
+    HELD_OUT,
+    Device,
+    Dtype,
+    IncludePath,
+    Json,
+    Model,
+    Trust,
+    app,
+    shown,
+)
 from secateur.errors import CheckFailedError, RecipeError
 
 
@@ -43,9 +53,7 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows per batch.", show_default="about 8192 tokens")
     ] = None,
-    include_path: Annotated[
-        str | None, typer.Option(help="Folder of your own task files; their code is run.")
-    ] = None,
+    include_path: IncludePath = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Questions of each task, or images.", show_default="all"),
