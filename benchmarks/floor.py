@@ -38,12 +38,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import secateur
 from secateur.placement import batch_size
-from secateur.recipe import Recipe
 from secateur.report import RunRecord
 
 METHODS = (
-    "magnitude", "wanda", "wanda:matrix", "sparsegpt", "gblm", "wanda++-rgs", "wanda++-ro",
-    "wanda++",
+    "magnitude", "wanda", "wanda:matrix", "sparsegpt", "sparsegpt:matrix", "gblm", "wanda++-rgs",
+    "wanda++-ro", "wanda++",
 )  # fmt: skip
 PHASES = ("before", "observe", "prune", "propagate", "other")
 
@@ -81,9 +80,6 @@ def main() -> None:
     found = results.facts(torch.device("cpu"))
     runs = []
     for method in options.methods:
-        if ":" in method and "schedule" not in Recipe.model_fields:
-            print(f"{method} is left out: this version knows no schedules", file=sys.stderr)
-            continue
         runs.append(measure(method, options))
         print(f"{method}: {runs[-1].seconds:.2f} s", file=sys.stderr, flush=True)
     shape = (

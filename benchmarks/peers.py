@@ -53,7 +53,6 @@ from transformers.utils import logging
 from secateur import pipeline
 from secateur.checkpoint import locate, open_model
 from secateur.data import load_calibration, load_heldout
-from secateur.recipe import Recipe
 from secateur.sequences import load_tokenizer
 
 PEER, OURS, DISK = "llm-compressor", "secateur", "secateur from disk"
@@ -115,7 +114,8 @@ def main() -> None:
                 str(own), text, sequence_length=text.shape[1], device="cpu"
             ).perplexity
     found["peer"] = runs[ways[0]][0]["versions"]
-    table = compare(runs, agreed, perplexity, inputs.said)
+    theirs = ", ".join(f"{name} {number}" for name, number in found["peer"].items())
+    table = compare(runs, agreed, perplexity, f"{inputs.said} The peer: {theirs}.")
     results.report("peers", options, found, [table], numbers(runs, agreed, perplexity))
     if options.plot is not None:
         draw(runs, options.plot)
@@ -195,15 +195,8 @@ def prepare(folder: Path, options: argparse.Namespace) -> Inputs:
 
 def choose(options: argparse.Namespace) -> list[Way]:
     """Who runs, in order: of every method the peer, then Secateur's schedules."""
-    methods = [
-        method
-        for method in options.methods
-        if ":" not in method or "schedule" in Recipe.model_fields
-    ]
-    for method in set(options.methods) - set(methods):
-        print(f"{method} is left out: this version knows no schedules", file=sys.stderr)
     ways: dict[Way, None] = {}
-    for method in methods:
+    for method in options.methods:
         ways[Way(OURS, method).rival] = None
         ways[Way(OURS, method)] = None
         if options.disk:
