@@ -15,7 +15,8 @@ same threads, so that a machine that slows down does not look like a method that
 
 Seconds are those of the call `secateur.prune`, the making of the model left out, and their parts by
 phase: before (the recording of the blocks' calls, the full-model gradients), observe, prune
-(scores, masks, solve, optimiser), propagate. How many steps the regional optimiser takes is read
+(scores, masks, solve, optimiser), propagate; what runs once, in the schedule `matrix`, is all in
+observe. How many steps the regional optimiser takes is read
 from the record of the run. A method may be given as METHOD:SCHEDULE.
 """
 
@@ -175,13 +176,13 @@ def measure(method: str, options: argparse.Namespace) -> Run:
     )
 
 
-def prune(model: Any, method: str, tokens: torch.Tensor, pattern: str) -> RunRecord:
+def prune(model: Any, method: str, tokens: torch.Tensor, pattern: str, **more: Any) -> RunRecord:
     """Prune a model in place on all tokens [sequences, length]; magnitude needs none."""
     needed = None if method == "magnitude" else tokens
     sequences, length = tokens.shape
     return secateur.prune(
         model, **recipe_options(method), pattern=pattern, calibration=needed, samples=sequences,
-        sequence_length=length,
+        sequence_length=length, **more,
     )  # fmt: skip
 
 

@@ -30,7 +30,12 @@ class Rates:
 
 
 def rates(
-    shapes: Shapes, rows: int, device: torch.device, dtype: torch.dtype, least: float = 1.0
+    shapes: Shapes,
+    rows: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    least: float = 1.0,
+    side: int = 2048,
 ) -> Rates:
     """Measure both; medians over at least three rounds and `least` seconds each.
 
@@ -39,8 +44,8 @@ def rates(
         rows: tokens in a batch.
         device, dtype: where and in what.
         least: seconds for each of the two.
+        side: of the square matrices.
     """
-    side = 8192 if device.type == "cuda" else 2048
     a = torch.randn(side, side, device=device, dtype=dtype)
     square = 2.0 * side**3 / seconds(lambda: a @ a, device, least)
     pairs = [

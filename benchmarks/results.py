@@ -103,19 +103,30 @@ def report(
     heading = f"{said(found)}\n\n`{command(name)}`"
     text = "\n\n".join([heading, *(table.markdown() for table in tables)])
     print("\n" + text, flush=True)
-    if options.json is not None:
-        settings = {
-            key: [str(v) for v in value] if isinstance(value, list | tuple) else str(value)
-            for key, value in vars(options).items()
-            if key not in ("json", "markdown", "plot")
-        }
-        facts_and_numbers = {"benchmark": name, "options": settings, **found, **numbers}
-        options.json.write_text(json.dumps(facts_and_numbers, indent=1) + "\n")
+    save(name, options, found, numbers)
     if options.markdown is not None:
         if options.plot is not None:
             beside = os.path.relpath(options.plot, options.markdown.parent)
             text += f"\n\n![{name}]({beside})"
-        _put(options.markdown, name, text)
+        put(options.markdown, name, text)
+
+
+def save(
+    name: str,
+    options: argparse.Namespace,
+    found: Mapping[str, Any],
+    numbers: Mapping[str, Any],
+) -> None:
+    """Write the JSON, if it was asked for."""
+    if options.json is None:
+        return
+    settings = {
+        key: [str(v) for v in value] if isinstance(value, list | tuple) else str(value)
+        for key, value in vars(options).items()
+        if key not in ("json", "markdown", "plot")
+    }
+    everything = {"benchmark": name, "options": settings, **found, **numbers}
+    options.json.write_text(json.dumps(everything, indent=1) + "\n")
 
 
 def said(found: Mapping[str, Any]) -> str:
@@ -135,7 +146,7 @@ def command(name: str) -> str:
     return " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]])
 
 
-def _put(page: Path, name: str, text: str) -> None:
+def put(page: Path, name: str, text: str) -> None:
     """Put a text between the marks of a page, or make a page of it."""
     first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
     written = page.read_text() if page.is_file() else ""
