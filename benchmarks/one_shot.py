@@ -10,8 +10,9 @@ which the process was started. The last line that is printed is JSON: seconds of
     prune       the call that prunes
     save        `save_pretrained`, transformers' own, the same for all that prune in memory
 
-and the peak of resident memory at the end of `prune`, in bytes. This file is run by the Python of
-the program that it asks for, so it imports neither program before it knows which.
+each with `_cpu` for the seconds that all cores worked, and the peak of resident memory at the end
+of `prune`, in bytes. This file is run by the Python of the program that it asks for, so it imports
+neither program before it knows which.
 
 llm-compressor is called as its documentation does, with nothing that costs time added:
 
@@ -21,6 +22,8 @@ llm-compressor is called as its documentation does, with nothing that costs time
     data        its own DataLoader form, with the token ids in batches and nothing to tokenize, and
                 no attention mask, so that attention may take its causal path
     logging     errors only, no progress bars; nothing is compressed or written at the end
+    batches     of one sequence, its default: on one core, 8 x 512 tokens through a block 768 wide took
+                3.2 s of it, in one batch of eight 3.7 s and a third more memory
     threads     torch's, the same number
 """
 
@@ -155,10 +158,11 @@ def load(kind: Any, request: dict[str, Any]) -> Any:
 
 
 def timed(took: dict[str, Any], name: str, work: Callable[[], Any]) -> Any:
-    """Do it, and write down the seconds."""
-    began = time.perf_counter()
+    """Do it, and write down the seconds by the clock and those of all cores."""
+    began, worked = time.perf_counter(), time.process_time()
     result = work()
     took[name] = time.perf_counter() - began
+    took[f"{name}_cpu"] = time.process_time() - worked
     return result
 
 

@@ -12,6 +12,8 @@ Every run is a process of its own (`one_shot.py`, which also says how llm-compre
 all in turn, as often as --repeats says: A B C A B C. Medians of
 
     prune       seconds of the call that prunes the model in memory
+    cores       seconds that all cores worked on it: where a machine does other work meanwhile, a
+                better measure than the clock, though threads that wait for each other count too
     whole       seconds of the process: start, load, prune, save
     peak        resident memory at the end of the call, its highest mark
 
@@ -281,6 +283,8 @@ class Weights:
             return file.get_tensor(name)
 
 
+COLUMNS = (("prune", 1, 2), ("prune_cpu", 1, 2), ("whole", 1, 2), ("peak", 1e6, 0))
+"""What is measured, divided by what, with how many digits."""
 Runs = Mapping[Way, Sequence[Mapping[str, Any]]]
 
 
@@ -294,13 +298,14 @@ def compare(
     rows = []
     for way in runs:
         cells = [f"{way.program}, {way.method}"]
-        for what, scale, digits in (("prune", 1, 2), ("whole", 1, 2), ("peak", 1e6, 0)):
+        for what, scale, digits in COLUMNS:
             value, theirs = median(runs, way, what), median(runs, way.rival, what)
             cells += [f"{value / scale:.{digits}f}", f"{value / theirs:.2f}"]
         cells += [f"{100 * agreed[way]:.3f} %", f"{perplexity[way]:.3f}"]
         rows.append(cells)
     heads = (
-        "", "prune (s)", "ratio", "whole (s)", "ratio", "peak (MB)", "ratio", "same", "perplexity",
+        "", "prune (s)", "ratio", "cores (s)", "ratio", "whole (s)", "ratio", "peak (MB)", "ratio",
+        "same", "perplexity",
     )  # fmt: skip
     return results.Table(said, heads, rows)
 
@@ -314,9 +319,10 @@ def numbers(
                 "program": way.program,
                 "method": way.method,
                 "taken": list(taken),
-                "prune_ratio": median(runs, way, "prune") / median(runs, way.rival, "prune"),
-                "whole_ratio": median(runs, way, "whole") / median(runs, way.rival, "whole"),
-                "peak_ratio": median(runs, way, "peak") / median(runs, way.rival, "peak"),
+                "ratios": {
+                    what: median(runs, way, what) / median(runs, way.rival, what)
+                    for what, _, _ in COLUMNS
+                },
                 "same": agreed[way],
                 "perplexity": perplexity[way],
             }
