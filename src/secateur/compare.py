@@ -25,6 +25,7 @@ from secateur.checkpoint import locate
 from secateur.checkpoint.durable import write_text, writing
 from secateur.errors import OutputError, RecipeError
 from secateur.placement import choose_device
+from secateur.prepare import check_fit
 from secateur.recipe import Recipe
 from secateur.remembered import Remembered
 from secateur.report import Progress, Quiet, RunRecord
@@ -131,13 +132,16 @@ def compare(
         overwrite: do everything again.
 
     Raises:
-        SecateurError: a run cannot be done; those before it are finished and stay.
+        SecateurError: a pattern does not fit the model, and nothing was done; or a run cannot be
+            done, and those before it are finished and stay.
     """
     found = {} if overwrite else {run.name: run.finished() for run in runs}
     todo = [run for run in runs if found.get(run.name) is None]
     needs = frozenset[Any]().union(*(run.recipe.chosen_method.needs for run in todo))
     with tempfile.TemporaryDirectory() as scratch:
         shared = Remembered(Path(scratch), needs)
+        for recipe in {run.recipe.pattern: run.recipe for run in todo}.values():
+            check_fit(recipe, shared)
         for run in runs:
             record = found.get(run.name)
             if record is not None:
@@ -192,6 +196,7 @@ def recover_all(
                 "sequence_length": recipe.sequence_length,
                 "seed": recipe.seed,
                 "device": recipe.device,
+                "trust_remote_code": recipe.trust_remote_code,
                 "overwrite": overwrite,
                 "resume": StateFile.beside(folder).exists and not overwrite,
             }
@@ -234,7 +239,9 @@ def ask_all(
             yield run, record, repeated
             continue
         with progress or Quiet() as shown:
-            dense = dense or questions.ask(locate(model), shown)
+            dense = dense or questions.ask(
+                locate(model, trust_remote_code=questions.trust_remote_code), shown
+            )
             answers = questions.ask(run.folder, shown)
         scored = questions.score(str(run.folder), answers, model, dense)
         yield run, add_to_record(run.folder, scored), False

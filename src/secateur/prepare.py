@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur import ranks
 from secateur.blocks.prune import Plan
 from secateur.checkpoint import (
     BlockModel,
@@ -24,7 +25,7 @@ from secateur.checkpoint.choice import check_choice
 from secateur.checkpoint.destination import check_output
 from secateur.checkpoint.gradients import GradientFile
 from secateur.data import ImageBatch, TokenBatch
-from secateur.errors import OutputError, SecateurError
+from secateur.errors import DataError, OutputError, SecateurError
 from secateur.estimate import Estimate, estimate
 from secateur.placement import choose_device, choose_dtype
 from secateur.recipe import Recipe
@@ -85,13 +86,7 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
     folder = locate(recipe.model, trust_remote_code=trust)
     if recipe.out is not None:
         check_output(Path(recipe.out), folder, overwrite=recipe.overwrite)
-    device = choose_device(recipe.device)
-    dtype = choose_dtype(recipe.dtype, device)
-    source = shared.once(
-        "model",
-        (folder, device, dtype),
-        lambda: open_model(folder, device, dtype, trust_remote_code=trust),
-    )
+    source = _open(recipe, folder, shared)
     notices: tuple[str, ...] = ()
     if isinstance(source, ResidentModel):
         notices = ("the files cannot be read block by block: the model was loaded whole",)
@@ -100,7 +95,7 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
         notices += (f"code in {folder} is trusted and may run with all your rights",)
 
     def dense() -> PreTrainedModel:
-        return load_whole(folder, source.dtype, trust_remote_code=trust).to(device)
+        return load_whole(folder, source.dtype, trust_remote_code=trust).to(source.device)
 
     tokenizer = shared.once(
         "tokenizer", folder, lambda: load_tokenizer(folder, trust_remote_code=trust)
@@ -115,14 +110,37 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
     calibration = shared.once(
         "calibration",
         (recipe.calibration, recipe.images, recipe.samples, recipe.sequence_length, recipe.seed),
-        calibrate,
+        lambda: ranks.from_first(calibrate),
     )
     heldout = shared.once(
         "heldout",
         (recipe.text, recipe.windows, recipe.sequence_length),
-        lambda: read_heldout(recipe, source, tokenizer),
+        lambda: ranks.from_first(lambda: read_heldout(recipe, source, tokenizer)),
     )
     return _prepare(recipe, folder, source, calibration, heldout, notices)
+
+
+def check_fit(recipe: Recipe, shared: Remembered) -> None:
+    """Raise unless a recipe's patterns fit the matrices of its model; no text is read.
+
+    Raises:
+        SecateurError: the model cannot be opened, or a pattern does not fit.
+    """
+    folder = locate(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    source, plan = _open(recipe, folder, shared), plan_of(recipe)
+    check_choice(plan.choice, source.blocks)
+    estimate(source, plan, sequences=0, length=0)
+
+
+def _open(recipe: Recipe, folder: Path, shared: Remembered) -> StreamedModel | ResidentModel:
+    """The model, as an earlier run opened it or anew."""
+    device = choose_device(recipe.device)
+    dtype, trust = choose_dtype(recipe.dtype, device), recipe.trust_remote_code
+    return shared.once(
+        "model",
+        (folder, device, dtype),
+        lambda: open_model(folder, device, dtype, trust_remote_code=trust),
+    )
 
 
 def prepare_in_place(
@@ -157,15 +175,24 @@ def _prepare(
     sequences = length = 0
     if calibration is not None:
         sequences, length = len(calibration.inputs), tokens_in_each(calibration, source)
+        if sequences < ranks.count():
+            raise DataError(
+                f"{sequences} calibration sequences for {ranks.count()} processes",
+                wanted="one for each process at least",
+                hint="fewer processes, or more --samples",
+            )
     shapes = estimate(source, plan, sequences, length)
     facts = gradients = None
     if Need.FULL_GRADIENT in plan.method.needs and calibration is not None:
         facts = _gradient_facts(source, calibration, plan)
         if recipe.gradients is not None:
-            gradients = GradientFile.open(Path(recipe.gradients), matrix_shapes(source), facts)
+            given = Path(recipe.gradients)
+            gradients = ranks.from_first(
+                lambda: GradientFile.open(given, matrix_shapes(source), facts)
+            )
         if recipe.save_gradients is not None:
             path = Path(recipe.save_gradients)
-            gradients = _already_saved(path, source, facts)
+            gradients = ranks.from_first(lambda: _already_saved(path, source, facts))
             if gradients is None:
                 _check_new_file(path, overwrite=recipe.overwrite)
             else:

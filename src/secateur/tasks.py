@@ -53,7 +53,7 @@ class Questions:
         include_path: a folder of task files beside lm-eval's own.
         limit: documents of each task at most; for trying out, not for tables.
         together: questions per batch.
-        dtype, device: as for `pipeline.prune`.
+        dtype, device, trust_remote_code: as for `pipeline.prune`.
 
     Raises:
         SecateurError: a task is unknown, or its data cannot be read.
@@ -69,7 +69,9 @@ class Questions:
         together: int | None = None,
         dtype: str = "auto",
         device: str = "auto",
+        trust_remote_code: bool = False,
     ) -> None:
+        self.trust_remote_code = trust_remote_code
         self.asked = spell_out(tasks)
         if not self.asked:
             raise RecipeError("no task", where="--tasks", wanted="names with commas between")
@@ -127,14 +129,15 @@ class Questions:
 
     def _put_to(self, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         """Name and results of one task after the other, of the model in a folder."""
-        config = read_config(Checkpoint(folder))
-        tokenizer = load_tokenizer(folder)
+        trust = self.trust_remote_code
+        config = read_config(Checkpoint(folder, trust_remote_code=trust))
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust)
         if tokenizer is None:
             raise CheckpointError("no tokenizer that can be read", where=folder)
         loaded = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype="auto" if self._dtype is None else self._dtype,
-            trust_remote_code=False,
+            trust_remote_code=trust,
             use_safetensors=True,
         )
         allowed = getattr(config.get_text_config(decoder=True), "max_position_embeddings", LONGEST)
@@ -167,12 +170,14 @@ def ask(
     Raises:
         SecateurError: something cannot be read, or a task is unknown.
     """
-    folder, other = locate(model), None if against is None else locate(against)
+    trust = options.get("trust_remote_code", False)
+    folders = [
+        locate(name, trust_remote_code=trust) for name in (model, against) if name is not None
+    ]
     questions = Questions(tasks, **options)
     with progress or Quiet() as shown:
-        answers = questions.ask(folder, shown)
-        dense = None if other is None else questions.ask(other, shown)
-    return questions.score(model, answers, against, dense)
+        answers, *dense = (questions.ask(folder, shown) for folder in folders)
+    return questions.score(model, answers, against, *dense)
 
 
 def add_to_record(folder: Path, evaluation: TaskEvaluation) -> RunRecord:

@@ -17,6 +17,7 @@ from secateur.cli.app import (
     Dtype,
     IncludePath,
     Model,
+    Trust,
     app,
     shown,
 )
@@ -93,6 +94,7 @@ def compare_command(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Questions of each task.", show_default="all")
     ] = None,
+    trust_remote_code: Trust = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Prune MODEL with every method at every pattern, measure each, and write table and report.
@@ -115,6 +117,7 @@ def compare_command(
             "batch_size": batch_size,
             "dtype": dtype,
             "device": device,
+            "trust_remote_code": trust_remote_code,
         },
         keep_models=keep_models or recover is not None or asked is not None,
     )
@@ -122,7 +125,7 @@ def compare_command(
     if asked is not None:
         questions = Questions(
             asked, text=text, include_path=include_path, limit=limit, together=batch_size,
-            dtype=dtype, device=device,
+            dtype=dtype, device=device, trust_remote_code=trust_remote_code,
         )  # fmt: skip
     elif include_path is not None or limit is not None:
         raise RecipeError("--include-path and --limit are of --tasks", wanted="--tasks NAMES")
