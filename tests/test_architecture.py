@@ -26,6 +26,7 @@ ORDER = [
     "evaluate",
     "report",
     "export",
+    "recipe_faults",
     "recipe",
     "recipe_file",
     "estimate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,17 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedTokenizerFast
 
 import secateur
-from secateur.data import load_calibration, load_heldout, read_documents, self_written
+from secateur.data import (
+    load_calibration,
+    load_heldout,
+    read_documents,
+    self_written,
+    with_more,
+)
 from secateur.data.builtin import HELD_OUT, LEFT_OUT, SHORTEST, builtin_documents
 from secateur.errors import DataError
-from tiny import POSITIONS, VOCABULARY, make_model
+from secateur.recipe import Recipe
+from tiny import POSITIONS, VOCABULARY, make_model, make_tokens
 
 
 def test_held_out_modules_are_in_no_training_text() -> None:
@@ -142,3 +150,46 @@ def test_self_is_no_held_out_text(llama_folder: Path, tmp_path: Path) -> None:
             out=tmp_path / "out",
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_text_goes_on_from_parts_of_what_there_is() -> None:
+    model = make_model("llama")
+    batch = load_calibration(
+        make_tokens(6, 32), tokenizer=None, samples=6, sequence_length=32, seed=0
+    )
+    both = with_more(model, batch, 5, seed=3)
+    assert both.input_ids.shape == (11, 32)
+    assert torch.equal(both.input_ids[5:], batch.input_ids)
+    there = {tuple(w.tolist()) for row in batch.input_ids for w in row.unfold(0, 16, 1)}
+    assert all(tuple(row[:16].tolist()) in there for row in both.input_ids[:5])
+    assert both.protocol.sequences == 11
+    assert both.protocol.token_sha256 != batch.protocol.token_sha256
+    assert "5 more by the dense model" in both.protocol.origin["written"]
+    assert torch.equal(both.input_ids, with_more(model, batch, 5, seed=3).input_ids)
+    assert not torch.equal(both.input_ids, with_more(model, batch, 5, seed=4).input_ids)
+
+
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [
+        ({}, 0),
+        ({"effort": "best"}, 384),
+        ({"effort": "best", "written": 0}, 0),
+        ({"effort": "best", "method": "wanda"}, 0),
+        ({"method": "wanda", "written": 7}, 7),
+    ],
+)
+def test_effort_best_has_the_model_write_three_sequences_for_each(
+    options: dict[str, Any], written: int
+) -> None:
+    recipe = Recipe.build({"model": "m", "out": "o", "calibration": "c4", **options})
+    assert recipe.chosen_written == recipe.spelled_out()["written"] == written
+
+
+def test_a_run_sees_what_was_written() -> None:
+    run = secateur.prune(
+        make_model("llama"), method="wanda", calibration=make_tokens(4, 16),
+        samples=4, sequence_length=16, written=3,
+    )  # fmt: skip
+    assert run.calibration is not None
+    assert run.calibration.sequences == 7

@@ -92,7 +92,7 @@ def allocate(prepared: Prepared, shown: Progress, scratch: Path | None = None) -
     if ratios is None:
         parts = _parts(source, plan.choice, whole_blocks=recipe.allocation == "owl")
         shown.begin(f"allocation {recipe.allocation}", len(source.blocks))
-        inputs = calibration.inputs[:SEQUENCES]
+        inputs = calibration.inputs[-SEQUENCES:]  # not what the model wrote itself
         stream = Stream(source, inputs, batch_size(recipe.batch_size, inputs.shape[1]))
         if recipe.allocation == "owl":
             shares = outliers(source, stream, parts, shown.tick)

@@ -109,7 +109,14 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
 
     calibration = shared.once(
         "calibration",
-        (recipe.calibration, recipe.images, recipe.samples, recipe.sequence_length, recipe.seed),
+        (
+            recipe.calibration,
+            recipe.images,
+            recipe.samples,
+            recipe.sequence_length,
+            recipe.seed,
+            recipe.chosen_written,
+        ),
         lambda: ranks.from_first(calibrate),
     )
     heldout = shared.once(

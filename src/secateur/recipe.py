@@ -11,21 +11,22 @@ only: it cannot name code.
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from secateur.blocks.effort import EFFORTS, PAPER, Regional
+from secateur.blocks.effort import Regional, ready_made
 from secateur.blocks.prune import Schedule
-from secateur.errors import RecipeError, SecateurError, closest
+from secateur.errors import RecipeError
 from secateur.methods import Method, Params, Refine, get
-from secateur.sparsity import Choice, NofM, Pattern, parse_pattern, read_choice
+from secateur.recipe_faults import faults_of
+from secateur.sparsity import Choice, Pattern, parse_pattern, read_choice
 from secateur.sparsity.allocation import Allocation
-from secateur.statistics import Need
 
 _OPTIONS = "the options"
+WRITTEN_FOR_BEST = 3
+"""Sequences that the dense model writes for each that there is, under effort best."""
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -80,6 +81,9 @@ class Recipe(BaseModel):
     """How long the regional optimiser works, under preset auto."""
     regional: dict[str, Any] = {}
     """Single settings of the regional optimiser, over the preset."""
+    written: int | None = Field(default=None, ge=0)
+    """Sequences that the dense model writes beside the calibration's; none: three times as many
+    under effort best for a method with the regional optimiser, otherwise 0."""
     allocation: Allocation = "uniform"
     """uniform: the same ratio everywhere; owl: fewer zeros in blocks with outliers; measured: more
     where pruning was measured to hurt less. Their mean is the ratio (unstructured only)."""
@@ -136,7 +140,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: with all faults, in one line.
         """
-        faults = _faults(cls, values)
+        faults = faults_of(cls, values)
         if faults:
             head = f"{len(faults)} faults in {origin}: " if len(faults) > 1 else ""
             where = None if head or origin == _OPTIONS else origin
@@ -171,7 +175,15 @@ class Recipe(BaseModel):
     @property
     def chosen_regional(self) -> Regional:
         """The settings of the regional optimiser, defaults filled in."""
-        return _regional(self.preset, self.effort, self.regional)
+        return ready_made(self.preset, self.effort, self.regional)
+
+    @property
+    def chosen_written(self) -> int:
+        """How many sequences the dense model writes beside the calibration's."""
+        if self.written is not None or self.images is not None:
+            return self.written or 0
+        refines = self.chosen_method.refine is Refine.REGIONAL and self.preset == "auto"
+        return WRITTEN_FOR_BEST * self.samples if refines and self.effort == "best" else 0
 
     def spelled_out(self) -> dict[str, Any]:
         """The recipe with every default written down, for the record."""
@@ -181,117 +193,7 @@ class Recipe(BaseModel):
             del regional["step"]  # it is not used, and Regional refuses the two together
         return {
             **self.model_dump(),
+            "written": self.chosen_written,
             "parameters": self.chosen_params.model_dump(mode="json"),
             "regional": regional,
         }
-
-
-def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
-    """Everything that is wrong with the values, a phrase each."""
-    faults = [
-        _phrase(error, recipe.model_fields)
-        for error in _errors(lambda: recipe.model_validate(dict(values)))
-    ]
-    also = values.get("also_text") or []
-    texts = [values.get("text"), *(also if isinstance(also, list) else [also])]
-    if len(texts) > 1 and texts[0] is None:
-        faults.append("also_text is measured beside text: give --text SOURCE")
-    elif any(texts.count(text) > 1 for text in texts):
-        faults.append("a held-out text is named twice")
-    name, written = values.get("method", "wanda++"), values.get("pattern", "2:4")
-    method = _try(lambda: get(name), faults) if isinstance(name, str) else None
-    readable = isinstance(written, str | int | float) and not isinstance(written, bool)
-    pattern = _try(lambda: parse_pattern(written), faults) if readable else None
-    patterns = [] if pattern is None else [pattern]
-    if pattern is not None and not _errors(lambda: recipe.model_validate(dict(values))):
-        choice = _try(lambda: recipe.model_validate(dict(values)).choice, faults)
-        patterns = patterns if choice is None else choice.every_pattern
-    parameters = values.get("parameters") or {}
-    preset, regional = values.get("preset", "auto"), values.get("regional") or {}
-    params = None
-    if method is not None and isinstance(parameters, dict):
-        wrong = _errors(lambda: method.params.model_validate(parameters))
-        faults += [_phrase(error, method.params.model_fields, "parameters") for error in wrong]
-        params = None if wrong else method.params.model_validate(parameters)
-        sources = [key for key in ("calibration", "images") if values.get(key) is not None]
-        if method.needs_calibration and not sources:
-            faults.append(
-                f"method {method.name} needs calibration text: give --calibration SOURCE"
-                " (a classifier needs --images FOLDER)"
-            )
-        if len(sources) == 2:
-            faults.append("text and images to calibrate with: leave calibration or images out")
-        files = [key for key in ("gradients", "save_gradients") if values.get(key) is not None]
-        if files and Need.FULL_GRADIENT not in method.needs:
-            faults.append(
-                f"method {method.name} uses no full-model gradients: leave {files[0]} out"
-            )
-        elif len(files) == 2:
-            faults.append("gradients are read from a file: leave save_gradients out")
-        dense = method.refine is Refine.REGIONAL or Need.REGIONAL_GRADIENT in method.needs
-        if values.get("schedule") == "matrix" and dense:
-            faults.append(
-                f"method {method.name} needs what the dense block gives, which schedule matrix"
-                " never computes: leave schedule out"
-            )
-        if regional and method.refine is not Refine.REGIONAL:
-            faults.append(f"method {method.name} has no regional optimiser: leave regional.* out")
-    shared_out = values.get("allocation", "uniform")
-    if shared_out in ("owl", "measured"):
-        if isinstance(pattern, NofM):
-            faults.append(f"allocation {shared_out} shares out a ratio, such as 60%, not {pattern}")
-        if values.get("calibration") is None:
-            faults.append(f"allocation {shared_out} needs calibration text: --calibration SOURCE")
-    if params is not None:
-        faults += [no for own in patterns if (no := params.objection(own)) is not None]
-    effort = values.get("effort", "balanced")
-    known = preset in ("auto", "paper") and effort in tuple(EFFORTS)
-    if known and preset == "paper" and "effort" in values and effort != "balanced":
-        faults.append("preset paper sets its own rounds: leave effort out")
-    if known and isinstance(regional, dict):
-        wrong = _errors(lambda: _regional(preset, effort, regional))
-        faults += [_phrase(error, Regional.model_fields, "regional") for error in wrong]
-        held = wrong or _regional(preset, effort, regional).hold_mask
-        if method is not None and method.solve and method.refine is Refine.REGIONAL and not held:
-            faults.append(
-                f"method {method.name} has no score to choose another mask by:"
-                " regional.hold_mask must be true, and preset auto"
-            )
-    return faults
-
-
-def _regional(preset: str, effort: str, changes: Mapping[str, Any]) -> Regional:
-    """The ready-made settings with single ones changed."""
-    ready = PAPER if preset == "paper" else EFFORTS[effort]
-    return Regional.model_validate({**ready.model_dump(exclude_unset=True), **changes})
-
-
-def _try(make: Any, faults: list[str]) -> Any:
-    try:
-        return make()
-    except SecateurError as fault:
-        faults.append(str(fault))
-        return None
-
-
-def _errors(make: Any) -> list[Any]:
-    try:
-        make()
-    except ValidationError as fault:
-        return list(fault.errors())
-    return []
-
-
-def _phrase(error: Any, known: Mapping[str, Any], under: str | None = None) -> str:
-    """One of pydantic's errors as a phrase."""
-    key = ".".join(str(part) for part in ([under] if under else []) + list(error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {key!r}, wanted {closest(str(error['loc'][-1]), known)}"
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{key}={_BRIEFLY.repr(error['input'])}, wanted {message}" if error["loc"] else message
-
-
-_BRIEFLY = reprlib.Repr()
-_BRIEFLY.maxstring = _BRIEFLY.maxother = 100

@@ -19,6 +19,7 @@ from secateur.data import (
     load_heldout,
     load_images,
     self_written,
+    with_more,
 )
 from secateur.errors import DataError, ModelError, RecipeError
 from secateur.recipe import Recipe
@@ -73,6 +74,8 @@ def read_calibration(
             seed=recipe.seed,
             vocabulary=vocabulary(source),
         )
+    if recipe.chosen_written:
+        batch = with_more(dense(), batch, recipe.chosen_written, recipe.seed)
     return replace(batch, notices=(*notices, *batch.notices))
 
 

@@ -17,7 +17,7 @@ Source: Yang et al., arXiv 2503.04992, section 3 and appendix; the rate is ours.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -64,5 +64,15 @@ PAPER = Regional(
 EFFORTS: Mapping[str, Regional] = {
     "fast": Regional(samples=32),
     "balanced": Regional(),
-    "best": Regional(rounds=20),
+    "best": Regional(rounds=4, samples=512),
 }
+
+
+def ready_made(preset: str, effort: str, changes: Mapping[str, Any]) -> Regional:
+    """The settings of a preset, `auto` by effort, with single ones changed.
+
+    Raises:
+        ValidationError: a change fits no setting.
+    """
+    ready = PAPER if preset == "paper" else EFFORTS[effort]
+    return Regional.model_validate({**ready.model_dump(exclude_unset=True), **changes})

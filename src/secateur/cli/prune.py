@@ -75,6 +75,13 @@ def prune_command(
     samples: Annotated[
         int | None, typer.Option(help="Calibration sequences.", show_default="128")
     ] = None,
+    written: Annotated[
+        int | None,
+        typer.Option(
+            help="Sequences more that the dense model writes itself.",
+            show_default="0; with effort best three for each",
+        ),
+    ] = None,
     sequence_length: Annotated[
         int | None,
         typer.Option(help="Tokens in each; at most what the model allows.", show_default="2048"),
@@ -171,7 +178,8 @@ def prune_command(
     values = {} if recipe is None else read_yaml(recipe)
     flags = {
         "model": model, "method": method, "pattern": pattern, "calibration": calibration,
-        "out": out_folder, "samples": samples, "sequence_length": sequence_length, "seed": seed,
+        "out": out_folder, "samples": samples, "written": written,
+        "sequence_length": sequence_length, "seed": seed,
         "preset": preset, "effort": effort, "allocation": allocation, "batch_size": batch_size,
         "dtype": dtype, "device": device, "overwrite": overwrite, "gradients": gradients,
         "save_gradients": save_gradients,

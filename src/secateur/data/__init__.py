@@ -4,7 +4,7 @@ from secateur.data.calibration import CHARACTER_LIMIT, Sampling, load_calibratio
 from secateur.data.heldout import load_heldout
 from secateur.data.hub import HUB_TEXTS, Split
 from secateur.data.images import ImageBatch, ImageProtocol, images_in_memory, load_images
-from secateur.data.selfwritten import SELF, self_written
+from secateur.data.selfwritten import SELF, self_written, with_more
 from secateur.data.texts import Documents, read_documents
 from secateur.data.tokens import Protocol, TokenBatch, token_sha256
 
@@ -26,4 +26,5 @@ __all__ = [
     "read_documents",
     "self_written",
     "token_sha256",
+    "with_more",
 ]

@@ -1,6 +1,8 @@
-"""Calibration text that the dense model writes itself, for users who have no data they may use.
+"""Calibration text that the dense model writes itself: all of it, for users who have no data that
+they may use, or more of what there is.
 
-    token 1         the model's own beginning-of-text token, or any token if it has none
+    token 1         the model's own beginning-of-text token, or any token if it has none;
+                    of more text, the first tokens are some in a row of a sequence that there is
     token t + 1     drawn from p(. | tokens 1 to t), at temperature 1, none cut off
 
 What a model writes at temperature 1 is distributed as it believes its training text to be. A text
@@ -15,10 +17,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from secateur.data.tokens import TokenBatch, check_size, make_batch
+from secateur.data.tokens import TokenBatch, check_size, make_batch, token_sha256
 
 SELF = "self"
 
+BEGINNING = 16
+"""Tokens of a sequence that there is, from which more text goes on."""
 TOGETHER = 64
 """Sequences that are written side by side."""
 
@@ -54,6 +58,37 @@ def self_written(
     )
 
 
+def with_more(model: PreTrainedModel, batch: TokenBatch, more: int, seed: int) -> TokenBatch:
+    """`batch` behind `more` sequences that the dense model writes, beginning as parts of it do.
+
+    Args:
+        model: the whole dense model, on the device that computes.
+        batch: the sequences that there are; they come last.
+        more: how many to write.
+        seed: of the draws; the global generators are left as they were.
+    """
+    length = batch.input_ids.shape[1]
+    taken = min(BEGINNING, length - 1)
+    chance = torch.Generator().manual_seed(seed)
+    rows = torch.randint(len(batch.input_ids), (more, 1), generator=chance)
+    begin = torch.randint(length - taken + 1, (more, 1), generator=chance)
+    first = batch.input_ids[rows, begin + torch.arange(taken)]  # [more, taken]
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        torch.manual_seed(seed)
+        written = [_continue(model, part, length) for part in torch.split(first, TOGETHER)]
+    both = torch.cat([*(part.cpu() for part in written), batch.input_ids])
+    told = {"written": f"{more} more by the dense model, from {taken} tokens of these"}
+    protocol = batch.protocol.model_copy(
+        update={
+            "sequences": len(both),
+            "origin": {**batch.protocol.origin, **told},
+            "token_sha256": token_sha256(both),
+        }
+    )
+    return TokenBatch(both, protocol, batch.notices)
+
+
 def _first_tokens(model: PreTrainedModel, samples: int) -> Tensor:
     """What every sequence begins with, int64 [samples, 1]."""
     begin = model.config.get_text_config(decoder=True).bos_token_id
@@ -63,7 +98,7 @@ def _first_tokens(model: PreTrainedModel, samples: int) -> Tensor:
 
 
 def _continue(model: PreTrainedModel, first: Tensor, length: int) -> Tensor:
-    """Draw on from [sequences, 1] to [sequences, length]."""
+    """Draw on from [sequences, tokens] to [sequences, length]."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     draws = GenerationConfig(
         do_sample=True,
