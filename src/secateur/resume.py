@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
+from secateur import ranks
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import BlockResult
 from secateur.checkpoint import Checkpoint, OutputFolder, StreamedModel
+from secateur.errors import RecipeError
 from secateur.evaluate import Following
 from secateur.prepare import Prepared
 from secateur.report import BlockRecord
@@ -32,7 +34,14 @@ def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFold
 
     Raises:
         OutputError: it cannot be there.
+        RecipeError: the processes of the run are to do different things.
     """
+    facts = identity(prepared)
+    if facts != ranks.from_first(lambda: facts):
+        raise RecipeError(
+            f"process {ranks.number()} has another recipe, model or text than process 0",
+            wanted="the same command and files on every host",
+        )
     recipe = prepared.recipe
     assert recipe.out is not None
     assert prepared.folder is not None
@@ -42,7 +51,7 @@ def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFold
         overwrite=recipe.overwrite,
         restart=recipe.restart,
         with_code=recipe.trust_remote_code,
-        identity=identity(prepared),
+        identity=facts,
         circumstances=circumstances(prepared),
         notice=notice,
     )
@@ -54,11 +63,13 @@ def identity(prepared: Prepared) -> dict[str, Any]:
     facts = {key: value for key, value in recipe.items() if key not in NO_MATTER}
     for group in ("parameters", "regional"):
         facts.update({f"{group}.{name}": value for name, value in facts.pop(group).items()})
-    for name, text in (("calibration", prepared.calibration), ("held-out", prepared.heldout)):
-        facts[f"{name} tokens"] = None if text is None else text.protocol.sha256
+    calibration, heldout = prepared.calibration, [text.protocol.sha256 for text in prepared.heldout]
+    facts["calibration tokens"] = None if calibration is None else calibration.protocol.sha256
+    facts["held-out tokens"] = ", ".join(heldout) or None
     source = prepared.source
     facts["precision"] = str(source.dtype).removeprefix("torch.")
     facts["device"] = source.device.type
+    facts["processes"] = ranks.count()
     if prepared.folder is not None:
         facts["source weights"] = Checkpoint(prepared.folder).fingerprint()
     return facts
@@ -69,10 +80,14 @@ def circumstances(prepared: Prepared) -> dict[str, Any]:
     return {**versions(), **machine(prepared.source.device)}
 
 
-def streams_of(stream: Stream | None, following: Following | None) -> dict[str, Stream]:
+def streams_of(
+    stream: Stream | None, dense: Stream | None, following: Following | None
+) -> dict[str, Stream]:
     """What moves from block to block, by name."""
-    streams = {} if stream is None else {"calibration": stream}
-    return streams if following is None else {**streams, "held-out": following.stream}
+    streams = {"calibration": stream, "dense": dense}
+    for place, heldout in enumerate(() if following is None else following.streams):
+        streams[f"held-out {place}" if place else "held-out"] = heldout
+    return {name: stream for name, stream in streams.items() if stream is not None}
 
 
 def go_on(output: OutputFolder, prepared: Prepared, streams: Mapping[str, Stream]) -> int:
@@ -118,7 +133,9 @@ def keep(
         OutputError: it cannot be written.
     """
     shard, source = None, prepared.source
-    if isinstance(source, StreamedModel):
+    if not ranks.first():
+        pass  # the weights are the same in all processes
+    elif isinstance(source, StreamedModel):
         shard = output.write_block(source, result.index, result.changed)
     else:
         output.state.keep_weights(result.index, result.changed)

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from secateur.blocks.regional import Regional
+from secateur.blocks.effort import Regional
 from secateur.data import ImageProtocol, Protocol
 from secateur.evaluate import Classification, Evaluation, TaskEvaluation
+from secateur.export import Packing
 from secateur.methods import describe_fields, every
 from secateur.prepare import Prepared
 from secateur.prove import Proof
@@ -128,6 +129,18 @@ def proof(found: Proof) -> None:
     )
     if found.files:
         say(f"{found.files - len(found.changed)} of {found.files} files are as they were written")
+
+
+def packing(done: Packing) -> None:
+    """What packing or unpacking did."""
+    forms = ", ".join(f"{count} {form}" for form, count in done.forms.items())
+    say(f"{amount(done.before, 'B')} -> {amount(done.after, 'B')} of tensors ({forms})")
+    if done.matrices_dense:
+        say(
+            f"packed matrices take {done.matrices_packed / done.matrices_dense:.2%}"
+            f" of {amount(done.matrices_dense, 'B')}"
+        )
+    say(f"written to {escape(str(done.out))}")
 
 
 def recovery(record: RunRecord) -> None:

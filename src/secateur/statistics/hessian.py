@@ -25,6 +25,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from secateur import ranks
+
 _STRIPS = 8
 _NARROWEST = 128
 """Rows of a strip at least: narrower products are slow."""
@@ -54,3 +56,10 @@ class Hessian:
     def mean(self) -> Tensor:
         """The whole of it, float32 [in, in]."""
         return self._upper.triu() + self._upper.triu(1).T
+
+    def join(self) -> None:
+        """Count in what the other processes saw: means are joined in proportion."""
+        (total,) = ranks.totals(self.sequences)
+        self._upper *= self.sequences / max(1, total)
+        self.sequences = int(total)
+        ranks.add_up([self._upper])

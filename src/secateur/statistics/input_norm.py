@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from secateur import ranks
+
 _ROWS = {"cpu": 128}
 """Rows that are squared together: on a CPU as many as stay in its cache."""
 _MOST_ROWS = 2**14
@@ -26,6 +28,10 @@ class InputNorm:
         flat = inputs.detach().reshape(-1, inputs.shape[-1])  # [tokens, in]
         for rows in torch.split(flat, _ROWS.get(inputs.device.type, _MOST_ROWS)):
             self.sum_of_squares += rows.float().square().sum(dim=0)
+
+    def join(self) -> None:
+        """Count in what the other processes saw."""
+        ranks.add_up([self.sum_of_squares])
 
     @property
     def norm(self) -> Tensor:
