@@ -40,6 +40,7 @@ ORDER = [
     "compare",
     "demo",
     "prove",
+    "inference",
     "api",
     "__init__",
     "show",

@@ -11,9 +11,9 @@ The same function prunes a model that is already in memory, in place.
 
 from __future__ import annotations
 
-from secateur.api import prune
+from secateur.api import accelerate_inference, prune
 from secateur.errors import SecateurError
 from secateur.report import RunRecord
 
 __version__ = "0.1.0"
-__all__ = ["RunRecord", "SecateurError", "__version__", "prune"]
+__all__ = ["RunRecord", "SecateurError", "__version__", "accelerate_inference", "prune"]

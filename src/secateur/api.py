@@ -10,8 +10,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur import pipeline
 from secateur.errors import RecipeError
+from secateur.inference import accelerate_inference
 from secateur.recipe import Recipe
 from secateur.report import Progress, RunRecord
+
+__all__ = ["accelerate_inference", "prune"]
 
 
 def prune(

@@ -12,6 +12,9 @@ from rich.table import Table
 from secateur.blocks.regional import Regional
 from secateur.data import ImageProtocol, Protocol
 from secateur.evaluate import Classification, Evaluation, TaskEvaluation
+from secateur.inference import BenchReport
+from secateur.inference import summarise as summarise_bench
+from secateur.inference import tabulate as tabulate_bench
 from secateur.methods import describe_fields, every
 from secateur.prepare import Prepared
 from secateur.prove import Proof
@@ -168,6 +171,13 @@ def task_scores(found: TaskEvaluation) -> None:
     out.print(table(["task", "questions", *model], rows))
     limit = "" if found.limit is None else f", at most {found.limit} questions each"
     say(f"lm-eval {found.lm_eval}, {found.dtype}{limit}, {found.seconds:.1f} s")
+
+
+def bench(found: BenchReport) -> None:
+    """How fast a model is in every form."""
+    out.print(table(*tabulate_bench(found)))
+    for line in summarise_bench(found):
+        say(escape(line))
 
 
 def report(path: Path | None, text: str) -> None:

@@ -8,11 +8,11 @@ import typer
 from transformers.utils import logging as transformers_logging
 
 from secateur import show
-from secateur.cli import compare, inspect, prune, recover
+from secateur.cli import bench, compare, inspect, prune, recover
 from secateur.cli.app import app
 from secateur.errors import SecateurError
 
-__all__ = ["app", "compare", "inspect", "main", "prune", "recover"]
+__all__ = ["app", "bench", "compare", "inspect", "main", "prune", "recover"]
 
 INTERRUPTED = 130
 
