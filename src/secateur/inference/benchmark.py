@@ -161,11 +161,7 @@ def bench(
                 )
             )  # fmt: skip
             del run
-    name = (
-        torch.cuda.get_device_name(where)
-        if where.type == "cuda"
-        else ", ".join(machine(where).values())
-    )
+    facts = machine(where)
     return BenchReport(
         model=model,
         device=f"{where}: " + ", ".join(f"{name} {fact}" for name, fact in facts.items()),

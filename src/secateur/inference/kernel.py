@@ -147,7 +147,7 @@ def multiply(x: Tensor, mask: Tensor, values: Tensor, tile: Tile) -> Tensor:
         x.contiguous(), mask, values, partial, vectors, rows, groups, mask.shape[1], share,
         VECTORS=max(padded, 16) if tile.dot else padded,
         ROWS=tile.rows, GROUPS=tile.groups, DOT=tile.dot, STAGES=tile.stages,
-        EXACT=_multiplies_in_float32(values.dtype), num_warps=tile.warps,
+        EXACT=_multiplies_in_float32(values.dtype), num_warps=tile.warps, enable_fp_fusion=True,
     )  # fmt: skip
     return partial[0] if splits == 1 else partial.sum(dim=0).to(x.dtype)
 
