@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from secateur.inference.tile import MOST_VECTORS, Tile, candidates
 
@@ -21,9 +22,7 @@ LARGEST = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 5e-3}
 def errors() -> dict[str, float]:
     """Case -> relative error, from one interpreter for all of them."""
     script = Path(__file__).with_name("interpreted.py")
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=False
-    )
+    done = run(script)
     assert done.returncode == 0, done.stderr
     found: dict[str, float] = json.loads(done.stdout)
     return found
@@ -87,16 +86,55 @@ def test_it_compiles_for_gpus(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     (tmp_path / "compiled.py").write_text(COMPILE)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "compiled.py"), str(capability), str(vectors)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run(tmp_path / "compiled.py", capability, vectors)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["machine code"] > 0
     assert facts["shared"] <= 99 * 1024  # what the smallest of Ampere and Ada have
     assert facts["wide"] > 0
     assert facts["tensor cores"] == (vectors == 16)
+
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "kernel.py"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_benchmark_runs_interpreted() -> None:
+    done = run(BENCHMARK, "--interpret", "--vectors", 3)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("right") == 4
+    assert done.stdout.endswith("interpreted: nothing was timed\n")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_benchmark_needs_a_gpu() -> None:
+    done = run(BENCHMARK)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: this needs a GPU with CUDA; try --interpret on a CPU\n"
+
+
+WITHOUT = """
+import sys
+sys.modules["triton"] = None
+import torch, secateur
+from secateur.inference import PackedLinear
+from secateur.inference.packed_linear import kernel_runs
+dense = torch.nn.Linear(8, 3)
+dense.weight.data[:, ::2] = 0
+x = torch.randn(2, 8)
+assert torch.equal(PackedLinear.from_linear(dense)(x), dense(x))
+assert not kernel_runs(torch.device("cuda"), torch.float32)
+"""
+
+
+def test_without_triton_layers_unpack() -> None:
+    done = run("-c", WITHOUT)
+    assert done.returncode == 0, done.stderr
 
 
 def power_of_two(number: int) -> bool:

@@ -43,7 +43,7 @@ def probe(
     notes = []
     for form in FORMS:
         try:
-            layers = [convert(_copy(linear), form) for _ in range(copies)]
+            layers = [convert(copy(linear), form) for _ in range(copies)]
             found = measured.setdefault(form, {})
             for number in vectors:
                 x = torch.randn(
@@ -74,6 +74,8 @@ def probe(
 def tune(layers: Sequence[nn.Module], x: Tensor, *, graphs: bool = False) -> tuple[Tile, float]:
     """The fastest tile of the packed kernel for this many vectors, and its milliseconds.
 
+    The layers keep it.
+
     Raises:
         UnfitError: no tile runs.
     """
@@ -89,6 +91,8 @@ def tune(layers: Sequence[nn.Module], x: Tensor, *, graphs: bool = False) -> tup
     if not found:
         raise UnfitError("no tile of the kernel runs on this GPU")
     best = min(found, key=lambda tile: found[tile])
+    for layer in layers:
+        layer.tiles = {len(x): best}  # type: ignore[assignment]
     return best, found[best]
 
 
@@ -120,7 +124,7 @@ def milliseconds(layers: Sequence[nn.Module], x: Tensor, *, graphs: bool = False
     return statistics.median(taken)
 
 
-def _copy(linear: nn.Linear) -> nn.Linear:
+def copy(linear: nn.Linear) -> nn.Linear:
     """The same layer in memory of its own."""
     made = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
     made.weight = nn.Parameter(linear.weight.detach().clone(), requires_grad=False)
