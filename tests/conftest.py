@@ -7,6 +7,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import tiny
+from secateur import cli
 
 torch.set_num_threads(1)
 
@@ -60,3 +62,17 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         turned = tiny.SENTENCES[number:] + tiny.SENTENCES[:number]
         (folder / f"{number}.txt").write_text(" ".join(turned * 3), encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tiny.Command:
+    """`command("check", folder)`: `secateur check FOLDER` in this process, and its outcome."""
+
+    def call(*arguments: object) -> tiny.Outcome:
+        monkeypatch.setattr(sys, "argv", ["secateur", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as leave:
+            cli.main()
+        return tiny.Outcome(int(leave.value.code or 0), *capsys.readouterr())
+
+    return call

@@ -29,7 +29,7 @@ from secateur.checkpoint import (
 )
 from secateur.errors import CheckpointError, OutputError
 from secateur.prove import prove
-from tiny import BLOCKS, FAMILIES, fingerprint, make_model, make_tokens
+from tiny import BLOCKS, FAMILIES, Command, fingerprint, make_model, make_tokens
 
 CPU = torch.device("cpu")
 Save = Callable[..., Path]
@@ -135,8 +135,9 @@ def test_code_beside_the_weights_is_never_run(save: Save, tmp_path: Path, model_
 
 @pytest.mark.filterwarnings("ignore")  # transformers' own, on loading code
 def test_trusted_code_is_run_with_a_notice_and_goes_along(
-    save: Save, tokens_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    save: Save, tokens_file: Path, text_folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, command: Command,
+) -> None:  # fmt: skip
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])
     folder = save(make_model("llama"))
@@ -161,6 +162,23 @@ def test_trusted_code_is_run_with_a_notice_and_goes_along(
     with pytest.raises(CheckpointError, match="--trust-remote-code"):
         prove(str(tmp_path / "out"), None)
     assert prove(str(tmp_path / "out"), None, trust_remote_code=True).complaint is None
+
+    # no command trusts it unasked; with the option each of them runs it, and takes it along
+    commands: list[tuple[object, ...]] = [
+        ("recover", tmp_path / "out", "--text", tokens_file, "--out", tmp_path / "recovered",
+         "--sequence-length", 16, "--steps", 1, "--samples", 4, "--validation", 2),
+        ("evaluate", tmp_path / "out", "--tasks", "offline", "--text", text_folder, "--limit", 4),
+        ("compare", folder, "--methods", "wanda", "--calibration", tokens_file, "--text",
+         text_folder, "--samples", 4, "--sequence-length", 16, "--windows", 2, "--limit", 4,
+         "--tasks", "offline", "--out", tmp_path / "table"),
+    ]  # fmt: skip
+    for arguments in commands:
+        for trust in ([], ["--trust-remote-code"]):
+            status, _, told = command(*arguments, *trust)
+            assert status == (0 if trust else 2), told
+            assert ("or --trust-remote-code" in told) is not bool(trust)
+    assert (tmp_path / "recovered" / "modeling_own.py").is_file()
+    assert (tmp_path / "table" / "runs" / "wanda_2of4_seed0" / "modeling_own.py").is_file()
 
 
 @pytest.mark.parametrize("name", ["./none", "/none", "~/none-at-all", "none", "a/b/c"])

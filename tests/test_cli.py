@@ -8,9 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,48 +20,17 @@ from secateur import cli, methods
 from secateur.data import token_sha256
 from secateur.errors import RecipeError
 from secateur.report import RunRecord
-from tiny import BLOCKS, fingerprint, make_model
+from tiny import BLOCKS, Command, Outcome, fingerprint, make_model
 from tiny import save as save_folder
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """Standard error, which is JSON lines where it is no terminal."""
-        return [json.loads(line) for line in self.err.splitlines()]
-
-
-Run = Callable[..., Outcome]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`run("check", folder)`: the command in this process."""
-
-    def command(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["secateur", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as leave:
-            cli.main()
-        return Outcome(int(leave.value.code or 0), *capsys.readouterr())
-
-    return command
-
-
-@pytest.fixture
-def refuse(run: Run, tmp_path: Path, llama_folder: Path) -> Callable[..., str]:
+def refuse(command: Command, tmp_path: Path, llama_folder: Path) -> Callable[..., str]:
     """`refuse(*arguments)`: the error line of a command that must fail and leave no trace."""
 
-    def command(*arguments: object, status: int = 2) -> str:
+    def call(*arguments: object, status: int = 2) -> str:
         before = everything(tmp_path), fingerprint(llama_folder)
-        outcome = run(*arguments)
+        outcome = command(*arguments)
         assert outcome.status == status, outcome
         assert "Traceback" not in outcome.err + outcome.out
         lines = [line for line in outcome.err.splitlines() if not line.startswith("{")]
@@ -71,7 +38,7 @@ def refuse(run: Run, tmp_path: Path, llama_folder: Path) -> Callable[..., str]:
         assert (everything(tmp_path), fingerprint(llama_folder)) == before
         return lines[0]
 
-    return command
+    return call
 
 
 def everything(folder: Path) -> tuple[list[str], dict[str, str]]:
@@ -192,10 +159,14 @@ def test_nothing_hidden_stays_beside_the_result(first: tuple[Path, Outcome]) -> 
 
 
 def test_two_runs_write_the_same_bytes(
-    run: Run, first: tuple[Path, Outcome], llama_folder: Path, tokens_file: Path, tmp_path: Path
+    command: Command,
+    first: tuple[Path, Outcome],
+    llama_folder: Path,
+    tokens_file: Path,
+    tmp_path: Path,
 ) -> None:
-    assert run(*pruning(llama_folder, tmp_path / "a", tokens_file)).status == 0
-    assert run(*pruning(llama_folder, tmp_path / "b", tokens_file)).status == 0
+    assert command(*pruning(llama_folder, tmp_path / "a", tokens_file)).status == 0
+    assert command(*pruning(llama_folder, tmp_path / "b", tokens_file)).status == 0
     a, b = fingerprint(tmp_path / "a"), fingerprint(tmp_path / "b")
     assert {n for n in a if a[n] != b[n]} == {"run.json"}
     assert a != fingerprint(first[0])
@@ -203,25 +174,27 @@ def test_two_runs_write_the_same_bytes(
 
 @pytest.mark.parametrize("method", [method.name for method in methods.every()])
 def test_every_method_from_text(
-    run: Run, method: str, llama_folder: Path, text_folder: Path, tmp_path: Path
+    command: Command, method: str, llama_folder: Path, text_folder: Path, tmp_path: Path
 ) -> None:
-    outcome = run(
+    outcome = command(
         "prune", llama_folder, "--method", method, "--pattern", "50%", "--out", tmp_path / "out",
         "--calibration", text_folder, "--samples", 4, "--sequence-length", 16,
     )  # fmt: skip
     assert outcome.status == 0, outcome.err
-    assert run("check", tmp_path / "out", "--pattern", "50%").status == 0
+    assert command("check", tmp_path / "out", "--pattern", "50%").status == 0
 
 
-def test_magnitude_needs_no_calibration(run: Run, llama_folder: Path, tmp_path: Path) -> None:
-    outcome = run("prune", llama_folder, "--method", "magnitude", "--out", tmp_path / "out")
+def test_magnitude_needs_no_calibration(
+    command: Command, llama_folder: Path, tmp_path: Path
+) -> None:
+    outcome = command("prune", llama_folder, "--method", "magnitude", "--out", tmp_path / "out")
     assert outcome.status == 0
     assert [event["output_error"] for event in outcome.events] == [None] * BLOCKS
-    assert run("check", tmp_path / "out").status == 0
+    assert command("check", tmp_path / "out").status == 0
 
 
 def test_a_recipe_file_and_flags_over_it(
-    run: Run, llama_folder: Path, tokens_file: Path, tmp_path: Path
+    command: Command, llama_folder: Path, tokens_file: Path, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -231,7 +204,7 @@ def test_a_recipe_file_and_flags_over_it(
         encoding="utf-8",
     )
     flags = ["--pattern", "4:8", "--set", "regional.samples=3", "--set", "compare=layer"]
-    assert run("prune", "--recipe", recipe, *flags).status == 0
+    assert command("prune", "--recipe", recipe, *flags).status == 0
     told = RunRecord.model_validate_json((tmp_path / "out" / "run.json").read_bytes()).recipe
     assert (told["method"], told["pattern"]) == ("wanda++", "4:8")
     assert told["parameters"] == {"alpha": 5.0, "compare": "layer"}
@@ -239,9 +212,9 @@ def test_a_recipe_file_and_flags_over_it(
 
 
 def test_long_sequences_are_clipped_with_a_notice(
-    run: Run, llama_folder: Path, text_folder: Path, tmp_path: Path
+    command: Command, llama_folder: Path, text_folder: Path, tmp_path: Path
 ) -> None:
-    outcome = run(
+    outcome = command(
         "prune", llama_folder, "--method", "wanda", "--calibration", text_folder,
         "--samples", 2, "--out", tmp_path / "out",
     )  # fmt: skip
@@ -255,10 +228,10 @@ def test_long_sequences_are_clipped_with_a_notice(
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
-    run: Run, llama_folder: Path, tokens_file: Path, tmp_path: Path
+    command: Command, llama_folder: Path, tokens_file: Path, tmp_path: Path
 ) -> None:
     before = everything(tmp_path), fingerprint(llama_folder)
-    outcome = run(*pruning(llama_folder, tmp_path / "out", tokens_file, "--dry-run"))
+    outcome = command(*pruning(llama_folder, tmp_path / "out", tokens_file, "--dry-run"))
     assert outcome.status == 0, outcome.err
     for said in ("LlamaForCausalLM", "wanda", "2:4 (50.00% zeros)", "8 sequences of 32 tokens",
                  "nothing was done"):  # fmt: skip
@@ -267,38 +240,38 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
 
 
 def test_overwrite_replaces_a_result_whole(
-    run: Run, llama_folder: Path, tokens_file: Path, tmp_path: Path
+    command: Command, llama_folder: Path, tokens_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    command = pruning(llama_folder, out, tokens_file)
-    assert run(*command).status == 0
+    arguments = pruning(llama_folder, out, tokens_file)
+    assert command(*arguments).status == 0
     (out / "left-over.json").write_text("{}", encoding="utf-8")
-    assert run(*command, "--pattern", "1:4", "--overwrite").status == 0
+    assert command(*arguments, "--pattern", "1:4", "--overwrite").status == 0
     assert not (out / "left-over.json").exists()
-    assert run("check", out, "--pattern", "1:4").status == 0
+    assert command("check", out, "--pattern", "1:4").status == 0
     assert os.listdir(tmp_path) == ["out"]
 
 
 def test_a_path_with_brackets_is_printed_as_it_is(
-    run: Run, llama_folder: Path, tokens_file: Path, tmp_path: Path
+    command: Command, llama_folder: Path, tokens_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out [bold] [x]"
-    outcome = run(*pruning(llama_folder, out, tokens_file))
+    outcome = command(*pruning(llama_folder, out, tokens_file))
     assert outcome.status == 0, outcome.err
     assert f"written to {out}\n" in outcome.out
     missing = tmp_path / "[red]" / "no[/]where"
-    assert f"no model folder '{missing}'" in run("check", missing).err
+    assert f"no model folder '{missing}'" in command("check", missing).err
 
 
 # --- evaluate ---
 
 
 def test_evaluate_prints_perplexity_and_protocol(
-    run: Run, llama_folder: Path, text_folder: Path
+    command: Command, llama_folder: Path, text_folder: Path
 ) -> None:
-    command = ["evaluate", llama_folder, "--text", text_folder, "--sequence-length", 32]
-    printed = run(*command)
-    found = json.loads(run(*command, "--json").out)
+    arguments = ["evaluate", llama_folder, "--text", text_folder, "--sequence-length", 32]
+    printed = command(*arguments)
+    found = json.loads(command(*arguments, "--json").out)
     assert printed.status == 0, printed.err
     assert f"perplexity  {found['perplexity']:.4f}" in printed.out
     assert "divergence" not in printed.out
@@ -309,40 +282,40 @@ def test_evaluate_prints_perplexity_and_protocol(
 
 
 def test_evaluate_against_itself_and_against_the_dense_model(
-    run: Run, first: tuple[Path, Outcome], llama_folder: Path, tokens_file: Path
+    command: Command, first: tuple[Path, Outcome], llama_folder: Path, tokens_file: Path
 ) -> None:
-    command = ["--text", tokens_file, "--sequence-length", 32, "--windows", 4]
-    itself = run("evaluate", llama_folder, "--against", llama_folder, *command, "--json")
+    arguments = ["--text", tokens_file, "--sequence-length", 32, "--windows", 4]
+    itself = command("evaluate", llama_folder, "--against", llama_folder, *arguments, "--json")
     assert json.loads(itself.out)["divergence"] == pytest.approx(0, abs=1e-6)
-    pruned = run("evaluate", first[0], "--against", llama_folder, *command, "--json")
+    pruned = command("evaluate", first[0], "--against", llama_folder, *arguments, "--json")
     assert json.loads(pruned.out)["divergence"] > 1e-3
-    printed = run("evaluate", first[0], "--against", llama_folder, *command)
+    printed = command("evaluate", first[0], "--against", llama_folder, *arguments)
     assert "nats per token from" in printed.out
 
 
 # --- check ---
 
 
-def test_check_proves_the_result(run: Run, first: tuple[Path, Outcome]) -> None:
-    outcome = run("check", first[0])
+def test_check_proves_the_result(command: Command, first: tuple[Path, Outcome]) -> None:
+    outcome = command("check", first[0])
     assert outcome.status == 0, outcome.err
     assert outcome.out.count("holds") == 7
     assert "in all" in outcome.out
-    proof = json.loads(run("check", first[0], "--json").out)
+    proof = json.loads(command("check", first[0], "--json").out)
     assert (proof["pattern"], proof["holds"]) == ("2:4", True)
     assert proof["zeros"] * 2 == proof["weights"]
     assert len(proof["kinds"]) == 7
 
 
-def test_check_counts_a_dense_model(run: Run, llama_folder: Path) -> None:
-    outcome = run("check", llama_folder)
+def test_check_counts_a_dense_model(command: Command, llama_folder: Path) -> None:
+    outcome = command("check", llama_folder)
     assert outcome.status == 0, outcome.err
     assert "no pattern was asked for" in outcome.out
-    assert json.loads(run("check", llama_folder, "--json").out)["holds"] is None
+    assert json.loads(command("check", llama_folder, "--json").out)["holds"] is None
 
 
 def test_check_names_the_matrix_with_one_weight_too_many(
-    run: Run, refuse: Callable[..., str], first: tuple[Path, Outcome], tmp_path: Path
+    command: Command, refuse: Callable[..., str], first: tuple[Path, Outcome], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(first[0], tmp_path / "corrupt")
     name = "model.layers.1.mlp.up_proj.weight"
@@ -354,18 +327,18 @@ def test_check_names_the_matrix_with_one_weight_too_many(
     save_file(tensors, shard, metadata={"format": "pt"})
     line = refuse("check", folder, status=1)
     assert f"1 matrices are not 2:4: {name} | not as they were written: {shard.name}" in line
-    proof = json.loads(run("check", folder, "--json").out)
+    proof = json.loads(command("check", folder, "--json").out)
     assert proof["holds"] is False
     assert [kind["failing"] for kind in proof["kinds"] if kind["failing"]] == [[name]]
 
 
 def test_check_counts_the_files_not_what_the_configuration_makes_of_them(
-    refuse: Callable[..., str], save: Callable[..., Path], run: Run, tmp_path: Path
+    refuse: Callable[..., str], save: Callable[..., Path], command: Command, tmp_path: Path
 ) -> None:
     """1e-9 is zero in float16, which the configuration asks for; it is not zero in the file."""
     folder, name = tmp_path / "out", "model.layers.1.mlp.up_proj.weight"
     source = save(make_model("llama", dtype=torch.float32))
-    assert run("prune", source, "--method", "magnitude", "--out", folder).status == 0
+    assert command("prune", source, "--method", "magnitude", "--out", folder).status == 0
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     shard = folder / index["weight_map"][name]
     tensors = load_file(shard)
@@ -379,8 +352,8 @@ def test_check_counts_the_files_not_what_the_configuration_makes_of_them(
 # --- methods, help ---
 
 
-def test_methods_lists_all(run: Run) -> None:
-    printed, listed = run("methods"), json.loads(run("methods", "--json").out)
+def test_methods_lists_all(command: Command) -> None:
+    printed, listed = command("methods"), json.loads(command("methods", "--json").out)
     names = [method.name for method in methods.every()]
     assert [facts["name"] for facts in listed] == names
     for facts in listed:
@@ -393,8 +366,8 @@ def test_methods_lists_all(run: Run) -> None:
 @pytest.mark.parametrize(
     "arguments", [[], ["--help"], ["prune", "--help"], ["evaluate", "--help"], ["check", "--help"]]
 )
-def test_help(run: Run, arguments: list[str]) -> None:
-    outcome = run(*arguments)
+def test_help(command: Command, arguments: list[str]) -> None:
+    outcome = command(*arguments)
     assert outcome.status == 0
     assert "Usage" in outcome.out
     assert outcome.err == ""
@@ -404,11 +377,11 @@ def test_help(run: Run, arguments: list[str]) -> None:
 
 
 def test_an_empty_folder_is_filled(
-    run: Run, llama_folder: Path, tokens_file: Path, tmp_path: Path
+    command: Command, llama_folder: Path, tokens_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
-    assert run(*pruning(llama_folder, tmp_path / "out", tokens_file)).status == 0
-    assert run("check", tmp_path / "out").status == 0
+    assert command(*pruning(llama_folder, tmp_path / "out", tokens_file)).status == 0
+    assert command("check", tmp_path / "out").status == 0
 
 
 def test_experts_that_cannot_be_seen_are_refused_not_skipped(
@@ -429,19 +402,19 @@ def test_experts_that_cannot_be_seen_are_refused_not_skipped(
 
 
 def test_debug_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ["secateur", "prune", "m", "--debug", "--method", "wnada"]
-    monkeypatch.setattr(sys, "argv", command)
+    words = ["secateur", "prune", "m", "--debug", "--method", "wnada"]
+    monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(RecipeError, match="wnada"):
         cli.main()
 
 
 def test_a_model_and_a_run_without_a_tokenizer_and_other_families(
-    run: Run, tokens_file: Path, tmp_path: Path
+    command: Command, tokens_file: Path, tmp_path: Path
 ) -> None:
     """GPT-2 has Conv1D, tied embeddings and learned positions."""
     source = save_folder(make_model("gpt2"), tmp_path / "gpt2")
     for path in source.glob("tokenizer*"):
         path.unlink()
-    assert run(*pruning(source, tmp_path / "out", tokens_file)).status == 0
-    assert run("check", tmp_path / "out").status == 0
+    assert command(*pruning(source, tmp_path / "out", tokens_file)).status == 0
+    assert command("check", tmp_path / "out").status == 0
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")

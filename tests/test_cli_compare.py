@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import csv
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from secateur import cli, demo, methods
+from secateur import demo, methods, tasks
+from secateur.report import Progress
 from secateur.report.record import read_record
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`command("report", folder)`: exit status, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["secateur", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as leave:
-            cli.main()
-        return (int(leave.value.code or 0), *capsys.readouterr())
-
-    return call
+from secateur.tasks import Answers, Questions
+from tiny import Command
 
 
 def test_compare_writes_runs_tables_and_a_report(
@@ -101,7 +86,7 @@ def test_demo_shows_every_method_on_the_bundled_model(
         (["--seeds", ""], "no seed to compare"),
         (["--methods", "wanda,wandaa"], "did you mean 'wanda'"),
         (["--methods", ","], "no method to compare"),
-        (["--patterns", "2:5,2:4"], "groups of 5 do not divide the 32 inputs"),
+        (["--patterns", "2:4,2:5"], "groups of 5 do not divide the 32 inputs"),
     ],
 )
 def test_a_wrong_list_costs_one_line(
@@ -119,7 +104,7 @@ def test_a_wrong_list_costs_one_line(
     lines = [line for line in err.splitlines() if not line.startswith("{")]
     assert len(lines) == 1
     assert told in lines[0]
-    assert not (tmp_path / "out" / "report.html").exists()
+    assert not (tmp_path / "out").exists()  # not even the runs that could be done
 
 
 def test_compare_trains_back_what_it_pruned(
@@ -152,3 +137,90 @@ def test_compare_trains_back_what_it_pruned(
     status, _, err = command(*(10 if part == 8 else part for part in arguments))
     assert status == 2
     assert "steps 8" in err
+
+
+def test_compare_asks_dense_pruned_and_recovered_models(
+    command: Command, llama_folder: Path, text_folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked: list[str] = []
+    real = Questions.ask
+
+    def ask(self: Questions, folder: Path, shown: Progress) -> Answers:
+        asked.append(folder.name)
+        return real(self, folder, shown)
+
+    monkeypatch.setattr(Questions, "ask", ask)
+    out_folder = tmp_path / "out"
+    arguments = [
+        "compare", llama_folder, "--methods", "magnitude,wanda", "--calibration", text_folder,
+        "--text", text_folder, "--samples", 4, "--sequence-length", 16, "--windows", 6,
+        "--out", out_folder,
+    ]  # fmt: skip
+    status, _, err = command(*arguments)
+    assert status == 0, err
+    assert asked == []
+    arguments += ["--recover", 4, "--tasks", "offline", "--limit", 20]
+    status, out, err = command(*arguments)
+    assert status == 0, err
+    runs = ["magnitude_2of4_seed0", "wanda_2of4_seed0"]
+    runs += [f"{name}_recovered" for name in runs]
+    assert asked == [llama_folder.name, *runs]
+    with (out_folder / "table.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    named = {f"{line['method']} {line['setting']}": line for line in lines}
+    for name in runs:
+        record = read_record(out_folder / "runs" / name)
+        assert record is not None
+        alone = tasks.ask(
+            str(out_folder / "runs" / name), "offline", against=str(llama_folder),
+            text=str(text_folder), limit=20,
+        )  # fmt: skip
+        (found,) = record.tasks
+        assert found.scores == alone.scores
+        (score,) = found.scores
+        assert score.documents == 20
+        line = named[f"{record.recipe['method']} {'recovered, lm' * (record.recovery is not None)}"]
+        assert float(line["continuation_acc"]) == score.value
+        assert float(line["continuation_acc_standard_error"]) == score.standard_error
+        assert float(line["dense_continuation_acc"]) == score.dense
+    assert "Zero-shot tasks: the mean over seeds" in out
+    assert "continuation acc" in (out_folder / "table.md").read_text().splitlines()[2]
+    assert "Zero-shot tasks" in (out_folder / "report.html").read_text()
+
+    asked.clear()
+    status, out, _ = command(*arguments)
+    assert status == 0
+    assert asked == []
+    assert out.count("found done") == 4
+    arguments[-1] = 10
+    status, out, _ = command(*arguments)
+    assert status == 0
+    assert asked == [llama_folder.name, *runs]
+    record = read_record(out_folder / "runs" / runs[0])
+    assert record is not None
+    assert [scored.limit for scored in record.tasks] == [10]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--tasks", "hellaswog"], "unknown task 'hellaswog'"),
+        (["--tasks", ","], "no task in --tasks"),
+        (["--tasks", "offline", "--include-path", "/nowhere"], "no such folder"),
+        (["--limit", 5], "wanted --tasks NAMES"),
+    ],
+)
+def test_tasks_that_cannot_be_asked_cost_one_line_before_any_work(
+    command: Command, flags: list[object], told: str, llama_folder: Path, text_folder: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    status, out, err = command(
+        "compare", llama_folder, "--methods", "magnitude", "--calibration", text_folder,
+        "--text", text_folder, "--sequence-length", 16, "--out", tmp_path / "out", *flags,
+    )  # fmt: skip
+    assert status == 2
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+    assert not (tmp_path / "out").exists()

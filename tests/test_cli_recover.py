@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 import tiny
-from secateur import cli
 from secateur.pipeline import prune
 from secateur.prove import prove
 from secateur.recipe import Recipe
 from secateur.report.record import RunRecord, read_record
+from tiny import Command
 
 
 @pytest.fixture(scope="module")
@@ -45,26 +45,15 @@ def recovering(model: Path, text: Path, out: Path, *more: object) -> list[str]:
     return [str(word) for word in given]
 
 
-def command(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["secateur", *words])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as leave:
-        cli.main()
-    return int(leave.value.code or 0), *capsys.readouterr()
-
-
 def test_recover_says_what_it_did(
     sparse_folder: Path,
     text_file: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command,
 ) -> None:
     words = recovering(sparse_folder, text_file, tmp_path / "out", "--steps", 8,
                        "--evaluate-every", 4)  # fmt: skip
-    status, printed, told = command(words, monkeypatch, capsys)
+    status, printed, told = command(*words)
     assert status == 0, told
     record = read_record(tmp_path / "out")
     assert isinstance(record, RunRecord)
@@ -86,8 +75,7 @@ def test_a_run_that_was_killed_for_real_goes_on(
     sparse_folder: Path,
     text_file: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command,
 ) -> None:
     more = ("--steps", 40, "--evaluate-every", 2)
     words = recovering(sparse_folder, text_file, tmp_path / "out", *more)
@@ -105,10 +93,10 @@ def test_a_run_that_was_killed_for_real_goes_on(
     assert started.wait(timeout=60) == -signal.SIGKILL
     started.stderr.close()
     assert not (tmp_path / "out").exists()
-    status, _, told = command([*words, "--resume"], monkeypatch, capsys)
+    status, _, told = command(*words, "--resume")
     assert status == 0, told
     whole = recovering(sparse_folder, text_file, tmp_path / "whole", *more)
-    assert command(whole, monkeypatch, capsys)[0] == 0
+    assert command(*whole).status == 0
     resumed, alone = read_record(tmp_path / "out"), read_record(tmp_path / "whole")
     assert resumed is not None
     assert resumed.recovery is not None
@@ -124,8 +112,7 @@ def test_tasks_are_printed_side_by_side_and_recorded(
     sparse_folder: Path,
     llama_folder: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command,
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text(" ".join(tiny.SENTENCES) * 6, encoding="utf-8")
@@ -137,7 +124,7 @@ def test_tasks_are_printed_side_by_side_and_recorded(
         "evaluate", str(model), "--tasks", "continuation", "--text", str(text), "--against",
         str(llama_folder), "--limit", "20", "--record",
     ]  # fmt: skip
-    status, printed, told = command(words, monkeypatch, capsys)
+    status, printed, told = command(*words)
     assert status == 0, told
     record = read_record(model)
     assert record is not None
@@ -148,10 +135,8 @@ def test_tasks_are_printed_side_by_side_and_recorded(
     assert all(json.loads(line) for line in told.splitlines())
 
 
-def test_evaluate_needs_something_to_evaluate_on(
-    llama_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, _, told = command(["evaluate", str(llama_folder)], monkeypatch, capsys)
+def test_evaluate_needs_something_to_evaluate_on(llama_folder: Path, command: Command) -> None:
+    status, _, told = command("evaluate", llama_folder)
     assert status == 2
     assert (
         told

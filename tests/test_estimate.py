@@ -16,11 +16,12 @@ from tiny import make_model, make_tokens
 SEQUENCES, LENGTH = 8, 32
 
 
-def of(source, method, pattern="2:4"):
+def of(source, method, pattern="2:4", **changes):
     chosen = get(method)
     plan = Plan(
-        chosen, chosen.params(), Choice(parse_pattern(pattern)), Regional(rounds=2, samples=4), 0
-    )
+        chosen, chosen.params(), Choice(parse_pattern(pattern)), Regional(rounds=2, samples=4), 0,
+        **changes,
+    )  # fmt: skip
     return estimate(source, plan, SEQUENCES, LENGTH)
 
 
@@ -60,6 +61,11 @@ def test_passes_over_a_block_by_method():
     # two rounds of 4 of the 8 sequences, forward and backward
     assert of(source, "wanda++-ro").flops / one == pytest.approx(2 + 3)
     assert of(source, "wanda++").flops / one == pytest.approx(4 + 3)
+    by_matrix = {m: of(source, m, schedule="matrix") for m in ("wanda", "gblm")}
+    assert by_matrix["wanda"].flops / one == pytest.approx(1)
+    assert by_matrix["gblm"].flops / one == pytest.approx(5)
+    # hidden states, residual, and what the widest matrix reads
+    assert by_matrix["wanda"].activation_bytes == SEQUENCES * LENGTH * (32 + 32 + 64) * 4
 
 
 def test_nothing_is_loaded_for_it(llama_folder):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,7 +20,6 @@ from records import (
     make_study,
     make_tasks,
 )
-from secateur import cli
 from secateur.errors import OutputError
 from secateur.recipe import Recipe
 from secateur.recipe_file import read_yaml
@@ -35,6 +32,9 @@ from secateur.report.grouping import compare
 from secateur.report.page import render
 from secateur.report.reproduce import recipe_of
 from secateur.report.scale import Axis, near, spread_out
+from secateur.report.table import Cell, tabulate
+from secateur.report.zeroshot import task_columns
+from tiny import Command
 
 # --- the comparison ---
 
@@ -84,6 +84,52 @@ def test_tasks_are_shown_beside_the_dense_model() -> None:
     for cell in ("continuation acc", "0.6100 ± 0.0500", "0.7200 ± 0.0400", "0.1100 ± 0.0300"):
         assert cell in page
     assert "Zero-shot tasks" not in render([make_record("wanda")])
+
+
+def test_tasks_are_columns_of_the_table_with_the_dense_model_on_top() -> None:
+    """Two seeds of Wanda scored 0.6 and 0.62, the recovered model of the first 0.7, dense 0.72."""
+    first = make_record("wanda", seed=0, tasks=(make_tasks(0.6, 0.72),))
+    second = make_record("wanda", seed=1, tasks=(make_tasks(0.62, 0.72),))
+    recovered = make_recovery(first, 11).model_copy(update={"tasks": (make_tasks(0.7, 0.72),)})
+    (found,) = compare([first, second, recovered, make_record("magnitude")])
+    table = tabulate(found)
+    place = table.heads.index("continuation acc")
+    assert table.dense is not None
+    assert table.dense.cells[place] == Cell("0.7200", "0.0400")
+    assert [(line.name, line.cells[place]) for _, line in table.lines][1:] == [
+        ("magnitude", Cell()),
+        ("wanda", Cell("0.6100", "0.0500")),
+        ("wanda (recovered, lm)", Cell("0.7000", "0.0500")),
+    ]
+    assert "standard error over questions" in table.notes[-1]
+    assert "| 0.6100 ± 0.0500 |" in as_markdown([found])
+    assert "$0.6100 \\pm 0.0500$" in as_latex([found])
+    other = compare([make_record("gblm", recipe={"model": "models/otter"})])
+    rows = list(csv.DictReader(io.StringIO(as_csv([found, *other]))))
+    heads = ("continuation_acc", "continuation_acc_standard_error", "dense_continuation_acc")
+    assert [[row[head] for head in heads] for row in rows] == [
+        ["", "", "0.72"], ["0.61", "0.05", "0.72"], ["0.7", "0.05", "0.72"], ["", "", ""],
+    ]  # fmt: skip
+    assert "0.7000 ± 0.0500" in render([first, second, recovered])
+
+
+def test_other_questions_of_a_task_are_a_column_of_their_own() -> None:
+    few = make_tasks(0.6, 0.72)
+    (score,) = few.scores
+    norm = score.model_copy(update={"metric": "acc_norm", "value": 0.65})
+    many = score.model_copy(update={"documents": 500, "value": 0.5})
+    (found,) = compare([
+        make_record("wanda", tasks=(few.model_copy(update={"scores": (score, norm)}),)),
+        make_record("gblm", tasks=(few.model_copy(update={"scores": (many,)}),)),
+    ])  # fmt: skip
+    heads = [
+        "continuation acc (100 questions, 0 shots, version 1)",
+        "continuation acc (500 questions, 0 shots, version 1)",
+    ]
+    assert [head for head in tabulate(found).heads if "continuation" in head] == heads
+    assert [column.label for column in task_columns(found)] == [
+        heads[0], "continuation acc_norm", heads[1],
+    ]  # fmt: skip
 
 
 def test_three_seeds_have_a_standard_deviation() -> None:
@@ -432,21 +478,6 @@ def test_a_recipe_can_be_run_again(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def report(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """`report(folder, "--out", file)` -> status, standard output, standard error."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["secateur", "report", *map(str, arguments)])
-        with pytest.raises(SystemExit) as leave:
-            cli.main()
-        return (int(leave.value.code or 0), *capsys.readouterr())
-
-    return command
-
-
-@pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """Two runs in folders of their own, and what is none: a hidden, unfinished folder."""
     for name, method in (("a", "wanda"), ("b/c", "gblm"), (".d.partial", "broken")):
@@ -457,53 +488,49 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def test_the_command_writes_a_page(
-    report: Callable[..., tuple[int, str, str]], runs: Path, tmp_path: Path
-) -> None:
+def test_the_command_writes_a_page(command: Command, runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "page.html"
-    assert report(runs, "--out", out) == (0, f"written to {out}\n", "")
+    assert command("report", runs, "--out", out) == (0, f"written to {out}\n", "")
     page = out.read_text(encoding="utf-8")
     assert "wanda" in page
     assert "gblm" in page
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
 
 
-def test_files_and_folders_are_read_once(
-    report: Callable[..., tuple[int, str, str]], runs: Path
-) -> None:
-    status, text, _ = report(runs, runs / "a", runs / "a" / "run.json", "--format", "csv")
+def test_files_and_folders_are_read_once(command: Command, runs: Path) -> None:
+    status, text, _ = command(
+        "report", runs, runs / "a", runs / "a" / "run.json", "--format", "csv"
+    )
     assert status == 0
     assert [line["method"] for line in csv.DictReader(io.StringIO(text))] == ["wanda", "gblm"]
 
 
 @pytest.mark.parametrize("form", ["markdown", "latex", "csv"])
 def test_text_goes_to_standard_output_or_a_file(
-    report: Callable[..., tuple[int, str, str]], runs: Path, tmp_path: Path, form: str
+    command: Command, runs: Path, tmp_path: Path, form: str
 ) -> None:
-    status, text, _ = report(runs, "--format", form)
+    status, text, _ = command("report", runs, "--format", form)
     assert status == 0
     assert "gblm" in text
     out = tmp_path / "table.txt"
-    assert report(runs, "--format", form, "--out", out)[1] == f"written to {out}\n"
+    assert command("report", runs, "--format", form, "--out", out)[1] == f"written to {out}\n"
     assert out.read_text(encoding="utf-8") == text
 
 
 def test_without_out_the_page_lies_here(
-    report: Callable[..., tuple[int, str, str]],
+    command: Command,
     runs: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert report(runs)[1] == "written to report.html\n"
+    assert command("report", runs)[1] == "written to report.html\n"
     assert (tmp_path / "report.html").is_file()
 
 
-def test_the_command_refuses_in_one_line(
-    report: Callable[..., tuple[int, str, str]], runs: Path, tmp_path: Path
-) -> None:
+def test_the_command_refuses_in_one_line(command: Command, runs: Path, tmp_path: Path) -> None:
     def line(*arguments: object) -> str:
-        status, out, err = report(*arguments, "--out", tmp_path / "page.html")
+        status, out, err = command("report", *arguments, "--out", tmp_path / "page.html")
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert not (tmp_path / "page.html").exists()
         return err

@@ -128,6 +128,17 @@ def test_every_method_goes_on(
     same_result(tmp_path / "out", tmp_path / "whole", run, whole)
 
 
+def test_a_run_in_one_pass_goes_on(options: dict[str, Any], tmp_path: Path) -> None:
+    options |= {"method": "sparsegpt", "schedule": "matrix"}
+    whole = secateur.prune(**options, out=tmp_path / "whole")
+    with stopped(2):
+        secateur.prune(**options, out=tmp_path / "out")
+    with pytest.raises(RecipeError, match="schedule matrix, not block"):
+        secateur.prune(**options | {"schedule": "block"}, out=tmp_path / "out")
+    run = secateur.prune(**options, out=tmp_path / "out")
+    same_result(tmp_path / "out", tmp_path / "whole", run, whole)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "opt", "mistral", "mixtral"])
 def test_other_families_and_many_stops(
     options: dict[str, Any], tmp_path: Path, family: str

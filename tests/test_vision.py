@@ -26,6 +26,7 @@ from secateur.prove import prove
 from secateur.report import compare
 from secateur.report.record import read_record
 from secateur.report.reproduce import facts_of
+from tiny import Command
 
 FAMILIES = ["ViT", "DeiT", "Beit", "Dinov2", "ViTMSN"]
 TRAINED_ON = slice(0, 1797 - digits.HELD_OUT)
@@ -351,24 +352,18 @@ def test_a_model_that_shrinks_its_images_is_refused(calibration: Path, tmp_path:
 
 
 def test_the_command(
-    vit_folder: Path, calibration: Path, held_out: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    def command(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["secateur", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as leave:
-            cli.main()
-        assert not leave.value.code
-        return capsys.readouterr().out
-
+    vit_folder: Path, calibration: Path, held_out: Path, tmp_path: Path, command: Command
+) -> None:
     out = tmp_path / "out"
     options = ("--images", calibration, "--samples", 32, "--method", "gblm", "--out", out)
     plan = command("prune", vit_folder, *options, "--dry-run")
-    assert "32 of 160 images of 16 x 16" in plan
-    assert "written to" in command("prune", vit_folder, *options)
-    assert "holds" in command("check", out)
-    said = command("evaluate", out, "--images", held_out, "--against", vit_folder, "--limit", 50)
+    assert "32 of 160 images of 16 x 16" in plan.out
+    assert "written to" in command("prune", vit_folder, *options).out
+    assert "holds" in command("check", out).out
+    status, said, err = command(
+        "evaluate", out, "--images", held_out, "--against", vit_folder, "--limit", 50
+    )
+    assert status == 0, err
     assert [line.split()[0] for line in said.splitlines()] == [
         "top-1", "dense", "agreement", "protocol",
     ]  # fmt: skip

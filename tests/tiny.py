@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -82,6 +84,22 @@ def make_tokens(sequences: int = 8, length: int = 32, seed: int = 0) -> torch.Te
     """Random token ids that are no special tokens: int64 [sequences, length]."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(4, VOCABULARY - 8, (sequences, length), generator=generator)
+
+
+class Outcome(NamedTuple):
+    """What a command left behind: exit status, standard output, standard error."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Standard error, which is JSON lines where it is no terminal."""
+        return [json.loads(line) for line in self.err.splitlines()]
+
+
+Command = Callable[..., Outcome]
 
 
 def fingerprint(folder: Path) -> dict[str, str]:

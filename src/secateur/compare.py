@@ -7,27 +7,31 @@
 
 What the runs have in common is made once: the opened model, the calibration and held-out tokens,
 what the dense model makes of them, the first block's statistics, the full-model gradients. The
-pruned models are measured as they arise and let go, unless they are to be kept. A run that is
+pruned models are measured as they arise and let go, unless they are to be kept: to be trained, or
+asked zero-shot tasks. A run that is
 finished is not repeated, so that what was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from secateur import methods, pipeline
+from secateur.checkpoint import locate
 from secateur.checkpoint.durable import write_text, writing
 from secateur.errors import OutputError, RecipeError
 from secateur.placement import choose_device
+from secateur.prepare import check_fit
 from secateur.recipe import Recipe
 from secateur.remembered import Remembered
-from secateur.report import Progress, RunRecord
+from secateur.report import Progress, Quiet, RunRecord
 from secateur.report.record import read_record, reset_peak_memory
 from secateur.sparsity import parse_pattern
+from secateur.tasks import Answers, Questions, add_to_record
 
 _OF_NO_MATTER = ("out", "overwrite", "save_gradients", "restart")
 """Of a recipe: what changes nothing in the result."""
@@ -128,13 +132,16 @@ def compare(
         overwrite: do everything again.
 
     Raises:
-        SecateurError: a run cannot be done; those before it are finished and stay.
+        SecateurError: a pattern does not fit the model, and nothing was done; or a run cannot be
+            done, and those before it are finished and stay.
     """
     found = {} if overwrite else {run.name: run.finished() for run in runs}
     todo = [run for run in runs if found.get(run.name) is None]
     needs = frozenset[Any]().union(*(run.recipe.chosen_method.needs for run in todo))
     with tempfile.TemporaryDirectory() as scratch:
         shared = Remembered(Path(scratch), needs)
+        for recipe in {run.recipe.pattern: run.recipe for run in todo}.values():
+            check_fit(recipe, shared)
         for run in runs:
             record = found.get(run.name)
             if record is not None:
@@ -189,6 +196,7 @@ def recover_all(
                 "sequence_length": recipe.sequence_length,
                 "seed": recipe.seed,
                 "device": recipe.device,
+                "trust_remote_code": recipe.trust_remote_code,
                 "overwrite": overwrite,
                 "resume": StateFile.beside(folder).exists and not overwrite,
             }
@@ -207,6 +215,36 @@ def recover_all(
                     hint="another --out, or --overwrite to do it again",
                 )
         yield Run(name, folder, recipe), record, True
+
+
+def ask_all(
+    finished: Iterable[tuple[Run, RunRecord, bool]],
+    questions: Questions,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Run, RunRecord, bool]]:
+    """Ask the model of every run zero-shot tasks as it is finished; the dense model once for all.
+
+    Args:
+        finished: runs of one comparison, their models kept; what `compare` and `recover_all` give.
+        questions: the tasks.
+        progress: told what happens.
+
+    Raises:
+        SecateurError: as `finished` does, or a model cannot be asked; what was answered stays.
+    """
+    dense: Answers | None = None
+    for run, record, repeated in finished:
+        model = run.recipe.model
+        if questions.found_in(record, model):
+            yield run, record, repeated
+            continue
+        with progress or Quiet() as shown:
+            dense = dense or questions.ask(
+                locate(model, trust_remote_code=questions.trust_remote_code), shown
+            )
+            answers = questions.ask(run.folder, shown)
+        scored = questions.score(str(run.folder), answers, model, dense)
+        yield run, add_to_record(run.folder, scored), False
 
 
 def write_record(folder: Path, record: RunRecord) -> None:

@@ -2,13 +2,14 @@
 
     forward pass of one block   2 * weights * tokens + 4 * tokens * length * width    FLOP
                                 weights of an expert count as often as tokens are sent to it
-    observe and propagate       a forward pass each
+    observe and propagate       a forward pass each; one for both with the schedule "matrix"
     regional gradient           twice a forward pass more (inputs' and weights' gradients)
     full-model gradient         forward, forward again, and twice a forward pass backward
     regional optimiser          3 forward passes over the sequences that it draws
 
 Peak memory is one block, its statistics and the activations: the hidden states of all sequences
-and the dense block's outputs beside them.
+and the dense block's outputs beside them. With the schedule "matrix" it is what the block's code
+holds when it pauses: its inputs, the residual and the widest input of a matrix.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Estimate:
         prunable_weights: in all of them.
         other_weights: embeddings, heads, norms: left as they are.
         block_bytes: the largest block in the computing precision, with its statistics.
-        activation_bytes: hidden states and dense outputs of all sequences.
+        activation_bytes: of all sequences, kept at one time.
         flops: of the whole run, in matrix products.
     """
 
@@ -60,7 +61,7 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
     config = source.model.config.get_text_config(decoder=True)
     width = config.hidden_size
     tokens = sequences * length
-    prunable = block_bytes = 0
+    prunable = block_bytes = widest = 0
     flops = 0.0
     for index, matrices in enumerate(find_all_matrices(source.blocks)):
         for matrix in matrices:
@@ -74,21 +75,24 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
             statistics += 4 * weights * 4  # master weights, gradients, two moments
         if Need.HESSIAN in plan.method.needs:
             statistics += sum(4 * m.shape[1] ** 2 for m in matrices)
+        widest = max(widest, *(m.shape[1] for m in matrices))
         block_bytes = max(block_bytes, weights * source.dtype.itemsize + statistics)
         forward = 2.0 * _at_work(matrices, config) * tokens + 4.0 * tokens * length * width
-        passes = 2.0 + 2.0 * (Need.REGIONAL_GRADIENT in plan.method.needs)
+        passes = 1.0 if plan.schedule == "matrix" else 2.0
+        passes += 2.0 * (Need.REGIONAL_GRADIENT in plan.method.needs)
         passes += 4.0 * (Need.FULL_GRADIENT in plan.method.needs)
         if plan.method.refine is Refine.REGIONAL and sequences:
             drawn = plan.regional.rounds * min(plan.regional.samples, sequences)
             passes += 3.0 * drawn / sequences
         flops += passes * forward
+    states = 2 * width + (widest if plan.schedule == "matrix" else 0)
     every = sum(torch.Size(p.shape).numel() for p in source.model.parameters())
     return Estimate(
         blocks=len(source.blocks),
         prunable_weights=prunable,
         other_weights=every - prunable,
         block_bytes=block_bytes,
-        activation_bytes=2 * tokens * width * source.dtype.itemsize,
+        activation_bytes=states * tokens * source.dtype.itemsize,
         flops=flops,
     )
 

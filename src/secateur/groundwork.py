@@ -60,6 +60,8 @@ def first_block(
     source, calibration, plan = prepared.source, prepared.calibration, prepared.plan
     if not shared.needs or calibration is None or isinstance(source, ResidentModel):
         return None
+    if plan.schedule == "matrix":  # no matrix but the first sees what the dense block gives it
+        return None
 
     def watch() -> tuple[Observer, list[Tensor]]:
         with source.open_block(0) as block:

@@ -85,13 +85,7 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
     folder = locate(recipe.model, trust_remote_code=trust)
     if recipe.out is not None:
         check_output(Path(recipe.out), folder, overwrite=recipe.overwrite)
-    device = choose_device(recipe.device)
-    dtype = choose_dtype(recipe.dtype, device)
-    source = shared.once(
-        "model",
-        (folder, device, dtype),
-        lambda: open_model(folder, device, dtype, trust_remote_code=trust),
-    )
+    source = _open(recipe, folder, shared)
     notices: tuple[str, ...] = ()
     if isinstance(source, ResidentModel):
         notices = ("the files cannot be read block by block: the model was loaded whole",)
@@ -100,7 +94,7 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
         notices += (f"code in {folder} is trusted and may run with all your rights",)
 
     def dense() -> PreTrainedModel:
-        return load_whole(folder, source.dtype, trust_remote_code=trust).to(device)
+        return load_whole(folder, source.dtype, trust_remote_code=trust).to(source.device)
 
     tokenizer = shared.once(
         "tokenizer", folder, lambda: load_tokenizer(folder, trust_remote_code=trust)
@@ -123,6 +117,29 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
         lambda: read_heldout(recipe, source, tokenizer),
     )
     return _prepare(recipe, folder, source, calibration, heldout, notices)
+
+
+def check_fit(recipe: Recipe, shared: Remembered) -> None:
+    """Raise unless a recipe's patterns fit the matrices of its model; no text is read.
+
+    Raises:
+        SecateurError: the model cannot be opened, or a pattern does not fit.
+    """
+    folder = locate(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    source, plan = _open(recipe, folder, shared), plan_of(recipe)
+    check_choice(plan.choice, source.blocks)
+    estimate(source, plan, sequences=0, length=0)
+
+
+def _open(recipe: Recipe, folder: Path, shared: Remembered) -> StreamedModel | ResidentModel:
+    """The model, as an earlier run opened it or anew."""
+    device = choose_device(recipe.device)
+    dtype, trust = choose_dtype(recipe.dtype, device), recipe.trust_remote_code
+    return shared.once(
+        "model",
+        (folder, device, dtype),
+        lambda: open_model(folder, device, dtype, trust_remote_code=trust),
+    )
 
 
 def prepare_in_place(
@@ -233,4 +250,5 @@ def plan_of(recipe: Recipe) -> Plan:
         recipe.seed,
         recipe.route_all,
         recipe.expert_tokens,
+        recipe.schedule,
     )

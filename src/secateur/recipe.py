@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from secateur.blocks.prune import Schedule
 from secateur.blocks.regional import PRESETS, Regional
 from secateur.errors import RecipeError, SecateurError, closest
 from secateur.methods import Method, Params, Refine, get
@@ -74,6 +75,9 @@ class Recipe(BaseModel):
     """Settings of the regional optimiser: derived from the layers, or those of the paper."""
     regional: dict[str, Any] = {}
     """Single settings of the regional optimiser, over the preset."""
+    schedule: Schedule = "block"
+    """block: a block is observed, pruned and run again, as in the papers; matrix: each matrix is
+    pruned as the data reach it, in one pass (magnitude, wanda, sparsegpt, gblm)."""
     route_all: bool = False
     """Show every expert every token; else only those that the router sends it."""
     expert_tokens: int = Field(default=32, ge=1)
@@ -205,6 +209,12 @@ def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
             )
         elif len(files) == 2:
             faults.append("gradients are read from a file: leave save_gradients out")
+        dense = method.refine is Refine.REGIONAL or Need.REGIONAL_GRADIENT in method.needs
+        if values.get("schedule") == "matrix" and dense:
+            faults.append(
+                f"method {method.name} needs what the dense block gives, which schedule matrix"
+                " never computes: leave schedule out"
+            )
         if regional and method.refine is not Refine.REGIONAL:
             faults.append(f"method {method.name} has no regional optimiser: leave regional.* out")
     if params is not None:

@@ -6,11 +6,11 @@ One model is in memory at a time, whole: lm-eval calls it as transformers does.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoModelForCausalLM
 
 from secateur.checkpoint import Checkpoint, locate
@@ -23,7 +23,7 @@ from secateur.evaluate.continuation import NAME as CONTINUATION
 from secateur.evaluate.suites import spell_out
 from secateur.evaluate.tasks import TaskSet, lm_eval_version, read_scores
 from secateur.placement import choose_device, choose_dtype
-from secateur.report import Progress, Quiet
+from secateur.report import Progress, Quiet, RunRecord
 from secateur.report.record import read_record
 from secateur.sequences import load_tokenizer
 
@@ -31,18 +31,132 @@ LONGEST = 2048
 """Tokens of a question at most, where the model would allow more."""
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What one model answered.
+
+    Attributes:
+        results: task -> what lm-eval found, with every question.
+        seconds: that it took.
+    """
+
+    results: dict[str, dict[str, Any]]
+    seconds: float
+
+
+class Questions:
+    """Tasks with their data, loaded and ready to be asked of one model after the other.
+
+    Args:
+        tasks: names of tasks, groups or suites, with commas between.
+        text: held-out text that `continuation` is made of.
+        include_path: a folder of task files beside lm-eval's own.
+        limit: documents of each task at most; for trying out, not for tables.
+        together: questions per batch.
+        dtype, device, trust_remote_code: as for `pipeline.prune`.
+
+    Raises:
+        SecateurError: a task is unknown, or its data cannot be read.
+    """
+
+    def __init__(
+        self,
+        tasks: str,
+        *,
+        text: str | None = None,
+        include_path: str | None = None,
+        limit: int | None = None,
+        together: int | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.trust_remote_code = trust_remote_code
+        self.asked = spell_out(tasks)
+        if not self.asked:
+            raise RecipeError("no task", where="--tasks", wanted="names with commas between")
+        self._text = text if CONTINUATION in self.asked else None
+        texts: Sequence[str] | None = None
+        if self._text is not None:
+            texts = read_documents(self._text, "test").texts
+        self._ready = TaskSet(self.asked, include_path, texts)
+        self._limit, self._together = limit, together or 8
+        self._device = choose_device(device)
+        self._dtype = choose_dtype(dtype, self._device)
+
+    def ask(self, folder: Path, shown: Progress) -> Answers:
+        """What the model in a folder answers; it is in memory, whole, until it has.
+
+        Raises:
+            SecateurError: it cannot be read.
+        """
+        began = time.perf_counter()
+        shown.begin(folder.name, len(self._ready.loaded))
+        results = {}
+        for name, result in self._put_to(folder):
+            results[name] = result
+            shown.block(task=name, **_headline(name, result))
+        return Answers(results, time.perf_counter() - began)
+
+    def score(
+        self, model: str, answers: Answers, against: str | None = None, dense: Answers | None = None
+    ) -> TaskEvaluation:
+        """The answers of a model as a record, beside those of the dense model `against`."""
+        beside = {} if dense is None else dense.results
+        return TaskEvaluation(
+            model=model,
+            against=against,
+            scores=tuple(
+                score
+                for name, result in answers.results.items()
+                for score in read_scores(name, result, beside.get(name))
+            ),
+            lm_eval=lm_eval_version(),
+            seconds=answers.seconds,
+            **self._protocol,
+        )
+
+    def found_in(self, record: RunRecord, against: str) -> bool:
+        """Whether a run's model has been asked these very questions before."""
+        wanted = {"against": against, **self._protocol}
+        return any(wanted.items() <= dict(scored).items() for scored in record.tasks)
+
+    @property
+    def _protocol(self) -> dict[str, Any]:
+        """How every model is asked, as it stands in the record."""
+        dtype = "stored" if self._dtype is None else str(self._dtype).removeprefix("torch.")
+        return {"asked": self.asked, "text": self._text, "limit": self._limit, "dtype": dtype}
+
+    def _put_to(self, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and results of one task after the other, of the model in a folder."""
+        trust = self.trust_remote_code
+        config = read_config(Checkpoint(folder, trust_remote_code=trust))
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust)
+        if tokenizer is None:
+            raise CheckpointError("no tokenizer that can be read", where=folder)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype="auto" if self._dtype is None else self._dtype,
+            trust_remote_code=trust,
+            use_safetensors=True,
+        )
+        allowed = getattr(config.get_text_config(decoder=True), "max_position_embeddings", LONGEST)
+        return self._ready.ask(
+            loaded.to(self._device).eval(),
+            tokenizer,
+            batch_size=self._together,
+            max_length=min(LONGEST, allowed),
+            limit=self._limit,
+        )
+
+
 def ask(
     model: str,
     tasks: str,
     *,
     against: str | None = None,
-    text: str | None = None,
-    include_path: str | None = None,
-    limit: int | None = None,
-    together: int | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
     progress: Progress | None = None,
+    **options: Any,
 ) -> TaskEvaluation:
     """What a model scores in tasks, and the dense model beside it.
 
@@ -50,55 +164,27 @@ def ask(
         model: folder or hub name.
         tasks: names of tasks, groups or suites, with commas between.
         against: folder or hub name of the dense model.
-        text: held-out text that `continuation` is made of.
-        include_path: a folder of task files beside lm-eval's own.
-        limit: documents of each task at most; for trying out, not for tables.
-        together: questions per batch.
-        dtype, device, progress: as for `pipeline.prune`.
+        progress: as for `pipeline.prune`.
+        options: of `Questions`.
 
     Raises:
         SecateurError: something cannot be read, or a task is unknown.
     """
-    began = time.perf_counter()
-    asked = spell_out(tasks)
-    if not asked:
-        raise RecipeError("no task", where="--tasks", wanted="names with commas between")
-    folders = [locate(name) for name in (model, against) if name is not None]
-    texts: Sequence[str] | None = None
-    if text is not None and CONTINUATION in asked:
-        texts = read_documents(text, "test").texts
-    ready = TaskSet(asked, include_path, texts)
-    where = choose_device(device)
-    precision = choose_dtype(dtype, where)
-    found: list[dict[str, dict[str, Any]]] = []
+    trust = options.get("trust_remote_code", False)
+    folders = [
+        locate(name, trust_remote_code=trust) for name in (model, against) if name is not None
+    ]
+    questions = Questions(tasks, **options)
     with progress or Quiet() as shown:
-        for folder in folders:
-            shown.begin(folder.name, len(ready.loaded))
-            results = {}
-            for name, result in _ask(ready, folder, where, precision, together or 8, limit):
-                results[name] = result
-                shown.block(task=name, **_headline(name, result))
-            found.append(results)
-    dense = found[1] if against is not None else {}
-    return TaskEvaluation(
-        model=model,
-        against=against,
-        asked=asked,
-        scores=tuple(
-            score
-            for name, result in found[0].items()
-            for score in read_scores(name, result, dense.get(name))
-        ),
-        text=text if texts is not None else None,
-        limit=limit,
-        dtype="stored" if precision is None else str(precision).removeprefix("torch."),
-        lm_eval=lm_eval_version(),
-        seconds=time.perf_counter() - began,
-    )
+        answers, *dense = (questions.ask(folder, shown) for folder in folders)
+    return questions.score(model, answers, against, *dense)
 
 
-def add_to_record(folder: Path, evaluation: TaskEvaluation) -> None:
+def add_to_record(folder: Path, evaluation: TaskEvaluation) -> RunRecord:
     """Put what a model scored into the run.json beside it, in place of the same tasks before.
+
+    Returns:
+        the record as it is now.
 
     Raises:
         CheckpointError: there is no record.
@@ -110,35 +196,7 @@ def add_to_record(folder: Path, evaluation: TaskEvaluation) -> None:
     kept = tuple(other for other in record.tasks if other.asked != evaluation.asked)
     updated = record.model_copy(update={"tasks": (*kept, evaluation)})
     write_text(path, updated.model_dump_json(indent=2) + "\n")
-
-
-def _ask(
-    ready: TaskSet,
-    folder: Path,
-    device: torch.device,
-    dtype: torch.dtype | None,
-    together: int,
-    limit: int | None,
-) -> Any:
-    """Name and results of one task after the other, of the model in a folder."""
-    config = read_config(Checkpoint(folder))
-    tokenizer = load_tokenizer(folder)
-    if tokenizer is None:
-        raise CheckpointError("no tokenizer that can be read", where=folder)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype="auto" if dtype is None else dtype,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
-    allowed = getattr(config.get_text_config(decoder=True), "max_position_embeddings", LONGEST)
-    return ready.ask(
-        loaded.to(device).eval(),
-        tokenizer,
-        batch_size=together,
-        max_length=min(LONGEST, allowed),
-        limit=limit,
-    )
+    return updated
 
 
 def _headline(name: str, result: dict[str, Any]) -> dict[str, float]:

@@ -98,6 +98,12 @@ class Observer:
             watched.callback(self._current.clear)
             yield
 
+    def count(self, matrices: Sequence[Matrix], inputs: Tensor, sequences: int) -> None:
+        """Count what some matrices all read, [..., in], for a batch of `sequences`."""
+        x = inputs.detach().reshape(-1, inputs.shape[-1])  # [batch * tokens, in]
+        self._leader.update(dict.fromkeys((m.name for m in matrices), matrices[0].name))
+        self._count(matrices[0], x, self._sizes(matrices[0], x, sequences))
+
     @property
     def starved(self) -> tuple[Matrix, ...]:
         """The matrices of experts that saw fewer than `expert_tokens` tokens."""
@@ -147,14 +153,19 @@ class Observer:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             # Some families flatten [batch, tokens] before their linear layers.
             x = args[0].detach().reshape(-1, args[0].shape[-1])  # [batch * tokens, in]
-            if len(x) % sequences:
-                raise ModelError(f"{matrix.name} reads {len(x)} rows of {sequences} sequences")
-            sizes = [len(x) // sequences] * sequences
+            sizes = self._sizes(matrix, x, sequences)
             if self._leads(matrix, args[0]):
                 self._count(matrix, x, sizes)
             self._follow(matrix, x, sizes, output)
 
         return hook
+
+    @staticmethod
+    def _sizes(matrix: Matrix, x: Tensor, sequences: int) -> list[int]:
+        """How many rows of x each sequence has."""
+        if len(x) % sequences:
+            raise ModelError(f"{matrix.name} reads {len(x)} rows of {sequences} sequences")
+        return [len(x) // sequences] * sequences
 
     def _see(self, matrices: dict[tuple[str, int], Matrix]) -> tuple[See, See | None]:
         """What is done with the inputs and outputs of one module's experts."""

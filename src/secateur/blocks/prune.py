@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from secateur.methods import Method, Params, Refine
 from secateur.sparsity import Choice, Pattern, keep_mask
 from secateur.statistics import Need, Statistics
 
+Schedule = Literal["block", "matrix"]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -25,6 +28,7 @@ class Plan:
 
     Attributes:
         choice: which matrix gets which pattern.
+        schedule: whether a block is pruned once it has been observed, or while it runs.
         route_all: norms and Hessians of an expert are of all tokens, not only of those sent to it.
         expert_tokens: an expert that saw fewer is starved: it is pruned by magnitude.
     """
@@ -36,6 +40,7 @@ class Plan:
     seed: int
     route_all: bool = False
     expert_tokens: int = 32
+    schedule: Schedule = "block"
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,22 @@ For every block, bottom to top:
     propagate   the pruned block runs; its outputs are the next block's inputs
     hand over   the result goes to the caller while the block is still in memory
 
-So every block is calibrated on what the pruned model will really feed it.
+So every block is calibrated on what the pruned model will really feed it. With the schedule
+"matrix" every matrix is: it is pruned as the block, which runs once, reaches it (`onepass.py`).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from secateur.blocks.observe import Observer, observe
+from secateur.blocks.observe import PROBE_TOKENS, Observer, observe
+from secateur.blocks.onepass import groups_in_order, run_once
 from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
@@ -29,6 +31,7 @@ from secateur.checkpoint.gradients import GradientFile
 from secateur.checkpoint.matrices import with_weights
 from secateur.errors import NumericalError
 from secateur.sparsity import MatrixAudit, Pattern, audit
+from secateur.statistics import Need
 
 ANOTHER_COPY = "another copy of the model: this one is damaged"
 
@@ -42,7 +45,7 @@ class BlockResult:
         changed: parameter name in the model -> new value, in the orientation and dtype stored.
         audits: name of a matrix in the model -> what was counted in it, pruned or not.
         output_error: norm2(f_dense - f_sparse) / norm2(f_dense) over all calibration tokens, or
-            None without calibration or if nothing in it is pruned.
+            None without calibration, if nothing in it is pruned, or if it never ran dense.
         matrix_errors: the same of every matrix alone, by its name in the model, on its first
             inputs; empty without calibration, and without an expert that no token reached.
         seconds: wall time by phase.
@@ -120,6 +123,10 @@ def _prune_block(
         check_finite(weight, "the weights are", block.prefix + name, ANOTHER_COPY)
     if not block.patterns:
         return _pass_by(block, stream, tick, clock)
+    if plan.schedule == "matrix" and stream is not None:
+        groups = groups_in_order(block.module, block.index, stream, block.matrices)
+        if groups is not None:
+            return _prune_as_it_runs(block, groups, source, stream, plan, gradients, tick, clock)
     observed = error = None
     matrix_errors: dict[str, float] = {}
     if stream is not None:
@@ -132,19 +139,67 @@ def _prune_block(
         clock.lap("observe")
     pruned, notices = new_weights(block, observed, gradients, plan, tick)
     if observed is not None:
-        found = {
-            block.prefix + matrix.name: observed.observer.output_error(matrix, pruned[matrix.name])
-            for matrix in block.matrices
-        }
-        matrix_errors = {name: value for name, value in found.items() if value is not None}
+        matrix_errors = _errors_by_matrix(block, observed.observer, pruned)
     clock.lap("prune")
     changed = _write(block, pruned, source)
     if observed is not None:
         error = _propagate(block, observed, tick)
         clock.lap("propagate")
+    if plan.schedule == "matrix" and stream is not None:
+        told = "experts, or a matrix that is not used once: pruned by the block schedule"
+        notices = (f"{block.prefix[:-1]}: {told}", *notices)
     return BlockResult(
         block.index, changed, _audits(block), error, matrix_errors, clock.seconds, notices
     )
+
+
+def _prune_as_it_runs(
+    block: OpenBlock,
+    groups: Sequence[Sequence[Matrix]],
+    source: BlockModel,
+    stream: Stream,
+    plan: Plan,
+    gradients: GradientFile | None,
+    tick: Tick,
+    clock: _Clock,
+) -> BlockResult:
+    """The same in one pass: each group of matrices is pruned as the stream reaches it."""
+    changed: dict[str, Tensor] = {}
+    matrix_errors: dict[str, float] = {}
+    notices: list[str] = []
+
+    def arrive(group: Sequence[Matrix], inputs: Sequence[Tensor]) -> None:
+        observer = Observer(
+            group, plan.method.needs - {Need.FULL_GRADIENT}, probe_tokens=PROBE_TOKENS
+        )
+        for batch, read in zip(stream.batches, inputs, strict=True):
+            observer.count(group, read, len(batch.hidden))
+        clock.lap("observe")
+        part = replace(block, patterns={matrix: block.patterns[matrix] for matrix in group})
+        pruned, told = new_weights(part, Observed(stream, observer, []), gradients, plan, tick)
+        matrix_errors.update(_errors_by_matrix(part, observer, pruned))
+        changed.update(_write(part, pruned, source))
+        notices.extend(told)
+        clock.lap("prune")
+
+    run_once(block.module, block.index, stream, groups, arrive, tick)
+    for batch in stream.batches:
+        check_finite(batch.hidden, "the block's output is", f"block {block.index}")
+    clock.lap("observe")
+    return BlockResult(
+        block.index, changed, _audits(block), None, matrix_errors, clock.seconds, tuple(notices)
+    )
+
+
+def _errors_by_matrix(
+    block: OpenBlock, observer: Observer, pruned: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """The output error of every matrix that saw inputs, by its name in the model."""
+    found = {
+        block.prefix + matrix.name: observer.output_error(matrix, pruned[matrix.name])
+        for matrix in block.matrices
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _pass_by(block: OpenBlock, stream: Stream | None, tick: Tick, clock: _Clock) -> BlockResult:
@@ -217,5 +272,5 @@ class _Clock:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
-        self.seconds[name] = now - self._last
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now

@@ -47,7 +47,8 @@ def _check_place(out: Path, source: Path, overwrite: bool) -> None:
             raise OutputError(
                 "the output folder exists and is not empty", where=out, hint="--overwrite"
             )
-        if not (out / "config.json").is_file():
+        record_only = [path.name for path in out.iterdir()] == ["run.json"]  # it was only measured
+        if not record_only and not (out / "config.json").is_file():
             raise OutputError(
                 "the output folder holds something else than a model and is not overwritten",
                 where=out,

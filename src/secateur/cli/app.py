@@ -34,6 +34,9 @@ Trust = Annotated[
         " families of transformers.",
     ),
 ]
+IncludePath = Annotated[
+    str | None, typer.Option(help="Folder of your own task files; their code is run.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 CALIBRATION = (
     "A .txt, .jsonl or .parquet file, a folder of texts, a .safetensors file with input_ids, c4,"

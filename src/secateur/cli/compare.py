@@ -10,11 +10,22 @@ from typing import Annotated
 import typer
 
 from secateur import methods, show
-from secateur.cli.app import CALIBRATION, HELD_OUT, Device, Dtype, Model, app, shown
-from secateur.compare import Run, compare, plan_runs, recover_all
+from secateur.cli.app import (
+    CALIBRATION,
+    HELD_OUT,
+    Device,
+    Dtype,
+    IncludePath,
+    Model,
+    Trust,
+    app,
+    shown,
+)
+from secateur.compare import Run, ask_all, compare, plan_runs, recover_all
 from secateur.demo import demo, demo_runs
 from secateur.errors import RecipeError
 from secateur.report import Form, RunRecord, find_records, write_report
+from secateur.tasks import Questions
 
 EVERY = ",".join(method.name for method in methods.every())
 FILES: dict[str, Form] = {
@@ -71,6 +82,19 @@ def compare_command(
         ),
     ] = None,
     objective: Annotated[str, typer.Option(help="Of --recover: lm or distill.")] = "lm",
+    asked: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks",
+            help="Ask the dense and every pruned or recovered model these zero-shot tasks, as"
+            " `secateur evaluate` does; keeps the models. continuation is made from --text.",
+        ),
+    ] = None,
+    include_path: IncludePath = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Questions of each task.", show_default="all")
+    ] = None,
+    trust_remote_code: Trust = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Prune MODEL with every method at every pattern, measure each, and write table and report.
@@ -93,15 +117,25 @@ def compare_command(
             "batch_size": batch_size,
             "dtype": dtype,
             "device": device,
+            "trust_remote_code": trust_remote_code,
         },
-        keep_models=keep_models or recover is not None,
+        keep_models=keep_models or recover is not None or asked is not None,
     )
-    finished = compare(runs, shown(), overwrite=overwrite)
-    if recover is None:
-        _tell(finished, len(runs), Path(out_folder))
-        return
-    recovered = recover_all(runs, recover, objective, shown(), overwrite=overwrite)
-    _tell(itertools.chain(finished, recovered), 2 * len(runs), Path(out_folder))
+    questions = None
+    if asked is not None:
+        questions = Questions(
+            asked, text=text, include_path=include_path, limit=limit, together=batch_size,
+            dtype=dtype, device=device, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+    elif include_path is not None or limit is not None:
+        raise RecipeError("--include-path and --limit are of --tasks", wanted="--tasks NAMES")
+    finished, total = compare(runs, shown(), overwrite=overwrite), len(runs)
+    if recover is not None:
+        recovered = recover_all(runs, recover, objective, shown(), overwrite=overwrite)
+        finished, total = itertools.chain(finished, recovered), 2 * total
+    if questions is not None:
+        finished = ask_all(finished, questions, shown())
+    _tell(finished, total, Path(out_folder))
 
 
 @app.command("demo")

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from secateur import classes, methods, pipeline, prove, show, tasks
 from secateur.checkpoint import locate
-from secateur.cli.app import HELD_OUT, Device, Dtype, Json, Model, Trust, app, shown
+from secateur.cli.app import (
+    HELD_OUT,
+    Device,
+    Dtype,
+    IncludePath,
+    Json,
+    Model,
+    Trust,
+    app,
+    shown,
+)
 from secateur.errors import CheckFailedError, RecipeError
+from secateur.evaluate import Classification, Evaluation, TaskEvaluation
 
 
 @app.command()
@@ -43,9 +54,7 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows per batch.", show_default="about 8192 tokens")
     ] = None,
-    include_path: Annotated[
-        str | None, typer.Option(help="Folder of your own task files; their code is run.")
-    ] = None,
+    include_path: IncludePath = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Questions of each task, or images.", show_default="all"),
@@ -59,63 +68,39 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Perplexity of MODEL on text, block by block; its scores in --tasks; its top-1 on --images."""
+    options: dict[str, Any] = {
+        "against": against,
+        "together": batch_size,
+        "dtype": dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+        "progress": shown(),
+    }
+    found: Evaluation | TaskEvaluation | Classification
     if asked is not None:
-        scored = tasks.ask(
-            model,
-            asked,
-            against=against,
-            text=text,
-            include_path=include_path,
-            limit=limit,
-            together=batch_size,
-            dtype=dtype,
-            device=device,
-            progress=shown(),
+        found = tasks.ask(
+            model, asked, text=text, include_path=include_path, limit=limit, **options
         )
         if record:
-            tasks.add_to_record(locate(model), scored)
-        if as_json:
-            print(scored.model_dump_json(indent=2))
-        else:
-            show.task_scores(scored)
-        return
-    if images is not None:
+            tasks.add_to_record(locate(model), found)
+    elif images is not None:
         if text is not None:
             raise RecipeError("text and images to evaluate on: leave one out", where="--images")
-        seen = classes.evaluate(
-            model,
-            images,
-            against=against,
-            limit=limit,
-            together=batch_size,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            progress=shown(),
+        found = classes.evaluate(model, images, limit=limit, **options)
+    elif text is not None:
+        found = pipeline.evaluate(
+            model, text, sequence_length=sequence_length, windows=windows, **options
         )
-        if as_json:
-            print(seen.model_dump_json(indent=2))
-        else:
-            show.classification(seen, against)
-        return
-    if text is None:
+    else:
         raise RecipeError(
             "nothing to evaluate on", hint="--text SOURCE, --tasks NAMES or --images FOLDER"
         )
-    found = pipeline.evaluate(
-        model,
-        text,
-        against=against,
-        sequence_length=sequence_length,
-        windows=windows,
-        together=batch_size,
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        progress=shown(),
-    )
     if as_json:
         print(found.model_dump_json(indent=2))
+    elif isinstance(found, TaskEvaluation):
+        show.task_scores(found)
+    elif isinstance(found, Classification):
+        show.classification(found, against)
     else:
         show.evaluation(found, against)
 

@@ -96,6 +96,14 @@ def prune_command(
             help="Regional optimiser: auto (sets its own rate) or paper.", show_default="auto"
         ),
     ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="block (observe, prune, run again) or matrix (each matrix is pruned as the data"
+            " reach it: half the passes).",
+            show_default="block",
+        ),
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="YAML file with any of these; flags go over it.")
     ] = None,
@@ -153,7 +161,7 @@ def prune_command(
         "block_inputs": block_inputs, "text": text, "windows": windows, "restart": restart,
         "include": include or None, "exclude": exclude or None, "blocks": blocks,
         "dense_first": dense_first, "route_all": route_all, "expert_tokens": expert_tokens,
-        "images": images,
+        "images": images, "schedule": schedule,
     }  # fmt: skip
     values.update({name: value for name, value in flags.items() if value is not None})
     if trust_remote_code:

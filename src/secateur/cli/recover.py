@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur import show
-from secateur.cli.app import app, shown
+from secateur.cli.app import Trust, app, shown
 
 
 @app.command()
@@ -90,6 +90,7 @@ def recover(
         str | None,
         typer.Option(help="What must hold.", show_default="what run.json says"),
     ] = None,
+    trust_remote_code: Trust = False,
     overwrite: Annotated[
         bool | None, typer.Option("--overwrite", help="Replace the output folder, begin anew.")
     ] = None,

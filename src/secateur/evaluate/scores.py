@@ -60,3 +60,4 @@ class TaskEvaluation(BaseModel):
     lm_eval: str
     """Its version."""
     seconds: float
+    """Wall time of asking the model; the dense one, which many share, is not counted in."""

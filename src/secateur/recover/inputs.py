@@ -83,7 +83,7 @@ class Prepared:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype="auto" if self.half else torch.float32,
-            trust_remote_code=False,
+            trust_remote_code=self.settings.trust_remote_code,
             use_safetensors=True,
         )
         return model.to(self.device).eval().requires_grad_(False)
@@ -108,7 +108,8 @@ def prepare(settings: Recovery) -> Prepared:
     Raises:
         SecateurError: something does not fit; nothing was written.
     """
-    folder, out = locate(settings.model), Path(settings.out)
+    trust = settings.trust_remote_code
+    folder, out = locate(settings.model, trust_remote_code=trust), Path(settings.out)
     check_output(out, folder, overwrite=settings.overwrite)
     state = StateFile.beside(out)
     if state.exists and not (settings.resume or settings.overwrite):
@@ -123,7 +124,8 @@ def prepare(settings: Recovery) -> Prepared:
         choice = Choice(parse_pattern(settings.pattern))
     elif record is not None and "pattern" in record.recipe:
         choice = read_choice(record.recipe)
-    source = open_model(folder, torch.device("cpu"), torch.float32)
+    cpu = torch.device("cpu")
+    source = open_model(folder, cpu, torch.float32, trust_remote_code=trust)
     zeros = count_zeros(source, choice, {})
     if not zeros:
         raise ModelError("the model has no zeros to keep", where=folder, hint="secateur prune")
@@ -137,7 +139,7 @@ def prepare(settings: Recovery) -> Prepared:
 def _dense(settings: Recovery, record: RunRecord | None) -> Path | None:
     """The dense model: what was asked for, or what run.json names if that is a folder here."""
     if settings.dense is not None:
-        return locate(settings.dense)
+        return locate(settings.dense, trust_remote_code=settings.trust_remote_code)
     named = None if record is None else record.recipe.get("model")
     if named == BUILTIN_MODEL or (
         isinstance(named, str) and (Path(named) / "config.json").is_file()
@@ -152,7 +154,7 @@ def _read(
     settings: Recovery, folder: Path, source: StreamedModel | ResidentModel
 ) -> tuple[TokenBatch, TokenBatch | None]:
     """The sequences to train and judge on, and the windows to measure on."""
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
     length, notices = clip(settings.sequence_length, source)
     text = load_calibration(
         settings.text,

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from secateur.errors import RecipeError, closest
 
-OUTSIDE = frozenset({"out", "overwrite", "resume", "device", "heldout", "windows"})
+OUTSIDE = frozenset({"out", "overwrite", "resume", "device", "heldout", "windows",
+                     "trust_remote_code"})  # fmt: skip
 """Settings that change nothing in what is trained, so that a run can go on with other ones."""
 
 
@@ -78,6 +79,8 @@ class Recovery(BaseModel):
     """cpu, cuda, cuda:1; auto: an accelerator where there is one."""
     pattern: str | None = None
     """What every matrix must have, before and after; none: what run.json says."""
+    trust_remote_code: bool = False
+    """Run code that lies beside the weights of the sparse and the dense model."""
     overwrite: bool = False
     """Replace the result folder, and begin anew."""
     resume: bool = False

@@ -92,7 +92,11 @@ def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
         )
         record = _whole_record(prepared, recovery, began)
         with OutputFolder(
-            Path(settings.out), prepared.folder, overwrite=settings.overwrite, restart=True
+            Path(settings.out),
+            prepared.folder,
+            overwrite=settings.overwrite,
+            restart=True,
+            with_code=settings.trust_remote_code,
         ) as output:
             _write(prepared, output, merged)
             if settings.result == "adapters":
@@ -116,7 +120,9 @@ def _measure_folder(
     """A model on disk, one block in memory; None if there is nothing to measure, or no text."""
     if prepared.heldout is None or folder is None:
         return None
-    return _perplexity(prepared, open_model(folder, prepared.device, torch.float32), name, shown)
+    trust = prepared.settings.trust_remote_code
+    source = open_model(folder, prepared.device, torch.float32, trust_remote_code=trust)
+    return _perplexity(prepared, source, name, shown)
 
 
 def _measure(

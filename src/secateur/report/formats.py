@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from secateur.report.comparison import Comparison, Row, Spread
 from secateur.report.table import Cell, tabulate
+from secateur.report.zeroshot import TaskColumn, task_columns
 
 
 def as_markdown(comparisons: Sequence[Comparison]) -> str:
@@ -27,8 +28,14 @@ def as_latex(comparisons: Sequence[Comparison]) -> str:
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
     """All comparisons under one heading, a line for every row and text."""
+    tasks = {id(comparison): task_columns(comparison) for comparison in comparisons}
+    every = dict.fromkeys(task.label for found in tasks.values() for task in found)
     lines = [
-        _csv_line(comparison, row, place)
+        {
+            **_csv_line(comparison, row, place),
+            **{name: None for label in every for name in _csv_heads(label)},
+            **_csv_tasks(row, tasks[id(comparison)]),
+        }
         for comparison in comparisons
         for row in comparison.rows
         for place in (range(len(comparison.texts)) or [None])
@@ -136,6 +143,25 @@ def _csv_line(comparison: Comparison, row: Row, place: int | None) -> dict[str, 
         "peak_memory_bytes": row.peak_memory_bytes,
         "peak_device_memory_bytes": row.peak_device_memory_bytes,
     }
+
+
+def _csv_tasks(row: Row, tasks: Sequence[TaskColumn]) -> dict[str, float | None]:
+    """What a row scored in every task, with its standard error, and the dense model beside it."""
+    cells: dict[str, float | None] = {}
+    for task in tasks:
+        own, dense = task.of(row), task.dense
+        values = (
+            own.value if own else None,
+            own.standard_error if own else None,
+            dense.value if dense else None,
+        )
+        cells.update(zip(_csv_heads(task.label), values, strict=True))
+    return cells
+
+
+def _csv_heads(label: str) -> tuple[str, str, str]:
+    name = label.replace(" ", "_")
+    return name, f"{name}_standard_error", f"dense_{name}"
 
 
 def _csv_spread(name: str, found: Spread | None) -> dict[str, float | None]:

@@ -39,9 +39,10 @@ def compare(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
 
 
 def _without_copies(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Every run once: a record may lie beside the model as well, with fewer evaluations."""
+    """Every run once: a record may lie beside the model as well, with fewer
+    evaluations or tasks."""
     kept: dict[str, list[RunRecord]] = {}
-    for record in sorted(records, key=lambda record: -len(record.evaluations)):
+    for record in sorted(records, key=lambda run: (-len(run.evaluations), -len(run.tasks))):
         recipe = {key: value for key, value in record.recipe.items() if key != "out"}
         key = json.dumps([record.created, record.seconds, recipe], sort_keys=True, default=str)
         copies = kept.setdefault(key, [])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from secateur.report.comparison import Comparison, Row, Spread
 from secateur.report.grouping import short_name
+from secateur.report.zeroshot import Scored, TaskColumn, task_columns
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,17 @@ class Table:
 
 def tabulate(comparison: Comparison) -> Table:
     """The table of a comparison."""
-    columns = _columns(comparison)
+    tasks = {task.label: task for task in task_columns(comparison) if task.leading}
+    columns = {
+        **{label: _asked(task) for label, task in tasks.items()},
+        **_columns(comparison),
+    }
     texts = comparison.texts
     dense = None
-    if any(text.dense is not None for text in texts):
-        found = [Cell("" if text.dense is None else number(text.dense, 2)) for text in texts]
-        dense = Line("dense", (*found, *(Cell() for _ in columns)))
+    known = [Cell("" if text.dense is None else number(text.dense, 2)) for text in texts]
+    known += [_task_cell(task.dense) for task in tasks.values()]
+    if any(cell.mean for cell in known):
+        dense = Line("dense", (*known, *(Cell() for _ in range(len(columns) - len(tasks)))))
     many = len(texts) > 1
     return Table(
         title=title(comparison),
@@ -102,7 +108,7 @@ def tabulate(comparison: Comparison) -> Table:
             )
             for pattern, rows in comparison.patterns.items()
         },
-        notes=tuple(_notes(comparison, columns)),
+        notes=(*_notes(comparison, columns), *([OF_TASKS] if tasks else [])),
     )
 
 
@@ -124,6 +130,7 @@ def number(value: float, digits: int) -> str:
 
 REMOVED, DIVERGENCE = "Wanda's damage removed (%)", "divergence (nats)"
 ERROR, SECONDS, MEMORY = "output error", "seconds", "peak memory (MB)"
+OF_TASKS = "Zero-shot tasks: the mean over seeds; ± is the standard error over questions."
 
 
 def _columns(comparison: Comparison) -> dict[str, Callable[[Row], Cell]]:
@@ -169,6 +176,18 @@ def _perplexity(comparison: Comparison, row: Row, text: int) -> Cell:
         return cell
     lowest = number(best.scores[text].perplexity.mean, 2)
     return Cell(cell.mean, cell.spread, best=cell.mean == lowest)
+
+
+def _asked(task: TaskColumn) -> Callable[[Row], Cell]:
+    """What a column of a task shows of a row."""
+    return lambda row: _task_cell(task.of(row))
+
+
+def _task_cell(found: Scored | None) -> Cell:
+    if found is None:
+        return Cell()
+    error = found.standard_error
+    return Cell(number(found.value, 4), "" if error is None else number(error, 4))
 
 
 def _counts(comparison: Comparison) -> set[int]:

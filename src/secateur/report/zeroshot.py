@@ -1,0 +1,98 @@
+"""What the rows of a comparison scored in zero-shot tasks: a column for every metric of a task.
+
+    value            mean over the seeds that were asked
+    standard error   over questions, the mean over those seeds
+
+Only the same questions stand in one column: a task that was asked with another limit, version or
+number of examples has a column of its own.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+from secateur.evaluate import TaskScore
+from secateur.report.comparison import Comparison, Row
+from secateur.report.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model in a task: its value, and the standard error over questions if there is one."""
+
+    value: float
+    standard_error: float | None
+
+
+@dataclass(frozen=True)
+class TaskColumn:
+    """A metric of a task.
+
+    Attributes:
+        label: its name, unlike the others': "arc_easy acc".
+        leading: whether it is the first metric of its task, the one to print if only one is.
+        questions: what it is told apart by.
+        dense: what the dense model scored, if it was asked.
+    """
+
+    label: str
+    leading: bool
+    questions: Hashable
+    dense: Scored | None
+
+    def of(self, row: Row) -> Scored | None:
+        """What a row scored; None if it was not asked."""
+        found = _answered(row.runs, self.questions)
+        return _mean([(score.value, score.standard_error) for score in found])
+
+
+def task_columns(comparison: Comparison) -> tuple[TaskColumn, ...]:
+    """A column for every metric that some run has, in the order of asking."""
+    first: dict[Hashable, TaskScore] = {}
+    leading: dict[str, str] = {}
+    for score in (score for run in comparison.runs for score in _scores(run)):
+        first.setdefault(_questions(score), score)
+        leading.setdefault(score.task, score.metric)
+    names = [f"{score.task} {score.metric}" for score in first.values()]
+    columns = []
+    for name, (questions, score) in zip(names, first.items(), strict=True):
+        found = _answered(comparison.runs, questions)
+        dense = [(one.dense, one.dense_standard_error) for one in found if one.dense is not None]
+        asked = f"{score.documents} questions, {score.shots} shots, version {score.version}"
+        columns.append(
+            TaskColumn(
+                label=name if names.count(name) == 1 else f"{name} ({asked})",
+                leading=leading[score.task] == score.metric,
+                questions=questions,
+                dense=_mean(dense[:1]),
+            )
+        )
+    return tuple(columns)
+
+
+def _scores(run: RunRecord) -> Iterator[TaskScore]:
+    for asked in run.tasks:
+        yield from asked.scores
+
+
+def _questions(score: TaskScore) -> Hashable:
+    return (score.task, score.metric, score.documents, score.shots, score.version)
+
+
+def _answered(runs: Sequence[RunRecord], questions: Hashable) -> Iterator[TaskScore]:
+    """What the runs scored in these questions, the last asking of each."""
+    for run in runs:
+        found = [score for score in _scores(run) if _questions(score) == questions]
+        yield from found[-1:]
+
+
+def _mean(found: Sequence[tuple[float, float | None]]) -> Scored | None:
+    if not found:
+        return None
+    errors = [error for _, error in found if error is not None]
+    return Scored(
+        statistics.fmean(value for value, _ in found),
+        statistics.fmean(errors) if errors else None,
+    )

@@ -1,0 +1,95 @@
+"""How often the calibration goes through every block, by method and schedule: docs/performance.md.
+
+Counted in the attention of every block, which a hollow run does not reach.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+import secateur
+from secateur import methods
+from tiny import BLOCKS, make_model, make_tokens
+
+SEQUENCES = 8
+SCOUT = Fraction(1, SEQUENCES)
+"""The one sequence that runs ahead in the schedule "matrix"."""
+DRAWN = Fraction(2 * 4, SEQUENCES)
+"""What the optimiser draws in two rounds of four sequences."""
+PASSES = {
+    "magnitude": (0, 0),
+    "wanda": (2, 0),
+    "sparsegpt": (2, 0),
+    "gblm": (4, 1),
+    "wanda++-rgs": (2, 1),
+    "wanda++-ro": (2 + DRAWN, DRAWN),
+    "wanda++": (2 + DRAWN, 1 + DRAWN),
+}
+"""Method -> forward and backward passes through every block, with the schedule "block"."""
+IN_ONE_PASS = {
+    "magnitude": (0, 0),
+    "wanda": (1 + SCOUT, 0),
+    "sparsegpt": (1 + SCOUT, 0),
+    "gblm": (3 + SCOUT, 1),
+}
+"""The same with the schedule "matrix"."""
+
+
+class Counter:
+    """Counts the sequences that go forward and backward through each block."""
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        self.forward = [0] * len(layers)
+        self.backward = [0] * len(layers)
+        for number, layer in enumerate(layers):
+            layer.self_attn.register_forward_hook(self._hook(number))
+
+    def _hook(self, number: int) -> Any:
+        def back(gradient: Tensor) -> None:
+            self.backward[number] += len(gradient)
+
+        def count(module: nn.Module, args: Any, output: tuple[Tensor, ...]) -> None:
+            self.forward[number] += len(output[0])
+            if output[0].requires_grad:
+                output[0].register_hook(back)
+
+        return count
+
+
+def test_every_method_is_counted() -> None:
+    assert PASSES.keys() == {method.name for method in methods.every()}
+
+
+@pytest.mark.parametrize("batch_size", [3, 8])
+@pytest.mark.parametrize(
+    ("schedule", "method"),
+    [*(("block", name) for name in PASSES), *(("matrix", name) for name in IN_ONE_PASS)],
+)
+def test_passes(schedule: str, method: str, batch_size: int) -> None:
+    model = make_model("llama")
+    counter = Counter(model.model.layers)
+    options: dict[str, Any] = {"schedule": schedule, "method": method, "batch_size": batch_size}
+    if method in ("wanda++", "wanda++-ro"):
+        options["regional"] = {"rounds": 2, "samples": 4}
+    if method != "magnitude":
+        tokens = make_tokens(SEQUENCES, 16)
+        options |= {"calibration": tokens, "samples": SEQUENCES, "sequence_length": 16}
+    secateur.prune(model, **options)
+    forward, backward = (PASSES if schedule == "block" else IN_ONE_PASS)[method]
+    assert counter.forward == [forward * SEQUENCES] * BLOCKS
+    assert counter.backward == [backward * SEQUENCES] * BLOCKS
+
+
+def test_magnitude_measures_its_damage_if_it_is_given_data() -> None:
+    model = make_model("llama")
+    counter = Counter(model.model.layers)
+    options = {"samples": SEQUENCES, "sequence_length": 16}
+    run = secateur.prune(
+        model, method="magnitude", calibration=make_tokens(SEQUENCES, 16), **options
+    )
+    assert counter.forward == [2 * SEQUENCES] * BLOCKS
+    assert run.mean_output_error is not None
