@@ -15,6 +15,7 @@ PACKAGE = SOURCE.name
 
 ORDER = [
     "errors",
+    "ranks",
     "bundled",
     "sparsity",
     "statistics",
@@ -24,6 +25,7 @@ ORDER = [
     "blocks",
     "evaluate",
     "report",
+    "export",
     "recipe",
     "recipe_file",
     "estimate",

@@ -903,11 +903,10 @@ HELPS = re.compile(
 )
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_bad_input_costs_one_line(
-    name: str, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def check_case(
+    case: Case, place: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    case = TABLE[name]
+    """One line that helps, the right exit status, and everything as it was."""
     monkeypatch.chdir(place.folder)
     arguments = case.make(place)
     before = everything(place)
@@ -924,6 +923,13 @@ def test_bad_input_costs_one_line(
         assert part in lines[0]
     assert HELPS.search(lines[0]), "it does not say what was wanted, or what to try"
     assert everything(place) == before
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_bad_input_costs_one_line(
+    name: str, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_case(TABLE[name], place, monkeypatch, capsys)
 
 
 def test_the_table_is_long_enough() -> None:

@@ -186,7 +186,6 @@ def test_impossible_packings_are_refused(form: Form) -> None:
         (values, mask[:, :1], "a mask of uint8"),
         (values, mask.int(), "a mask of int32"),
         (values[:-1], mask, "values of shape"),
-        (values.double(), mask, "values of float64"),
     ):
         with pytest.raises(PatternError, match=said):
             unpack_matrix(other_values, other_mask, 12, form)

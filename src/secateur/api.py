@@ -1,20 +1,20 @@
-"""The library's front door: `secateur.prune` for a folder, a hub name, or a live model."""
+"""The library's front door: `secateur.prune` for a folder, a hub name, or a live model; `load`."""
 
 from __future__ import annotations
 
 from os import PathLike
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur import pipeline
+from secateur.checkpoint import load_whole, locate
 from secateur.errors import RecipeError
-from secateur.inference import accelerate_inference
+from secateur.placement import choose_device
 from secateur.recipe import Recipe
 from secateur.report import Progress, RunRecord
-
-__all__ = ["accelerate_inference", "prune"]
 
 
 def prune(
@@ -75,6 +75,32 @@ def prune(
     recipe = Recipe.build({"model": model.name_or_path or type(model).__name__, **values})
     tokens = calibration if isinstance(calibration, Tensor) else None
     return pipeline.prune_in_place(model, recipe, tokenizer, tokens, progress)
+
+
+def load(
+    model: str | PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A model in memory from its folder, packed or plain.
+
+    What is packed is unpacked tensor by tensor: the dense model is never written, and packed and
+    dense weights are not in memory at once. `AutoModelForCausalLM.from_pretrained` does the same.
+
+    Args:
+        model: folder or hub name.
+        dtype: of the weights; None keeps that of the checkpoint.
+        device: "cpu", "cuda", ...; "auto" takes what there is.
+        trust_remote_code: run the code that lies beside the weights, if the model needs it.
+
+    Raises:
+        SecateurError: there is no such model, or its files are damaged.
+    """
+    folder = locate(str(model), trust_remote_code=trust_remote_code)
+    where = choose_device(device)
+    return load_whole(folder, dtype, trust_remote_code=trust_remote_code).to(where)
 
 
 def _text(value: str | PathLike[str] | Tensor | None) -> str | None:

@@ -69,6 +69,10 @@ class NumericalError(SecateurError):
     """A statistic, score, gradient or loss that is not finite."""
 
 
+class LostError(SecateurError):
+    """Another process of the same run is gone, or was never found."""
+
+
 class CheckFailedError(SecateurError):
     """A proof that did not succeed: the files do not have the sparsity that was claimed."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from secateur import ranks
 from secateur.blocks.gradients import full_gradients
 from secateur.blocks.observe import Observer, observe
 from secateur.blocks.stream import Stream
@@ -38,7 +39,9 @@ def follow(
     size = batch_size(prepared.recipe.batch_size, text.input_ids.shape[1])
 
     def through_dense() -> Stream:
-        kept = None if scratch is None or shared.folder is not None else scratch / DENSE
+        kept = None
+        if scratch is not None and shared.folder is None:
+            kept = ranks.own_file(scratch / DENSE)
         if kept is not None and kept.is_file():
             stream = Stream(source, text.input_ids, size)
             stream.hidden = read_batches(kept, {"dense": stream.hidden})["dense"]
@@ -87,8 +90,9 @@ def gradients_of(
         path = Path(recipe.save_gradients)
 
     def compute() -> GradientFile:
-        if shared.folder is None and path.is_file():  # an interrupted run got this far
-            return GradientFile.open(path, matrix_shapes(source), facts)
+        known = shared.folder is None and path.is_file()  # an interrupted run got this far
+        if ranks.from_first(lambda: known):
+            return ranks.from_first(lambda: GradientFile.open(path, matrix_shapes(source), facts))
         shown.begin("gradients", 2 * len(source.blocks))
         with GradientFile.create(path, matrix_shapes(source), facts) as file:
             full_gradients(

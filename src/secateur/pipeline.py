@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur import ranks
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import BlockResult, sweep
 from secateur.checkpoint import ResidentModel, StreamedModel, locate, open_model
@@ -70,14 +71,18 @@ def prune(
             blocks.append(_record_block(result))
             spent = output.seconds_before + _seconds(shared, following, began)
             keep(output, prepared, result, blocks[-1], streams, spent)
-        if isinstance(prepared.source, ResidentModel):
-            output.write_whole(prepared.source)
-        else:
-            output.write_surroundings(prepared.source)
+        files = {}
+        if ranks.first():
+            if isinstance(prepared.source, ResidentModel):
+                output.write_whole(prepared.source)
+            else:
+                output.write_surroundings(prepared.source)
+            files = output.seal()
         began -= output.seconds_before
-        record = _record(prepared, shared, blocks, following, began, output.notices, output.seal())
-        output.finish(record.model_dump_json(indent=2) + "\n")
-    return record
+        record = _record(prepared, shared, blocks, following, began, output.notices, files)
+        if ranks.first():
+            output.finish(record.model_dump_json(indent=2) + "\n")
+    return ranks.from_first(lambda: record)
 
 
 def prune_in_place(
@@ -146,12 +151,14 @@ def evaluate(
                 wanted="the dense model that this one was made from",
             )
     length, notices = clip(sequence_length, source)
-    heldout = load_heldout(
-        text,
-        tokenizer=load_tokenizer(folder, trust_remote_code=trust),
-        sequence_length=length,
-        windows=windows,
-        vocabulary=vocabulary(source),
+    heldout = ranks.from_first(
+        lambda: load_heldout(
+            text,
+            tokenizer=load_tokenizer(folder, trust_remote_code=trust),
+            sequence_length=length,
+            windows=windows,
+            vocabulary=vocabulary(source),
+        )
     )
     with progress or Quiet() as shown:
         for line in (*notices, *heldout.notices):
@@ -237,8 +244,11 @@ def _record(
         blocks=tuple(blocks),
         evaluations=evaluations,
         seconds=_seconds(shared, following, began),
-        peak_memory_bytes=peak_memory_bytes(),
-        peak_device_memory_bytes=torch.cuda.max_memory_allocated() if on_cuda else None,
+        peak_memory_bytes=ranks.highest(peak_memory_bytes()),
+        peak_device_memory_bytes=(
+            ranks.highest(torch.cuda.max_memory_allocated()) if on_cuda else None
+        ),
+        processes=ranks.count(),
         versions=versions(),
         machine=machine(source.device),
         repeatable=repeatability(source.device),

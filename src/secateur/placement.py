@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from secateur import ranks
 from secateur.errors import RecipeError
 
 TOKENS_PER_BATCH = 8192
@@ -12,11 +13,19 @@ TOKENS_PER_BATCH = 8192
 def choose_device(name: str) -> torch.device:
     """The device called `name`; "auto" is the accelerator if there is one.
 
+    Of several processes on a host each takes an accelerator of its own.
+
     Raises:
         RecipeError: it does not exist here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and ranks.count() > 1:
+        name = f"cuda:{ranks.local()}"
+    elif ranks.count() > 1 and name.startswith("cuda:"):
+        raise RecipeError(
+            f"device {name} for each of {ranks.count()} processes", wanted="auto, cuda or cpu"
+        )
     there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     try:
         device = torch.device(name)
@@ -27,6 +36,8 @@ def choose_device(name: str) -> torch.device:
     )
     if device is None or not present:
         raise RecipeError(f"device {name!r} is not there", wanted=" or ".join(there))
+    if device.type == "cuda" and ranks.count() > 1:
+        torch.cuda.set_device(device)  # where NCCL, and a kernel that is not told, will be
     return device
 
 

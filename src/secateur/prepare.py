@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur import ranks
 from secateur.blocks.prune import Plan
 from secateur.checkpoint import (
     BlockModel,
@@ -24,7 +25,7 @@ from secateur.checkpoint.choice import check_choice
 from secateur.checkpoint.destination import check_output
 from secateur.checkpoint.gradients import GradientFile
 from secateur.data import ImageBatch, TokenBatch
-from secateur.errors import OutputError, SecateurError
+from secateur.errors import DataError, OutputError, SecateurError
 from secateur.estimate import Estimate, estimate
 from secateur.placement import choose_device, choose_dtype
 from secateur.recipe import Recipe
@@ -109,12 +110,12 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
     calibration = shared.once(
         "calibration",
         (recipe.calibration, recipe.images, recipe.samples, recipe.sequence_length, recipe.seed),
-        calibrate,
+        lambda: ranks.from_first(calibrate),
     )
     heldout = shared.once(
         "heldout",
         (recipe.text, recipe.windows, recipe.sequence_length),
-        lambda: read_heldout(recipe, source, tokenizer),
+        lambda: ranks.from_first(lambda: read_heldout(recipe, source, tokenizer)),
     )
     return _prepare(recipe, folder, source, calibration, heldout, notices)
 
@@ -174,15 +175,24 @@ def _prepare(
     sequences = length = 0
     if calibration is not None:
         sequences, length = len(calibration.inputs), tokens_in_each(calibration, source)
+        if sequences < ranks.count():
+            raise DataError(
+                f"{sequences} calibration sequences for {ranks.count()} processes",
+                wanted="one for each process at least",
+                hint="fewer processes, or more --samples",
+            )
     shapes = estimate(source, plan, sequences, length)
     facts = gradients = None
     if Need.FULL_GRADIENT in plan.method.needs and calibration is not None:
         facts = _gradient_facts(source, calibration, plan)
         if recipe.gradients is not None:
-            gradients = GradientFile.open(Path(recipe.gradients), matrix_shapes(source), facts)
+            given = Path(recipe.gradients)
+            gradients = ranks.from_first(
+                lambda: GradientFile.open(given, matrix_shapes(source), facts)
+            )
         if recipe.save_gradients is not None:
             path = Path(recipe.save_gradients)
-            gradients = _already_saved(path, source, facts)
+            gradients = ranks.from_first(lambda: _already_saved(path, source, facts))
             if gradients is None:
                 _check_new_file(path, overwrite=recipe.overwrite)
             else:

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
+from secateur import ranks
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import BlockResult
 from secateur.checkpoint import Checkpoint, OutputFolder, StreamedModel
+from secateur.errors import RecipeError
 from secateur.evaluate import Following
 from secateur.prepare import Prepared
 from secateur.report import BlockRecord
@@ -32,7 +34,14 @@ def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFold
 
     Raises:
         OutputError: it cannot be there.
+        RecipeError: the processes of the run are to do different things.
     """
+    facts = identity(prepared)
+    if facts != ranks.from_first(lambda: facts):
+        raise RecipeError(
+            f"process {ranks.number()} has another recipe, model or text than process 0",
+            wanted="the same command and files on every host",
+        )
     recipe = prepared.recipe
     assert recipe.out is not None
     assert prepared.folder is not None
@@ -42,7 +51,7 @@ def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFold
         overwrite=recipe.overwrite,
         restart=recipe.restart,
         with_code=recipe.trust_remote_code,
-        identity=identity(prepared),
+        identity=facts,
         circumstances=circumstances(prepared),
         notice=notice,
     )
@@ -59,6 +68,7 @@ def identity(prepared: Prepared) -> dict[str, Any]:
     source = prepared.source
     facts["precision"] = str(source.dtype).removeprefix("torch.")
     facts["device"] = source.device.type
+    facts["processes"] = ranks.count()
     if prepared.folder is not None:
         facts["source weights"] = Checkpoint(prepared.folder).fingerprint()
     return facts
@@ -118,7 +128,9 @@ def keep(
         OutputError: it cannot be written.
     """
     shard, source = None, prepared.source
-    if isinstance(source, StreamedModel):
+    if not ranks.first():
+        pass  # the weights are the same in all processes
+    elif isinstance(source, StreamedModel):
         shard = output.write_block(source, result.index, result.changed)
     else:
         output.state.keep_weights(result.index, result.changed)

@@ -12,9 +12,7 @@ from rich.table import Table
 from secateur.blocks.regional import Regional
 from secateur.data import ImageProtocol, Protocol
 from secateur.evaluate import Classification, Evaluation, TaskEvaluation
-from secateur.inference import BenchReport
-from secateur.inference import summarise as summarise_bench
-from secateur.inference import tabulate as tabulate_bench
+from secateur.export import Packing
 from secateur.methods import describe_fields, every
 from secateur.prepare import Prepared
 from secateur.prove import Proof
@@ -133,6 +131,18 @@ def proof(found: Proof) -> None:
         say(f"{found.files - len(found.changed)} of {found.files} files are as they were written")
 
 
+def packing(done: Packing) -> None:
+    """What packing or unpacking did."""
+    forms = ", ".join(f"{count} {form}" for form, count in done.forms.items())
+    say(f"{amount(done.before, 'B')} -> {amount(done.after, 'B')} of tensors ({forms})")
+    if done.matrices_dense:
+        say(
+            f"packed matrices take {done.matrices_packed / done.matrices_dense:.2%}"
+            f" of {amount(done.matrices_dense, 'B')}"
+        )
+    say(f"written to {escape(str(done.out))}")
+
+
 def recovery(record: RunRecord) -> None:
     """What training took back of what pruning cost."""
     done = record.recovery
@@ -171,13 +181,6 @@ def task_scores(found: TaskEvaluation) -> None:
     out.print(table(["task", "questions", *model], rows))
     limit = "" if found.limit is None else f", at most {found.limit} questions each"
     say(f"lm-eval {found.lm_eval}, {found.dtype}{limit}, {found.seconds:.1f} s")
-
-
-def bench(found: BenchReport) -> None:
-    """How fast a model is in every form."""
-    out.print(table(*tabulate_bench(found)))
-    for line in summarise_bench(found):
-        say(escape(line))
 
 
 def report(path: Path | None, text: str) -> None:

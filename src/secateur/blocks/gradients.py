@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 
+from secateur import ranks
 from secateur.blocks.observe import Observer
 from secateur.blocks.prune import check_finite
 from secateur.blocks.stream import Batch, Stream, Tick, silent
@@ -76,7 +77,7 @@ class BlockInputs:
 
     @staticmethod
     def _file(folder: Path, index: int) -> Path:
-        return folder / f"inputs-{index:05d}.safetensors"
+        return ranks.own_file(folder / f"inputs-{index:05d}.safetensors")
 
 
 def full_gradients(
@@ -123,6 +124,7 @@ def full_gradients(
                     output = batch.run(block, index)
                     (gradients[number],) = torch.autograd.grad(output, hidden, gradients[number])
                 hidden.requires_grad_(False)
+            observer.join()
             for matrix in find_matrices(block):
                 name = source.blocks.prefix(index) + matrix.name
                 gradient = observer.values(matrix)[Need.FULL_GRADIENT]

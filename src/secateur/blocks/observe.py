@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur import ranks
 from secateur.blocks.experts import See, run_one_by_one
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
@@ -97,6 +98,17 @@ class Observer:
                 watched.enter_context(run_one_by_one(owner, sequences, see, see_all))
             watched.callback(self._current.clear)
             yield
+
+    def join(self) -> None:
+        """Count in what the other processes saw of the same block; each has seen its matrices."""
+        if ranks.count() == 1:
+            return
+        for gathered in (self._norms, self._hessians, self._gradients):
+            for name in sorted(gathered):
+                gathered[name].join()
+        names = sorted(self._seen)
+        seen = ranks.totals(*(self._seen[name] for name in names))
+        self._seen = {name: int(tokens) for name, tokens in zip(names, seen, strict=True)}
 
     def count(self, matrices: Sequence[Matrix], inputs: Tensor, sequences: int) -> None:
         """Count what some matrices all read, [..., in], for a batch of `sequences`."""
@@ -255,4 +267,5 @@ def observe(
                 torch.autograd.grad(loss, hidden)
         hidden.requires_grad_(False)
         outputs.append(output.detach())
+    observer.join()
     return observer, outputs

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur import ranks
 from secateur.blocks.observe import Observer
 from secateur.blocks.regional import Regional, optimise
 from secateur.blocks.stream import Stream, Tick
@@ -168,11 +169,18 @@ def _solve(
     statistics: Mapping[str, Statistics],
     plan: Plan,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Solve the matrices that read the same input, and get the same pattern, together."""
+    """Solve the matrices that read the same input, and get the same pattern, together.
+
+    Of several processes each solves some of the groups.
+    """
     assert plan.method.solve is not None
     weights: dict[str, Tensor] = {}
-    notices: list[str] = []
-    for group, pattern in _of_one_pattern(block, groups):
+    told: list[tuple[int, str]] = []
+    parts = list(_of_one_pattern(block, groups))
+    for number, (group, pattern) in enumerate(parts):
+        if not ranks.owns(number):
+            weights |= {m.name: torch.empty_like(m.read().float()) for m in group}
+            continue
         shared = statistics[group[0].name]
         try:
             solution = plan.method.solve(
@@ -184,8 +192,10 @@ def _solve(
         for matrix, weight in zip(group, solution.weights, strict=True):
             check_finite(weight, "the solution is", block.prefix + matrix.name)
             weights[matrix.name] = weight
-        notices += [f"{block.prefix}{group[0].kind}: {line}" for line in solution.notices]
-    return weights, tuple(notices)
+        told += [(number, f"{block.prefix}{group[0].kind}: {line}") for line in solution.notices]
+    for number, (group, _) in enumerate(parts):
+        ranks.copy_from(number, [weights[matrix.name] for matrix in group])
+    return weights, tuple(line for _, line in sorted(ranks.gather(told)))
 
 
 def _of_one_pattern(

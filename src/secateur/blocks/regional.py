@@ -36,6 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from secateur import ranks
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
 from secateur.checkpoint.matrices import with_weights
@@ -181,20 +182,28 @@ def _backward(
     targets: Sequence[Tensor],
     chosen: Tensor,
 ) -> float:
-    """Gradients of the squared output error of some sequences, and that error per sequence."""
+    """Gradients of the squared output error of some sequences, and that error per sequence.
+
+    Each process computes them for those of the sequences that it owns; then they are summed.
+    """
     dtype = next(iter(by_name.values())).read().dtype
     stored = with_weights(by_name.values(), weights, dtype)
     size = len(stream.batches[0].hidden)
     total = 0.0
-    for number in torch.unique(chosen // size).tolist():
-        rows = chosen[chosen // size == number] % size
+    own = torch.isin(stream.numbers, chosen).nonzero().flatten()  # places among those here
+    for number in torch.unique(own // size).tolist():
+        rows = own[own // size == number] % size
         hidden, call = stream.batches[number].select(index, rows)
         target = targets[number][rows.to(hidden.device)]
         output = call(lambda *a, **k: functional_call(block, stored, a, k), hidden)
         loss = (output.float() - target.float()).square().sum() / len(chosen)
         loss.backward(retain_graph=True)
         total += float(loss.detach())
-    return total
+    moving = [weight for weight in weights.values() if weight.requires_grad]
+    for weight in moving if ranks.count() > 1 else ():
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    ranks.add_up([weight.grad for weight in moving if weight.grad is not None])
+    return ranks.totals(total)[0]
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
+from secateur import ranks
 from secateur.checkpoint import BlockModel, Blocks
 from secateur.errors import ModelError
 
@@ -110,6 +111,10 @@ class Stream:
         batch_size: sequences per batch; the last batch may be smaller.
         labels: of images int64 [sequences], if they have any.
 
+    Attributes:
+        sequences: how many there are, in all processes.
+        numbers: of those that this process owns (`ranks.py`), int64, as they lie in the batches.
+
     Raises:
         ModelError: the model does not hand hidden states from block to block.
     """
@@ -119,14 +124,15 @@ class Stream:
     ) -> None:
         self.blocks = source.blocks
         self.sequences = len(inputs)
+        self.numbers = ranks.owned(len(inputs))
         dtype = source.dtype if inputs.is_floating_point() else inputs.dtype
         keep = _Interner()
         self.batches: list[Batch] = []
         with source.open_surroundings() as model, torch.no_grad():
             first = inputs[:1].to(source.device, dtype)
             self._as_tuple = _returns_tuple(model, source.blocks, first)
-            for start in range(0, len(inputs), batch_size):
-                rows = slice(start, start + batch_size)
+            for start in range(0, len(self.numbers), batch_size):
+                rows = self.numbers[start : start + batch_size]
                 read = inputs[rows].to(source.device, dtype)
                 hidden, calls = _record(model, source.blocks, read, self._as_tuple)
                 _, single = _record(model, source.blocks, read[:1], self._as_tuple)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from secateur import ranks
 from secateur.blocks.observe import PROBE_TOKENS, Observer, observe
 from secateur.blocks.onepass import groups_in_order, run_once
 from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
@@ -174,6 +175,7 @@ def _prune_as_it_runs(
         )
         for batch, read in zip(stream.batches, inputs, strict=True):
             observer.count(group, read, len(batch.hidden))
+        observer.join()
         clock.lap("observe")
         part = replace(block, patterns={matrix: block.patterns[matrix] for matrix in group})
         pruned, told = new_weights(part, Observed(stream, observer, []), gradients, plan, tick)
@@ -225,6 +227,7 @@ def _write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> d
         dtype = source.storage_dtype(block.prefix + matrix.parameter)
         pruned[matrix.name] = stored = pruned[matrix.name].to(dtype)
         check_finite(stored, "the pruned weights are", block.prefix + matrix.name)
+        ranks.copy_from(0, [stored])  # equal already, but for processors that differ
         matrix.write(stored)
     return {
         block.prefix + name: value for name, value in with_weights(block.matrices, pruned).items()
@@ -242,6 +245,7 @@ def _propagate(block: OpenBlock, observed: Observed, tick: Tick) -> float:
         batch.hidden = batch.run(block.module, block.index)
         difference += float((batch.hidden.float() - target).square().sum())
         reference += float(target.square().sum())
+    difference, reference = ranks.totals(difference, reference)
     if not math.isfinite(difference) or not math.isfinite(reference):
         # the dense weights are finite, so it is the numbers between them that were too large
         raise NumericalError(

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from secateur import ranks
 from secateur.checkpoint.durable import flush
 from secateur.errors import CheckpointError, OutputError, RecipeError
 
@@ -25,7 +26,8 @@ from secateur.errors import CheckpointError, OutputError, RecipeError
 class GradientFile:
     """Gradients by parameter name, on disk.
 
-    Make one with `create` and fill it with `write`; or `open` one that was filled.
+    Make one with `create` and fill it with `write`; or `open` one that was filled. Of several
+    processes the first has it on its disk, and reads it for all.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,6 +42,9 @@ class GradientFile:
 
         An error inside leaves nothing behind. `facts` go into the metadata.
         """
+        if not ranks.first():
+            yield cls(path)
+            return
         header: dict[str, object] = {"__metadata__": dict(facts)}
         end = 0
         for name, shape in shapes.items():
@@ -102,6 +107,8 @@ class GradientFile:
 
     def write(self, name: str, gradient: Tensor) -> None:
         """Store one matrix, float32 [out, in]."""
+        if not ranks.first():
+            return
         with self.path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
             length = int.from_bytes(memory[:8], "little")
             begin, end = json.loads(memory[8 : 8 + length])[name]["data_offsets"]
@@ -110,6 +117,10 @@ class GradientFile:
 
     def read(self, name: str) -> Tensor:
         """One matrix, float32 [out, in]."""
-        with safe_open(self.path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name).clone()
-            return tensor
+
+        def load() -> Tensor:
+            with safe_open(self.path, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(name).clone()
+                return tensor
+
+        return ranks.from_first(load)

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from secateur.checkpoint import loading  # noqa: F401 - lets transformers load what is packed
 from secateur.checkpoint.naming import NotStreamableError
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import ResidentModel
 from secateur.checkpoint.skeleton import StreamedModel, auto_class, read_config, reason
 from secateur.checkpoint.structure import Blocks
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, SecateurError
 
 
 class BlockModel(Protocol):
@@ -80,16 +81,29 @@ def load_whole(
     Raises:
         CheckpointError: it cannot be loaded.
     """
-    kind = auto_class(read_config(Checkpoint(folder, trust_remote_code=trust_remote_code)))
+    checkpoint = Checkpoint(folder, trust_remote_code=trust_remote_code)
+    kind = auto_class(read_config(checkpoint))
     try:
-        model: PreTrainedModel = (kind or AutoModelForCausalLM).from_pretrained(
+        model, loaded = (kind or AutoModelForCausalLM).from_pretrained(
             folder,
             dtype=dtype or "auto",
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
         )
+    except SecateurError:
+        raise  # a packed tensor that is damaged
     except Exception as fault:  # a loader's own many exceptions, on what the files hold
+        for name in checkpoint.packed:
+            checkpoint.load([name])  # says it better, if the fault is in one of them
         raise CheckpointError(
             f"the model cannot be loaded ({reason(fault)})", where=folder
         ) from fault
-    return model
+    if missing := sorted(loaded["missing_keys"]):
+        raise CheckpointError(
+            f"{len(missing)} weights are missing, such as {missing[0]!r}",
+            where=folder,
+            wanted="every weight of the architecture in config.json",
+        )
+    whole: PreTrainedModel = model
+    return whole

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from secateur.bundled import BUILTIN_MODEL, FOLDER
-from secateur.errors import CheckpointError
+from secateur.checkpoint import packed
+from secateur.checkpoint.header import read_head, read_layouts
+from secateur.errors import CheckpointError, PatternError
 
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -28,26 +32,22 @@ MOST_JSON_BYTES = 64_000_000
 """Of a configuration or an index; the largest models' index takes some 10 MB."""
 SAMPLED, STRETCH = 16, 4096
 """Stretches of a tensor that a fingerprint is taken of, and the bytes in each."""
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 class Checkpoint:
     """The tensors of a model folder, by name; nothing is read before it is asked for.
 
+    What is packed is unpacked as it is read: a packed matrix has the name, shape, dtype and bits of
+    the tensor that was packed.
+
     Args:
-        folder: holds `config.json` and `model.safetensors` or shards with their index.
+        folder: holds `config.json` and `model.safetensors`, or shards with their index, packed or
+            plain.
         trust_remote_code: run the code that lies beside the weights, if the model needs it.
+
+    Attributes:
+        files: the file that every tensor lies in.
+        packed: those that are packed.
 
     Raises:
         CheckpointError: the folder, its configuration or its weights are missing or damaged.
@@ -63,7 +63,7 @@ class Checkpoint:
                 wanted="a model folder as transformers' save_pretrained writes it",
             )
         self.files = _files_by_tensor(folder)
-        self._heads = {path: _head(path) for path in sorted(set(self.files.values()))}
+        self._heads = {path: read_head(path) for path in sorted(set(self.files.values()))}
         for name, path in self.files.items():
             if name not in self._heads[path]:
                 raise CheckpointError(
@@ -71,6 +71,9 @@ class Checkpoint:
                     where=path,
                     wanted="an index and shards of the same model",
                 )
+        self.packed: dict[str, packed.PackedMatrix] = {}
+        if packed.is_packed(folder):
+            self._find_packed()
 
     @property
     def names(self) -> list[str]:
@@ -79,14 +82,34 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, from the header alone."""
+        if name in self.packed:
+            return self.packed[name].shape
         return self._heads[self.files[name]][name][0]
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype of a tensor, from the header alone."""
+        if name in self.packed:
+            return self.packed[name].dtype
         return self._heads[self.files[name]][name][1]
 
+    def dense_bytes(self, name: str) -> int:
+        """Bytes of a tensor once it is read."""
+        return prod(self.shape(name)) * self.dtype(name).itemsize
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes of a tensor in its file."""
+        if name not in self.packed:
+            return self.dense_bytes(name)
+        head = self._heads[self.files[name]]
+        parts = (head[name + part] for part in packed.PARTS)
+        return sum(prod(shape) * dtype.itemsize for shape, dtype in parts)
+
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Read some tensors to memory of their own, in the dtype that they are stored in."""
+        """Read some tensors to memory of their own, in the dtype that they are stored in.
+
+        Raises:
+            CheckpointError: they cannot be read, or a packed one is not as it was written.
+        """
         by_file: dict[Path, list[str]] = {}
         for name in names:
             by_file.setdefault(self.files[name], []).append(name)
@@ -94,8 +117,7 @@ class Checkpoint:
         for path, wanted in by_file.items():
             try:
                 with safe_open(path, framework="pt", device="cpu") as shard:
-                    # clone: the tensors must not keep the mapped file alive
-                    tensors.update({name: shard.get_tensor(name).clone() for name in wanted})
+                    tensors.update({name: self._read(shard, name) for name in wanted})
             except (SafetensorError, OSError) as fault:
                 raise CheckpointError(f"cannot be read ({fault})", where=path) from fault
         return tensors
@@ -110,13 +132,39 @@ class Checkpoint:
         digest = hashlib.sha256((self.folder / "config.json").read_bytes())
         for name in self.names:
             path = self.files[name]
-            digest.update(f"{name} {self._heads[path][name]}".encode())
+            parts = self.packed[name].parts if name in self.packed else (name,)
+            digest.update(f"{name} {[self._heads[path][part] for part in parts]}".encode())
             with safe_open(path, framework="pt", device="cpu") as shard:
-                stored = shard.get_tensor(name).contiguous().flatten().view(torch.uint8)
-                step = max(STRETCH, len(stored) // SAMPLED)
-                for start in range(0, len(stored), step):
-                    digest.update(stored[start : start + STRETCH].numpy().tobytes())
+                for part in parts:
+                    stored = shard.get_tensor(part).contiguous().flatten().view(torch.uint8)
+                    step = max(STRETCH, len(stored) // SAMPLED)
+                    for start in range(0, len(stored), step):
+                        digest.update(stored[start : start + STRETCH].numpy().tobytes())
         return digest.hexdigest()
+
+    def _find_packed(self) -> None:
+        """Tell packed matrices from the rest, by their layouts."""
+        for path, head in self._heads.items():
+            for name, matrix in read_layouts(path, head).items():
+                self.packed[name] = matrix
+                self.files[name] = path
+                for part in (*matrix.parts, name + packed.LAYOUT):
+                    self.files.pop(part, None)
+
+    def _read(self, shard: Any, name: str) -> Tensor:
+        """One tensor out of an open file."""
+        if name not in self.packed:
+            stored: Tensor = shard.get_tensor(name)
+            return stored.clone()  # it must not keep the mapped file alive
+        matrix, where = self.packed[name], self.files[name]
+        values, mask = (shard.get_tensor(part) for part in matrix.parts)
+        matrix.verify(values, mask, where)
+        try:
+            return matrix.unpack(values, mask)
+        except PatternError as fault:
+            raise CheckpointError(
+                f"packed tensor {name!r} has {fault.what}", where=where, wanted=fault.wanted
+            ) from fault
 
 
 def locate(model: str | Path, *, trust_remote_code: bool = False) -> Path:
@@ -156,10 +204,12 @@ def locate(model: str | Path, *, trust_remote_code: bool = False) -> Path:
 def _files_by_tensor(folder: Path) -> dict[str, Path]:
     """Which shard holds each tensor."""
     index, single = folder / INDEX, folder / SINGLE
+    if packed.is_packed(folder):
+        return _read_index(folder / packed.INDEX)
     if index.is_file():
         return _read_index(index)
     if single.is_file():
-        return dict.fromkeys(_head(single), single)
+        return dict.fromkeys(read_head(single), single)
     if any(True for pattern in PICKLES for _ in folder.glob(pattern)):
         raise CheckpointError(
             "only pickled weights, which can run code when they are opened",
@@ -167,13 +217,16 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
             wanted="safetensors",
             hint=f"converting it, if you trust who made it: {conversion(folder)}",
         )
-    raise CheckpointError("no weights", where=folder, wanted=f"{SINGLE} or {INDEX}")
+    raise CheckpointError("no weights", where=folder, wanted=f"{SINGLE}, {INDEX} or {packed.INDEX}")
 
 
 def _read_index(index: Path) -> dict[str, Path]:
     """Which shard holds each tensor, by an index; every shard is a file beside it."""
     wanted = "JSON with a weight_map of tensor names to files in the same folder"
-    weight_map = read_json(index, wanted).get("weight_map")
+    facts = read_json(index, wanted)
+    if index.name == packed.INDEX:
+        packed.check_version(facts.get("metadata"), index)
+    weight_map = facts.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("the index has no weight_map", where=index, wanted=wanted)
     files: dict[str, Path] = {}
@@ -223,26 +276,3 @@ def conversion(folder: Path) -> str:
         " [x.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]) for x in (M, T)]"
     )
     return f"python -c {shlex.quote(code)} {shlex.quote(str(folder))} {new}"
-
-
-def _head(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of every tensor of one safetensors file."""
-    head: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
-    try:
-        with safe_open(path, framework="pt") as shard:
-            for name in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                view = shard.get_slice(name)
-                stored = view.get_dtype()
-                if stored not in _DTYPES:
-                    raise CheckpointError(
-                        f"tensor {name!r} is stored as {stored}",
-                        where=path,
-                        wanted=f"one of {', '.join(_DTYPES)}",
-                        hint="an unquantised checkpoint",
-                    )
-                head[name] = (tuple(view.get_shape()), _DTYPES[stored])
-    except (SafetensorError, OSError) as fault:
-        raise CheckpointError(
-            f"not a whole safetensors file ({fault})", where=path, hint="fetching it again"
-        ) from fault
-    return head

@@ -29,6 +29,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
 )
 
+from secateur.checkpoint import packed
 from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.read import Checkpoint, read_json
 from secateur.checkpoint.structure import find_blocks
@@ -143,7 +144,17 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
             hint="a newer transformers; or --trust-remote-code, if the model comes with code of its"
             " own and you trust who wrote it",
         ) from fault
-    if getattr(config, "quantization_config", None) is not None:
+    if packed.is_packed(checkpoint.folder):
+        for key in ("quantization_config", "transformers_weights"):
+            if hasattr(config, key):
+                delattr(config, key)  # they tell transformers how to read what is read here
+    if (quantised := getattr(config, "quantization_config", None)) is not None:
+        if isinstance(quantised, dict) and quantised.get("quant_method") == packed.METHOD:
+            raise CheckpointError(
+                "config.json says that the weights are packed, and they are not",
+                where=checkpoint.folder,
+                wanted=packed.INDEX,
+            )
         raise CheckpointError(
             "the weights are quantised",
             where=where,

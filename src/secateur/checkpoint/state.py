@@ -8,6 +8,9 @@
         gradients.safetensors       full-model gradients, once they are whole
         dense.safetensors           held-out hidden states that leave the dense model
 
+Of several processes (`ranks.py`) each keeps the hidden states of its own sequences, those of
+process 1 in stream-00004-rank1.safetensors and so on, and the first all else.
+
 A block is finished when `block-N.json` is there. It is written after everything that it stands for,
 so a run can be killed at any moment: the block it was in is pruned again, the others are not.
 Why hidden states are kept and not computed again: docs/decisions/0007.
@@ -26,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from secateur import ranks
 from secateur.checkpoint.durable import UNFINISHED, flush, write_tensors, write_text
 from secateur.errors import CheckpointError, RecipeError
 
@@ -103,7 +107,7 @@ class RunState:
         needed = self._stream(len(self.finished))
         left_over = ("*" + UNFINISHED, "inputs-*", "stream-*")
         for path in {path for pattern in left_over for path in self.folder.glob(pattern)}:
-            if path != needed:
+            if not path.match(needed.stem + "*.safetensors"):  # of whichever process
                 path.unlink()
         return dict(facts) if self.worth_keeping else None
 
@@ -154,8 +158,11 @@ class RunState:
         write_batches(self._stream(index + 1), streams)
         facts = {"record": record, "shard": shard, "seconds": seconds}
         flush(self.folder)
-        write_text(self._block(index), json.dumps(facts) + "\n")
-        flush(self.folder)
+        ranks.wait()
+        if ranks.first():
+            write_text(self._block(index), json.dumps(facts) + "\n")
+            flush(self.folder)
+        ranks.wait()
         self._stream(index).unlink(missing_ok=True)
         self.finished.append(FinishedBlock(dict(record), shard, seconds))
 
@@ -188,7 +195,7 @@ class RunState:
         return self.folder / f"block-{index:05d}.json"
 
     def _stream(self, index: int) -> Path:
-        return self.folder / f"stream-{index:05d}.safetensors"
+        return ranks.own_file(self.folder / f"stream-{index:05d}.safetensors")
 
     def _weights(self, index: int) -> Path:
         return self.folder / f"weights-{index:05d}.safetensors"

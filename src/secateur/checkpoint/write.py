@@ -24,6 +24,7 @@ from typing import Any, Self
 from safetensors import safe_open
 from torch import Tensor
 
+from secateur import ranks
 from secateur.checkpoint.destination import STATE, check_output, files_beside
 from secateur.checkpoint.durable import (
     UNFINISHED,
@@ -33,7 +34,8 @@ from secateur.checkpoint.durable import (
     write_text,
     writing,
 )
-from secateur.checkpoint.read import INDEX
+from secateur.checkpoint.packed import is_packed, plain_config
+from secateur.checkpoint.read import CONFIG, INDEX
 from secateur.checkpoint.resident import ResidentModel, unrounded
 from secateur.checkpoint.skeleton import StreamedModel
 from secateur.checkpoint.state import RunState
@@ -45,7 +47,8 @@ class OutputFolder:
 
     Use it as a context manager: `write_block` and `state.finish_block` for every block that is not
     finished yet, then `write_surroundings` or `write_whole`, `seal`, `finish`. Leaving without
-    `finish` (an error, Ctrl-C) keeps finished blocks for the next run, and removes all else.
+    `finish` (an error, Ctrl-C) keeps finished blocks for the next run, and removes all else. Of
+    several processes the first writes; the others are told what is finished, and keep `state`.
 
     Args:
         out: where the result is to be; its parent is made if need be.
@@ -93,17 +96,24 @@ class OutputFolder:
         check_output(self.out, source, overwrite=overwrite)
 
     def __enter__(self) -> Self:
-        parent = self.out.parent
-        self._parents_made = [path for path in (parent, *parent.parents) if not path.exists()]
         try:
-            with writing(self.out):
-                self._partial.mkdir(parents=True, exist_ok=True)
-                self._take()
-                self._continue_or_begin()
+            if ranks.first():
+                self._open()
+            found = self.state.finished, self.notices, self.seconds_before
+            self.state.finished, self.notices, self.seconds_before = ranks.from_first(lambda: found)
         except BaseException:
             self._leave()
             raise
         return self
+
+    def _open(self) -> None:
+        """Take the place, and find out what is finished."""
+        parent = self.out.parent
+        self._parents_made = [path for path in (parent, *parent.parents) if not path.exists()]
+        with writing(self.out):
+            self._partial.mkdir(parents=True, exist_ok=True)
+            self._take()
+            self._continue_or_begin()
 
     def __exit__(
         self,
@@ -111,6 +121,8 @@ class OutputFolder:
         fault: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if not ranks.first():
+            return
         if not self._finished and self.state.worth_keeping:
             done = len(self.state.finished)
             self._notice(
@@ -198,6 +210,15 @@ class OutputFolder:
         outside = [name for name in model.checkpoint.names if name not in inside]
         self._write_shard(model.checkpoint.load(outside), 1, len(model.blocks) + 1)
 
+    def write_shard(self, file: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors that are given as a shard of that name."""
+        write_tensors(self._partial / file, tensors)
+        self._checksums[file] = sha256(self._partial / file)
+
+    def write_file(self, name: str, text: str) -> None:
+        """Write a file that stands in for the source's of the same name."""
+        write_text(self._partial / name, text)
+
     def write_whole(self, model: ResidentModel) -> None:
         """Write a model that was loaded whole, under the names that the hub uses."""
         with writing(self._partial):
@@ -205,15 +226,23 @@ class OutputFolder:
             for path in self._files():
                 flush(path)
 
-    def seal(self) -> dict[str, str]:
-        """Add the files beside the weights, then the index; the SHA-256 of every file by name."""
+    def seal(self, index: str = INDEX, facts: Mapping[str, Any] | None = None) -> dict[str, str]:
+        """Add the files beside the weights, then the index; the SHA-256 of every file by name.
+
+        Args:
+            index: the name of the index.
+            facts: what it says of itself, beside the size.
+        """
+        config = self._partial / CONFIG
+        if is_packed(self.source) and not config.exists():
+            write_text(config, plain_config((self.source / CONFIG).read_text(encoding="utf-8")))
         with writing(self._partial):
             for path in files_beside(self.source, with_code=self._with_code):
                 if not (self._partial / path.name).exists():
                     shutil.copyfile(path, self._partial / path.name)
                     flush(self._partial / path.name)
         if self._checksums:
-            self._write_index()
+            self._write_index(index, facts or {})
         for path in self._files():
             if path.name not in self._checksums:
                 self._checksums[path.name] = sha256(path)
@@ -227,9 +256,10 @@ class OutputFolder:
             for path in folder.rglob("*"):
                 flush(path)
 
-    def finish(self, record: str) -> None:
-        """Write `run.json` and give the folder its name; the state goes after that."""
-        write_text(self._partial / "run.json", record)
+    def finish(self, record: str | None) -> None:
+        """Write `run.json`, if there is one, and give the folder its name; the state goes last."""
+        if record is not None:
+            write_text(self._partial / "run.json", record)
         retired = self.out.parent / f".{self.out.name}.replaced"
         with writing(self.out):
             flush(self._partial)
@@ -249,20 +279,19 @@ class OutputFolder:
 
     def _write_shard(self, tensors: dict[str, Tensor], number: int, count: int) -> tuple[str, str]:
         file = f"model-{number:05d}-of-{count:05d}.safetensors"
-        write_tensors(self._partial / file, tensors)
-        self._checksums[file] = sha256(self._partial / file)
+        self.write_shard(file, tensors)
         return file, self._checksums[file]
 
-    def _write_index(self) -> None:
+    def _write_index(self, name: str, facts: Mapping[str, Any]) -> None:
         """Which of the shards holds each tensor, as their own headers say."""
         weight_map, total = {}, 0
         for file in sorted(self._checksums):
             with safe_open(self._partial / file, framework="pt") as shard:
-                for name in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                    weight_map[name] = file
-                    total += shard.get_tensor(name).nbytes
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        write_text(self._partial / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+                for tensor in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                    weight_map[tensor] = file
+                    total += shard.get_tensor(tensor).nbytes
+        index = {"metadata": {**facts, "total_size": total}, "weight_map": weight_map}
+        write_text(self._partial / name, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
     def _files(self) -> list[Path]:
         return sorted(path for path in self._partial.iterdir() if path.is_file())

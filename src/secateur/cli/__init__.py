@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
 from transformers.utils import logging as transformers_logging
 
-from secateur import show
-from secateur.cli import bench, compare, inspect, prune, recover
+from secateur import ranks, show
+from secateur.cli import bench, compare, inspect, pack, prune, recover
 from secateur.cli.app import app
 from secateur.errors import SecateurError
 
-__all__ = ["app", "bench", "compare", "inspect", "main", "prune", "recover"]
+__all__ = ["app", "bench", "compare", "inspect", "main", "pack", "prune", "recover"]
 
 INTERRUPTED = 130
+SPLIT = ("prune", "evaluate")
+"""What several processes can do together."""
 
 
 def main() -> None:
-    """Run the command; bad input is one line on standard error and exit status 2 (or 1)."""
+    """Run the command; bad input is one line on standard error and exit status 2 (or 1).
+
+    Processes that torchrun started do it together, and the first of them prints.
+    """
     transformers_logging.disable_progress_bar()  # standard error is ours: bars or JSON lines
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
+        ranks.start()
+        if not ranks.first():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+        if arguments and arguments[0] not in SPLIT:
+            ranks.alone(arguments[0])
         status = app(arguments or ["--help"], standalone_mode=False)
+        if status != INTERRUPTED:
+            ranks.stop()
     except SecateurError as fault:
         if debug:
             raise
-        show.error(str(fault))
+        line = str(fault)
+        ranks.tell_once(lambda: show.error(line))
         sys.exit(fault.exit_code)
     except typer.TyperException as fault:  # an unknown option, a word for a number, ...
-        show.error(fault.format_message())
+        line = fault.format_message()
+        ranks.tell_once(lambda: show.error(line))
         sys.exit(2)
     if status == INTERRUPTED:  # typer's answer to Ctrl-C
-        show.warn("interrupted")
+        ranks.tell_once(lambda: show.warn("interrupted"))
     sys.exit(status or 0)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from secateur import show
+from secateur import ranks, show
 from secateur.recipe import Precision
-from secateur.report import JsonLines, Progress, TerminalBars
+from secateur.report import JsonLines, Progress, Quiet, TerminalBars
 
 app = typer.Typer(
     help="Prune large language models one block at a time, and prove what was done."
@@ -46,5 +46,7 @@ HELD_OUT = "A file, a folder, c4 or wikitext2 (their test splits), or builtin (m
 
 
 def shown() -> Progress:
-    """Bars for a person, JSON lines for anything else."""
+    """Bars for a person, JSON lines for anything else; of several processes the first shows."""
+    if not ranks.first():
+        return Quiet()
     return TerminalBars(show.err) if show.err.is_terminal else JsonLines()

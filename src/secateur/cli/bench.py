@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from secateur import inference, show
 from secateur.cli.app import Device, Dtype, Json, Model, app, shown
@@ -44,7 +45,9 @@ def bench(
     if as_json:
         print(found.model_dump_json(indent=2))
     else:
-        show.bench(found)
+        show.out.print(show.table(*inference.tabulate(found)))
+        for line in inference.summarise(found):
+            show.say(escape(line))
 
 
 def _numbers(text: str) -> list[int]:

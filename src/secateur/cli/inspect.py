@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur import classes, methods, pipeline, prove, show, tasks
+from secateur import classes, methods, pipeline, prove, ranks, show, tasks
 from secateur.checkpoint import locate
 from secateur.cli.app import (
     HELD_OUT,
@@ -78,12 +78,14 @@ def evaluate(
     }
     found: Evaluation | TaskEvaluation | Classification
     if asked is not None:
+        ranks.alone("evaluate --tasks")
         found = tasks.ask(
             model, asked, text=text, include_path=include_path, limit=limit, **options
         )
         if record:
             tasks.add_to_record(locate(model), found)
     elif images is not None:
+        ranks.alone("evaluate --images")
         if text is not None:
             raise RecipeError("text and images to evaluate on: leave one out", where="--images")
         found = classes.evaluate(model, images, limit=limit, **options)

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 from transformers import PreTrainedModel
 
+from secateur import ranks
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel
 from secateur.data import Protocol, TokenBatch
@@ -141,9 +142,11 @@ def _by_window(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of every window the mean loss, that of the dense model, and the mean divergence from it.
 
-    Each float64 [windows]; the last two are zero without a dense model.
+    Each float64 [windows]; the last two are zero without a dense model. Every process measures its
+    own windows and knows all.
     """
-    rows: list[Tensor] = []
+    rows = torch.zeros(passed.sequences, 3, dtype=torch.float64)
+    numbers = iter(passed.numbers.tolist())
     with ExitStack() as opened:
         model = opened.enter_context(source.open_surroundings())
         dense_model = model
@@ -151,6 +154,7 @@ def _by_window(
             dense_model = opened.enter_context(dense[0].open_surroundings())
         for number, batch in enumerate(passed.batches):
             for row in range(len(batch.inputs)):
+                window = next(numbers)
                 following = batch.inputs[row, 1:]  # [tokens - 1]
                 scores = _log_probabilities(passed, model, batch, row)
                 figures = [_loss(scores, following)]
@@ -163,11 +167,12 @@ def _by_window(
                 if not bool((torch.stack(figures) < MOST_NATS).all()):  # nor if it is NaN
                     raise NumericalError(
                         "the likelihood is not finite, or next to nothing",
-                        where=f"window {len(rows)} of the text",
+                        where=f"window {window} of the text",
                         hint="--dtype float32, or another copy of the model",
                     )
-                rows.append(F.pad(torch.stack(figures), (0, 3 - len(figures))).cpu())
-    losses, dense_losses, divergences = torch.stack(rows).unbind(1)
+                rows[window, : len(figures)] = torch.stack(figures).cpu()
+    ranks.add_up([rows])
+    losses, dense_losses, divergences = rows.unbind(1)
     return losses, dense_losses, divergences
 
 

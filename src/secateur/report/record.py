@@ -164,9 +164,11 @@ class RunRecord(_Record):
     seconds: float
     """Wall time of the run but for measuring; what other runs did for it is counted in."""
     peak_memory_bytes: int
-    """Largest resident memory of the process so far."""
+    """Largest resident memory of the process so far; of several, of the largest."""
     peak_device_memory_bytes: int | None
     """Largest memory allocated on the accelerator, if there was one."""
+    processes: int = 1
+    """That the sequences were split over."""
     versions: dict[str, str]
     machine: dict[str, str]
     repeatable: str = ""

@@ -14,7 +14,7 @@ A group with fewer than N such weights keeps zeros too: an N:M matrix always has
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 
 import torch
 from torch import Tensor
@@ -22,14 +22,15 @@ from torch import Tensor
 from secateur.errors import PatternError
 from secateur.sparsity.pattern import NofM
 
-GROUPS = (2, 4, 8, 16)
-"""Sizes of group that `find_form` tries."""
+GROUPS = (4, 8, 16)
+"""Sizes of group that `find_form` tries; what is 1:2 is 2:4 too, and takes no more."""
 MOST_ZEROS_KEPT = 1.05
 """N:M is preferred to a bitmask while it keeps at most so many values for one that is no zero."""
 
-_WORD = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
-PACKABLE = frozenset(_WORD)
+PACKABLE = (torch.float32, torch.bfloat16, torch.float16)
 """Dtypes that can be packed."""
+_WORD = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""What weights of so many bytes are moved as: their bits, whatever they mean."""
 _GATHER = 0x0102040810204080
 """Eight bytes of 0 or 1, times this, have their bits side by side in the highest byte."""
 
@@ -88,7 +89,7 @@ def pack_matrix(weight: Tensor, form: Form) -> tuple[Tensor, Tensor]:
         form.check_fits(weight.shape[1], "a matrix to pack")
         alive = _exactly(alive, form)
     mask = _to_bits(alive)
-    words = weight.contiguous().view(_WORD[weight.dtype]).flatten()
+    words = weight.contiguous().view(_WORD[weight.itemsize]).flatten()
     kept = words[alive.flatten().nonzero().flatten()].view(weight.dtype)
     if isinstance(form, NofM):
         kept = kept.view(weight.shape[0], -1)
@@ -103,14 +104,14 @@ def unpack_matrix(values: Tensor, mask: Tensor, columns: int, form: Form) -> Ten
     """
     alive = _from_bits(mask, columns)
     _check(values, alive, form)
-    word = _WORD[values.dtype]
+    word = _WORD[values.itemsize]
     dense = torch.zeros(alive.shape, dtype=word, device=values.device)
     return dense.masked_scatter_(alive, values.contiguous().view(word)).view(values.dtype)
 
 
 def _alive(weight: Tensor) -> Tensor:
     """Where the bits of a weight are not all 0: bool [out, in]."""
-    return weight.contiguous().view(_WORD[weight.dtype]) != 0
+    return weight.contiguous().view(_WORD[weight.itemsize]) != 0
 
 
 def _counts(alive: Tensor, m: int) -> Tensor:
@@ -168,6 +169,7 @@ def _from_bits(mask: Tensor, columns: int) -> Tensor:
     return alive
 
 
+@cache
 def _spread(device: torch.device) -> Tensor:
     """Every byte as eight bytes of 0 or 1, the lowest bit first: int64 [256]."""
     bits = torch.arange(256, device=device).unsqueeze(-1) >> torch.arange(8, device=device)
@@ -176,11 +178,6 @@ def _spread(device: torch.device) -> Tensor:
 
 def _check(values: Tensor, alive: Tensor, form: Form) -> None:
     rows, columns = alive.shape
-    if values.dtype not in PACKABLE:
-        raise PatternError(
-            f"values of {str(values.dtype).removeprefix('torch.')}",
-            wanted="float32, bfloat16 or float16",
-        )
     if isinstance(form, NofM):
         wanted = (rows, columns * form.n // form.m)
         if columns % form.m or tuple(values.shape) != wanted:

@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from secateur import ranks
+
 Order = Literal["l1", "l2"]
 
 
@@ -47,6 +49,11 @@ class GradientNorm:
                 self.sum.addcmul_(gradient, gradient)
             else:
                 self.sum += gradient.abs()
+
+    def join(self) -> None:
+        """Count in what the other processes saw."""
+        self.sequences = int(ranks.totals(self.sequences)[0])
+        ranks.add_up([self.sum])
 
     @property
     def total(self) -> Tensor:

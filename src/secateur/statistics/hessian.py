@@ -22,6 +22,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from secateur import ranks
+
 
 class Hessian:
     """Running mean over sequences, float32 [in, in]."""
@@ -37,3 +39,10 @@ class Hessian:
             self.sequences += 1
             scaled = math.sqrt(2 / self.sequences) * sequence.detach().float().T  # [in, tokens]
             self.mean += scaled @ scaled.T
+
+    def join(self) -> None:
+        """Count in what the other processes saw: means are joined in proportion."""
+        (total,) = ranks.totals(self.sequences)
+        self.mean *= self.sequences / max(1, total)
+        self.sequences = int(total)
+        ranks.add_up([self.mean])

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from secateur import ranks
+
 
 class InputNorm:
     """Sum of squares of each input feature, float32 [in]."""
@@ -21,6 +23,10 @@ class InputNorm:
         """Count `inputs` [..., in] in."""
         flat = inputs.detach().reshape(-1, inputs.shape[-1]).float()  # [tokens, in]
         self.sum_of_squares += flat.square().sum(dim=0)
+
+    def join(self) -> None:
+        """Count in what the other processes saw."""
+        ranks.add_up([self.sum_of_squares])
 
     @property
     def norm(self) -> Tensor:

@@ -1,0 +1,67 @@
+"""What a safetensors file says of itself: shapes, dtypes, and which of its matrices are packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from secateur.checkpoint import packed
+from secateur.errors import CheckpointError
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def read_head(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of every tensor of one safetensors file.
+
+    Raises:
+        CheckpointError: it is no such file, or holds what is no plain weight.
+    """
+    head: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    try:
+        with safe_open(path, framework="pt") as shard:
+            for name in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                view = shard.get_slice(name)
+                stored = view.get_dtype()
+                if stored not in _DTYPES:
+                    raise CheckpointError(
+                        f"tensor {name!r} is stored as {stored}",
+                        where=path,
+                        wanted=f"one of {', '.join(_DTYPES)}",
+                        hint="an unquantised checkpoint",
+                    )
+                head[name] = (tuple(view.get_shape()), _DTYPES[stored])
+    except (SafetensorError, OSError) as fault:
+        raise CheckpointError(
+            f"not a whole safetensors file ({fault})", where=path, hint="fetching it again"
+        ) from fault
+    return head
+
+
+def read_layouts(path: Path, head: packed.Head) -> dict[str, packed.PackedMatrix]:
+    """The packed matrices of one safetensors file, by the names of the tensors they were.
+
+    Raises:
+        CheckpointError: a part of one is missing, or they do not fit together.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as shard:
+            return {
+                name: packed.read_layout(name, shard.get_tensor(name + packed.LAYOUT), head, path)
+                for name in packed.packed_names(head)
+            }
+    except (SafetensorError, OSError) as fault:
+        raise CheckpointError(f"cannot be read ({fault})", where=path) from fault
