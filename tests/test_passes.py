@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import secateur
 from secateur import methods
+from secateur.methods import Refine, get
 from tiny import BLOCKS, make_model, make_tokens
 
 SEQUENCES = 8
@@ -24,6 +25,8 @@ PASSES = {
     "magnitude": (0, 0),
     "wanda": (2, 0),
     "sparsegpt": (2, 0),
+    "alps": (2, 0),
+    "alps-ro": (2 + DRAWN, DRAWN),
     "gblm": (4, 1),
     "wanda++-rgs": (2, 1),
     "wanda++-ro": (2 + DRAWN, DRAWN),
@@ -34,6 +37,7 @@ IN_ONE_PASS = {
     "magnitude": (0, 0),
     "wanda": (1 + SCOUT, 0),
     "sparsegpt": (1 + SCOUT, 0),
+    "alps": (1 + SCOUT, 0),
     "gblm": (3 + SCOUT, 1),
 }
 """The same with the schedule "matrix"."""
@@ -73,8 +77,8 @@ def test_passes(schedule: str, method: str, batch_size: int) -> None:
     model = make_model("llama")
     counter = Counter(model.model.layers)
     options: dict[str, Any] = {"schedule": schedule, "method": method, "batch_size": batch_size}
-    if method in ("wanda++", "wanda++-ro"):
-        options["regional"] = {"rounds": 2, "samples": 4}
+    if get(method).refine is Refine.REGIONAL:
+        options["regional"] = {"rounds": 2, "samples": 4, "target": "block", "judges": 0}
     if method != "magnitude":
         tokens = make_tokens(SEQUENCES, 16)
         options |= {"calibration": tokens, "samples": SEQUENCES, "sequence_length": 16}
@@ -82,6 +86,23 @@ def test_passes(schedule: str, method: str, batch_size: int) -> None:
     forward, backward = (PASSES if schedule == "block" else IN_ONE_PASS)[method]
     assert counter.forward == [forward * SEQUENCES] * BLOCKS
     assert counter.backward == [backward * SEQUENCES] * BLOCKS
+
+
+def test_the_dense_models_stream_is_one_pass_more_and_judges_look_before_and_after() -> None:
+    model = make_model("llama")
+    counter = Counter(model.model.layers)
+    secateur.prune(
+        model,
+        method="wanda++-ro",
+        calibration=make_tokens(SEQUENCES, 16),
+        samples=SEQUENCES,
+        sequence_length=16,
+        regional={"rounds": 2, "samples": 4, "judges": 2},
+    )
+    drawn, judged = 2 * 4, 3 * 2
+    first = 2 * SEQUENCES + drawn + judged  # what enters it is the same in both models
+    assert counter.forward == [first] + [first + SEQUENCES] * (BLOCKS - 1)
+    assert counter.backward == [drawn] * BLOCKS
 
 
 def test_magnitude_measures_its_damage_if_it_is_given_data() -> None:

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from secateur.blocks.effort import EFFORTS, PAPER, Regional
 from secateur.blocks.prune import Schedule
-from secateur.blocks.regional import PRESETS, Regional
 from secateur.errors import RecipeError, SecateurError, closest
 from secateur.methods import Method, Params, Refine, get
 from secateur.sparsity import Choice, Pattern, parse_pattern, read_choice
@@ -73,6 +73,8 @@ class Recipe(BaseModel):
     """The method's own parameters."""
     preset: Literal["auto", "paper"] = "auto"
     """Settings of the regional optimiser: derived from the layers, or those of the paper."""
+    effort: Literal["fast", "balanced", "best"] = "balanced"
+    """How long the regional optimiser works, under preset auto."""
     regional: dict[str, Any] = {}
     """Single settings of the regional optimiser, over the preset."""
     schedule: Schedule = "block"
@@ -158,7 +160,7 @@ class Recipe(BaseModel):
     @property
     def chosen_regional(self) -> Regional:
         """The settings of the regional optimiser, defaults filled in."""
-        return _regional(self.preset, self.regional)
+        return _regional(self.preset, self.effort, self.regional)
 
     def spelled_out(self) -> dict[str, Any]:
         """The recipe with every default written down, for the record."""
@@ -219,15 +221,26 @@ def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
             faults.append(f"method {method.name} has no regional optimiser: leave regional.* out")
     if params is not None:
         faults += [no for own in patterns if (no := params.objection(own)) is not None]
-    if isinstance(preset, str) and preset in PRESETS and isinstance(regional, dict):
-        wrong = _errors(lambda: _regional(preset, regional))
+    effort = values.get("effort", "balanced")
+    known = preset in ("auto", "paper") and effort in tuple(EFFORTS)
+    if known and preset == "paper" and "effort" in values and effort != "balanced":
+        faults.append("preset paper sets its own rounds: leave effort out")
+    if known and isinstance(regional, dict):
+        wrong = _errors(lambda: _regional(preset, effort, regional))
         faults += [_phrase(error, Regional.model_fields, "regional") for error in wrong]
+        held = wrong or _regional(preset, effort, regional).hold_mask
+        if method is not None and method.solve and method.refine is Refine.REGIONAL and not held:
+            faults.append(
+                f"method {method.name} has no score to choose another mask by:"
+                " regional.hold_mask must be true, and preset auto"
+            )
     return faults
 
 
-def _regional(preset: str, changes: Mapping[str, Any]) -> Regional:
-    """A preset with single settings changed."""
-    return Regional.model_validate({**PRESETS[preset].model_dump(exclude_unset=True), **changes})
+def _regional(preset: str, effort: str, changes: Mapping[str, Any]) -> Regional:
+    """The ready-made settings with single ones changed."""
+    ready = PAPER if preset == "paper" else EFFORTS[effort]
+    return Regional.model_validate({**ready.model_dump(exclude_unset=True), **changes})
 
 
 def _try(make: Any, faults: list[str]) -> Any:

@@ -79,10 +79,13 @@ def circumstances(prepared: Prepared) -> dict[str, Any]:
     return {**versions(), **machine(prepared.source.device)}
 
 
-def streams_of(stream: Stream | None, following: Following | None) -> dict[str, Stream]:
+def streams_of(
+    stream: Stream | None, dense: Stream | None, following: Following | None
+) -> dict[str, Stream]:
     """What moves from block to block, by name."""
-    streams = {} if stream is None else {"calibration": stream}
-    return streams if following is None else {**streams, "held-out": following.stream}
+    heldout = None if following is None else following.stream
+    streams = {"calibration": stream, "dense": dense, "held-out": heldout}
+    return {name: stream for name, stream in streams.items() if stream is not None}
 
 
 def go_on(output: OutputFolder, prepared: Prepared, streams: Mapping[str, Stream]) -> int:

@@ -63,6 +63,9 @@ def compare_command(
         int | None, typer.Option(help="Windows of held-out text at most.", show_default="all")
     ] = None,
     preset: Annotated[str, typer.Option(help="Regional optimiser: auto or paper.")] = "auto",
+    effort: Annotated[
+        str, typer.Option(help="How long it works: fast, balanced or best.")
+    ] = "balanced",
     batch_size: Annotated[
         int | None, typer.Option(help="Sequences per batch.", show_default="about 8192 tokens")
     ] = None,
@@ -114,6 +117,7 @@ def compare_command(
             "sequence_length": sequence_length,
             "windows": windows,
             "preset": preset,
+            "effort": effort,
             "batch_size": batch_size,
             "dtype": dtype,
             "device": device,

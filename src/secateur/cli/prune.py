@@ -96,6 +96,13 @@ def prune_command(
             help="Regional optimiser: auto (sets its own rate) or paper.", show_default="auto"
         ),
     ] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(
+            help="How long the regional optimiser works: fast, balanced or best.",
+            show_default="balanced",
+        ),
+    ] = None,
     schedule: Annotated[
         str | None,
         typer.Option(
@@ -156,8 +163,9 @@ def prune_command(
     flags = {
         "model": model, "method": method, "pattern": pattern, "calibration": calibration,
         "out": out_folder, "samples": samples, "sequence_length": sequence_length, "seed": seed,
-        "preset": preset, "batch_size": batch_size, "dtype": dtype, "device": device,
-        "overwrite": overwrite, "gradients": gradients, "save_gradients": save_gradients,
+        "preset": preset, "effort": effort, "batch_size": batch_size, "dtype": dtype,
+        "device": device, "overwrite": overwrite, "gradients": gradients,
+        "save_gradients": save_gradients,
         "block_inputs": block_inputs, "text": text, "windows": windows, "restart": restart,
         "include": include or None, "exclude": exclude or None, "blocks": blocks,
         "dense_first": dense_first, "route_all": route_all, "expert_tokens": expert_tokens,

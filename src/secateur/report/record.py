@@ -64,6 +64,9 @@ class BlockRecord(_Record):
     index: int
     output_error: float | None
     """norm2(f_dense - f_sparse) / norm2(f_dense) over the calibration tokens."""
+    judged: tuple[float, float] | None = None
+    """The same on sequences that no optimiser step saw, before and after the regional optimiser,
+    against what the optimiser aims at."""
     seconds: dict[str, float]
     """Wall time by phase."""
     notices: tuple[str, ...]
