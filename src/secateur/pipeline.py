@@ -243,7 +243,7 @@ def _record(
 ) -> RunRecord:
     source, calibration = prepared.source, prepared.calibration
     on_cuda = source.device.type == "cuda"
-    evaluations = () if following is None else (following.evaluation(),)
+    evaluations = () if following is None else following.evaluations()
     return RunRecord(
         created=now(),
         recipe=prepared.recipe.spelled_out(),

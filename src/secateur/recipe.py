@@ -67,8 +67,10 @@ class Recipe(BaseModel):
     """Of everything random."""
     text: str | None = None
     """Held-out text to measure perplexity on while the blocks pass; as calibration, but self."""
+    also_text: list[str] = []
+    """Further held-out texts to measure on, such as one from another domain."""
     windows: int | None = Field(default=None, ge=1)
-    """Windows of held-out text at most; none: all."""
+    """Windows of held-out text at most, of each; none: all."""
     parameters: dict[str, Any] = {}
     """The method's own parameters."""
     preset: Literal["auto", "paper"] = "auto"
@@ -117,10 +119,10 @@ class Recipe(BaseModel):
             return patterns
         return {name: cls._written(pattern) for name, pattern in patterns.items()}
 
-    @field_validator("include", "exclude", mode="before")
+    @field_validator("include", "exclude", "also_text", mode="before")
     @classmethod
     def _listed(cls, expressions: Any) -> Any:
-        """One expression may stand alone."""
+        """One may stand alone."""
         return [expressions] if isinstance(expressions, str) else expressions
 
     @classmethod
@@ -136,6 +138,11 @@ class Recipe(BaseModel):
             where = None if head or origin == _OPTIONS else origin
             raise RecipeError(head + " | ".join(faults), where=where)
         return cls.model_validate(dict(values))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All held-out texts, the first one first."""
+        return () if self.text is None else (self.text, *self.also_text)
 
     @property
     def chosen_method(self) -> Method:
@@ -181,6 +188,12 @@ def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
         _phrase(error, recipe.model_fields)
         for error in _errors(lambda: recipe.model_validate(dict(values)))
     ]
+    also = values.get("also_text") or []
+    texts = [values.get("text"), *(also if isinstance(also, list) else [also])]
+    if len(texts) > 1 and texts[0] is None:
+        faults.append("also_text is measured beside text: give --text SOURCE")
+    elif any(texts.count(text) > 1 for text in texts):
+        faults.append("a held-out text is named twice")
     name, written = values.get("method", "wanda++"), values.get("pattern", "2:4")
     method = _try(lambda: get(name), faults) if isinstance(name, str) else None
     readable = isinstance(written, str | int | float) and not isinstance(written, bool)

@@ -123,6 +123,8 @@ class RecoveryRecord(_Record):
     """After training, before the merge."""
     recovered: Evaluation | None
     """The result; with adapters beside the model, the same as `adapted`."""
+    also: tuple[Evaluation, ...] = ()
+    """The result on further texts."""
     zeros_before: int
     """In all prunable matrices."""
     zeros_after: int
