@@ -44,6 +44,7 @@ ORDER = [
     "compare",
     "demo",
     "prove",
+    "inference",
     "api",
     "__init__",
     "show",

@@ -19,7 +19,7 @@ from secateur.checkpoint.gradients import GradientFile
 from secateur.errors import NumericalError
 from secateur.methods import Method, Params, Refine
 from secateur.sparsity import Choice, Pattern, keep_mask
-from secateur.statistics import Need, Statistics
+from secateur.statistics import Need, Statistics, all_finite
 
 Schedule = Literal["block", "matrix"]
 
@@ -76,7 +76,8 @@ class Observed:
     Attributes:
         stream: its inputs.
         observer: the statistics.
-        outputs: what it makes of them by batch, each [batch, tokens, width].
+        outputs: what it makes of them by batch, each [batch, tokens, width]: of all batches where
+            the method refines, and of the first in any case.
         targets: what the regional optimiser aims at, the same shapes: the same, or what the block
             makes of the dense model's hidden states.
     """
@@ -163,7 +164,7 @@ def new_weights(
 
 def check_finite(values: Tensor, what: str, where: str, hint: str = "--dtype float32") -> None:
     """Raise `NumericalError` "`what` not finite in `where`" if there is a NaN or an infinity."""
-    if not bool(torch.isfinite(values).all()):
+    if not all_finite(values):
         raise NumericalError(f"{what} not finite", where=where, hint=hint)
 
 

@@ -2,7 +2,8 @@
 
 For every block, bottom to top:
 
-    observe     the dense block runs on all calibration tokens; statistics and outputs fall out
+    observe     the dense block runs on all calibration tokens; statistics and outputs fall out,
+                of the outputs no more than the method or the measurement of its damage needs
     prune       the method scores or solves; masks are exact; the regional optimiser refines
     write       the new weights, rounded to the dtype that they will be stored in
     propagate   the pruned block runs; its outputs are the next block's inputs
@@ -14,7 +15,6 @@ So every block is calibrated on what the pruned model will really feed it. With 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,12 +25,13 @@ from torch import Tensor
 from secateur import ranks
 from secateur.blocks.observe import PROBE_TOKENS, Observer, observe
 from secateur.blocks.onepass import groups_in_order, run_once
+from secateur.blocks.propagate import check_output, propagate
 from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.gradients import GradientFile
 from secateur.checkpoint.matrices import with_weights
-from secateur.errors import NumericalError
+from secateur.methods import Refine
 from secateur.sparsity import MatrixAudit, Pattern, audit
 from secateur.statistics import Need
 
@@ -45,8 +46,8 @@ class BlockResult:
         index: which block.
         changed: parameter name in the model -> new value, in the orientation and dtype stored.
         audits: name of a matrix in the model -> what was counted in it, pruned or not.
-        output_error: norm2(f_dense - f_sparse) / norm2(f_dense) over all calibration tokens, or
-            None without calibration, if nothing in it is pruned, or if it never ran dense.
+        output_error: norm2(f_dense - f_sparse) / norm2(f_dense) over the first batch, or None
+            without calibration, if nothing in it is pruned, or if it never ran dense.
         matrix_errors: the same of every matrix alone, by its name in the model, on its first
             inputs; empty without calibration, and without an expert that no token reached.
         seconds: wall time by phase.
@@ -140,9 +141,9 @@ def _prune_block(
     if stream is not None:
         observer, outputs = known or observe(
             block.module, block.index, stream, block.matrices, plan.method.needs, tick,
-            plan.route_all, plan.expert_tokens,
+            plan.route_all, plan.expert_tokens, plan.method.refine is not Refine.NONE,
         )  # fmt: skip
-        outputs = list(outputs)  # let go one by one; those that are known serve other runs too
+        outputs = list(outputs)  # they are let go; those that are known serve other runs too
         if dense is not None:
             if block.index == 0:  # the same inputs
                 dense.hidden = outputs
@@ -156,7 +157,7 @@ def _prune_block(
     clock.lap("prune")
     changed = _write(block, pruned.weights, source)
     if observed is not None:
-        error = _propagate(block, observed, tick)
+        error = propagate(block, observed, tick, block.index + 1 == len(source.blocks))
         clock.lap("propagate")
     notices = pruned.notices
     if plan.schedule == "matrix" and stream is not None:
@@ -199,8 +200,7 @@ def _prune_as_it_runs(
         clock.lap("prune")
 
     run_once(block.module, block.index, stream, groups, arrive, tick)
-    for batch in stream.batches:
-        check_finite(batch.hidden, "the block's output is", f"block {block.index}")
+    check_output(block, stream.batches)
     clock.lap("observe")
     return BlockResult(
         block.index, changed, _audits(block), None, matrix_errors, clock.seconds, tuple(notices)
@@ -250,28 +250,6 @@ def _write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> d
     return {
         block.prefix + name: value for name, value in with_weights(block.matrices, pruned).items()
     }
-
-
-@torch.no_grad()
-def _propagate(block: OpenBlock, observed: Observed, tick: Tick) -> float:
-    """Move the stream through the pruned block; the relative error of its output."""
-    batches, outputs = observed.stream.batches, observed.outputs
-    difference = reference = 0.0
-    for number, batch in enumerate(batches):
-        tick("propagate", number, len(batches))
-        target = outputs.pop(0).float()
-        batch.hidden = batch.run(block.module, block.index)
-        difference += float((batch.hidden.float() - target).square().sum())
-        reference += float(target.square().sum())
-    difference, reference = ranks.totals(difference, reference)
-    if not math.isfinite(difference) or not math.isfinite(reference):
-        # the dense weights are finite, so it is the numbers between them that were too large
-        raise NumericalError(
-            "the block's output is not finite",
-            where=f"block {block.index}",
-            hint="--dtype float32",
-        )
-    return (difference / reference) ** 0.5 if reference else 0.0
 
 
 def _check_surroundings(source: BlockModel) -> None:
