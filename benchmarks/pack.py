@@ -7,8 +7,8 @@
     pack, unpack    seconds over those of a copy of the dense matrix, `weight.clone()`: 1 is the
                speed of memory. A loop over weights in Python stands beside it (on a smaller matrix)
     loading    the high-water mark of a process's resident memory (VmHWM, Linux), less that of one
-               that only imports: a random Llama, its matrices 2:4, loaded dense and packed. The
-               reads of files that are mapped count, dense or packed
+               that only imports: a random Llama, its matrices 2:4, loaded dense and packed, and
+               every weight read once (a dense file is mapped, and costs nothing before that)
 
 Seconds are of the processor (`time.process_time`), on one thread, the least of several: on a
 machine that does other work they still compare.
@@ -48,6 +48,7 @@ def high_water():
 import secateur
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 """
+READ = "\nall(bool(weight.isfinite().all()) for weight in model.parameters())"
 LOADS = {
     "imports only": "",
     "dense, from_pretrained": "model = AutoModelForCausalLM.from_pretrained(sys.argv[1])",
@@ -149,7 +150,7 @@ def loading(dense: Path, packed: Path, repeats: int) -> dict[str, int]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     peaks = {}
     for way, code in LOADS.items():
-        program = f"{HIGH_WATER}{code}\nprint(high_water())"
+        program = f"{HIGH_WATER}{code}{READ if code else ''}\nprint(high_water())"
         command = [sys.executable, "-c", program, str(dense), str(packed)]
         peaks[way] = min(
             int(subprocess.run(
