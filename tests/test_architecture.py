@@ -42,6 +42,7 @@ ORDER = [
     "compare",
     "demo",
     "prove",
+    "inference",
     "api",
     "__init__",
     "show",

@@ -814,6 +814,37 @@ CHECK: dict[str, Case] = {
     "a pickle": Case(lambda p: ["check", p.copy(rename(WEIGHTS, "a.bin"))], ["only pickled"]),
 }
 
+BENCH: dict[str, Case] = {
+    "no such folder": Case(lambda p: ["bench", p.folder / "none"], ["no model folder"]),
+    "a dense model": Case(
+        lambda p: ["bench", p.dense, "--prompt", 4],
+        ["no linear layer has a 2:4 matrix", "wanted a model pruned to 2:4", "--pattern 2:4"],
+    ),
+    "a batch of none": Case(lambda p: ["bench", p.pruned, "--batches", "1,0"], ["batches=1,0"]),
+    "no batch": Case(lambda p: ["bench", p.pruned, "--batches", ","], ["batches=; wanted"]),
+    "a batch in words": Case(
+        lambda p: ["bench", p.pruned, "--batches", "1,two"], ["--batches '1,two'", "whole numbers"]
+    ),
+    "no prompt": Case(lambda p: ["bench", p.pruned, "--prompt", 0], ["--prompt"]),
+    "no new token": Case(lambda p: ["bench", p.pruned, "--new-tokens", 0], ["--new-tokens"]),
+    "no repeat": Case(lambda p: ["bench", p.pruned, "--repeats", 0], ["--repeats"]),
+    "more tokens than the model allows": Case(
+        lambda p: ["bench", p.pruned, "--prompt", 60, "--new-tokens", 5],
+        ["65 together", "at most 64", "try a smaller --prompt"],
+    ),
+    "a form misspelt": Case(
+        lambda p: ["bench", p.pruned, "--forms", "dense,pakced"], ["did you mean 'packed'?"]
+    ),
+    "no form": Case(lambda p: ["bench", p.pruned, "--forms", ","], ["no form; wanted some of"]),
+    "a sparse form on a CPU": Case(
+        lambda p: ["bench", p.pruned, "--forms", "packed", "--device", "cpu"],
+        ["form 'packed' needs CUDA", "a CPU gains nothing"],
+    ),
+    "a truncated shard": Case(
+        lambda p: ["bench", p.copy(cut(SHARD, 7), of=p.pruned)], [BROKEN, SHARD]
+    ),
+}
+
 TABLE = {
     f"{group}: {name}": case
     for group, cases in {
@@ -827,6 +858,7 @@ TABLE = {
         "output": OUTPUT,
         "evaluate": EVALUATE,
         "check": CHECK,
+        "bench": BENCH,
     }.items()
     for name, case in cases.items()
 }

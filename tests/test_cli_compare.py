@@ -15,12 +15,13 @@ from tiny import Command
 
 
 def test_compare_writes_runs_tables_and_a_report(
-    command: Command, llama_folder: Path, tokens_file: Path, tmp_path: Path
+    command: Command, llama_folder: Path, tokens_file: Path, text_folder: Path, tmp_path: Path
 ) -> None:
     arguments = (
         "compare", llama_folder, "--methods", "magnitude,wanda", "--patterns", "2:4, 50%",
         "--seeds", "0,1", "--calibration", tokens_file, "--text", tokens_file, "--samples", 6,
-        "--sequence-length", 16, "--out", tmp_path / "out",
+        "--also-text", text_folder, "--windows", 6, "--sequence-length", 16, "--out",
+        tmp_path / "out",
     )  # fmt: skip
     status, out, err = command(*arguments)
     assert status == 0, err
@@ -37,10 +38,15 @@ def test_compare_writes_runs_tables_and_a_report(
     with (tmp_path / "out" / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["method"], row["pattern"], row["seeds"]) for row in rows] == [
-        ("magnitude", "2:4", "0"), ("wanda", "2:4", "0 1"),
-        ("magnitude", "50%", "0"), ("wanda", "50%", "0 1"),
-    ]  # fmt: skip
-    assert "| 2:4 | wanda |" in (tmp_path / "out" / "table.md").read_text()
+        (method, pattern, seeds)
+        for pattern in ("2:4", "50%")
+        for method, seeds in (("magnitude", "0"), ("wanda", "0 1"))
+        for _ in ("tokens_file", "text_folder")
+    ]
+    assert [Path(row["text"]) for row in rows] == [tokens_file, text_folder] * 4
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| perplexity, tokens.safetensors | perplexity, texts" in table
+    assert "| 2:4 | wanda |" in table
     assert "\\toprule" in (tmp_path / "out" / "table.tex").read_text()
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
 

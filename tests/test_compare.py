@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import secateur
 from secateur import pipeline
 from secateur.checkpoint import StreamedModel
-from secateur.compare import Run, compare, plan_runs
+from secateur.compare import Run, compare, plan_runs, recover_all
 from secateur.errors import OutputError, RecipeError
 from secateur.recipe import Recipe
 from secateur.report import RunRecord
+from secateur.report import compare as side_by_side
 from secateur.report.record import read_record
-from tiny import BLOCKS, make_model
+from tiny import BLOCKS, make_model, make_tokens
 
 METHODS = ["magnitude", "wanda", "sparsegpt", "gblm", "wanda++"]
 
@@ -150,6 +152,74 @@ def test_kept_models_are_whole_and_measured_the_same(
     (run.folder / "model.safetensors.index.json").unlink()
     (run.folder / "config.json").unlink()  # half a folder is not a finished run
     assert run.finished() is None
+
+
+@pytest.fixture
+def other_text(tmp_path: Path) -> Path:
+    """Tokens that are not those of `tokens_file`."""
+    path = tmp_path / "other.safetensors"
+    save_file({"input_ids": make_tokens(seed=1)}, path)
+    return path
+
+
+@pytest.mark.parametrize("keep_models", [False, True])
+def test_every_text_is_measured_as_it_is_alone(
+    keep_models: bool, llama_folder: Path, tokens_file: Path, other_text: Path, tmp_path: Path
+) -> None:
+    values = options(llama_folder, tokens_file, also_text=[str(other_text)], windows=5)
+    kinds: dict[str, Any] = {"method_names": ["wanda", "gblm"], "patterns": ["2:4"]}
+    for run, both, _ in compare(planned(tmp_path, values, keep_models=keep_models, **kinds)):
+        for text, found in zip((tokens_file, other_text), both.evaluations, strict=True):
+            alone = run.recipe.model_copy(update={"text": str(text), "also_text": [], "out": None})
+            assert found.protocol.source == str(text)
+            assert found.protocol.sequences == 5
+            (expected,) = pipeline.prune(alone).evaluations
+            assert found.model_dump(exclude={"seconds"}) == expected.model_dump(exclude={"seconds"})
+    first, second = both.evaluations
+    assert first.perplexity != second.perplexity
+    assert first.dense_perplexity != second.dense_perplexity
+
+
+def test_a_recovered_model_is_measured_on_every_text(
+    llama_folder: Path, tokens_file: Path, other_text: Path, tmp_path: Path
+) -> None:
+    values = options(llama_folder, tokens_file, also_text=[str(other_text)], samples=4)
+    kinds: dict[str, Any] = {"method_names": ["wanda"], "patterns": ["2:4"]}
+    runs = planned(tmp_path / "out", values, keep_models=True, **kinds)
+    ((_, pruned, _),) = compare(runs)
+    file = tmp_path / "training.safetensors"
+    save_file({"input_ids": make_tokens(60)}, file)
+    trained = [
+        Run(run.name, run.folder, run.recipe.model_copy(update={"calibration": str(file)}))
+        for run in runs
+    ]
+    ((run, recovered, _),) = recover_all(trained, 1, "lm")
+    assert recovered.recovery is not None
+    (found,) = recovered.recovery.also
+    alone = pipeline.evaluate(str(run.folder), str(other_text), sequence_length=16)
+    assert found.model_dump(exclude={"seconds"}) == alone.model_dump(exclude={"seconds"})
+    (comparison,) = side_by_side([pruned, recovered])  # one comparison: the texts are the same
+    assert [row.name for row in comparison.rows] == ["wanda", "wanda (recovered, lm)"]
+    assert [text.dense for text in comparison.texts] == [
+        scored.dense_perplexity for scored in pruned.evaluations
+    ]
+    ((_, again, repeated),) = recover_all(trained, 1, "lm")
+    assert repeated
+    assert again == recovered
+
+
+def test_a_run_from_before_an_option_was_there_is_found(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    values = options(llama_folder, tokens_file)
+    kinds: dict[str, Any] = {"method_names": ["magnitude"], "patterns": ["2:4"]}
+    (run,) = planned(tmp_path, values, **kinds)
+    list(compare([run]))
+    path = run.folder / "run.json"
+    record = json.loads(path.read_text())
+    assert record["recipe"].pop("also_text") == []
+    path.write_text(json.dumps(record))
+    assert run.finished() is not None
 
 
 def test_magnitude_runs_for_one_seed_only(

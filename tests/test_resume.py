@@ -175,7 +175,7 @@ def test_a_model_that_was_loaded_whole(
 def test_held_out_text_goes_on_too(
     options: dict[str, Any], tmp_path: Path, text_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options |= {"text": str(text_folder), "windows": 5}
+    options |= {"text": str(text_folder), "windows": 5, "also_text": str(options["calibration"])}
     whole = secateur.prune(**options, out=tmp_path / "whole")
     with stopped(2):
         secateur.prune(**options, out=tmp_path / "out")

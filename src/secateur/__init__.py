@@ -14,7 +14,17 @@ from __future__ import annotations
 from secateur.api import load, prune
 from secateur.errors import SecateurError
 from secateur.export import pack, unpack
+from secateur.inference import accelerate_inference
 from secateur.report import RunRecord
 
 __version__ = "0.1.0"
-__all__ = ["RunRecord", "SecateurError", "__version__", "load", "pack", "prune", "unpack"]
+__all__ = [
+    "RunRecord",
+    "SecateurError",
+    "__version__",
+    "accelerate_inference",
+    "load",
+    "pack",
+    "prune",
+    "unpack",
+]

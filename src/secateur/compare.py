@@ -62,10 +62,12 @@ class Run:
         if record is None or (self.recipe.out and not (self.folder / "config.json").is_file()):
             return None
         asked = self.recipe.spelled_out()
-        for key in sorted((asked.keys() | record.recipe.keys()) - set(_OF_NO_MATTER)):
-            if asked.get(key) != record.recipe.get(key):
+        defaults = Recipe.model_construct(model="").model_dump()  # of options newer than the run
+        told = {**defaults, **record.recipe}
+        for key in sorted((asked.keys() | told.keys()) - set(_OF_NO_MATTER)):
+            if asked.get(key) != told.get(key):
                 raise OutputError(
-                    f"this run has {key} {record.recipe.get(key)!r}",
+                    f"this run has {key} {told.get(key)!r}",
                     where=self.folder,
                     wanted=f"{asked.get(key)!r}, as asked now",
                     hint="another --out, or --overwrite to do it again",
@@ -203,7 +205,8 @@ def recover_all(
         )
         record = None if overwrite else read_record(folder)
         if record is None or record.recovery is None:
-            yield Run(name, folder, recipe), recover(settings, progress), False
+            record = recover(settings, progress)
+            yield Run(name, folder, recipe), _measure_further(folder, record, recipe), False
             continue
         told, asked = record.recovery.settings, settings.spelled_out()
         for key in settings.identity():
@@ -214,7 +217,31 @@ def recover_all(
                     wanted=f"{asked[key]!r}, as asked now",
                     hint="another --out, or --overwrite to do it again",
                 )
-        yield Run(name, folder, recipe), record, True
+        yield Run(name, folder, recipe), _measure_further(folder, record, recipe), True
+
+
+def _measure_further(folder: Path, record: RunRecord, recipe: Recipe) -> RunRecord:
+    """The record of a recovered model with what it scores on further texts, as it was pruned."""
+    recovery = record.recovery
+    assert recovery is not None
+    if [found.protocol.source for found in recovery.also] == recipe.also_text:
+        return record
+    also = tuple(
+        pipeline.evaluate(
+            str(folder),
+            text,
+            sequence_length=recipe.sequence_length,
+            windows=recipe.windows,
+            together=recipe.batch_size,
+            dtype="float32",  # as `recover` measures
+            device=recipe.device,
+            trust_remote_code=recipe.trust_remote_code,
+        )
+        for text in recipe.also_text
+    )
+    record = record.model_copy(update={"recovery": recovery.model_copy(update={"also": also})})
+    write_record(folder, record)
+    return record
 
 
 def ask_all(

@@ -83,9 +83,10 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         passes += 4.0 * (Need.FULL_GRADIENT in plan.method.needs)
         if plan.method.refine is Refine.REGIONAL and sequences:
             drawn = plan.regional.rounds * min(plan.regional.samples, sequences)
-            passes += 3.0 * drawn / sequences
+            passes += 3.0 * drawn / sequences + (plan.regional.target == "model")
         flops += passes * forward
-    states = 2 * width + (widest if plan.schedule == "matrix" else 0)
+    aims = plan.method.refine is Refine.REGIONAL and plan.regional.target == "model"
+    states = (3 if aims else 2) * width + (widest if plan.schedule == "matrix" else 0)
     every = sum(torch.Size(p.shape).numel() for p in source.model.parameters())
     return Estimate(
         blocks=len(source.blocks),

@@ -33,27 +33,32 @@ def follow(
     With a `scratch` folder, what the dense model made of them is kept there if the run is
     interrupted, and found there again.
     """
-    source, text = prepared.source, prepared.heldout
-    if text is None:
+    source, texts = prepared.source, prepared.heldout
+    if not texts:
         return None
-    size = batch_size(prepared.recipe.batch_size, text.input_ids.shape[1])
+    sizes = [batch_size(prepared.recipe.batch_size, text.input_ids.shape[1]) for text in texts]
 
-    def through_dense() -> Stream:
+    def through_dense(place: int) -> Stream:
+        inputs, size = texts[place].input_ids, sizes[place]
         kept = None
         if scratch is not None and shared.folder is None:
-            kept = ranks.own_file(scratch / DENSE)
+            kept = ranks.own_file(scratch / (f"{place}_{DENSE}" if place else DENSE))
         if kept is not None and kept.is_file():
-            stream = Stream(source, text.input_ids, size)
+            stream = Stream(source, inputs, size)
             stream.hidden = read_batches(kept, {"dense": stream.hidden})["dense"]
             return stream
         shown.begin("dense", len(source.blocks))
-        stream = pass_through(source, text.input_ids, size, shown.tick, "held out")
+        stream = pass_through(source, inputs, size, shown.tick, "held out")
         if kept is not None:
             write_batches(kept, {"dense": stream.hidden})
         return stream
 
-    dense = shared.once("dense", (text.protocol.token_sha256, size), through_dense)
-    return Following(source, text, size, dense)
+    dense = shared.once(
+        "dense",
+        tuple((text.protocol.token_sha256, size) for text, size in zip(texts, sizes, strict=True)),
+        lambda: [through_dense(place) for place in range(len(texts))],
+    )
+    return Following(source, texts, dense)
 
 
 def first_block(

@@ -26,6 +26,7 @@ from secateur.errors import RecipeError
 from secateur.evaluate import Evaluation, Following
 from secateur.evaluate import evaluate as measure
 from secateur.groundwork import first_block, follow, gradients_of
+from secateur.methods import Refine
 from secateur.placement import batch_size, choose_device, choose_dtype
 from secateur.prepare import Prepared, prepare, prepare_in_place
 from secateur.recipe import Recipe
@@ -63,11 +64,12 @@ def prune(
     with progress or Quiet() as shown, open_output(prepared, shown.notice) as output:
         scratch = output.state.folder
         following, stream = follow(prepared, shared, shown, scratch), _stream(prepared)
-        streams = streams_of(stream, following)
+        dense = _dense(prepared, stream)
+        streams = streams_of(stream, dense, following)
         blocks = [BlockRecord.model_validate(done.record) for done in output.state.finished]
         gradients = gradients_of(prepared, shared, stream, scratch, shown)
         done = go_on(output, prepared, streams)
-        for result in _results(prepared, shared, gradients, shown, stream, following, done):
+        for result in _results(prepared, shared, gradients, shown, stream, dense, following, done):
             blocks.append(_record_block(result))
             spent = output.seconds_before + _seconds(shared, following, began)
             keep(output, prepared, result, blocks[-1], streams, spent)
@@ -174,7 +176,8 @@ def _only_measure(
     with progress as shown, tempfile.TemporaryDirectory() as scratch:
         following, stream = follow(prepared, shared, shown), _stream(prepared)
         gradients = gradients_of(prepared, shared, stream, Path(scratch), shown)
-        results = _results(prepared, shared, gradients, shown, stream, following)
+        dense = _dense(prepared, stream)
+        results = _results(prepared, shared, gradients, shown, stream, dense, following)
         blocks = [_record_block(result) for result in results]
         return _record(prepared, shared, blocks, following, began)
 
@@ -188,12 +191,20 @@ def _stream(prepared: Prepared) -> Stream | None:
     return Stream(source, calibration.inputs, size, calibration.labels)
 
 
+def _dense(prepared: Prepared, stream: Stream | None) -> Stream | None:
+    """The same sequences for the dense model to move, if the regional optimiser aims at that."""
+    plan = prepared.plan
+    aims = plan.method.refine is Refine.REGIONAL and plan.regional.target == "model"
+    return stream.fork() if stream is not None and aims else None
+
+
 def _results(
     prepared: Prepared,
     shared: Remembered,
     gradients: GradientFile | None,
     shown: Progress,
     stream: Stream | None,
+    dense: Stream | None,
     following: Following | None,
     done: int = 0,
 ) -> Iterator[BlockResult]:
@@ -203,7 +214,7 @@ def _results(
         shown.notice(line)
     shown.begin(f"{recipe.method} {recipe.pattern}", len(source.blocks))
     first = None if stream is None or done else first_block(prepared, shared, stream)
-    for result in sweep(source, stream, plan, gradients, shown.tick, first, done):
+    for result in sweep(source, stream, plan, gradients, shown.tick, first, done, dense):
         if following is not None:
             following.advance(source.blocks.modules[result.index], result.index)
         yield result
@@ -232,7 +243,7 @@ def _record(
 ) -> RunRecord:
     source, calibration = prepared.source, prepared.calibration
     on_cuda = source.device.type == "cuda"
-    evaluations = () if following is None else (following.evaluation(),)
+    evaluations = () if following is None else following.evaluations()
     return RunRecord(
         created=now(),
         recipe=prepared.recipe.spelled_out(),
@@ -269,6 +280,7 @@ def _record_block(result: BlockResult) -> BlockRecord:
         output_error=result.output_error,
         seconds=result.seconds,
         notices=result.notices,
+        judged=result.judged,
         matrices=tuple(
             MatrixRecord.of(name, audit, result.matrix_errors.get(name))
             for name, audit in result.audits.items()

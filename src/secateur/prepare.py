@@ -51,7 +51,7 @@ class Prepared:
         folder: of the model on disk; None for a model in memory.
         source: the model.
         calibration: the sequences or images, or None for a method that needs none.
-        heldout: the windows to measure on, or None.
+        heldout: the windows of every text to measure on; may be none.
         plan: what is done with every block.
         estimate: what it will take.
         gradient_facts: what full-model gradients of this run are made of; None if it needs none.
@@ -63,7 +63,7 @@ class Prepared:
     folder: Path | None
     source: StreamedModel | ResidentModel
     calibration: TokenBatch | ImageBatch | None
-    heldout: TokenBatch | None
+    heldout: tuple[TokenBatch, ...]
     plan: Plan
     estimate: Estimate
     gradient_facts: dict[str, str] | None
@@ -114,7 +114,7 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
     )
     heldout = shared.once(
         "heldout",
-        (recipe.text, recipe.windows, recipe.sequence_length),
+        (recipe.texts, recipe.windows, recipe.sequence_length),
         lambda: ranks.from_first(lambda: read_heldout(recipe, source, tokenizer)),
     )
     return _prepare(recipe, folder, source, calibration, heldout, notices)
@@ -167,7 +167,7 @@ def _prepare(
     folder: Path | None,
     source: StreamedModel | ResidentModel,
     calibration: TokenBatch | ImageBatch | None,
-    heldout: TokenBatch | None,
+    heldout: tuple[TokenBatch, ...],
     notices: tuple[str, ...],
 ) -> Prepared:
     plan = plan_of(recipe)
@@ -198,7 +198,7 @@ def _prepare(
             else:
                 notices += (f"{path} holds these very gradients: they are not computed again",)
     told = dict.fromkeys(
-        line for text in (calibration, heldout) if text is not None for line in text.notices
+        line for text in (calibration, *heldout) if text is not None for line in text.notices
     )
     return Prepared(
         recipe, folder, source, calibration, heldout, plan, shapes, facts, gradients,

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from secateur.blocks.effort import EFFORTS, PAPER, Regional
 from secateur.blocks.prune import Schedule
-from secateur.blocks.regional import PRESETS, Regional
 from secateur.errors import RecipeError, SecateurError, closest
 from secateur.methods import Method, Params, Refine, get
 from secateur.sparsity import Choice, Pattern, parse_pattern, read_choice
@@ -67,12 +67,16 @@ class Recipe(BaseModel):
     """Of everything random."""
     text: str | None = None
     """Held-out text to measure perplexity on while the blocks pass; as calibration, but self."""
+    also_text: list[str] = []
+    """Further held-out texts to measure on, such as one from another domain."""
     windows: int | None = Field(default=None, ge=1)
-    """Windows of held-out text at most; none: all."""
+    """Windows of held-out text at most, of each; none: all."""
     parameters: dict[str, Any] = {}
     """The method's own parameters."""
     preset: Literal["auto", "paper"] = "auto"
     """Settings of the regional optimiser: derived from the layers, or those of the paper."""
+    effort: Literal["fast", "balanced", "best"] = "balanced"
+    """How long the regional optimiser works, under preset auto."""
     regional: dict[str, Any] = {}
     """Single settings of the regional optimiser, over the preset."""
     schedule: Schedule = "block"
@@ -115,10 +119,10 @@ class Recipe(BaseModel):
             return patterns
         return {name: cls._written(pattern) for name, pattern in patterns.items()}
 
-    @field_validator("include", "exclude", mode="before")
+    @field_validator("include", "exclude", "also_text", mode="before")
     @classmethod
     def _listed(cls, expressions: Any) -> Any:
-        """One expression may stand alone."""
+        """One may stand alone."""
         return [expressions] if isinstance(expressions, str) else expressions
 
     @classmethod
@@ -134,6 +138,11 @@ class Recipe(BaseModel):
             where = None if head or origin == _OPTIONS else origin
             raise RecipeError(head + " | ".join(faults), where=where)
         return cls.model_validate(dict(values))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All held-out texts, the first one first."""
+        return () if self.text is None else (self.text, *self.also_text)
 
     @property
     def chosen_method(self) -> Method:
@@ -158,7 +167,7 @@ class Recipe(BaseModel):
     @property
     def chosen_regional(self) -> Regional:
         """The settings of the regional optimiser, defaults filled in."""
-        return _regional(self.preset, self.regional)
+        return _regional(self.preset, self.effort, self.regional)
 
     def spelled_out(self) -> dict[str, Any]:
         """The recipe with every default written down, for the record."""
@@ -179,6 +188,12 @@ def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
         _phrase(error, recipe.model_fields)
         for error in _errors(lambda: recipe.model_validate(dict(values)))
     ]
+    also = values.get("also_text") or []
+    texts = [values.get("text"), *(also if isinstance(also, list) else [also])]
+    if len(texts) > 1 and texts[0] is None:
+        faults.append("also_text is measured beside text: give --text SOURCE")
+    elif any(texts.count(text) > 1 for text in texts):
+        faults.append("a held-out text is named twice")
     name, written = values.get("method", "wanda++"), values.get("pattern", "2:4")
     method = _try(lambda: get(name), faults) if isinstance(name, str) else None
     readable = isinstance(written, str | int | float) and not isinstance(written, bool)
@@ -219,15 +234,26 @@ def _faults(recipe: type[Recipe], values: Mapping[str, Any]) -> list[str]:
             faults.append(f"method {method.name} has no regional optimiser: leave regional.* out")
     if params is not None:
         faults += [no for own in patterns if (no := params.objection(own)) is not None]
-    if isinstance(preset, str) and preset in PRESETS and isinstance(regional, dict):
-        wrong = _errors(lambda: _regional(preset, regional))
+    effort = values.get("effort", "balanced")
+    known = preset in ("auto", "paper") and effort in tuple(EFFORTS)
+    if known and preset == "paper" and "effort" in values and effort != "balanced":
+        faults.append("preset paper sets its own rounds: leave effort out")
+    if known and isinstance(regional, dict):
+        wrong = _errors(lambda: _regional(preset, effort, regional))
         faults += [_phrase(error, Regional.model_fields, "regional") for error in wrong]
+        held = wrong or _regional(preset, effort, regional).hold_mask
+        if method is not None and method.solve and method.refine is Refine.REGIONAL and not held:
+            faults.append(
+                f"method {method.name} has no score to choose another mask by:"
+                " regional.hold_mask must be true, and preset auto"
+            )
     return faults
 
 
-def _regional(preset: str, changes: Mapping[str, Any]) -> Regional:
-    """A preset with single settings changed."""
-    return Regional.model_validate({**PRESETS[preset].model_dump(exclude_unset=True), **changes})
+def _regional(preset: str, effort: str, changes: Mapping[str, Any]) -> Regional:
+    """The ready-made settings with single ones changed."""
+    ready = PAPER if preset == "paper" else EFFORTS[effort]
+    return Regional.model_validate({**ready.model_dump(exclude_unset=True), **changes})
 
 
 def _try(make: Any, faults: list[str]) -> Any:

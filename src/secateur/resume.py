@@ -63,8 +63,9 @@ def identity(prepared: Prepared) -> dict[str, Any]:
     facts = {key: value for key, value in recipe.items() if key not in NO_MATTER}
     for group in ("parameters", "regional"):
         facts.update({f"{group}.{name}": value for name, value in facts.pop(group).items()})
-    for name, text in (("calibration", prepared.calibration), ("held-out", prepared.heldout)):
-        facts[f"{name} tokens"] = None if text is None else text.protocol.sha256
+    calibration, heldout = prepared.calibration, [text.protocol.sha256 for text in prepared.heldout]
+    facts["calibration tokens"] = None if calibration is None else calibration.protocol.sha256
+    facts["held-out tokens"] = ", ".join(heldout) or None
     source = prepared.source
     facts["precision"] = str(source.dtype).removeprefix("torch.")
     facts["device"] = source.device.type
@@ -79,10 +80,14 @@ def circumstances(prepared: Prepared) -> dict[str, Any]:
     return {**versions(), **machine(prepared.source.device)}
 
 
-def streams_of(stream: Stream | None, following: Following | None) -> dict[str, Stream]:
+def streams_of(
+    stream: Stream | None, dense: Stream | None, following: Following | None
+) -> dict[str, Stream]:
     """What moves from block to block, by name."""
-    streams = {} if stream is None else {"calibration": stream}
-    return streams if following is None else {**streams, "held-out": following.stream}
+    streams = {"calibration": stream, "dense": dense}
+    for place, heldout in enumerate(() if following is None else following.streams):
+        streams[f"held-out {place}" if place else "held-out"] = heldout
+    return {name: stream for name, stream in streams.items() if stream is not None}
 
 
 def go_on(output: OutputFolder, prepared: Prepared, streams: Mapping[str, Stream]) -> int:

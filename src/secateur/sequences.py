@@ -78,23 +78,24 @@ def read_calibration(
 
 def read_heldout(
     recipe: Recipe, source: BlockModel, tokenizer: PreTrainedTokenizerBase | None
-) -> TokenBatch | None:
-    """The windows to measure on, no longer than the model allows; None if there are to be none.
+) -> tuple[TokenBatch, ...]:
+    """The windows of every text to measure on, no longer than the model allows.
 
     Raises:
         DataError: the source cannot be read or is too short.
     """
-    if recipe.text is None:
-        return None
     length, notices = clip(recipe.sequence_length, source)
-    batch = load_heldout(
-        recipe.text,
-        tokenizer=tokenizer,
-        sequence_length=length,
-        windows=recipe.windows,
-        vocabulary=vocabulary(source),
-    )
-    return replace(batch, notices=(*notices, *batch.notices))
+    found = [
+        load_heldout(
+            text,
+            tokenizer=tokenizer,
+            sequence_length=length,
+            windows=recipe.windows,
+            vocabulary=vocabulary(source),
+        )
+        for text in recipe.texts
+    ]
+    return tuple(replace(batch, notices=(*notices, *batch.notices)) for batch in found)
 
 
 def read_images(

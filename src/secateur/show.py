@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from secateur.blocks.regional import Regional
+from secateur.blocks.effort import Regional
 from secateur.data import ImageProtocol, Protocol
 from secateur.evaluate import Classification, Evaluation, TaskEvaluation
 from secateur.export import Packing

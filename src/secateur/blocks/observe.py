@@ -10,6 +10,9 @@ The regional gradient comes out of the same forward pass, of which it takes one 
 The sequences of a batch do not mix, so that one backward pass gives every sequence's own gradient
 (see `GradientNorm`).
 
+Where no gradient is wanted and no dense output, a batch runs no further than to the last matrix:
+the statistics need what that reads, and not what it gives.
+
 Fused experts run one at a time while they are watched (`experts.py`); the statistics of each are of
 the tokens that the router sends it. An expert that saw too few of them is starved.
 """
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -32,8 +35,12 @@ from secateur.errors import ModelError, NumericalError
 from secateur.statistics import GradientNorm, Hessian, InputNorm, Need, Order
 
 GRADIENTS = frozenset({Need.REGIONAL_GRADIENT, Need.FULL_GRADIENT})
-PROBE_TOKENS = 1024
+PROBE_TOKENS = 256
 """Inputs of every matrix that are kept, to measure later what pruning does to its output."""
+
+
+class _SeenAllError(BaseException):
+    """Ends a forward pass at the last matrix; no block's code takes it for a fault of its own."""
 
 
 class Observer:
@@ -71,6 +78,7 @@ class Observer:
         self._probes: dict[str, Tensor] = {}  # by leader, [up to probe_tokens, in]
         self._current: dict[str, Tensor] = {}  # inputs seen in the pass that is running
         self._seen: dict[str, int] = {}  # tokens, by leader
+        self._used: list[Matrix] = []  # in the last pass, in order
 
     @property
     def groups(self) -> list[list[Matrix]]:
@@ -81,18 +89,27 @@ class Observer:
         ]
 
     @contextmanager
-    def watch(self, sequences: int) -> Iterator[None]:
-        """Feed the statistics from whatever the block runs inside, a batch of `sequences`."""
+    def watch(self, sequences: int, whole: bool = True) -> Iterator[None]:
+        """Feed the statistics from whatever the block runs inside, a batch of `sequences`.
+
+        What runs inside ends once the last matrix has its input, if not the `whole` is to run. The
+        last is that of the pass before; none is if a matrix, or an expert's, is not used once.
+        """
+        once = sorted(m.name for m in self._used) == sorted(m.name for m in self._matrices)
+        last = self._used[-1] if once and not whole else None
+        self._used = []
         with ExitStack() as watched:
+            watched.enter_context(suppress(_SeenAllError))
             experts: dict[nn.Module, dict[tuple[str, int], Matrix]] = {}
             for matrix in self._matrices:
-                if matrix.expert is None:
-                    hook = self._hook(matrix, sequences)
-                    handle = matrix.owner.register_forward_hook(hook)
-                    watched.callback(handle.remove)
+                owner, hook = matrix.owner, self._hook(matrix, sequences)
+                if matrix is last:
+                    watched.callback(owner.register_forward_pre_hook(hook).remove)
+                elif matrix.expert is None:
+                    watched.callback(owner.register_forward_hook(hook).remove)
                 else:
                     leaf = matrix.parameter.rpartition(".")[2]
-                    experts.setdefault(matrix.owner, {})[leaf, matrix.expert] = matrix
+                    experts.setdefault(owner, {})[leaf, matrix.expert] = matrix
             for owner, own in experts.items():
                 see, see_all = self._see(own)
                 watched.enter_context(run_one_by_one(owner, sequences, see, see_all))
@@ -143,8 +160,8 @@ class Observer:
     def output_error(self, matrix: Matrix, weight: Tensor) -> float | None:
         """What `weight` [out, in] in place of W does to the output of the matrix alone.
 
-        norm2(X (W - weight)') / norm2(X W') over the first inputs X that the matrix saw; None if it
-        saw none.
+        norm2(X (W - weight)') / norm2(X W') over some inputs X of the first batch that the matrix
+        saw; None if it saw none.
 
         Raises:
             NumericalError: an output is not finite.
@@ -162,12 +179,15 @@ class Observer:
         return float(lost / output) if output > 0 else 0.0
 
     def _hook(self, matrix: Matrix, sequences: int) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> None:
+            self._used.append(matrix)
             # Some families flatten [batch, tokens] before their linear layers.
             x = args[0].detach().reshape(-1, args[0].shape[-1])  # [batch * tokens, in]
             sizes = self._sizes(matrix, x, sequences)
             if self._leads(matrix, args[0]):
                 self._count(matrix, x, sizes)
+            if output is None:
+                raise _SeenAllError
             self._follow(matrix, x, sizes, output)
 
         return hook
@@ -215,7 +235,8 @@ class Observer:
         if Need.HESSIAN in self._needs:
             self._hessians.setdefault(name, Hessian(width, device)).add(torch.split(x, sizes))
         if self._probe_tokens and len(x) and name not in self._probes:
-            self._probes[name] = x[: self._probe_tokens].clone()
+            step = max(1, len(x) // self._probe_tokens)  # from all over the first batch
+            self._probes[name] = x[::step][: self._probe_tokens].clone()
 
     def _follow(self, matrix: Matrix, x: Tensor, sizes: list[int], output: Tensor) -> None:
         """Count the gradient in, once that of the output is known."""
@@ -241,12 +262,17 @@ def observe(
     tick: Tick = silent,
     route_all: bool = False,
     expert_tokens: int = 0,
+    whole: bool = True,
 ) -> tuple[Observer, list[Tensor]]:
-    """Run every batch through the dense block once.
+    """Run every batch through the dense block once, or as far as the statistics need it.
+
+    Args:
+        whole: the outputs of all batches are wanted, not only those of the first.
 
     Returns:
         the observer, fed; and the block's outputs by batch, each [batch, tokens, width]: what the
-        regional optimiser aims at and the output error is measured against.
+        regional optimiser aims at. Those of the first batch are there in any case: the output
+        error is measured against them.
     """
     observer = Observer(
         matrices,
@@ -260,12 +286,14 @@ def observe(
     for number, batch in enumerate(stream.batches):
         tick("observe", number, len(stream.batches))
         hidden = batch.hidden.requires_grad_(with_gradient)
-        with observer.watch(len(hidden)), torch.set_grad_enabled(with_gradient):
+        to_the_end = whole or with_gradient or number == 0
+        with observer.watch(len(hidden), to_the_end), torch.set_grad_enabled(with_gradient):
             output = batch.run(block, index)
             if with_gradient:
                 loss = output.float().flatten(1).norm(dim=1).sum()
                 torch.autograd.grad(loss, hidden)
+            if whole or number == 0:
+                outputs.append(output.detach())
         hidden.requires_grad_(False)
-        outputs.append(output.detach())
     observer.join()
     return observer, outputs

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from secateur import ranks
+from secateur.blocks.effort import Regional
 from secateur.blocks.observe import Observer
-from secateur.blocks.regional import Regional, optimise
+from secateur.blocks.regional import Task, optimise
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import Matrix
 from secateur.checkpoint.gradients import GradientFile
 from secateur.errors import NumericalError
 from secateur.methods import Method, Params, Refine
 from secateur.sparsity import Choice, Pattern, keep_mask
-from secateur.statistics import Need, Statistics
+from secateur.statistics import Need, Statistics, all_finite
 
 Schedule = Literal["block", "matrix"]
 
@@ -75,12 +76,31 @@ class Observed:
     Attributes:
         stream: its inputs.
         observer: the statistics.
-        targets: its dense outputs by batch, each [batch, tokens, width].
+        outputs: what it makes of them by batch, each [batch, tokens, width]: of all batches where
+            the method refines, and of the first in any case.
+        targets: what the regional optimiser aims at, the same shapes: the same, or what the block
+            makes of the dense model's hidden states.
     """
 
     stream: Stream
     observer: Observer
-    targets: list[Tensor]
+    outputs: list[Tensor]
+    targets: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of a block's matrices.
+
+    Attributes:
+        weights: by matrix name float32 [out, in], zero where pruned.
+        notices: what the user should know, a line each.
+        judged: relative error on the judging sequences before and after the regional optimiser.
+    """
+
+    weights: dict[str, Tensor]
+    notices: tuple[str, ...]
+    judged: tuple[float, float] | None = None
 
 
 def new_weights(
@@ -89,7 +109,7 @@ def new_weights(
     gradients: GradientFile | None,
     plan: Plan,
     tick: Tick,
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+) -> Pruned:
     """Prune one block; the block itself is not changed.
 
     Args:
@@ -98,9 +118,6 @@ def new_weights(
         gradients: full-model gradients, for a method that needs them.
         plan: what to do.
         tick: told of progress.
-
-    Returns:
-        by matrix name, float32 [out, in], zero where pruned; and notices for the user.
 
     Raises:
         NumericalError: a statistic, a score or a loss is not finite; names the matrix.
@@ -117,10 +134,6 @@ def new_weights(
         statistics[matrix.name] = Statistics.uninformed(
             plan.method.needs, matrix.shape, statistics[matrix.name].sequences, matrix.read().device
         )
-    if plan.method.solve is not None:
-        assert observed is not None
-        weights, notices = _solve(block, observed.observer.groups, statistics, plan)
-        return weights, (*told, *notices)
 
     def choose(matrix: Matrix, weight: Tensor) -> Tensor:
         assert plan.method.score is not None
@@ -129,24 +142,29 @@ def new_weights(
             check_finite(score, "the scores are", block.prefix + matrix.name)
             return keep_mask(score, block.patterns[matrix], plan.params.competition)
 
-    if plan.method.refine is Refine.REGIONAL:
+    if plan.method.solve is not None:
         assert observed is not None
-        refined = optimise(
-            block.module, block.index, block.matrices, observed.stream, observed.targets, choose,
-            plan.regional, plan.seed, tick, frozenset(matrix.name for matrix in starved),
-        )  # fmt: skip
-        return {name: weight for name, (_, weight) in refined.items()}, told
-    weights = {}
-    for matrix in block.matrices:
-        weight = matrix.read().float()
-        # Filled, not multiplied: a negative weight times zero would be stored as -0.
-        weights[matrix.name] = weight.masked_fill(~choose(matrix, weight), 0)
-    return weights, told
+        start, notices = _solve(block, observed.observer.groups, statistics, plan)
+        told += notices
+    else:
+        start = {}
+        for matrix in block.matrices:
+            weight = matrix.read().float()
+            keep = choose(matrix, weight)
+            # Filled, not multiplied: a negative weight times zero would be stored as -0.
+            start[matrix.name] = keep, weight.masked_fill(~keep, 0)
+    if plan.method.refine is Refine.NONE:
+        return Pruned({name: weight for name, (_, weight) in start.items()}, told)
+    assert observed is not None
+    still = frozenset(matrix.name for matrix in starved)
+    task = Task(block.module, block.index, block.matrices, observed.stream, observed.targets, still)
+    refined = optimise(task, start, choose, plan.regional, plan.seed, tick)
+    return Pruned(refined.weights, told, refined.judged)
 
 
 def check_finite(values: Tensor, what: str, where: str, hint: str = "--dtype float32") -> None:
     """Raise `NumericalError` "`what` not finite in `where`" if there is a NaN or an infinity."""
-    if not bool(torch.isfinite(values).all()):
+    if not all_finite(values):
         raise NumericalError(f"{what} not finite", where=where, hint=hint)
 
 
@@ -168,18 +186,20 @@ def _solve(
     groups: Sequence[Sequence[Matrix]],
     statistics: Mapping[str, Statistics],
     plan: Plan,
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+) -> tuple[dict[str, tuple[Tensor, Tensor]], tuple[str, ...]]:
     """Solve the matrices that read the same input, and get the same pattern, together.
 
     Of several processes each solves some of the groups.
     """
     assert plan.method.solve is not None
-    weights: dict[str, Tensor] = {}
+    start: dict[str, tuple[Tensor, Tensor]] = {}
     told: list[tuple[int, str]] = []
     parts = list(_of_one_pattern(block, groups))
     for number, (group, pattern) in enumerate(parts):
         if not ranks.owns(number):
-            weights |= {m.name: torch.empty_like(m.read().float()) for m in group}
+            for matrix in group:
+                weight = torch.empty_like(matrix.read().float())
+                start[matrix.name] = torch.empty_like(weight, dtype=torch.bool), weight
             continue
         shared = statistics[group[0].name]
         try:
@@ -189,13 +209,13 @@ def _solve(
         except NumericalError as fault:  # a method does not know what it works on
             where = block.prefix + group[0].name
             raise NumericalError(fault.what, where=where, hint=fault.hint) from fault
-        for matrix, weight in zip(group, solution.weights, strict=True):
+        for matrix, keep, weight in zip(group, solution.keep, solution.weights, strict=True):
             check_finite(weight, "the solution is", block.prefix + matrix.name)
-            weights[matrix.name] = weight
+            start[matrix.name] = keep, weight
         told += [(number, f"{block.prefix}{group[0].kind}: {line}") for line in solution.notices]
     for number, (group, _) in enumerate(parts):
-        ranks.copy_from(number, [weights[matrix.name] for matrix in group])
-    return weights, tuple(line for _, line in sorted(ranks.gather(told)))
+        ranks.copy_from(number, [part for matrix in group for part in start[matrix.name]])
+    return start, tuple(line for _, line in sorted(ranks.gather(told)))
 
 
 def _of_one_pattern(

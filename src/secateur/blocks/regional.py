@@ -1,42 +1,39 @@
 """The regional optimiser (Wanda++ RO): the kept weights of a block make up for the pruned ones.
 
     repeat `rounds` times:
-        keep = mask by the score of the current weights         (first round only, if held)
         for each of `samples` sequences n, drawn at random:
-            one optimiser step on   norm2(f_dense(X_n) - f_sparse(X_n))**2
-    keep = mask by the score of the final weights
+            one optimiser step on   norm2(f_dense(Z_n) - f_sparse(X_n))**2
+        keep = mask by the score of the current weights         (unless the mask is held)
+    the weights after the round that did best on sequences that no step has seen
 
-    f_dense, f_sparse   the dense block's own output, stored, and that of the pruned block
+    f_dense, f_sparse   the dense block and the pruned block
     X_n                 the block's input: the output of the pruned blocks below
+    Z_n                 X_n, so that the block makes up for itself alone (target `block`, paper);
+                        or what the dense model feeds it, so that it also makes up for the pruned
+                        blocks below (target `model`)
 
 Master weights are float32 whatever the block computes in: a step of 3e-7 vanishes in bfloat16.
 Everything in the block that is not a prunable matrix stays as it is.
 
-Two presets. `paper`: RMSprop at 3e-7, the mask chosen anew in every round, as published. `auto`:
-Adam with a rate of its own for every matrix, which decays to nothing while the first mask is held,
+Sequence n belongs to stratum n modulo `batch_size`, and every step takes one of each: so processes
+that share the sequences out share every step out, and draw what one process draws.
 
-    rate = step * rms(kept weights) / sqrt(in)
-
-A step of Adam moves all weights of a row by about the rate, in directions that agree: it changes
-the row's output by `rate * in * |x|` where the row gives `rms(W) * sqrt(in) * |x|`. So `step` is
-the relative change of a layer's output per optimiser step, the same number at every width, where
-3e-7 was found for layers 4096 wide and does nothing at 192 (docs/decisions/0003).
-
-Source: Yang et al., arXiv 2503.04992, section 3 and appendix.
+Source: Yang et al., arXiv 2503.04992, section 3 and appendix; target `model`, the derived rate and
+the judging sequences are ours.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from secateur import ranks
+from secateur.blocks.effort import Regional
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
 from secateur.checkpoint.matrices import with_weights
@@ -46,109 +43,129 @@ Choose = Callable[[Matrix, Tensor], Tensor]
 """(matrix, current float32 weights [out, in]) -> keep-mask [out, in]."""
 
 
-class Regional(BaseModel):
-    """Settings of the regional optimiser."""
+@dataclass(frozen=True)
+class Refined:
+    """What became of a block.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    Attributes:
+        weights: by matrix name float32 [out, in], zero where pruned.
+        judged: norm2(f_dense - f_sparse) / norm2(f_dense) on the judging sequences, of the weights
+            at the start and of those that stay; None without judges.
+    """
 
-    optimizer: Literal["adam", "rmsprop"] = "adam"
-    """Adam (betas 0.9 and 0.99) or RMSprop (smoothing 0.99)."""
-    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """The same rate for every weight; none: derived per matrix from `step`."""
-    step: float = Field(default=0.35, gt=0, allow_inf_nan=False)
-    """Relative change of a layer's output per optimiser step; sets the rate where none is given."""
-    schedule: Literal["linear", "constant"] = "linear"
-    """The rate decays linearly to zero over all rounds, or stays."""
-    hold_mask: bool = True
-    """Keep the first round's mask; otherwise choose it anew in every round and at the end."""
-    rounds: int = Field(default=5, ge=1)
-    """Rounds of masking and stepping."""
-    samples: int = Field(default=32, ge=1)
-    """Sequences drawn in each round, without repetition within it."""
-    batch_size: int = Field(default=1, ge=1)
-    """Sequences per optimiser step."""
-
-    @model_validator(mode="after")
-    def _one_rate(self) -> Self:
-        if self.learning_rate is not None and "step" in self.model_fields_set:
-            raise ValueError("step derives the rate that learning_rate gives: leave one out")
-        return self
+    weights: dict[str, Tensor]
+    judged: tuple[float, float] | None
 
 
-PRESETS: Mapping[str, Regional] = {
-    "auto": Regional(),
-    "paper": Regional(
-        optimizer="rmsprop", learning_rate=3e-7, schedule="constant", hold_mask=False
-    ),
-}
+@dataclass(frozen=True)
+class Task:
+    """One block, and what it is to do.
 
-
-def optimise(
-    block: nn.Module,
-    index: int,
-    matrices: Sequence[Matrix],
-    stream: Stream,
-    targets: Sequence[Tensor],
-    choose: Choose,
-    settings: Regional,
-    seed: int,
-    tick: Tick = silent,
-    still: frozenset[str] = frozenset(),
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Prune and refine one block; the block itself is not changed.
-
-    Args:
-        block: the dense block.
+    Attributes:
+        module: the dense block; it is not changed.
         index: which block of the model it is.
         matrices: what is pruned in it.
         stream: its inputs.
-        targets: the dense block's outputs by batch, each [batch, tokens, width].
-        choose: gives the keep-mask for a matrix's current weights.
+        targets: what its outputs are to be by batch, each [batch, tokens, width].
+        still: matrices that are masked and not refined: experts that see too little to learn from.
+    """
+
+    module: nn.Module
+    index: int
+    matrices: Sequence[Matrix]
+    stream: Stream
+    targets: Sequence[Tensor]
+    still: frozenset[str] = frozenset()
+
+
+def optimise(
+    task: Task,
+    start: Mapping[str, tuple[Tensor, Tensor]],
+    choose: Choose | None,
+    settings: Regional,
+    seed: int,
+    tick: Tick = silent,
+) -> Refined:
+    """Refine the weights of one pruned block.
+
+    Args:
+        task: the block, and its inputs and targets.
+        start: by matrix name, the keep-mask [out, in] and the weights float32 [out, in] to begin
+            with.
+        choose: gives the keep-mask for a matrix's current weights; for a mask that is not held.
         settings: how to optimise.
         seed: for drawing the sequences.
         tick: told of progress.
-        still: matrices that are masked and not refined: experts that see too little to learn from.
-
-    Returns:
-        by matrix name: the keep-mask, and the new weights float32 [out, in], zero where pruned.
 
     Raises:
         NumericalError: the loss is no longer finite.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-    by_name = {matrix.name: matrix for matrix in matrices}
-    weights = {name: matrix.read().float().clone() for name, matrix in by_name.items()}
-    keep = {name: choose(by_name[name], weight) for name, weight in weights.items()}
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + task.index)
+    by_name = {matrix.name: matrix for matrix in task.matrices}
+    keep = {name: mask for name, (mask, _) in start.items()}
+    weights = {name: weight.detach().clone() for name, (_, weight) in start.items()}
     _apply(weights, keep)
-    moving = {name: weight for name, weight in weights.items() if name not in still}
-    optimizer, schedule = _optimizer(moving, keep, settings, stream.sequences)
+    stepped, judging = _parted(task.stream.sequences, settings.judges)
+    first = best = _judge(task, weights, judging)
+    kept = {name: weight.clone() for name, weight in weights.items()} if judging else weights
+    moving = {name: weight for name, weight in weights.items() if name not in task.still}
+    optimizer, schedule = _optimizer(moving, keep, settings, stepped)
     for number in range(settings.rounds):
-        if number and not settings.hold_mask:
-            keep = {name: choose(by_name[name], weight) for name, weight in weights.items()}
-            _apply(weights, keep)
         tick("optimise", number, settings.rounds)
-        drawn = torch.randperm(stream.sequences, generator=generator)[: settings.samples]
-        for chosen in torch.split(drawn, settings.batch_size):
-            loss = _backward(block, index, by_name, weights, stream, targets, chosen)
-            if not math.isfinite(loss):
-                raise NumericalError(
-                    f"the regional loss is {loss} in round {number + 1}",
-                    where=f"block {index}",
-                    hint="a smaller regional.learning_rate or regional.step",
-                )
+        finite = torch.ones((), dtype=torch.bool, device=next(iter(weights.values())).device)
+        for chosen in _draw(stepped, settings, generator):
+            finite &= torch.isfinite(_backward(task, weights, chosen))
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             if settings.hold_mask:
                 _apply(weights, keep)
-    if not settings.hold_mask:
-        keep = {name: choose(by_name[name], weight) for name, weight in weights.items()}
-        _apply(weights, keep)
-    return {name: (keep[name], weight.detach()) for name, weight in weights.items()}
+        if ranks.totals(float(not finite))[0]:
+            raise NumericalError(
+                f"the regional loss is not finite in round {number + 1}",
+                where=f"block {task.index}",
+                hint="a smaller regional.learning_rate or regional.step",
+            )
+        if not settings.hold_mask:
+            assert choose is not None
+            keep = {name: choose(by_name[name], weight) for name, weight in weights.items()}
+            _apply(weights, keep)
+        if judging and (error := _judge(task, weights, judging)) < best:
+            best = error
+            kept = {name: weight.detach().clone() for name, weight in weights.items()}
+    return Refined(
+        {name: weight.detach() for name, weight in kept.items()},
+        (first, best) if judging else None,
+    )
+
+
+def _parted(sequences: int, judges: int) -> tuple[list[int], list[int]]:
+    """The numbers of the sequences that are stepped on, and of those that judge."""
+    everyone = list(range(sequences))
+    if not judges:
+        return everyone, []
+    aside = min(judges, sequences // 4)
+    return (everyone[:-aside], everyone[-aside:]) if aside else (everyone, everyone)
+
+
+def _draw(stepped: list[int], settings: Regional, generator: torch.Generator) -> Iterator[Tensor]:
+    """The sequences of every step of one round, int64 [at most batch_size]: one of each stratum."""
+    strata = [
+        torch.tensor(stepped[first :: settings.batch_size])
+        for first in range(min(settings.batch_size, len(stepped)))
+    ]
+    drawn = [own[torch.randperm(len(own), generator=generator)] for own in strata]
+    left = settings.samples
+    for turn in range(max(map(len, drawn))):
+        if left <= 0:
+            return
+        step = torch.stack([own[turn] for own in drawn if turn < len(own)])[:left]
+        left -= len(step)
+        yield step
 
 
 def _optimizer(
-    weights: dict[str, Tensor], keep: dict[str, Tensor], settings: Regional, sequences: int
+    weights: dict[str, Tensor], keep: dict[str, Tensor], settings: Regional, stepped: list[int]
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """The optimiser with one group, and rate, per matrix; and the schedule of the rates."""
     groups = []
@@ -164,46 +181,65 @@ def _optimizer(
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     else:
         optimizer = torch.optim.RMSprop(groups, alpha=0.99)
-    per_round = math.ceil(min(settings.samples, sequences) / settings.batch_size)
+    per_round = math.ceil(min(settings.samples, len(stepped)) / settings.batch_size)
     steps = settings.rounds * per_round
     linear = settings.schedule == "linear"
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda done: 1 - done / steps if linear else 1.0
+        optimizer, lambda done: max(0.0, 1 - done / steps) if linear else 1.0
     )
 
 
 @torch.enable_grad()
-def _backward(
-    block: nn.Module,
-    index: int,
-    by_name: dict[str, Matrix],
-    weights: dict[str, Tensor],
-    stream: Stream,
-    targets: Sequence[Tensor],
-    chosen: Tensor,
-) -> float:
-    """Gradients of the squared output error of some sequences, and that error per sequence.
+def _backward(task: Task, weights: dict[str, Tensor], chosen: Tensor) -> Tensor:
+    """Gradients of the squared output error per sequence, and that error: [].
 
     Each process computes them for those of the sequences that it owns; then they are summed.
     """
-    dtype = next(iter(by_name.values())).read().dtype
-    stored = with_weights(by_name.values(), weights, dtype)
-    size = len(stream.batches[0].hidden)
-    total = 0.0
-    own = torch.isin(stream.numbers, chosen).nonzero().flatten()  # places among those here
-    for number in torch.unique(own // size).tolist():
-        rows = own[own // size == number] % size
-        hidden, call = stream.batches[number].select(index, rows)
-        target = targets[number][rows.to(hidden.device)]
-        output = call(lambda *a, **k: functional_call(block, stored, a, k), hidden)
-        loss = (output.float() - target.float()).square().sum() / len(chosen)
-        loss.backward(retain_graph=True)
-        total += float(loss.detach())
+    losses = [
+        (output.float() - target.float()).square().sum() / len(chosen)
+        for output, target in _outputs(task, weights, chosen)
+    ]
     moving = [weight for weight in weights.values() if weight.requires_grad]
+    loss = torch.stack(losses).sum() if losses else moving[0].new_zeros(())
+    if losses:
+        loss.backward()  # type: ignore[no-untyped-call]
     for weight in moving if ranks.count() > 1 else ():
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
     ranks.add_up([weight.grad for weight in moving if weight.grad is not None])
-    return ranks.totals(total)[0]
+    return loss.detach()
+
+
+@torch.no_grad()
+def _judge(task: Task, weights: dict[str, Tensor], judging: list[int]) -> float:
+    """norm2(f_dense - f_sparse) / norm2(f_dense) over some sequences."""
+    if not judging:
+        return math.nan
+    lost = reference = torch.zeros((), dtype=torch.float64)
+    for output, target in _outputs(task, weights, torch.tensor(judging)):
+        aim = target.float()
+        lost = lost + (output.float() - aim).square().sum().double().cpu()
+        reference = reference + aim.square().sum().double().cpu()
+    error, size = ranks.totals(float(lost), float(reference))
+    return math.sqrt(error / size) if size else 0.0
+
+
+def _outputs(
+    task: Task, weights: dict[str, Tensor], chosen: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the block makes of some sequences with these weights, and what it is to make of them.
+
+    Both [some of the sequences, tokens, width], batch by batch of the stream; of the sequences
+    only those that this process owns.
+    """
+    dtype = next(iter(task.matrices)).read().dtype
+    stored = with_weights(task.matrices, weights, dtype)
+    size = len(task.stream.batches[0].hidden)
+    own = torch.isin(task.stream.numbers, chosen).nonzero().flatten()  # places among those here
+    for number in torch.unique(own // size).tolist():
+        rows = own[own // size == number] % size
+        hidden, call = task.stream.batches[number].select(task.index, rows)
+        target = task.targets[number][rows.to(hidden.device)]
+        yield call(lambda *a, **k: functional_call(task.module, stored, a, k), hidden), target
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
 from secateur import ranks
+from secateur.blocks.call import Call, Interner
 from secateur.checkpoint import BlockModel, Blocks
 from secateur.errors import ModelError
 
@@ -33,28 +35,6 @@ Tick = Callable[[str, int, int], None]
 
 def silent(phase: str, done: int, total: int) -> None:
     """The tick that nobody watches."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a block is called with besides the hidden states.
-
-    Attributes:
-        args, kwargs: as the model passed them; `None` stands where the hidden states were.
-        hidden_name: the keyword the hidden states go under, or None if they come first.
-    """
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    hidden_name: str | None
-
-    def __call__(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
-        """Run `block` on `hidden` [batch, tokens, width]; the hidden states it returns."""
-        if self.hidden_name is None:
-            output = block(hidden, *self.args, **self.kwargs)
-        else:
-            output = block(*self.args, **{**self.kwargs, self.hidden_name: hidden})
-        return output if isinstance(output, Tensor) else output[0]
 
 
 @dataclass
@@ -126,7 +106,7 @@ class Stream:
         self.sequences = len(inputs)
         self.numbers = ranks.owned(len(inputs))
         dtype = source.dtype if inputs.is_floating_point() else inputs.dtype
-        keep = _Interner()
+        keep = Interner()
         self.batches: list[Batch] = []
         with source.open_surroundings() as model, torch.no_grad():
             first = inputs[:1].to(source.device, dtype)
@@ -148,6 +128,12 @@ class Stream:
     def hidden(self, states: list[Tensor]) -> None:
         for batch, hidden in zip(self.batches, states, strict=True):
             batch.hidden = hidden
+
+    def fork(self) -> Stream:
+        """Another stream of the same sequences, from where they are now."""
+        other = copy(self)
+        other.batches = [replace(batch) for batch in self.batches]
+        return other
 
     @torch.no_grad()
     def advance(self, block: nn.Module, index: int, tick: Tick = silent) -> None:
@@ -270,30 +256,3 @@ def _hollow(
     finally:
         for block in blocks.modules:
             del block.forward
-
-
-class _Interner:
-    """Makes equal tensors among recorded arguments one: masks and rotary tables differ rarely."""
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[Any, ...], list[Tensor]] = {}
-
-    def __call__(self, calls: tuple[Call, ...]) -> tuple[Call, ...]:
-        return tuple(
-            replace(
-                call,
-                args=tree_map(self._one, call.args),
-                kwargs=tree_map(self._one, call.kwargs),
-            )
-            for call in calls
-        )
-
-    def _one(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        alike = self._seen.setdefault((value.shape, value.dtype), [])
-        for known in alike:
-            if known is value or torch.equal(known, value):
-                return known
-        alike.append(value)
-        return value

@@ -2,7 +2,8 @@
 
 For every block, bottom to top:
 
-    observe     the dense block runs on all calibration tokens; statistics and outputs fall out
+    observe     the dense block runs on all calibration tokens; statistics and outputs fall out,
+                of the outputs no more than the method or the measurement of its damage needs
     prune       the method scores or solves; masks are exact; the regional optimiser refines
     write       the new weights, rounded to the dtype that they will be stored in
     propagate   the pruned block runs; its outputs are the next block's inputs
@@ -14,7 +15,6 @@ So every block is calibrated on what the pruned model will really feed it. With 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,12 +25,13 @@ from torch import Tensor
 from secateur import ranks
 from secateur.blocks.observe import PROBE_TOKENS, Observer, observe
 from secateur.blocks.onepass import groups_in_order, run_once
+from secateur.blocks.propagate import check_output, propagate
 from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.gradients import GradientFile
 from secateur.checkpoint.matrices import with_weights
-from secateur.errors import NumericalError
+from secateur.methods import Refine
 from secateur.sparsity import MatrixAudit, Pattern, audit
 from secateur.statistics import Need
 
@@ -45,12 +46,14 @@ class BlockResult:
         index: which block.
         changed: parameter name in the model -> new value, in the orientation and dtype stored.
         audits: name of a matrix in the model -> what was counted in it, pruned or not.
-        output_error: norm2(f_dense - f_sparse) / norm2(f_dense) over all calibration tokens, or
-            None without calibration, if nothing in it is pruned, or if it never ran dense.
+        output_error: norm2(f_dense - f_sparse) / norm2(f_dense) over the first batch, or None
+            without calibration, if nothing in it is pruned, or if it never ran dense.
         matrix_errors: the same of every matrix alone, by its name in the model, on its first
             inputs; empty without calibration, and without an expert that no token reached.
         seconds: wall time by phase.
         notices: what the user should know, a line each.
+        judged: relative output error on sequences that no optimiser step saw, before and after the
+            regional optimiser; None without one.
     """
 
     index: int
@@ -60,6 +63,7 @@ class BlockResult:
     matrix_errors: dict[str, float]
     seconds: dict[str, float]
     notices: tuple[str, ...]
+    judged: tuple[float, float] | None = None
 
 
 def sweep(
@@ -70,6 +74,7 @@ def sweep(
     tick: Tick = silent,
     first: tuple[Observer, list[Tensor]] | None = None,
     done: int = 0,
+    dense: Stream | None = None,
 ) -> Iterator[BlockResult]:
     """Prune every block in turn. Weights are changed in the open block only.
 
@@ -81,6 +86,8 @@ def sweep(
         tick: told of progress within a block.
         first: what observing block 0 gave to another run on the same inputs; see `observe`.
         done: blocks at the bottom that are finished; `stream` is where it leaves them.
+        dense: the same sequences as the dense model moves them, where the regional optimiser aims
+            at what its blocks make of them.
 
     Raises:
         PatternError: the pattern does not fit a matrix.
@@ -104,7 +111,7 @@ def sweep(
             clock.lap("load")
             # In a function of its own, so that nothing of this block outlives it but the result.
             known = first if index == 0 else None
-            yield _prune_block(block, source, stream, plan, gradients, tick, clock, known)
+            yield _prune_block(block, source, stream, plan, gradients, tick, clock, known, dense)
 
 
 def _prune_block(
@@ -116,6 +123,7 @@ def _prune_block(
     tick: Tick,
     clock: _Clock,
     known: tuple[Observer, list[Tensor]] | None,
+    dense: Stream | None,
 ) -> BlockResult:
     """Everything that happens to one open block."""
     for matrix, pattern in block.patterns.items():
@@ -123,7 +131,7 @@ def _prune_block(
     for name, weight in block.module.named_parameters():
         check_finite(weight, "the weights are", block.prefix + name, ANOTHER_COPY)
     if not block.patterns:
-        return _pass_by(block, stream, tick, clock)
+        return _pass_by(block, stream, dense, tick, clock)
     if plan.schedule == "matrix" and stream is not None:
         groups = groups_in_order(block.module, block.index, stream, block.matrices)
         if groups is not None:
@@ -131,27 +139,34 @@ def _prune_block(
     observed = error = None
     matrix_errors: dict[str, float] = {}
     if stream is not None:
-        observer, targets = known or observe(
+        observer, outputs = known or observe(
             block.module, block.index, stream, block.matrices, plan.method.needs, tick,
-            plan.route_all, plan.expert_tokens,
+            plan.route_all, plan.expert_tokens, plan.method.refine is not Refine.NONE,
         )  # fmt: skip
-        # Targets are let go one by one; those that are known serve other runs too.
-        observed = Observed(stream, observer, list(targets) if known else targets)
+        outputs = list(outputs)  # they are let go; those that are known serve other runs too
+        if dense is not None:
+            if block.index == 0:  # the same inputs
+                dense.hidden = outputs
+            else:
+                dense.advance(block.module, block.index, tick)
+        observed = Observed(stream, observer, outputs, outputs if dense is None else dense.hidden)
         clock.lap("observe")
-    pruned, notices = new_weights(block, observed, gradients, plan, tick)
+    pruned = new_weights(block, observed, gradients, plan, tick)
     if observed is not None:
-        matrix_errors = _errors_by_matrix(block, observed.observer, pruned)
+        matrix_errors = _errors_by_matrix(block, observed.observer, pruned.weights)
     clock.lap("prune")
-    changed = _write(block, pruned, source)
+    changed = _write(block, pruned.weights, source)
     if observed is not None:
-        error = _propagate(block, observed, tick)
+        error = propagate(block, observed, tick, block.index + 1 == len(source.blocks))
         clock.lap("propagate")
+    notices = pruned.notices
     if plan.schedule == "matrix" and stream is not None:
         told = "experts, or a matrix that is not used once: pruned by the block schedule"
         notices = (f"{block.prefix[:-1]}: {told}", *notices)
     return BlockResult(
-        block.index, changed, _audits(block), error, matrix_errors, clock.seconds, notices
-    )
+        block.index, changed, _audits(block), error, matrix_errors, clock.seconds,
+        notices, pruned.judged,
+    )  # fmt: skip
 
 
 def _prune_as_it_runs(
@@ -178,15 +193,14 @@ def _prune_as_it_runs(
         observer.join()
         clock.lap("observe")
         part = replace(block, patterns={matrix: block.patterns[matrix] for matrix in group})
-        pruned, told = new_weights(part, Observed(stream, observer, []), gradients, plan, tick)
-        matrix_errors.update(_errors_by_matrix(part, observer, pruned))
-        changed.update(_write(part, pruned, source))
-        notices.extend(told)
+        pruned = new_weights(part, Observed(stream, observer, [], []), gradients, plan, tick)
+        matrix_errors.update(_errors_by_matrix(part, observer, pruned.weights))
+        changed.update(_write(part, pruned.weights, source))
+        notices.extend(pruned.notices)
         clock.lap("prune")
 
     run_once(block.module, block.index, stream, groups, arrive, tick)
-    for batch in stream.batches:
-        check_finite(batch.hidden, "the block's output is", f"block {block.index}")
+    check_output(block, stream.batches)
     clock.lap("observe")
     return BlockResult(
         block.index, changed, _audits(block), None, matrix_errors, clock.seconds, tuple(notices)
@@ -204,10 +218,14 @@ def _errors_by_matrix(
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _pass_by(block: OpenBlock, stream: Stream | None, tick: Tick, clock: _Clock) -> BlockResult:
-    """A block in which nothing is pruned: the stream moves through it as it is."""
+def _pass_by(
+    block: OpenBlock, stream: Stream | None, dense: Stream | None, tick: Tick, clock: _Clock
+) -> BlockResult:
+    """A block in which nothing is pruned: the streams move through it as it is."""
+    for moving in (stream, dense):
+        if moving is not None:
+            moving.advance(block.module, block.index, tick)
     if stream is not None:
-        stream.advance(block.module, block.index, tick)
         clock.lap("propagate")
     return BlockResult(block.index, {}, _audits(block), None, {}, clock.seconds, ())
 
@@ -232,28 +250,6 @@ def _write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> d
     return {
         block.prefix + name: value for name, value in with_weights(block.matrices, pruned).items()
     }
-
-
-@torch.no_grad()
-def _propagate(block: OpenBlock, observed: Observed, tick: Tick) -> float:
-    """Move the stream through the pruned block; the relative error of its output."""
-    batches, targets = observed.stream.batches, observed.targets
-    difference = reference = 0.0
-    for number, batch in enumerate(batches):
-        tick("propagate", number, len(batches))
-        target = targets.pop(0).float()
-        batch.hidden = batch.run(block.module, block.index)
-        difference += float((batch.hidden.float() - target).square().sum())
-        reference += float(target.square().sum())
-    difference, reference = ranks.totals(difference, reference)
-    if not math.isfinite(difference) or not math.isfinite(reference):
-        # the dense weights are finite, so it is the numbers between them that were too large
-        raise NumericalError(
-            "the block's output is not finite",
-            where=f"block {block.index}",
-            hint="--dtype float32",
-        )
-    return (difference / reference) ** 0.5 if reference else 0.0
 
 
 def _check_surroundings(source: BlockModel) -> None:

@@ -9,11 +9,11 @@ import typer
 from transformers.utils import logging as transformers_logging
 
 from secateur import ranks, show
-from secateur.cli import compare, inspect, pack, prune, recover
+from secateur.cli import bench, compare, inspect, pack, prune, recover
 from secateur.cli.app import app
 from secateur.errors import SecateurError
 
-__all__ = ["app", "compare", "inspect", "main", "pack", "prune", "recover"]
+__all__ = ["app", "bench", "compare", "inspect", "main", "pack", "prune", "recover"]
 
 INTERRUPTED = 130
 SPLIT = ("prune", "evaluate")

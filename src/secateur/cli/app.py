@@ -43,6 +43,10 @@ CALIBRATION = (
     " wikitext2, builtin (source of the standard library) or self (the dense model writes it)."
 )
 HELD_OUT = "A file, a folder, c4 or wikitext2 (their test splits), or builtin (modules held out)."
+AlsoText = Annotated[
+    list[str] | None,
+    typer.Option(help="A further text to measure on, beside --text. May be repeated."),
+]
 
 
 def shown() -> Progress:

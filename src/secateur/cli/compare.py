@@ -13,6 +13,7 @@ from secateur import methods, show
 from secateur.cli.app import (
     CALIBRATION,
     HELD_OUT,
+    AlsoText,
     Device,
     Dtype,
     IncludePath,
@@ -59,10 +60,14 @@ def compare_command(
     sequence_length: Annotated[
         int, typer.Option(help="Tokens in each, and in a window; at most what the model allows.")
     ] = 2048,
+    also_text: AlsoText = None,
     windows: Annotated[
-        int | None, typer.Option(help="Windows of held-out text at most.", show_default="all")
+        int | None, typer.Option(help="Windows of each at most.", show_default="all")
     ] = None,
     preset: Annotated[str, typer.Option(help="Regional optimiser: auto or paper.")] = "auto",
+    effort: Annotated[
+        str, typer.Option(help="How long it works: fast, balanced or best.")
+    ] = "balanced",
     batch_size: Annotated[
         int | None, typer.Option(help="Sequences per batch.", show_default="about 8192 tokens")
     ] = None,
@@ -110,10 +115,12 @@ def compare_command(
             "model": model,
             "calibration": calibration,
             "text": text,
+            "also_text": also_text or [],
             "samples": samples,
             "sequence_length": sequence_length,
             "windows": windows,
             "preset": preset,
+            "effort": effort,
             "batch_size": batch_size,
             "dtype": dtype,
             "device": device,

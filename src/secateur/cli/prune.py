@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from secateur import pipeline, show
-from secateur.cli.app import CALIBRATION, HELD_OUT, Trust, app, shown
+from secateur.cli.app import CALIBRATION, HELD_OUT, AlsoText, Trust, app, shown
 from secateur.errors import RecipeError
 from secateur.prepare import prepare
 from secateur.recipe import Recipe
@@ -68,8 +68,9 @@ def prune_command(
         str | None,
         typer.Option(help=f"Measure perplexity as the blocks pass. {HELD_OUT}"),
     ] = None,
+    also_text: AlsoText = None,
     windows: Annotated[
-        int | None, typer.Option(help="Windows of it at most.", show_default="all")
+        int | None, typer.Option(help="Windows of each at most.", show_default="all")
     ] = None,
     samples: Annotated[
         int | None, typer.Option(help="Calibration sequences.", show_default="128")
@@ -94,6 +95,13 @@ def prune_command(
         str | None,
         typer.Option(
             help="Regional optimiser: auto (sets its own rate) or paper.", show_default="auto"
+        ),
+    ] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(
+            help="How long the regional optimiser works: fast, balanced or best.",
+            show_default="balanced",
         ),
     ] = None,
     schedule: Annotated[
@@ -156,9 +164,11 @@ def prune_command(
     flags = {
         "model": model, "method": method, "pattern": pattern, "calibration": calibration,
         "out": out_folder, "samples": samples, "sequence_length": sequence_length, "seed": seed,
-        "preset": preset, "batch_size": batch_size, "dtype": dtype, "device": device,
-        "overwrite": overwrite, "gradients": gradients, "save_gradients": save_gradients,
+        "preset": preset, "effort": effort, "batch_size": batch_size, "dtype": dtype,
+        "device": device, "overwrite": overwrite, "gradients": gradients,
+        "save_gradients": save_gradients,
         "block_inputs": block_inputs, "text": text, "windows": windows, "restart": restart,
+        "also_text": also_text or None,
         "include": include or None, "exclude": exclude or None, "blocks": blocks,
         "dense_first": dense_first, "route_all": route_all, "expert_tokens": expert_tokens,
         "images": images, "schedule": schedule,

@@ -7,6 +7,8 @@ the windows through it then saves writing and reading the model, and gives the s
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -21,36 +23,53 @@ class Following:
 
     Args:
         source: the model that is pruned.
-        text: the windows.
-        batch_size: windows that run through a block together.
-        dense: the same windows after the last dense block.
+        texts: the windows of every text.
+        dense: the same windows after the last dense block; as many windows run through a block
+            together as there.
 
     Attributes:
-        stream: the windows where they are.
-        seconds: that this has taken so far.
+        streams: the windows of every text where they are.
     """
 
     def __init__(
-        self, source: BlockModel, text: TokenBatch, batch_size: int, dense: Stream
+        self, source: BlockModel, texts: Sequence[TokenBatch], dense: Sequence[Stream]
     ) -> None:
-        began = time.perf_counter()
-        self._source, self._text, self._dense = source, text, dense
-        self.stream = Stream(source, text.input_ids, batch_size)
-        self.seconds = time.perf_counter() - began
+        self._source, self._texts, self._dense = source, tuple(texts), tuple(dense)
+        self.streams: list[Stream] = []
+        self._seconds = [0.0] * len(self._texts)
+        for place, (text, passed) in enumerate(zip(texts, dense, strict=True)):
+            with self._timed(place):
+                size = max((len(batch.inputs) for batch in passed.batches), default=1)
+                self.streams.append(Stream(source, text.input_ids, size))
+
+    @property
+    def seconds(self) -> float:
+        """That all of it has taken so far."""
+        return sum(self._seconds)
 
     def advance(self, block: nn.Module, index: int) -> None:
         """Run the windows through the pruned block `index`, while it is open."""
-        began = time.perf_counter()
-        self.stream.advance(block, index)
-        self.seconds += time.perf_counter() - began
+        for place, stream in enumerate(self.streams):
+            with self._timed(place):
+                stream.advance(block, index)
 
-    def evaluation(self) -> Evaluation:
-        """Perplexity and divergence from the dense model, once all blocks have passed.
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Perplexity and divergence from the dense model on every text, once all have passed.
 
         Raises:
             NumericalError: a window's likelihood is not finite.
         """
-        began = time.perf_counter() - self.seconds
-        found = measure(self._source, self.stream, self._text, (self._source, self._dense), began)
-        self.seconds = found.seconds
-        return found
+        found = []
+        for place, (stream, text) in enumerate(zip(self.streams, self._texts, strict=True)):
+            began = time.perf_counter() - self._seconds[place]
+            dense = self._source, self._dense[place]
+            found.append(measure(self._source, stream, text, dense, began))
+            self._seconds[place] = found[-1].seconds
+        return tuple(found)
+
+    @contextmanager
+    def _timed(self, place: int) -> Iterator[None]:
+        """Add what is done within to the time of a text."""
+        began = time.perf_counter()
+        yield
+        self._seconds[place] += time.perf_counter() - began

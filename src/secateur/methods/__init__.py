@@ -1,6 +1,6 @@
 """The methods of the papers, one short file each. Importing a file registers its methods."""
 
-from secateur.methods import gblm, magnitude, sparsegpt, wanda, wandapp
+from secateur.methods import alps, gblm, magnitude, sparsegpt, wanda, wandapp
 from secateur.methods.base import Method, Params, Refine, Solution, describe_fields, every, get
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "Params",
     "Refine",
     "Solution",
+    "alps",
     "describe_fields",
     "every",
     "gblm",

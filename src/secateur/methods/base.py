@@ -159,12 +159,13 @@ def solve(
     paper: str,
     needs: set[Need],
     params: type[Params] = Params,
+    refine: Refine = Refine.NONE,
 ) -> Callable[[_Solve], _Solve]:
     """Register a solving function under `name`; it is returned unchanged."""
 
     def register(function: _Solve) -> _Solve:
         wanted = frozenset(needs)
-        _add(Method(name, _summary(function), paper, wanted, params, Refine.NONE, solve=function))
+        _add(Method(name, _summary(function), paper, wanted, params, refine, solve=function))
         return function
 
     return register

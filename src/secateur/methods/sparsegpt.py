@@ -137,13 +137,20 @@ def _solve(
         current[:, middle:stop] -= errors[:, start:middle] @ factor[start:middle, middle:stop]
         _solve(current, keep, errors, factor, scale, pattern, middle, stop)
         return
+    # Turned over, so that a column is one stretch of memory: the same arithmetic, faster.
+    columns = current[:, start:stop].T.contiguous()  # [columns, rows]
+    pruned = ~keep[:, start:stop].T.contiguous()
+    lost = torch.empty_like(columns)
     for column in range(start, stop):
+        at = column - start
         if isinstance(pattern, NofM) and column % group == 0:
-            ahead = slice(column, column + group)
-            keep[:, ahead] = keep_mask(current[:, ahead].square() / scale[ahead], pattern)
-        error = current[:, column] * ~keep[:, column] / factor[column, column]  # [rows]
-        errors[:, column] = error
-        current[:, column + 1 : stop].addr_(error, factor[column, column + 1 : stop], alpha=-1)
+            score = columns[at : at + group].T.square() / scale[column : column + group]
+            pruned[at : at + group] = ~keep_mask(score, pattern).T
+        torch.mul(columns[at], pruned[at], out=lost[at]).div_(factor[column, column])
+        columns[at + 1 :] -= factor[column, column + 1 : stop, None] * lost[at]
+    current[:, start:stop] = columns.T
+    keep[:, start:stop] = ~pruned.T
+    errors[:, start:stop] = lost.T
 
 
 def _keep_in_block(

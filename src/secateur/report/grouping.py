@@ -137,7 +137,8 @@ def _flat(record: RunRecord) -> dict[str, str]:
     """Everything but the seed that decides the result, most telling first."""
     recipe = record.recipe
     regional = recipe.get("regional") or {}
-    found = {"preset": recipe.get("preset")} if regional else {}
+    own = ("preset", "effort") if regional else ()
+    found = {name: recipe[name] for name in own if name in recipe}
     found |= {
         name: recipe.get(name) for name in ("samples", "sequence_length", "calibration", "images")
     }

@@ -64,6 +64,9 @@ class BlockRecord(_Record):
     index: int
     output_error: float | None
     """norm2(f_dense - f_sparse) / norm2(f_dense) over the calibration tokens."""
+    judged: tuple[float, float] | None = None
+    """The same on sequences that no optimiser step saw, before and after the regional optimiser,
+    against what the optimiser aims at."""
     seconds: dict[str, float]
     """Wall time by phase."""
     notices: tuple[str, ...]
@@ -120,6 +123,8 @@ class RecoveryRecord(_Record):
     """After training, before the merge."""
     recovered: Evaluation | None
     """The result; with adapters beside the model, the same as `adapted`."""
+    also: tuple[Evaluation, ...] = ()
+    """The result on further texts."""
     zeros_before: int
     """In all prunable matrices."""
     zeros_after: int

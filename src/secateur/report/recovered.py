@@ -18,8 +18,13 @@ def as_measured(record: RunRecord) -> RunRecord:
         return record
     evaluations: tuple[Evaluation, ...] = ()
     if (found := recovery.recovered) is not None:
-        dense = None if recovery.dense is None else recovery.dense.perplexity
-        evaluations = (found.model_copy(update={"dense_perplexity": dense}),)
+        dense = {e.protocol.token_sha256: e.dense_perplexity for e in record.evaluations}
+        if recovery.dense is not None:
+            dense[found.protocol.token_sha256] = recovery.dense.perplexity
+        evaluations = tuple(
+            one.model_copy(update={"dense_perplexity": dense.get(one.protocol.token_sha256)})
+            for one in (found, *recovery.also)
+        )
     blocks = tuple(
         block.model_copy(
             update={

@@ -48,16 +48,18 @@ def keep_mask(score: Tensor, pattern: Pattern, compare: Compare = Compare.ROW) -
 def _keep_in_groups(groups: Tensor, n: int) -> Tensor:
     """Keep the `n` highest of each group by rank: [rows, groups, m] -> bool of the same shape.
 
-    The rank of a weight is the number of weights of its group that beat it: m vectorised
-    comparisons, several times faster than sorting millions of groups of four.
+    The rank of a weight is the number of weights of its group that beat it. Every pair of places in
+    a group is compared once, for all groups together: several times faster than to sort them.
     """
     m = groups.shape[-1]
-    rank = torch.zeros(groups.shape, dtype=torch.int32, device=groups.device)
-    position = torch.arange(m, device=groups.device)
-    for rival in range(m):
-        rival_score = groups[..., rival, None]  # [rows, groups, 1]
-        rank += (rival_score > groups) | ((rival_score == groups) & (rival < position))
-    return rank < n
+    places = groups.movedim(-1, 0).contiguous()  # [m, rows, groups]
+    rank = torch.zeros(places.shape, dtype=torch.int16, device=groups.device)
+    for first in range(m):
+        for second in range(first + 1, m):
+            wins = places[first] >= places[second]
+            rank[second] += wins
+            rank[first] += ~wins
+    return (rank < n).movedim(0, -1)
 
 
 def keep_highest(rows: Tensor, kept: int) -> Tensor:

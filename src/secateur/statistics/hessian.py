@@ -11,6 +11,9 @@ published script. Its solve amplifies rounding (one near-tie that falls the othe
 weights to its right, and with them later masks), so that a plain sum of the same terms agrees with
 the script's masks to 99.7 % where the running mean agrees to the last bit.
 
+It is symmetric, so that only what is on and above its diagonal is computed, in strips of rows: with
+eight strips 9/16 of the products, each the same to the last bit.
+
 Source: Frantar and Alistarh, arXiv 2301.00774.
 """
 
@@ -24,25 +27,39 @@ from torch import Tensor
 
 from secateur import ranks
 
+_STRIPS = 8
+_NARROWEST = 128
+"""Rows of a strip at least: narrower products are slow."""
+
 
 class Hessian:
     """Running mean over sequences, float32 [in, in]."""
 
     def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
-        self.mean = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
+        # of what is below the diagonal only what lies in a strip that is cut by it is computed
+        self._upper = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
+        self._rows = max(_NARROWEST, math.ceil(in_features / _STRIPS))
         self.sequences = 0
 
     def add(self, inputs: Sequence[Tensor]) -> None:
         """Count the inputs of some sequences in, [tokens, in] each; a sequence may have none."""
         for sequence in inputs:
-            self.mean *= self.sequences / (self.sequences + 1)
+            kept = self.sequences / (self.sequences + 1)
             self.sequences += 1
             scaled = math.sqrt(2 / self.sequences) * sequence.detach().float().T  # [in, tokens]
-            self.mean += scaled @ scaled.T
+            for start in range(0, len(scaled), self._rows):
+                strip = self._upper[start : start + self._rows, start:]
+                strip *= kept
+                strip += scaled[start : start + self._rows] @ scaled[start:].T
+
+    @property
+    def mean(self) -> Tensor:
+        """The whole of it, float32 [in, in]."""
+        return self._upper.triu() + self._upper.triu(1).T
 
     def join(self) -> None:
         """Count in what the other processes saw: means are joined in proportion."""
         (total,) = ranks.totals(self.sequences)
-        self.mean *= self.sequences / max(1, total)
+        self._upper *= self.sequences / max(1, total)
         self.sequences = int(total)
-        ranks.add_up([self.mean])
+        ranks.add_up([self._upper])

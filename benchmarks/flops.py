@@ -1,0 +1,202 @@
+"""The arithmetic that each method needs, in matrix products, for a decoder of Llama's shapes.
+
+A product of [a, b] and [b, c] is 2abc. For one block, T = N * L tokens in N sequences of L:
+
+    linear      2 * T * (sum over matrices of out * in)
+    attention   4 * heads * head_dim * (pairs of tokens): N * L * (L + 1) / 2 of them, causally
+    forward     linear + attention
+
+    to weights  linear: the gradients of all matrices, of each sequence by itself or of a batch
+    to inputs   2 * T * (sum of out * in): of o, gate, up and down. What a gradient within the
+                block needs; q, k, v too where the gradient goes on to the block below
+    backward    to weights + to inputs + 2 * attention
+
+    observe     forward: the dense block on what the pruned blocks below give it
+    propagate   forward: the pruned block; the last block's too, since its error is reported
+    Hessian     2 * T * in**2 for every distinct input: q, k, v share one; gate and up share one.
+                The product of a matrix with itself is counted in full: torch has no other
+    solve       4/3 * in**3 for each of them (Cholesky, inverse, Cholesky), and rows * in**2 for
+                what a column's error does to those on its right
+    optimise    forward + backward over rounds * samples sequences
+
+    method          per block
+    magnitude       nothing
+    wanda           observe + propagate; with `schedule` matrix, forward alone
+    sparsegpt       the same + Hessian + solve
+    gblm            the same as wanda + forward + forward again + backward to below, and the
+                    head's forward and backward to its inputs, once. A block is run again
+                    in the backward pass because one block at a time is in memory
+    wanda++-rgs     observe + backward + propagate
+    wanda++-ro      observe + optimise + propagate
+    wanda++         observe + backward + optimise + propagate
+
+Scores, masks, norms and the optimiser's own steps are no matrix products; they count as nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+Parts = dict[str, float]
+"""What a method does -> its operations in the whole model."""
+
+MATRIX = "matrix"
+"""The schedule in which nothing runs twice."""
+STATISTICS = frozenset({"Hessian", "to weights"})
+"""Parts that float32 statistics take; they may be computed at another precision than the rest."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A decoder.
+
+    Attributes:
+        matrices: name -> (out, in), of one block.
+        inputs: the matrices that read the same input, together.
+        attention: heads * head_dim.
+        blocks: how many.
+        head: operations per token of the output head's forward pass.
+    """
+
+    matrices: Mapping[str, tuple[int, int]]
+    inputs: tuple[tuple[str, ...], ...]
+    attention: int
+    blocks: int
+    head: float
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        """Those of a Llama configuration."""
+        width, wide = config.hidden_size, config.intermediate_size
+        dim = getattr(config, "head_dim", None) or width // config.num_attention_heads
+        heads, shared = config.num_attention_heads * dim, config.num_key_value_heads * dim
+        return cls(
+            matrices={
+                "q": (heads, width),
+                "k": (shared, width),
+                "v": (shared, width),
+                "o": (width, heads),
+                "gate": (wide, width),
+                "up": (wide, width),
+                "down": (width, wide),
+            },
+            inputs=(("q", "k", "v"), ("o",), ("gate", "up"), ("down",)),
+            attention=heads,
+            blocks=config.num_hidden_layers,
+            head=2.0 * width * config.vocab_size,
+        )
+
+    @property
+    def weights(self) -> int:
+        """Prunable weights of one block."""
+        return sum(out * width for out, width in self.matrices.values())
+
+
+@dataclass(frozen=True)
+class Count:
+    """The operations of the pieces, for one block.
+
+    Args:
+        shapes: the decoder.
+        sequences, length: of the calibration.
+        causal: whether a token attends to those before it only; if not, to all.
+    """
+
+    shapes: Shapes
+    sequences: float
+    length: int
+    causal: bool = True
+
+    @property
+    def tokens(self) -> float:
+        return self.sequences * self.length
+
+    @property
+    def linear(self) -> float:
+        return 2.0 * self.tokens * self.shapes.weights
+
+    @property
+    def attention(self) -> float:
+        seen = (self.length + 1) / 2 if self.causal else self.length
+        return 4.0 * self.shapes.attention * self.tokens * seen
+
+    @property
+    def forward(self) -> float:
+        return self.linear + self.attention
+
+    @property
+    def to_inputs(self) -> float:
+        """Within the block: not those of q, k and v."""
+        return self.linear - self.to_first_input
+
+    @property
+    def to_first_input(self) -> float:
+        first = self.shapes.inputs[0]
+        return 2.0 * self.tokens * sum(_size(self.shapes, name) for name in first)
+
+    @property
+    def hessian(self) -> float:
+        widths = [self.shapes.matrices[group[0]][1] for group in self.shapes.inputs]
+        return 2.0 * self.tokens * sum(width**2 for width in widths)
+
+    @property
+    def solve(self) -> float:
+        total = 0.0
+        for group in self.shapes.inputs:
+            rows, width = (
+                sum(self.shapes.matrices[name][0] for name in group),
+                self.shapes.matrices[group[0]][1],
+            )
+            total += 4 / 3 * width**3 + rows * width**2
+        return total
+
+
+def count(
+    method: str,
+    shapes: Shapes,
+    sequences: int,
+    length: int,
+    schedule: str | None = None,
+    regional: Mapping[str, Any] | None = None,
+    causal: bool = True,
+) -> Parts:
+    """The operations of a method on a whole model.
+
+    Args:
+        method: its name.
+        shapes: the model.
+        sequences, length: of the calibration.
+        schedule: of the run; in `matrix` a block runs once.
+        regional: settings of the optimiser, for a method that has one: rounds, samples.
+        causal: as in `Count`.
+    """
+    if method == "magnitude":
+        return {}
+    one = Count(shapes, sequences, length, causal)
+    parts: Parts = {"forward": one.forward if schedule == MATRIX else 2 * one.forward}
+    if method == "sparsegpt":
+        parts |= {"Hessian": one.hessian, "solve": one.solve}
+    if method in ("wanda++", "wanda++-rgs"):
+        parts |= {"to weights": one.linear, "to inputs": one.to_inputs + 2 * one.attention}
+    if method in ("wanda++", "wanda++-ro"):
+        settings = regional or {}
+        drawn = settings["rounds"] * min(settings["samples"], sequences)
+        some = Count(shapes, drawn, length, causal)
+        parts["optimise"] = some.forward + some.linear + some.to_inputs + 2 * some.attention
+    parts = {name: shapes.blocks * operations for name, operations in parts.items()}
+    if method == "gblm":
+        parts["forward"] += shapes.blocks * 2 * one.forward + shapes.head * one.tokens
+        parts["to weights"] = shapes.blocks * one.linear
+        parts["to inputs"] = (
+            shapes.blocks * (one.to_inputs + 2 * one.attention)
+            + (shapes.blocks - 1) * one.to_first_input
+            + shapes.head * one.tokens
+        )
+    return parts
+
+
+def _size(shapes: Shapes, name: str) -> int:
+    out, width = shapes.matrices[name]
+    return out * width

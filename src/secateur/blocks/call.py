@@ -1,0 +1,61 @@
+"""How a model calls a block: every argument but the hidden states, equal ones kept once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a block is called with besides the hidden states.
+
+    Attributes:
+        args, kwargs: as the model passed them; `None` stands where the hidden states were.
+        hidden_name: the keyword the hidden states go under, or None if they come first.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    hidden_name: str | None
+
+    def __call__(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
+        """Run `block` on `hidden` [batch, tokens, width]; the hidden states it returns."""
+        if self.hidden_name is None:
+            output = block(hidden, *self.args, **self.kwargs)
+        else:
+            output = block(*self.args, **{**self.kwargs, self.hidden_name: hidden})
+        return output if isinstance(output, Tensor) else output[0]
+
+
+class Interner:
+    """Makes equal tensors among recorded arguments one: masks and rotary tables differ rarely."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[Any, ...], list[Tensor]] = {}
+
+    def __call__(self, calls: tuple[Call, ...]) -> tuple[Call, ...]:
+        """The same calls, equal tensors made one."""
+        return tuple(
+            replace(
+                call,
+                args=tree_map(self._one, call.args),
+                kwargs=tree_map(self._one, call.kwargs),
+            )
+            for call in calls
+        )
+
+    def _one(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        alike = self._seen.setdefault((value.shape, value.dtype), [])
+        for known in alike:
+            if known is value or torch.equal(known, value):
+                return known
+        alike.append(value)
+        return value

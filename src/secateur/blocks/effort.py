@@ -1,0 +1,68 @@
+"""How the regional optimiser works: its settings, and those that come ready made.
+
+`PAPER`: RMSprop at 3e-7, the mask chosen anew after every round, as
+published. The others, by effort: Adam with a rate of its own for every matrix, which decays to
+nothing while the first mask is held,
+
+    rate = step * rms(kept weights) / sqrt(in)
+
+A step of Adam moves all weights of a row by about the rate, in directions that agree: it changes
+the row's output by `rate * in * |x|` where the row gives `rms(W) * sqrt(in) * |x|`. So `step` is
+the relative change of a layer's output per optimiser step, the same number at every width, where
+3e-7 was found for layers 4096 wide and does nothing at 192 (docs/decisions/0003).
+
+Source: Yang et al., arXiv 2503.04992, section 3 and appendix; the rate is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Regional(BaseModel):
+    """Settings of the regional optimiser."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    """Adam (betas 0.9 and 0.99) or RMSprop (smoothing 0.99)."""
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """The same rate for every weight; none: derived per matrix from `step`."""
+    step: float = Field(default=0.35, gt=0, allow_inf_nan=False)
+    """Relative change of a layer's output per optimiser step; sets the rate where none is given."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """The rate decays linearly to zero over all rounds, or stays."""
+    target: Literal["block", "model"] = "model"
+    """Aim at what the dense block makes of the pruned blocks' output, or of the dense model's."""
+    hold_mask: bool = True
+    """Keep the first mask; otherwise choose it anew after every round."""
+    rounds: int = Field(default=5, ge=1)
+    """Rounds of stepping and judging."""
+    samples: int = Field(default=128, ge=1)
+    """Sequences drawn in each round, without repetition within it."""
+    batch_size: int = Field(default=4, ge=1)
+    """Sequences per optimiser step."""
+    judges: int = Field(default=8, ge=0)
+    """Sequences that no step sees, and that choose the round whose weights stay (at most a quarter
+    of all, or all where there are fewer than four); 0: the last round's stay."""
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> Self:
+        if self.learning_rate is not None and "step" in self.model_fields_set:
+            raise ValueError("step derives the rate that learning_rate gives: leave one out")
+        return self
+
+
+PAPER = Regional(
+    optimizer="rmsprop", learning_rate=3e-7, schedule="constant", target="block",
+    hold_mask=False, samples=32, batch_size=1, judges=0,
+)  # fmt: skip
+
+EFFORTS: Mapping[str, Regional] = {
+    "fast": Regional(samples=32),
+    "balanced": Regional(),
+    "best": Regional(rounds=20),
+}

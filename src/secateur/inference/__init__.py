@@ -1,0 +1,19 @@
+"""2:4 at work: the form each matrix runs fastest in, the packed kernel, and `secateur bench`."""
+
+from secateur.inference.accelerate import accelerate_inference
+from secateur.inference.benchmark import BenchReport, bench
+from secateur.inference.packed_linear import PackedLinear
+from secateur.inference.report import InferenceReport, ShapeReport, Timing
+from secateur.inference.table import summarise, tabulate
+
+__all__ = [
+    "BenchReport",
+    "InferenceReport",
+    "PackedLinear",
+    "ShapeReport",
+    "Timing",
+    "accelerate_inference",
+    "bench",
+    "summarise",
+    "tabulate",
+]

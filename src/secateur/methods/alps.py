@@ -1,0 +1,152 @@
+"""ALPS: the mask by operator splitting (ADMM), then the best weights on that mask.
+
+    minimise   norm2(X (W0 - W)')**2   with W in the pattern,   in the scale where diag(H) = 1
+
+    W   = (W0 H - V + rho D) inv(H + rho I)     fits the outputs, close to D
+    D   = project(W + V / rho)                  fits the pattern: the largest weights stay
+    V   = V + rho (W - D)                       the price of their difference
+    rho grows the faster the more the mask still changes; the mask that no longer changes is it
+
+    then conjugate gradients on the same error, over the kept weights alone
+
+    W0, W, D, V [out, in]   dense weights, fitted, sparse, dual
+    H [in, in]              X' X, a share of its mean diagonal added, scaled to a diagonal of 1
+    X [tokens, in]          inputs of the layer
+
+Where Wanda and SparseGPT decide about a weight once, this decides about all of them together and
+changes its mind. inv(H + rho I) comes from one eigendecomposition of H, for every rho. Matrices
+that read the same input share it, and are solved together, their rows stacked.
+
+Source: Meng, Behdin, Wang and Mazumder, arXiv 2406.07831, algorithm 1 and section 3.3; the schedule
+of rho is that of its appendix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from secateur.errors import NumericalError
+from secateur.methods.base import Params, Refine, Solution, solve
+from secateur.sparsity import Pattern, keep_mask
+from secateur.statistics import Need, Statistics
+
+_EVERY = 3
+"""Iterations between two looks at how much the mask has changed."""
+_GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
+"""(share of the kept weights that changed at least, factor of rho)."""
+
+
+class ALPSParams(Params):
+    """Parameters of ALPS."""
+
+    damping: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    """Share of the Hessian's mean diagonal that is added to its diagonal."""
+    rho: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    """Where rho begins, for a Hessian scaled to a diagonal of 1."""
+    iterations: int = Field(default=300, ge=1)
+    """Iterations at most; the mask usually settles before."""
+    refinement: int = Field(default=10, ge=0)
+    """Steps of conjugate gradients on the kept weights."""
+
+
+@solve("alps", paper="https://arxiv.org/abs/2406.07831", needs={Need.HESSIAN}, params=ALPSParams)
+def alps(
+    weights: Sequence[Tensor], statistics: Statistics, pattern: Pattern, params: ALPSParams
+) -> Solution:
+    """The mask by operator splitting (ADMM), then least squares on the weights that stay."""
+    hessian, scale = _scaled(statistics.hessian, params.damping)
+    sizes = [len(weight) for weight in weights]
+    dense = torch.cat([weight.float() for weight in weights]) * scale  # [all rows, in]
+
+    def kept(candidate: Tensor) -> Tensor:
+        parts = torch.split(candidate.abs(), sizes)
+        return torch.cat([keep_mask(part, pattern, params.competition) for part in parts])
+
+    values, vectors = torch.linalg.eigh(hessian)  # [in], [in, in]
+    wanted = dense @ hessian  # [all rows, in]
+    sparse, dual, rho = dense, torch.zeros_like(dense), params.rho
+    keep = before = kept(dense)
+    sparse = dense.masked_fill(~keep, 0)
+    for iteration in range(1, params.iterations + 1):
+        fitted = (wanted - dual + rho * sparse) @ vectors / (values + rho) @ vectors.T
+        aim = fitted + dual / rho
+        keep = kept(aim)
+        sparse = aim.masked_fill(~keep, 0)
+        dual += rho * (fitted - sparse)
+        if iteration % _EVERY == 0:
+            changed = float((keep & ~before).sum() / keep.sum().clamp_min(1))
+            if changed == 0:
+                break
+            before = keep
+            rho *= next(factor for least, factor in _GROWTH if changed >= least)
+    refined = on_mask(sparse, wanted, hessian, keep, params.refinement)
+    # A dead input is scaled to nothing there, and whatever stands on it does nothing.
+    solved = torch.where(scale > 0, refined / scale, 0)
+    return Solution(torch.split(solved.masked_fill_(~keep, 0), sizes), torch.split(keep, sizes))
+
+
+@solve(
+    "alps-ro",
+    paper="https://arxiv.org/abs/2406.07831",
+    needs={Need.HESSIAN},
+    params=ALPSParams,
+    refine=Refine.REGIONAL,
+)
+def alps_with_regional_optimisation(
+    weights: Sequence[Tensor], statistics: Statistics, pattern: Pattern, params: ALPSParams
+) -> Solution:
+    """ALPS, then regional optimisation of the kept weights (RO)."""
+    return alps(weights, statistics, pattern, params)
+
+
+def on_mask(start: Tensor, wanted: Tensor, hessian: Tensor, keep: Tensor, steps: int) -> Tensor:
+    """Least squares over the kept weights, by conjugate gradients in all rows at once.
+
+    Args:
+        start: [rows, in], zero where pruned.
+        wanted: W0 H, [rows, in].
+        hessian: float32 [in, in], positive definite.
+        keep: bool [rows, in].
+        steps: of conjugate gradients.
+
+    Returns:
+        [rows, in], zero where pruned; no row has a larger error than `start`.
+    """
+    solution = start
+    residual = (wanted - start @ hessian).masked_fill(~keep, 0)
+    direction = residual
+    square = residual.square().sum(1, keepdim=True)  # [rows, 1]
+    for _ in range(steps):
+        image = (direction @ hessian).masked_fill(~keep, 0)
+        curvature = (direction * image).sum(1, keepdim=True)
+        length = torch.where(curvature > 0, square / curvature, 0)
+        solution = solution + length * direction
+        residual = residual - length * image
+        after = residual.square().sum(1, keepdim=True)
+        direction = residual + torch.where(square > 0, after / square, 0) * direction
+        square = after
+    return solution
+
+
+def _scaled(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """The damped Hessian with a diagonal of 1, and what weights are multiplied by for it.
+
+    Returns:
+        float32 [in, in]; [in], 0 for dead inputs, so that they go first.
+
+    Raises:
+        NumericalError: the damped Hessian has a negative diagonal.
+    """
+    diagonal = hessian.diagonal()
+    dead = diagonal == 0
+    if bool((diagonal < 0).any()):
+        raise NumericalError("the Hessian has a negative diagonal", hint="--dtype float32")
+    mean = diagonal[~dead].mean() if not bool(dead.all()) else diagonal.new_ones(())
+    scale = (diagonal + damping * mean).sqrt().masked_fill(dead, 1)  # [in]
+    scaled = (hessian / scale).div_(scale[:, None])
+    scaled.diagonal().fill_(1)
+    return scaled, scale.masked_fill(dead, 0)

@@ -1,0 +1,139 @@
+"""The counted arithmetic of `benchmarks/floor.py`, against what torch counts while it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import tiny
+from secateur.statistics import Hessian
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from flops import Count, Shapes, count
+
+SEQUENCES, LENGTH = 3, 8
+
+
+@pytest.fixture
+def model() -> Any:
+    """Attention by plain products, which torch counts in full."""
+    model = tiny.make_model("llama", _attn_implementation="eager")
+    assert model.config.num_key_value_heads < model.config.num_attention_heads
+    return model.requires_grad_(False)
+
+
+@pytest.fixture
+def shapes(model: Any) -> Shapes:
+    return Shapes.of(model.config)
+
+
+@pytest.fixture
+def one(shapes: Shapes) -> Count:
+    return Count(shapes, SEQUENCES, LENGTH, causal=False)
+
+
+def run(model: Any, backward_from: int | None = None) -> tuple[int, int]:
+    """Operations of the blocks, forward and backward, as torch counts them.
+
+    Args:
+        model: whose blocks run, without embedding and head.
+        backward_from: the gradients of all matrices from this block on; none: forward only.
+    """
+    width = model.config.hidden_size
+    hidden = torch.randn(SEQUENCES, LENGTH, width)
+    place = torch.arange(LENGTH)[None]
+    rotary = model.model.rotary_emb(hidden, place)
+    if backward_from is not None:
+        for weight in model.model.layers[backward_from:].parameters():
+            weight.requires_grad_(weight.dim() == 2)  # a norm below q, k, v would ask for more
+    with FlopCounterMode(display=False) as forward:
+        for block in model.model.layers:
+            hidden = block(hidden, position_embeddings=rotary, position_ids=place)
+    with FlopCounterMode(display=False) as backward:
+        if backward_from is not None:
+            hidden.square().sum().backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+def test_shapes_are_those_of_the_model(model: Any, shapes: Shapes) -> None:
+    block = model.model.layers[0]
+    found = {
+        name.removesuffix("_proj.weight").rpartition(".")[2]: tuple(weight.shape)
+        for name, weight in block.named_parameters()
+        if weight.dim() == 2
+    }
+    assert found == shapes.matrices
+    assert shapes.blocks == len(model.model.layers)
+
+
+def test_a_forward_pass(model: Any, shapes: Shapes, one: Count) -> None:
+    forward, _ = run(model)
+    assert forward == shapes.blocks * one.forward
+
+
+def test_a_backward_pass_within_one_block(model: Any, shapes: Shapes, one: Count) -> None:
+    _, backward = run(model, backward_from=shapes.blocks - 1)
+    assert backward == one.linear + one.to_inputs + 2 * one.attention
+
+
+def test_a_backward_pass_through_all_blocks(model: Any, shapes: Shapes, one: Count) -> None:
+    _, backward = run(model, backward_from=0)
+    parts = count("gblm", shapes, SEQUENCES, LENGTH, causal=False)
+    head = shapes.head * SEQUENCES * LENGTH
+    assert backward == parts["to weights"] + parts["to inputs"] - head
+
+
+def test_the_head(model: Any, shapes: Shapes) -> None:
+    hidden = torch.randn(SEQUENCES, LENGTH, model.config.hidden_size, requires_grad=True)
+    with FlopCounterMode(display=False) as counted:
+        model.lm_head(hidden).square().sum().backward()
+    assert counted.get_total_flops() == 2 * shapes.head * SEQUENCES * LENGTH
+
+
+def test_hessians(shapes: Shapes, one: Count) -> None:
+    widths = [shapes.matrices[group[0]][1] for group in shapes.inputs]
+    with FlopCounterMode(display=False) as counted:
+        for width in widths:
+            Hessian(width).add([torch.randn(LENGTH, width) for _ in range(SEQUENCES)])
+    assert counted.get_total_flops() == one.hessian
+
+
+def test_the_solve_by_hand() -> None:
+    matrices = {"q": (4, 6), "k": (2, 6), "down": (6, 10)}
+    shapes = Shapes(matrices, (("q", "k"), ("down",)), attention=4, blocks=1, head=0)
+    by_hand = 4 / 3 * 6**3 + (4 + 2) * 6**2 + 4 / 3 * 10**3 + 6 * 10**2
+    assert Count(shapes, 1, 1).solve == pytest.approx(by_hand)
+
+
+def test_a_token_attends_to_itself_and_those_before(shapes: Shapes) -> None:
+    pairs = sum(range(1, LENGTH + 1))
+    assert Count(shapes, 1, LENGTH).attention == 4 * shapes.attention * pairs
+
+
+@pytest.mark.parametrize(
+    ("method", "passes"),
+    [("magnitude", 0), ("wanda", 2), ("sparsegpt", 2), ("gblm", 4), ("wanda++", 2)],
+)
+def test_forward_passes(method: str, passes: int, shapes: Shapes) -> None:
+    regional = {"rounds": 2, "samples": 8}
+    parts = count(method, shapes, SEQUENCES, LENGTH, regional=regional)
+    head = shapes.head * SEQUENCES * LENGTH if method == "gblm" else 0
+    whole = Count(shapes, SEQUENCES, LENGTH).forward * shapes.blocks
+    assert parts.get("forward", 0) == passes * whole + head
+
+
+def test_one_pass_fewer_matrix_by_matrix(shapes: Shapes) -> None:
+    whole = Count(shapes, SEQUENCES, LENGTH).forward * shapes.blocks
+    assert count("wanda", shapes, SEQUENCES, LENGTH, "matrix") == {"forward": whole}
+
+
+def test_the_optimiser_draws_no_more_than_there_is(shapes: Shapes, one: Count) -> None:
+    settings = {"rounds": 2, "samples": 100}
+    parts = count("wanda++-ro", shapes, SEQUENCES, LENGTH, None, settings, causal=False)
+    per_sequence = (one.forward + one.linear + one.to_inputs + 2 * one.attention) / SEQUENCES
+    assert parts["optimise"] == pytest.approx(shapes.blocks * 2 * SEQUENCES * per_sequence)
