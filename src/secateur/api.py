@@ -86,8 +86,9 @@ def load(
 ) -> PreTrainedModel:
     """A model in memory from its folder, packed or plain.
 
-    What is packed is unpacked tensor by tensor: the dense model is never written, and packed and
-    dense weights are not in memory at once. `AutoModelForCausalLM.from_pretrained` does the same.
+    What is packed is unpacked tensor by tensor, and the dense model is never written. While that
+    lasts, the packed files are mapped: their pages count as resident, and the system may take them
+    back. `AutoModelForCausalLM.from_pretrained` does the same.
 
     Args:
         model: folder or hub name.

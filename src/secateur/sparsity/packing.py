@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import PatternError
+from secateur.sparsity import fours
 from secateur.sparsity.pattern import NofM
 
 GROUPS = (4, 8, 16)
@@ -55,14 +56,14 @@ def find_form(weight: Tensor) -> Form | None:
     if weight.dtype not in PACKABLE or not weight.numel():
         return None
     rows, columns = weight.shape
-    alive = _alive(weight)
-    nonzero = int(alive.count_nonzero())
+    mask = _to_bits(_alive(weight))
+    nonzero = _bits_set(mask)
     if packed_bytes(weight, nonzero) >= weight.nbytes:
         return None
     found: list[NofM] = []
     for m in GROUPS:
         if columns % m == 0:
-            n = max(1, int(_counts(alive, m).max()))
+            n = max(1, int(_counts(mask, columns, m).max()))
             kept = rows * columns * n // m
             if n < m and kept <= max(nonzero, 1) * MOST_ZEROS_KEPT:
                 found.append(NofM(n, m))
@@ -84,16 +85,29 @@ def pack_matrix(weight: Tensor, form: Form) -> tuple[Tensor, Tensor]:
     Raises:
         PatternError: W is not of that form.
     """
+    rows, columns = weight.shape
+    weight = weight.contiguous()
     alive = _alive(weight)  # bool [out, in]
-    if isinstance(form, NofM):
-        form.check_fits(weight.shape[1], "a matrix to pack")
-        alive = _exactly(alive, form)
     mask = _to_bits(alive)
-    words = weight.contiguous().view(_WORD[weight.itemsize]).flatten()
-    kept = words[alive.flatten().nonzero().flatten()].view(weight.dtype)
     if isinstance(form, NofM):
-        kept = kept.view(weight.shape[0], -1)
-    return kept, mask
+        form.check_fits(columns, "a matrix to pack")
+        counts = _counts(mask, columns, form.m)
+        if crowded := int((counts > form.n).sum()):
+            raise PatternError(
+                f"{crowded} groups have more than {form.n} weights of {form.m}",
+                where="a matrix to pack",
+                wanted=f"a matrix that is {form}",
+            )
+        if bool((counts < form.n).any()):
+            alive = _filled(alive, form)
+            mask = _to_bits(alive)
+    words = weight.view(_WORD[weight.itemsize]).flatten()
+    if n := _in_fours(weight, form):
+        kept = fours.squeeze(words, fours.codes_of(mask, columns // 4), n)
+    else:
+        kept = words[alive.flatten().nonzero().flatten()]
+    shape = (rows, -1) if isinstance(form, NofM) else (-1,)
+    return kept.view(weight.dtype).view(shape), mask
 
 
 def unpack_matrix(values: Tensor, mask: Tensor, columns: int, form: Form) -> Tensor:
@@ -102,11 +116,20 @@ def unpack_matrix(values: Tensor, mask: Tensor, columns: int, form: Form) -> Ten
     Raises:
         PatternError: they cannot be those of such a matrix.
     """
-    alive = _from_bits(mask, columns)
-    _check(values, alive, form)
-    word = _WORD[values.itemsize]
-    dense = torch.zeros(alive.shape, dtype=word, device=values.device)
-    return dense.masked_scatter_(alive, values.contiguous().view(word)).view(values.dtype)
+    _check(values, mask, columns, form)
+    words = values.contiguous().view(_WORD[values.itemsize])
+    if n := _in_fours(values, form):
+        dense = fours.spread(words.flatten(), fours.codes_of(mask, columns // 4), n)
+    else:
+        alive = _from_bits(mask, columns)
+        dense = words.new_zeros(alive.shape).masked_scatter_(alive, words)
+    return dense.view(values.dtype).view(len(mask), columns)
+
+
+def _in_fours(weight: Tensor, form: Form) -> int:
+    """N, if groups are words of 64 bits of which a word is kept; else 0."""
+    fits = isinstance(form, NofM) and form.m == 4 and form.n in fours.KEPT and weight.itemsize == 2
+    return form.n if isinstance(form, NofM) and fits else 0
 
 
 def _alive(weight: Tensor) -> Tensor:
@@ -114,34 +137,42 @@ def _alive(weight: Tensor) -> Tensor:
     return weight.contiguous().view(_WORD[weight.itemsize]) != 0
 
 
-def _counts(alive: Tensor, m: int) -> Tensor:
-    """How many of each group are kept: uint8 [out, in / m]."""
-    groups = alive.view(torch.uint8).view(len(alive), -1, m)
-    return reduce(torch.add, groups.unbind(-1))  # a sum over so short a dimension is slow
+def _filled(alive: Tensor, form: NofM) -> Tensor:
+    """With the first zeros kept too where a group has fewer than N other weights."""
+    groups = alive.view(len(alive), -1, form.m).clone()
+    short = _lanes(groups) < form.n  # [out, in / m]
+    some = groups[short]  # [groups, m]
+    spare = (~some).cumsum(-1)  # 1 at the first zero
+    missing = form.n - _lanes(some).unsqueeze(-1).int()
+    groups[short] = some | (~some & (spare <= missing))
+    return groups.flatten(-2)
 
 
-def _exactly(alive: Tensor, form: NofM) -> Tensor:
-    """With zeros that are kept where a group has fewer than N other weights."""
-    counts = _counts(alive, form.m)
-    if int(counts.max()) > form.n:
-        raise PatternError(
-            f"{int((counts > form.n).sum())} groups have more than {form.n} weights of {form.m}",
-            where="a matrix to pack",
-            wanted=f"a matrix that is {form}",
-        )
-    short = counts < form.n  # [out, in / m]
-    if bool(short.any()):
-        groups = alive.view(len(alive), -1, form.m).clone()
-        some = groups[short]  # [groups, m]
-        spare = (~some).cumsum(-1)  # 1 at the first zero
-        missing = form.n - counts[short].unsqueeze(-1).int()
-        groups[short] = some | (~some & (spare <= missing))
-        alive = groups.flatten(-2)
-    return alive
+def _counts(mask: Tensor, columns: int, m: int) -> Tensor:
+    """How many weights each group keeps, in no order: uint8 [groups]."""
+    if m == 4:
+        low, high = _of_halves(mask) & 0x0F, _of_halves(mask) >> 4
+        return torch.cat((low.flatten(), high[:, : columns // 8].flatten()))
+    if m % 8 == 0:
+        halves = _of_halves(mask)
+        of_bytes = (halves + (halves >> 4)) & 0x0F
+        return reduce(torch.add, of_bytes.view(-1, m // 8).unbind(-1))
+    return _lanes(_from_bits(mask, columns).view(len(mask), -1, m)).flatten()
+
+
+def _of_halves(mask: Tensor) -> Tensor:
+    """In each half of a byte, how many of its four bits are set: uint8."""
+    pairs = mask - (mask >> 1 & 0x55)
+    return (pairs & 0x33) + (pairs >> 2 & 0x33)
+
+
+def _lanes(groups: Tensor) -> Tensor:
+    """The sum over a short last dimension: bool [..., m] -> uint8 [...]."""
+    return reduce(torch.add, groups.view(torch.uint8).unbind(-1))
 
 
 def _to_bits(alive: Tensor) -> Tensor:
-    """uint8 [out, ceil(in / 8)]."""
+    """bool [out, in] -> uint8 [out, ceil(in / 8)]."""
     columns = alive.shape[1]
     if columns % 8:
         alive = torch.nn.functional.pad(alive, (0, -columns % 8))
@@ -150,23 +181,9 @@ def _to_bits(alive: Tensor) -> Tensor:
 
 
 def _from_bits(mask: Tensor, columns: int) -> Tensor:
-    """bool [out, in].
-
-    Raises:
-        PatternError: the mask has another shape, or bits past the end of a row.
-    """
-    if mask.dtype != torch.uint8 or mask.dim() != 2 or mask.shape[1] != -(-columns // 8):
-        raise PatternError(
-            f"a mask of {str(mask.dtype).removeprefix('torch.')} {list(mask.shape)}",
-            wanted=f"uint8 [rows, {-(-columns // 8)}] for {columns} columns",
-        )
-    spread = _spread(mask.device).index_select(0, mask.flatten().int())
-    alive = spread.view(torch.bool).view(mask.shape[0], -1)
-    if columns % 8:
-        if bool(alive[:, columns:].any()):
-            raise PatternError("bits past the end of a row", wanted="zeros there")
-        alive = alive[:, :columns].contiguous()
-    return alive
+    """uint8 [out, ceil(in / 8)] -> bool [out, in]."""
+    bits = _spread(mask.device).index_select(0, mask.flatten().int())
+    return bits.view(torch.bool).view(len(mask), -1)[:, :columns].contiguous()
 
 
 @cache
@@ -176,23 +193,34 @@ def _spread(device: torch.device) -> Tensor:
     return (bits & 1).to(torch.uint8).view(torch.int64).flatten()
 
 
-def _check(values: Tensor, alive: Tensor, form: Form) -> None:
-    rows, columns = alive.shape
+def _check(values: Tensor, mask: Tensor, columns: int, form: Form) -> None:
+    """Raise `PatternError` unless these are the values and the mask of one matrix."""
+    if mask.dtype != torch.uint8 or mask.dim() != 2 or mask.shape[1] != -(-columns // 8):
+        raise PatternError(
+            f"a mask of {str(mask.dtype).removeprefix('torch.')} {list(mask.shape)}",
+            wanted=f"uint8 [rows, {-(-columns // 8)}] for {columns} columns",
+        )
+    if columns % 8 and bool((mask[:, -1] >> columns % 8).any()):
+        raise PatternError("bits past the end of a row", wanted="zeros there")
     if isinstance(form, NofM):
-        wanted = (rows, columns * form.n // form.m)
+        wanted = (len(mask), columns * form.n // form.m)
         if columns % form.m or tuple(values.shape) != wanted:
             raise PatternError(
                 f"values of shape {list(values.shape)}",
-                wanted=f"{list(wanted)} for {form} of {rows} x {columns}",
+                wanted=f"{list(wanted)} for {form} of {len(mask)} x {columns}",
             )
-        wrong = int((_counts(alive, form.m) != form.n).sum()) if alive.numel() else 0
-        if wrong:
+        if wrong := int((_counts(mask, columns, form.m) != form.n).sum()):
             raise PatternError(
                 f"{wrong} groups of {form.m} do not keep {form.n}", wanted=f"{form.n} in each"
             )
     else:
-        kept = int(alive.count_nonzero())
+        kept = _bits_set(mask)
         if tuple(values.shape) != (kept,):
             raise PatternError(
                 f"values of shape {list(values.shape)}", wanted=f"[{kept}], as the mask says"
             )
+
+
+def _bits_set(mask: Tensor) -> int:
+    """How many bits of a mask are 1."""
+    return int(_counts(mask, mask.shape[1] * 8, 8).sum())
