@@ -93,7 +93,8 @@ def allocate(prepared: Prepared, shown: Progress, scratch: Path | None = None) -
         parts = _parts(source, plan.choice, whole_blocks=recipe.allocation == "owl")
         shown.begin(f"allocation {recipe.allocation}", len(source.blocks))
         inputs = calibration.inputs[-SEQUENCES:]  # not what the model wrote itself
-        stream = Stream(source, inputs, batch_size(recipe.batch_size, inputs.shape[1]))
+        size = batch_size(recipe.batch_size, inputs.shape[1], source.device)
+        stream = Stream(source, inputs, size)
         if recipe.allocation == "owl":
             shares = outliers(source, stream, parts, shown.tick)
             found = by_outliers(shares, pattern.ratio, _counter(parts))

@@ -36,7 +36,8 @@ def follow(
     source, texts = prepared.source, prepared.heldout
     if not texts:
         return None
-    sizes = [batch_size(prepared.recipe.batch_size, text.input_ids.shape[1]) for text in texts]
+    asked = prepared.recipe.batch_size
+    sizes = [batch_size(asked, text.input_ids.shape[1], source.device) for text in texts]
 
     def through_dense(place: int) -> Stream:
         inputs, size = texts[place].input_ids, sizes[place]

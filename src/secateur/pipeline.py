@@ -167,7 +167,7 @@ def evaluate(
     with progress or Quiet() as shown:
         for line in (*notices, *heldout.notices):
             shown.notice(line)
-        size = batch_size(together, heldout.input_ids.shape[1])
+        size = batch_size(together, heldout.input_ids.shape[1], source.device)
         return measure(source, heldout, size, dense, shown.tick)
 
 
@@ -190,7 +190,9 @@ def _stream(prepared: Prepared) -> Stream | None:
     if prepared.calibration is None:
         return None
     calibration, source = prepared.calibration, prepared.source
-    size = batch_size(prepared.recipe.batch_size, tokens_in_each(calibration, source))
+    size = batch_size(
+        prepared.recipe.batch_size, tokens_in_each(calibration, source), source.device
+    )
     return Stream(source, calibration.inputs, size, calibration.labels)
 
 

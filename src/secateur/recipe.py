@@ -101,7 +101,7 @@ class Recipe(BaseModel):
     block_inputs: Literal["auto", "memory", "disk"] = "auto"
     """Where full-model gradients keep what enters each block; auto: memory if it fits."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Sequences that run through a block together; none: about 8192 tokens."""
+    """Sequences that run through a block together; none: about 2048 tokens."""
     dtype: Precision = "auto"
     """Precision of the computation; auto: float32 on a CPU, the checkpoint's own elsewhere."""
     device: str = "auto"

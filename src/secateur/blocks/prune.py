@@ -144,8 +144,16 @@ def new_weights(
 
     if plan.method.solve is not None:
         assert observed is not None
-        start, notices = _solve(block, observed.observer.groups, statistics, plan)
+        informed = [
+            [matrix for matrix in group if matrix not in starved]
+            for group in observed.observer.groups
+        ]
+        start, notices = _solve(block, informed, statistics, plan)
         told += notices
+        for matrix in starved:
+            weight = matrix.read().float()
+            keep = keep_mask(weight.abs(), block.patterns[matrix], plan.params.competition)
+            start[matrix.name] = keep, weight.masked_fill(~keep, 0)
     else:
         start = {}
         for matrix in block.matrices:

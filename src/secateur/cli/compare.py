@@ -72,7 +72,7 @@ def compare_command(
         str, typer.Option(help="How long it works: fast, balanced or best.")
     ] = "balanced",
     batch_size: Annotated[
-        int | None, typer.Option(help="Sequences per batch.", show_default="about 8192 tokens")
+        int | None, typer.Option(help="Sequences per batch.", show_default="about 2048 tokens")
     ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",

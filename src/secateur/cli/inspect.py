@@ -52,7 +52,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="How many windows at most.", show_default="all")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Windows per batch.", show_default="about 8192 tokens")
+        int | None, typer.Option(min=1, help="Windows per batch.", show_default="about 2048 tokens")
     ] = None,
     include_path: IncludePath = None,
     limit: Annotated[

@@ -151,7 +151,7 @@ def prune_command(
         typer.Option(help="gblm: keep block inputs in memory or on disk. [default: auto]"),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Sequences per batch.", show_default="about 8192 tokens")
+        int | None, typer.Option(help="Sequences per batch.", show_default="about 2048 tokens")
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Computing precision.", show_default="auto")
