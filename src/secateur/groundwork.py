@@ -2,6 +2,7 @@
 
 follow          held-out windows go through the dense model, for the divergence from it
 gradients_of    full-model gradients, for a method that needs them
+factors_of      in which directions errors matter, for a regional optimiser that asks
 first_block     the statistics of block 0, whose inputs no pruning changes
 """
 
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from secateur import ranks
 from secateur.blocks.gradients import full_gradients
+from secateur.blocks.importance import error_factors
 from secateur.blocks.observe import Observer, observe
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradients import GradientFile
 from secateur.checkpoint.state import DENSE, read_batches, write_batches
 from secateur.evaluate import Following, pass_through
+from secateur.methods import Refine
 from secateur.placement import batch_size
 from secateur.prepare import Prepared, matrix_shapes
 from secateur.remembered import Remembered
@@ -108,3 +111,21 @@ def gradients_of(
         return GradientFile(path)
 
     return shared.once("gradients", (path, *facts.items()), compute)
+
+
+def factors_of(
+    prepared: Prepared, shared: Remembered, stream: Stream | None, scratch: Path, shown: Progress
+) -> list[Tensor] | None:
+    """What weighs the errors of every block, see `blocks/importance.py`; None if all count alike."""
+    plan, calibration = prepared.plan, prepared.calibration
+    asked = plan.method.refine is Refine.REGIONAL and plan.regional.weigh == "loss"
+    if not asked or stream is None or calibration is None:
+        return None
+
+    def compute() -> list[Tensor]:
+        shown.begin("error factors", 2 * len(prepared.source.blocks))
+        return error_factors(
+            prepared.source, stream, scratch, prepared.recipe.block_inputs, shown.tick, shown.block
+        )
+
+    return shared.once("error factors", calibration.protocol.sha256, compute)

@@ -37,6 +37,8 @@ class Regional(BaseModel):
     """The rate decays linearly to zero over all rounds, or stays."""
     target: Literal["block", "model"] = "model"
     """Aim at what the dense block makes of the pruned blocks' output, or of the dense model's."""
+    weigh: Literal["plain", "loss"] = "plain"
+    """Errors count the same in every direction of the output, or as the model's loss feels them."""
     hold_mask: bool = True
     """Keep the first mask; otherwise choose it anew after every round."""
     rounds: int = Field(default=5, ge=1)
@@ -64,7 +66,7 @@ PAPER = Regional(
 EFFORTS: Mapping[str, Regional] = {
     "fast": Regional(samples=32),
     "balanced": Regional(),
-    "best": Regional(rounds=4, samples=512),
+    "best": Regional(rounds=4, samples=512, weigh="loss"),
 }
 
 

@@ -18,7 +18,7 @@ Source: the gradients are GBLM-Pruner's, arXiv 2311.04902; taking them block by 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,8 @@ from secateur.errors import NumericalError
 from secateur.statistics import Need, Order
 
 Keep = Literal["auto", "memory", "disk"]
+Look = Callable[[int, Sequence[Tensor]], None]
+"""(block, d loss / d (its output) by batch, each [batch, tokens, width]), to be left as they are."""
 MEMORY_SHARE = 0.25
 """Block inputs stay in memory if they take less than this share of what is free."""
 
@@ -83,24 +85,26 @@ class BlockInputs:
 def full_gradients(
     source: BlockModel,
     stream: Stream,
-    file: GradientFile,
+    file: GradientFile | None,
     order: Order,
     scratch: Path,
     keep: Keep = "auto",
     tick: Tick = silent,
     passed: Callable[..., None] = lambda **facts: None,
+    look: Look = lambda index, gradients: None,
 ) -> None:
     """Aggregate the loss gradient of every prunable matrix over all sequences into `file`.
 
     Args:
         source: the dense model.
         stream: the sequences before block 0; they are there again afterwards.
-        file: takes float32 [out, in] by parameter name.
+        file: takes float32 [out, in] by parameter name; None if only `look` is wanted.
         order: l2: root of the sum of squares; l1: sum of absolutes.
         scratch: folder for block inputs that do not fit in memory.
         keep: where block inputs go; auto decides by what is free.
         tick: told of progress within a block.
         passed: told of every block that a pass is through with.
+        look: shown the gradients of every block's output, the last block's first.
 
     Raises:
         NumericalError: a loss or a gradient is not finite.
@@ -114,9 +118,11 @@ def full_gradients(
         passed(block=index, blocks=depth, direction="forward")
     gradients = _of_last_output(source, stream)
     for index in reversed(range(depth)):
+        look(index, gradients)
         inputs.take(index, stream)
         with source.open_block(index) as block:
-            observer = Observer(find_matrices(block), frozenset({Need.FULL_GRADIENT}), order)
+            matrices = () if file is None else find_matrices(block)
+            observer = Observer(matrices, frozenset({Need.FULL_GRADIENT}), order)
             for number, batch in enumerate(stream.batches):
                 tick("backward", number, len(stream.batches))
                 hidden = batch.hidden.requires_grad_(True)
@@ -125,11 +131,12 @@ def full_gradients(
                     (gradients[number],) = torch.autograd.grad(output, hidden, gradients[number])
                 hidden.requires_grad_(False)
             observer.join()
-            for matrix in find_matrices(block):
+            for matrix in matrices:
                 name = source.blocks.prefix(index) + matrix.name
                 gradient = observer.values(matrix)[Need.FULL_GRADIENT]
                 check_finite(gradient, "the loss gradient is", name)
-                file.write(name, gradient)
+                if file is not None:
+                    file.write(name, gradient)
         passed(block=index, blocks=depth, direction="backward")
 
 

@@ -80,12 +80,14 @@ class Observed:
             the method refines, and of the first in any case.
         targets: what the regional optimiser aims at, the same shapes: the same, or what the block
             makes of the dense model's hidden states.
+        error_factor: what weighs an error of the output, see `importance.py`; None: all the same.
     """
 
     stream: Stream
     observer: Observer
     outputs: list[Tensor]
     targets: Sequence[Tensor]
+    error_factor: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ class Task:
         matrices: what is pruned in it.
         stream: its inputs.
         targets: what its outputs are to be by batch, each [batch, tokens, width].
+        error_factor: [width, width], multiplies the error before it is squared, see
+            `importance.py`; None: every direction counts the same.
         still: matrices that are masked and not refined: experts that see too little to learn from.
     """
 
@@ -75,6 +77,7 @@ class Task:
     matrices: Sequence[Matrix]
     stream: Stream
     targets: Sequence[Tensor]
+    error_factor: Tensor | None = None
     still: frozenset[str] = frozenset()
 
 
@@ -195,10 +198,12 @@ def _backward(task: Task, weights: dict[str, Tensor], chosen: Tensor) -> Tensor:
 
     Each process computes them for those of the sequences that it owns; then they are summed.
     """
-    losses = [
-        (output.float() - target.float()).square().sum() / len(chosen)
-        for output, target in _outputs(task, weights, chosen)
-    ]
+    losses = []
+    for output, target in _outputs(task, weights, chosen):
+        error = output.float() - target.float()  # [some of the sequences, tokens, width]
+        if task.error_factor is not None:
+            error = error @ task.error_factor
+        losses.append(error.square().sum() / len(chosen))
     moving = [weight for weight in weights.values() if weight.requires_grad]
     loss = torch.stack(losses).sum() if losses else moving[0].new_zeros(())
     if losses:

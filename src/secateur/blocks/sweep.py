@@ -75,6 +75,7 @@ def sweep(
     first: tuple[Observer, list[Tensor]] | None = None,
     done: int = 0,
     dense: Stream | None = None,
+    error_factors: Sequence[Tensor] | None = None,
 ) -> Iterator[BlockResult]:
     """Prune every block in turn. Weights are changed in the open block only.
 
@@ -111,7 +112,7 @@ def sweep(
             clock.lap("load")
             # In a function of its own, so that nothing of this block outlives it but the result.
             known = first if index == 0 else None
-            yield _prune_block(block, source, stream, plan, gradients, tick, clock, known, dense)
+            yield _prune_block(block, source, stream, plan, gradients, tick, clock, known, dense, error_factors)
 
 
 def _prune_block(
@@ -124,6 +125,7 @@ def _prune_block(
     clock: _Clock,
     known: tuple[Observer, list[Tensor]] | None,
     dense: Stream | None,
+    error_factors: Sequence[Tensor] | None,
 ) -> BlockResult:
     """Everything that happens to one open block."""
     for matrix, pattern in block.patterns.items():
@@ -149,7 +151,9 @@ def _prune_block(
                 dense.hidden = outputs
             else:
                 dense.advance(block.module, block.index, tick)
-        observed = Observed(stream, observer, outputs, outputs if dense is None else dense.hidden)
+        targets = outputs if dense is None else dense.hidden
+        factor = None if error_factors is None else error_factors[block.index].to(source.device)
+        observed = Observed(stream, observer, outputs, targets, factor)
         clock.lap("observe")
     pruned = new_weights(block, observed, gradients, plan, tick)
     if observed is not None:

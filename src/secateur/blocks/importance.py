@@ -1,0 +1,71 @@
+"""In which directions an error of a block's output matters: as the model's loss feels them.
+
+    G = sum over tokens of g g',  g = d loss / d (block output)      scaled to a mean diagonal of 1
+    error of one token = d' ((1 - EVEN) G + EVEN I) d,  d = f_dense - f_sparse
+
+    g, d [width]       of one token
+    G [width, width]   second moment of g over all calibration tokens
+
+To second order, and were tokens independent, d' G d is what the error does to the loss. EVEN keeps
+some weight on what these tokens happen not to feel. The regional optimiser reads the matrix as a
+factor F with F F' equal to it, so that the error is norm2(d F)**2.
+
+One pass up and one down through the dense model, in the memory of one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from secateur import ranks
+from secateur.blocks.gradients import Keep, full_gradients
+from secateur.blocks.prune import check_finite
+from secateur.blocks.stream import Stream, Tick, silent
+from secateur.checkpoint import BlockModel
+
+EVEN = 0.1
+
+
+def error_factors(
+    source: BlockModel,
+    stream: Stream,
+    scratch: Path,
+    keep: Keep = "auto",
+    tick: Tick = silent,
+    passed: Callable[..., None] = lambda **facts: None,
+) -> list[Tensor]:
+    """F of every block, float32 [width, width], in main memory; arguments as `full_gradients`.
+
+    Raises:
+        NumericalError: a loss or a gradient is not finite.
+    """
+    moments: dict[int, Tensor] = {}
+
+    def look(index: int, gradients: Sequence[Tensor]) -> None:
+        rows = [gradient.flatten(0, 1).float() for gradient in gradients]  # [tokens, width]
+        moment = torch.zeros(rows[0].shape[1], rows[0].shape[1], device=rows[0].device)
+        for part in rows:
+            # Losses are means over tokens: their gradients are too small to be squared as they are.
+            moment.addmm_((part * _SCALE).T, part * _SCALE)
+        ranks.add_up([moment])
+        check_finite(moment, "the loss gradient is", f"the output of block {index}")
+        moments[index] = moment.cpu()
+
+    full_gradients(source, stream, None, "l2", scratch, keep, tick, passed, look)
+    return [_factor(moments[index]) for index in range(len(source.blocks))]
+
+
+_SCALE = 1e3
+
+
+def _factor(moment: Tensor) -> Tensor:
+    """F with F F' = (1 - EVEN) G + EVEN I, for a moment of any scale."""
+    size = moment.diagonal().mean()
+    scaled = moment / size if size > 0 else torch.zeros_like(moment)
+    even = torch.eye(len(moment), dtype=moment.dtype)
+    mixed = ((1 - EVEN) * scaled + EVEN * even).double()
+    return torch.linalg.cholesky(mixed).float()
