@@ -26,9 +26,9 @@ from secateur.errors import SecateurError
 from tiny import make_model
 
 RUNS: dict[str, dict[str, Any]] = {
-    "wanda": {"text": True},
+    "wanda": {"text": True, "batch_size": 7},
     "one pass": {"method": "wanda", "schedule": "matrix"},
-    "sparsegpt": {},
+    "sparsegpt": {"batch_size": 7},
     "gblm": {},
     "wanda++": {"regional": {"rounds": 2, "samples": 4, "batch_size": 2}},
 }

@@ -79,17 +79,18 @@ def test_two_processes_prune_as_one(two: Path, tmp_path: Path, run: str) -> None
     assert one.keys() == both.keys()
     apart = sum(int(((one[name] == 0) != (both[name] == 0)).sum()) for name in one)
     assert apart <= MOST_TIES.get(run, 0) * alone.weights, apart
-    if alone.recipe["method"] == "wanda":
-        assert all(torch.equal(one[name], both[name]) for name in one)
+    if run != "sparsegpt":
+        within = 0 if alone.recipe["method"] in ("wanda", "gblm") else 1e-4  # or the same bits
+        assert all(torch.allclose(one[name], both[name], 0, within) for name in one)
     told = record(two, run, 0)
     written = json.loads((two / "two" / run / "run.json").read_text())
     assert told == record(two, run, 1) == written
     assert (told["processes"], alone.processes) == (2, 1)
     for block, other in zip(told["blocks"], alone.blocks, strict=True):
-        if block["output_error"] is None:
-            assert (other.output_error, alone.recipe["schedule"]) == (None, "matrix")
-        else:
-            assert block["output_error"] == pytest.approx(other.output_error, rel=1e-5)
+        assert (block["output_error"] is None) == (alone.recipe["schedule"] == "matrix")
+        if alone.recipe["batch_size"] == 7:  # it is of first batches, which here hold everything
+            within = 1e-2 if run == "sparsegpt" else 1e-5
+            assert block["output_error"] == pytest.approx(other.output_error, rel=within)
     for found, other in zip(told["evaluations"], alone.evaluations, strict=True):
         assert found["perplexity"] == pytest.approx(other.perplexity, rel=1e-6)
         assert found["divergence"] == pytest.approx(other.divergence, rel=1e-6)
