@@ -52,7 +52,7 @@ def refine(block, stream, matrices, targets, settings, seed=0, still=frozenset()
     for matrix in matrices:
         keep = by_magnitude(matrix, matrix.read())
         start[matrix.name] = keep, matrix.read().float() * keep
-    task = Task(block, 0, matrices, stream, targets, still)
+    task = Task(block, 0, matrices, stream, targets, still=still)
     return optimise(task, start, by_magnitude, settings, seed)
 
 

@@ -84,6 +84,7 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         if plan.method.refine is Refine.REGIONAL and sequences:
             drawn = plan.regional.rounds * min(plan.regional.samples, sequences)
             passes += 3.0 * drawn / sequences + (plan.regional.target == "model")
+            passes += 3.0 * (plan.regional.weigh == "loss")
         flops += passes * forward
     aims = plan.method.refine is Refine.REGIONAL and plan.regional.target == "model"
     states = (3 if aims else 2) * width + (widest if plan.schedule == "matrix" else 0)

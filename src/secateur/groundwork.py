@@ -2,7 +2,7 @@
 
 follow          held-out windows go through the dense model, for the divergence from it
 gradients_of    full-model gradients, for a method that needs them
-factors_of      in which directions errors matter, for a regional optimiser that asks
+aim_of          what the regional optimiser aims at
 first_block     the statistics of block 0, whose inputs no pruning changes
 """
 
@@ -17,6 +17,7 @@ from secateur.blocks.gradients import full_gradients
 from secateur.blocks.importance import error_factors
 from secateur.blocks.observe import Observer, observe
 from secateur.blocks.stream import Stream
+from secateur.blocks.sweep import Aim
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradients import GradientFile
 from secateur.checkpoint.state import DENSE, read_batches, write_batches
@@ -113,14 +114,13 @@ def gradients_of(
     return shared.once("gradients", (path, *facts.items()), compute)
 
 
-def factors_of(
+def aim_of(
     prepared: Prepared, shared: Remembered, stream: Stream | None, scratch: Path, shown: Progress
-) -> list[Tensor] | None:
-    """What weighs the errors of every block, see `blocks/importance.py`; None if all count alike."""
+) -> Aim:
+    """What the regional optimiser aims at, if the method has one; `stream` is before block 0."""
     plan, calibration = prepared.plan, prepared.calibration
-    asked = plan.method.refine is Refine.REGIONAL and plan.regional.weigh == "loss"
-    if not asked or stream is None or calibration is None:
-        return None
+    if stream is None or calibration is None or plan.method.refine is not Refine.REGIONAL:
+        return Aim()
 
     def compute() -> list[Tensor]:
         shown.begin("error factors", 2 * len(prepared.source.blocks))
@@ -128,4 +128,7 @@ def factors_of(
             prepared.source, stream, scratch, prepared.recipe.block_inputs, shown.tick, shown.block
         )
 
-    return shared.once("error factors", calibration.protocol.sha256, compute)
+    factors = None
+    if plan.regional.weigh == "loss":
+        factors = shared.once("error factors", calibration.protocol.sha256, compute)
+    return Aim(stream.fork() if plan.regional.target == "model" else None, factors)

@@ -19,15 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur import ranks
 from secateur.allocate import allocate
 from secateur.blocks.stream import Stream
-from secateur.blocks.sweep import BlockResult, sweep
+from secateur.blocks.sweep import Aim, BlockResult, sweep
 from secateur.checkpoint import ResidentModel, StreamedModel, locate, open_model
 from secateur.checkpoint.gradients import GradientFile
 from secateur.data import load_heldout
 from secateur.errors import RecipeError
 from secateur.evaluate import Evaluation, Following
 from secateur.evaluate import evaluate as measure
-from secateur.groundwork import first_block, follow, gradients_of
-from secateur.methods import Refine
+from secateur.groundwork import aim_of, first_block, follow, gradients_of
 from secateur.placement import batch_size, choose_device, choose_dtype
 from secateur.prepare import Prepared, prepare, prepare_in_place
 from secateur.recipe import Recipe
@@ -66,12 +65,12 @@ def prune(
         scratch = output.state.folder
         prepared = allocate(prepared, shown, scratch)
         following, stream = follow(prepared, shared, shown, scratch), _stream(prepared)
-        dense = _dense(prepared, stream)
-        streams = streams_of(stream, dense, following)
         blocks = [BlockRecord.model_validate(done.record) for done in output.state.finished]
         gradients = gradients_of(prepared, shared, stream, scratch, shown)
+        aim = aim_of(prepared, shared, stream, scratch, shown)
+        streams = streams_of(stream, aim.dense, following)
         done = go_on(output, prepared, streams)
-        for result in _results(prepared, shared, gradients, shown, stream, dense, following, done):
+        for result in _results(prepared, shared, gradients, shown, stream, aim, following, done):
             blocks.append(_record_block(result))
             spent = output.seconds_before + _seconds(shared, following, began)
             keep(output, prepared, result, blocks[-1], streams, spent)
@@ -179,8 +178,8 @@ def _only_measure(
         prepared = allocate(prepared, shown)
         following, stream = follow(prepared, shared, shown), _stream(prepared)
         gradients = gradients_of(prepared, shared, stream, Path(scratch), shown)
-        dense = _dense(prepared, stream)
-        results = _results(prepared, shared, gradients, shown, stream, dense, following)
+        aim = aim_of(prepared, shared, stream, Path(scratch), shown)
+        results = _results(prepared, shared, gradients, shown, stream, aim, following)
         blocks = [_record_block(result) for result in results]
         return _record(prepared, shared, blocks, following, began)
 
@@ -196,20 +195,13 @@ def _stream(prepared: Prepared) -> Stream | None:
     return Stream(source, calibration.inputs, size, calibration.labels)
 
 
-def _dense(prepared: Prepared, stream: Stream | None) -> Stream | None:
-    """The same sequences for the dense model to move, if the regional optimiser aims at that."""
-    plan = prepared.plan
-    aims = plan.method.refine is Refine.REGIONAL and plan.regional.target == "model"
-    return stream.fork() if stream is not None and aims else None
-
-
 def _results(
     prepared: Prepared,
     shared: Remembered,
     gradients: GradientFile | None,
     shown: Progress,
     stream: Stream | None,
-    dense: Stream | None,
+    aim: Aim,
     following: Following | None,
     done: int = 0,
 ) -> Iterator[BlockResult]:
@@ -219,7 +211,7 @@ def _results(
         shown.notice(line)
     shown.begin(f"{recipe.method} {recipe.pattern}", len(source.blocks))
     first = None if stream is None or done else first_block(prepared, shared, stream)
-    for result in sweep(source, stream, plan, gradients, shown.tick, first, done, dense):
+    for result in sweep(source, stream, plan, gradients, shown.tick, first, done, aim):
         if following is not None:
             following.advance(source.blocks.modules[result.index], result.index)
         yield result

@@ -39,7 +39,7 @@ from secateur.statistics import Need, Order
 
 Keep = Literal["auto", "memory", "disk"]
 Look = Callable[[int, Sequence[Tensor]], None]
-"""(block, d loss / d (its output) by batch, each [batch, tokens, width]), to be left as they are."""
+"""(block, d loss / d its output by batch, each [batch, tokens, width]), to be left as they are."""
 MEMORY_SHARE = 0.25
 """Block inputs stay in memory if they take less than this share of what is free."""
 

@@ -28,6 +28,8 @@ from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import BlockModel
 
 EVEN = 0.1
+_SCALE = 1e3
+"""Losses are means over tokens: their gradients are too small to be squared as they are."""
 
 
 def error_factors(
@@ -49,7 +51,6 @@ def error_factors(
         rows = [gradient.flatten(0, 1).float() for gradient in gradients]  # [tokens, width]
         moment = torch.zeros(rows[0].shape[1], rows[0].shape[1], device=rows[0].device)
         for part in rows:
-            # Losses are means over tokens: their gradients are too small to be squared as they are.
             moment.addmm_((part * _SCALE).T, part * _SCALE)
         ranks.add_up([moment])
         check_finite(moment, "the loss gradient is", f"the output of block {index}")
@@ -59,13 +60,11 @@ def error_factors(
     return [_factor(moments[index]) for index in range(len(source.blocks))]
 
 
-_SCALE = 1e3
-
-
 def _factor(moment: Tensor) -> Tensor:
     """F with F F' = (1 - EVEN) G + EVEN I, for a moment of any scale."""
     size = moment.diagonal().mean()
     scaled = moment / size if size > 0 else torch.zeros_like(moment)
     even = torch.eye(len(moment), dtype=moment.dtype)
     mixed = ((1 - EVEN) * scaled + EVEN * even).double()
-    return torch.linalg.cholesky(mixed).float()
+    factor: Tensor = torch.linalg.cholesky(mixed)
+    return factor.float()

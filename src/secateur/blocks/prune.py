@@ -167,7 +167,10 @@ def new_weights(
         return Pruned({name: weight for name, (_, weight) in start.items()}, told)
     assert observed is not None
     still = frozenset(matrix.name for matrix in starved)
-    task = Task(block.module, block.index, block.matrices, observed.stream, observed.targets, still)
+    task = Task(
+        block.module, block.index, block.matrices, observed.stream, observed.targets,
+        observed.error_factor, still,
+    )  # fmt: skip
     refined = optimise(task, start, choose, plan.regional, plan.seed, tick)
     return Pruned(refined.weights, told, refined.judged)
 

@@ -66,6 +66,20 @@ class BlockResult:
     judged: tuple[float, float] | None = None
 
 
+@dataclass(frozen=True)
+class Aim:
+    """What the regional optimiser aims at, beyond the dense block's own output.
+
+    Attributes:
+        dense: the same sequences as the dense model moves them, where the target is what its blocks
+            make of them.
+        error_factors: by block what weighs the errors of its output; see `importance.py`.
+    """
+
+    dense: Stream | None = None
+    error_factors: Sequence[Tensor] | None = None
+
+
 def sweep(
     source: BlockModel,
     stream: Stream | None,
@@ -74,8 +88,7 @@ def sweep(
     tick: Tick = silent,
     first: tuple[Observer, list[Tensor]] | None = None,
     done: int = 0,
-    dense: Stream | None = None,
-    error_factors: Sequence[Tensor] | None = None,
+    aim: Aim | None = None,
 ) -> Iterator[BlockResult]:
     """Prune every block in turn. Weights are changed in the open block only.
 
@@ -87,8 +100,7 @@ def sweep(
         tick: told of progress within a block.
         first: what observing block 0 gave to another run on the same inputs; see `observe`.
         done: blocks at the bottom that are finished; `stream` is where it leaves them.
-        dense: the same sequences as the dense model moves them, where the regional optimiser aims
-            at what its blocks make of them.
+        aim: of the regional optimiser.
 
     Raises:
         PatternError: the pattern does not fit a matrix.
@@ -112,7 +124,9 @@ def sweep(
             clock.lap("load")
             # In a function of its own, so that nothing of this block outlives it but the result.
             known = first if index == 0 else None
-            yield _prune_block(block, source, stream, plan, gradients, tick, clock, known, dense, error_factors)
+            yield _prune_block(
+                block, source, stream, plan, gradients, tick, clock, known, aim or Aim()
+            )
 
 
 def _prune_block(
@@ -124,8 +138,7 @@ def _prune_block(
     tick: Tick,
     clock: _Clock,
     known: tuple[Observer, list[Tensor]] | None,
-    dense: Stream | None,
-    error_factors: Sequence[Tensor] | None,
+    aim: Aim,
 ) -> BlockResult:
     """Everything that happens to one open block."""
     for matrix, pattern in block.patterns.items():
@@ -133,7 +146,7 @@ def _prune_block(
     for name, weight in block.module.named_parameters():
         check_finite(weight, "the weights are", block.prefix + name, ANOTHER_COPY)
     if not block.patterns:
-        return _pass_by(block, stream, dense, tick, clock)
+        return _pass_by(block, stream, aim.dense, tick, clock)
     if plan.schedule == "matrix" and stream is not None:
         groups = groups_in_order(block.module, block.index, stream, block.matrices)
         if groups is not None:
@@ -146,13 +159,14 @@ def _prune_block(
             plan.route_all, plan.expert_tokens, plan.method.refine is not Refine.NONE,
         )  # fmt: skip
         outputs = list(outputs)  # they are let go; those that are known serve other runs too
+        dense, factors = aim.dense, aim.error_factors
         if dense is not None:
             if block.index == 0:  # the same inputs
                 dense.hidden = outputs
             else:
                 dense.advance(block.module, block.index, tick)
         targets = outputs if dense is None else dense.hidden
-        factor = None if error_factors is None else error_factors[block.index].to(source.device)
+        factor = None if factors is None else factors[block.index].to(source.device)
         observed = Observed(stream, observer, outputs, targets, factor)
         clock.lap("observe")
     pruned = new_weights(block, observed, gradients, plan, tick)

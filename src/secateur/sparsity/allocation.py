@@ -33,6 +33,7 @@ MOST = 0.95
 """No part is pruned further than this, unless all of them are."""
 _LEAST_SLOPE = 0.5
 _HALVINGS = 100
+_FINER = tuple(0.01 / 2**halving for halving in range(10))
 
 
 def by_outliers(shares: Tensor, target: float, count: Count) -> list[float]:
@@ -81,4 +82,9 @@ def _at_price(
             below = middle
         else:
             above = middle
-    return within(below)
+    ratios = within(below)
+    for part in range(parts):  # rows have whole weights: one part can often take a few more
+        for finer in _FINER:
+            more = [*ratios[:part], min(high, round(ratios[part] + finer, 6)), *ratios[part + 1 :]]
+            ratios = more if count(more) <= wanted else ratios
+    return ratios
