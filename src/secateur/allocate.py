@@ -3,12 +3,12 @@
 Before anything is pruned, some calibration sequences go through the dense model once.
 
     owl        outliers of a block: weights whose Wanda score is over 5 times the block's mean
-    measured   each part of each block is pruned alone, by Wanda, to a few ratios; what this does to
+    measured   each part of each block is pruned alone, by Wanda, to two ratios; what this does to
                the model's predictions (KL divergence from the dense model's) is measured at its end
 
-A part is what stands under one name of a block, such as its `self_attn` and its `mlp`; for owl, the
-block. All of it takes one pass over the files: what was pruned below travels up beside the dense
-hidden states. In memory are the hidden states of `SEQUENCES` sequences for every part and ratio.
+A part is a matrix, experts in the same place taken together; for owl, the block. All of it takes
+one pass over the files: what was pruned below travels up beside the dense hidden states. In memory
+are the hidden states of `TOKENS` tokens for every part and ratio.
 
 How ratios follow is in `sparsity/allocation.py`. The shares that are pruned stay what was asked.
 """
@@ -40,7 +40,8 @@ from secateur.sparsity import Choice, Unstructured, keep_mask
 from secateur.sparsity.allocation import Count, by_damage, by_outliers
 from secateur.statistics import Need, Statistics
 
-SEQUENCES = 16
+TOKENS = 4096
+"""Of calibration, at most, but a sequence at least."""
 OUTLIER = 5.0
 """Times the mean score of a block, above which a weight is an outlier."""
 STEP = 0.1
@@ -92,7 +93,8 @@ def allocate(prepared: Prepared, shown: Progress, scratch: Path | None = None) -
     if ratios is None:
         parts = _parts(source, plan.choice, whole_blocks=recipe.allocation == "owl")
         shown.begin(f"allocation {recipe.allocation}", len(source.blocks))
-        inputs = calibration.inputs[-SEQUENCES:]  # not what the model wrote itself
+        few = max(1, TOKENS // calibration.inputs.shape[1])
+        inputs = calibration.inputs[-few:]  # what the model wrote itself comes first
         size = batch_size(recipe.batch_size, inputs.shape[1], source.device)
         stream = Stream(source, inputs, size)
         if recipe.allocation == "owl":
@@ -172,7 +174,7 @@ def _pruned(matrices: Sequence[Matrix], observer: Observer, ratio: float) -> Ite
 
 
 def _score(matrix: Matrix, observer: Observer) -> Tensor:
-    statistics = Statistics(observer.values(matrix), sequences=SEQUENCES)
+    statistics = Statistics(observer.values(matrix), sequences=1)
     return wanda(matrix.read().float(), statistics, WandaParams())
 
 
@@ -184,12 +186,18 @@ def _parts(source: BlockModel, choice: Choice, *, whole_blocks: bool) -> list[Pa
         grouped: dict[str, list[Matrix]] = {}
         for matrix in matrices:
             if choice.pattern_of(index, prefix + matrix.name) == choice.pattern:
-                name = "" if whole_blocks else matrix.name.partition(".")[0]
-                grouped.setdefault(name, []).append(matrix)
-        for name, own in grouped.items():
-            expression = "^" + re.escape(prefix + name) + (r"\b" if name else "")
-            parts.append(Part(index, expression, tuple(own)))
+                inside = "" if whole_blocks else _places(matrix)
+                grouped.setdefault("^" + re.escape(prefix) + inside, []).append(matrix)
+        parts += [Part(index, found, tuple(own)) for found, own in grouped.items()]
     return parts
+
+
+def _places(matrix: Matrix) -> str:
+    """What the names of a matrix, and of all experts in its place, are within their block."""
+    if matrix.expert is None:
+        return re.escape(matrix.name) + "$"
+    module, _, leaf = matrix.parameter.rpartition(".")
+    return rf"{re.escape(module)}\.\d+\.{re.escape(leaf)}$"
 
 
 def _counter(parts: Sequence[Part]) -> Count:
@@ -209,6 +217,6 @@ def _read(kept: Path | None) -> dict[str, float] | None:
 
 
 def _ratios_around(target: float) -> list[float]:
-    """Where damage is measured: below, at, and above the target, within 0 and 1."""
+    """Where damage is measured: below and above the target, within 0 and 1."""
     reach = min(STEP, target / 2, (1 - target) / 2)
-    return [target - reach, target, target + reach]
+    return [target - reach, target + reach]

@@ -28,7 +28,7 @@ Count = Callable[[list[float]], float]
 """Ratio of every part -> share of all weights that this really prunes, never falling."""
 
 OWL_SPREAD = 0.08
-MEASURED_SPREAD = 0.2
+MEASURED_SPREAD = 0.1
 MOST = 0.95
 """No part is pruned further than this, unless all of them are."""
 _LEAST_SLOPE = 0.5
