@@ -47,6 +47,7 @@ def demo_runs(out: Path) -> list[Run]:
             "samples": SAMPLES,
             "sequence_length": SEQUENCE_LENGTH,
             "windows": WINDOWS,
+            "effort": "fast",
         },
         keep_models=True,
     )
