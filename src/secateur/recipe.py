@@ -89,7 +89,7 @@ class Recipe(BaseModel):
     where pruning was measured to hurt less. Their mean is the ratio (unstructured only)."""
     schedule: Schedule = "block"
     """block: a block is observed, pruned and run again, as in the papers; matrix: each matrix is
-    pruned as the data reach it, in one pass (magnitude, wanda, sparsegpt, gblm)."""
+    pruned as the data reach it, in one pass (magnitude, wanda, sparsegpt, alps, gblm)."""
     route_all: bool = False
     """Show every expert every token; else only those that the router sends it."""
     expert_tokens: int = Field(default=32, ge=1)

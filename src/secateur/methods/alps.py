@@ -17,8 +17,11 @@ Where Wanda and SparseGPT decide about a weight once, this decides about all of 
 changes its mind. inv(H + rho I) comes from one eigendecomposition of H, for every rho. Matrices
 that read the same input share it, and are solved together, their rows stacked.
 
-Source: Meng, Behdin, Wang and Mazumder, arXiv 2406.07831, algorithm 1 and section 3.3; the schedule
-of rho is that of its appendix.
+Source: Meng, Behdin, Wang and Mazumder, arXiv 2406.07831. Beside code that derives from the
+authors': an unstructured mask has the same count in every row by default (theirs is that of
+`compare=layer`); a change of the mask counts once here where it counts as two there, so that rho
+grows at changes half as large; rho never falls, and the end is a mask that does not change at all;
+the mask is that of D, not of W. No mask of theirs was compared with ours.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ def alps(
 
     values, vectors = torch.linalg.eigh(hessian)  # [in], [in, in]
     wanted = dense @ hessian  # [all rows, in]
-    sparse, dual, rho = dense, torch.zeros_like(dense), params.rho
+    dual, rho = torch.zeros_like(dense), params.rho
     keep = before = kept(dense)
     sparse = dense.masked_fill(~keep, 0)
     for iteration in range(1, params.iterations + 1):
