@@ -38,7 +38,7 @@ from rate import Rates, once, rates
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import secateur
-from secateur.placement import batch_size
+from secateur.placement import TOKENS_PER_BATCH
 from secateur.report import RunRecord
 
 METHODS = (
@@ -139,7 +139,8 @@ def measure(method: str, options: argparse.Namespace) -> Run:
     """Prune a fresh model, as often as asked for; the run in the middle."""
     config = configuration(options.width, options.blocks, options.sequence_length)
     shapes, dtype = Shapes.of(config), getattr(torch, options.dtype)
-    rows = batch_size(None, options.sequence_length) * options.sequence_length
+    length = options.sequence_length
+    rows = max(1, TOKENS_PER_BATCH["cpu"] // length) * length
     rows = min(rows, options.samples * options.sequence_length)
     cpu = torch.device("cpu")
     generator = torch.Generator().manual_seed(0)

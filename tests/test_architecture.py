@@ -15,6 +15,7 @@ PACKAGE = SOURCE.name
 
 ORDER = [
     "errors",
+    "memory",
     "ranks",
     "bundled",
     "sparsity",

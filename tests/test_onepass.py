@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from typing import Any
 
 import pytest
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 
 import secateur
 from families import EXPERT_FAMILIES
+from secateur.blocks import onepass
 from secateur.blocks.onepass import groups_in_order, run_once
-from secateur.blocks.stream import Stream
+from secateur.blocks.stream import Batch, Stream
 from secateur.checkpoint import Matrix, ResidentModel, find_blocks, find_matrices
 from secateur.errors import ModelError, NumericalError, RecipeError
 from secateur.sparsity import audit, parse_pattern
@@ -175,21 +175,23 @@ def test_a_batch_moves_once_and_the_outputs_are_of_the_pruned_block() -> None:
     groups = groups_in_order(block, 0, stream, matrices)
     assert groups is not None
     before = list(stream.hidden)
+    looked: list[tuple[int, int]] = []
     arrived: list[list[str]] = []
 
-    def arrive(group: Any, inputs: Any) -> None:
-        arrived.append(leaves(group))
-        assert [len(read) for read in inputs] == [3, 2]
-        for matrix in group:
+    def look(number: int, batch: Batch, inputs: Tensor) -> None:
+        looked.append((number, len(inputs)))
+
+    def prune(number: int) -> None:
+        assert looked[-2:] == [(number, 3), (number, 2)]
+        arrived.append(leaves(groups[number]))
+        for matrix in groups[number]:
             matrix.write(matrix.read() * 0.5)
 
     calls: list[int] = []
     handle = block.register_forward_pre_hook(lambda *_: calls.append(1))
-    threads = threading.active_count()
-    run_once(block, 0, stream, groups, arrive)
+    run_once(block, 0, stream, groups, look, prune)
     handle.remove()
     assert len(calls) == 2  # batches
-    assert threading.active_count() == threads
     assert arrived == [leaves(group) for group in groups]
     assert not any(matrix.owner._forward_pre_hooks for matrix in matrices)
     for matrix in find_matrices(dense):
@@ -201,19 +203,27 @@ def test_a_batch_moves_once_and_the_outputs_are_of_the_pruned_block() -> None:
             assert not found.requires_grad
 
 
-def test_a_fault_ends_every_thread_and_reaches_the_caller() -> None:
+def test_a_fault_ends_every_run_and_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     block, stream, matrices = first_block("llama")
     groups = groups_in_order(block, 0, stream, matrices)
     assert groups is not None
-    threads = threading.active_count()
+    runs: list[onepass._Run] = []
 
-    def arrive(group: Any, inputs: Any) -> None:
-        if group is groups[2]:
+    class Known(onepass._Run):
+        def __init__(self, *what: Any) -> None:
+            super().__init__(*what)
+            runs.append(self)
+
+    def prune(number: int) -> None:
+        assert not any(run.dead for run in runs)
+        if number == 2:
             raise NumericalError("no")
 
+    monkeypatch.setattr(onepass, "_Run", Known)
     with pytest.raises(NumericalError, match="no"):
-        run_once(block, 0, stream, groups, arrive)
-    assert threading.active_count() == threads
+        run_once(block, 0, stream, groups, lambda *seen: None, prune)
+    assert len(runs) == 2  # batches
+    assert all(run.dead for run in runs)
     assert not any(matrix.owner._forward_pre_hooks for matrix in matrices)
 
 
@@ -229,7 +239,7 @@ def test_another_way_through_the_block_is_noticed(wrong: str) -> None:
     else:
         groups = [groups[0] + groups[1], *groups[2:]]
     with pytest.raises(ModelError, match="another way"):
-        run_once(block, 0, stream, groups, lambda group, inputs: None)
+        run_once(block, 0, stream, groups, lambda *seen: None, lambda number: None)
 
 
 class Twice(nn.Module):

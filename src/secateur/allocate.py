@@ -95,7 +95,7 @@ def allocate(prepared: Prepared, shown: Progress, scratch: Path | None = None) -
         shown.begin(f"allocation {recipe.allocation}", len(source.blocks))
         few = max(1, TOKENS // calibration.inputs.shape[1])
         inputs = calibration.inputs[-few:]  # what the model wrote itself comes first
-        size = batch_size(recipe.batch_size, inputs.shape[1], source.device)
+        size = batch_size(recipe.batch_size, inputs.shape[1], source)
         stream = Stream(source, inputs, size)
         if recipe.allocation == "owl":
             shares = outliers(source, stream, parts, shown.tick)

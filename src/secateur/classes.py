@@ -67,5 +67,5 @@ def evaluate(
             hint="--against DENSE, to count how often the models agree",
         )
     with progress or Quiet() as shown:
-        size = batch_size(together, tokens_in_each(batch, source), source.device)
+        size = batch_size(together, tokens_in_each(batch, source), source)
         return classify(source, batch, size, dense, shown.tick)

@@ -41,7 +41,7 @@ def follow(
     if not texts:
         return None
     asked = prepared.recipe.batch_size
-    sizes = [batch_size(asked, text.input_ids.shape[1], source.device) for text in texts]
+    sizes = [batch_size(asked, text.input_ids.shape[1], source) for text in texts]
 
     def through_dense(place: int) -> Stream:
         inputs, size = texts[place].input_ids, sizes[place]

@@ -166,7 +166,7 @@ def evaluate(
     with progress or Quiet() as shown:
         for line in (*notices, *heldout.notices):
             shown.notice(line)
-        size = batch_size(together, heldout.input_ids.shape[1], source.device)
+        size = batch_size(together, heldout.input_ids.shape[1], source)
         return measure(source, heldout, size, dense, shown.tick)
 
 
@@ -189,9 +189,7 @@ def _stream(prepared: Prepared) -> Stream | None:
     if prepared.calibration is None:
         return None
     calibration, source = prepared.calibration, prepared.source
-    size = batch_size(
-        prepared.recipe.batch_size, tokens_in_each(calibration, source), source.device
-    )
+    size = batch_size(prepared.recipe.batch_size, tokens_in_each(calibration, source), source)
     return Stream(source, calibration.inputs, size, calibration.labels)
 
 

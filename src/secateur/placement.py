@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 
 from secateur import ranks
+from secateur.checkpoint import BlockModel
 from secateur.errors import RecipeError
+from secateur.memory import free_bytes
 
-TOKENS_PER_BATCH = 2048
-"""On a CPU, where more at once is no faster and takes more memory."""
-TOKENS_PER_BATCH_ELSEWHERE = 16384
-"""On an accelerator, which larger matrix products keep busy."""
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
+"""At most, by the kind of device: more at once is no faster, and takes more memory."""
+SHARE = 4
+"""A batch may take this part of the free memory, one in so many."""
+HELD = 4
+"""How often a block holds what its matrices read and write, gradients and all between included."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -56,10 +60,31 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
     return dtype
 
 
-def batch_size(asked: int | None, length: int, device: torch.device) -> int:
-    """Sequences per batch: what was asked for, or as many as make about 2048 tokens on a CPU."""
-    tokens = TOKENS_PER_BATCH if device.type == "cpu" else TOKENS_PER_BATCH_ELSEWHERE
+def batch_size(asked: int | None, length: int, source: BlockModel) -> int:
+    """Sequences per batch: what was asked for, or as many as keep the device busy.
+
+    Fewer where that would take more than a part of the free memory: half, a quarter and so on, so
+    that the number, on which the last bits depend, is the same as long as memory is not short.
+
+    Args:
+        asked: by the user.
+        length: tokens of a sequence.
+        source: the model, its blocks closed.
+    """
+    tokens = TOKENS_PER_BATCH[source.device.type]
+    room = free_bytes(source.device) // SHARE // _bytes_of_token(source)
+    while tokens > max(room, length):
+        tokens //= 2
     return asked or max(1, tokens // length)
+
+
+def _bytes_of_token(source: BlockModel) -> int:
+    """About what a block holds for a token while it runs; of fused experts, as if it met one."""
+    features = max(
+        sum(sum(p.shape[-2:]) for p in block.parameters() if p.dim() > 1)
+        for block in source.blocks.modules
+    )
+    return HELD * features * source.dtype.itemsize
 
 
 def _numbered(device: torch.device) -> torch.device:

@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import psutil
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -35,6 +34,7 @@ from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, find_matrices
 from secateur.checkpoint.gradients import GradientFile
 from secateur.errors import NumericalError
+from secateur.memory import free_bytes
 from secateur.statistics import Need, Order
 
 Keep = Literal["auto", "memory", "disk"]
@@ -171,10 +171,4 @@ def _on_disk(stream: Stream, depth: int, keep: Keep) -> bool:
     if keep != "auto":
         return keep == "disk"
     needed = depth * sum(batch.hidden.nbytes for batch in stream.batches)
-    device = stream.batches[0].hidden.device
-    free = (
-        torch.cuda.mem_get_info(device)[0]
-        if device.type == "cuda"
-        else psutil.virtual_memory().available
-    )
-    return needed > MEMORY_SHARE * free
+    return needed > MEMORY_SHARE * free_bytes(stream.batches[0].hidden.device)

@@ -1,21 +1,21 @@
 """A block that is pruned while it runs, so that every token goes through it once.
 
     for every group of matrices that read the same input, in the order in which they are reached:
-        every batch runs up to that input, one after the other, and pauses
-        the group is pruned, from what all batches bring
+        every batch runs up to that input, one after the other, is looked at, and pauses
+        the group is pruned
     every batch runs to the end
 
 Each matrix so sees what the pruned matrices below it give, where the papers' schedule shows the
 matrices of a block what its dense ones give. The block's dense output is never known.
 
-A batch runs in a thread of its own, for that is the only way to pause inside of code that is not
-ours. One moves at a time. Each that pauses keeps what the block's code holds at that moment: at
-most its inputs, the residual and the widest input of a matrix, for all sequences.
+A batch runs in a greenlet of its own, for that is a way to pause inside of code that is not ours;
+threads would have their own workers and heaps, and take half as long again. A batch that pauses
+keeps what the block's code holds at that moment: at most its inputs, the residual and the widest
+input of a matrix, or queries, keys and values, for all sequences.
 """
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,14 +23,18 @@ from functools import partial
 from typing import Any
 
 import torch
+from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import Matrix
 from secateur.errors import ModelError
+from secateur.memory import give_back
 
-Arrive = Callable[[Sequence[Matrix], Sequence[Tensor]], None]
-"""(group, what it reads by batch, each [..., in]): prunes the group; called once for each group."""
+Look = Callable[[int, Batch, Tensor], None]
+"""(number of a group, batch, what the group reads of it [..., in])."""
+HOLES = 4
+"""Batches until the memory that lies between what they hold is given back to the system."""
 
 
 @torch.no_grad()
@@ -67,17 +71,19 @@ def run_once(
     index: int,
     stream: Stream,
     groups: Sequence[Sequence[Matrix]],
-    arrive: Arrive,
+    look: Look,
+    prune: Callable[[int], None],
     tick: Tick = silent,
 ) -> None:
     """Move the stream through a block whose groups are pruned as it reaches them.
 
     Args:
-        block: its matrices are written to by `arrive`.
+        block: its matrices are written to by `prune`.
         index: which block of the model it is.
         stream: its inputs; afterwards the outputs of the pruned block.
         groups: as `groups_in_order` gives them.
-        arrive: prunes a group.
+        look: called with every batch for every group, in order.
+        prune: called with the number of a group once all its batches were looked at.
         tick: told of progress.
 
     Raises:
@@ -87,7 +93,7 @@ def run_once(
     runs = [_Run(batch, block, index) for batch in stream.batches]
 
     def see(matrix: Matrix, inputs: Tensor) -> None:
-        run = threading.current_thread()
+        run = getcurrent()
         assert isinstance(run, _Run)
         if place[matrix] == len(run.read):
             run.pause(inputs)
@@ -101,86 +107,49 @@ def run_once(
     )
     steps = (len(groups) + 1) * len(runs)
     with _shown(place, see), _ended(runs):
-        for number, group in enumerate(groups):
-            for turn, run in enumerate(runs):
+        for number in range(len(groups)):
+            for turn, (run, batch) in enumerate(zip(runs, stream.batches, strict=True)):
                 tick("run", number * len(runs) + turn, steps)
-                if not run.go_on():
+                if (inputs := run.go_on()) is None:
                     raise stray
-            arrive(group, [run.inputs for run in runs])
+                look(number, batch, inputs)
+                if turn % HOLES == HOLES - 1:
+                    give_back()
+            prune(number)
         for turn, (run, batch) in enumerate(zip(runs, stream.batches, strict=True)):
             tick("run", len(groups) * len(runs) + turn, steps)
             batch.hidden = run.finish()
 
 
-class _Run(threading.Thread):
+class _Run(greenlet):
     """One batch on its way through a block; it moves only while `go_on` or `finish` is called.
 
     Attributes:
-        inputs: what the matrix reads that it is paused at.
-        read: the same of every pause so far, for as long as the block's code holds it.
+        read: what was read where it has paused, for as long as the block's code holds it.
     """
 
     def __init__(self, batch: Batch, block: nn.Module, index: int) -> None:
-        super().__init__(daemon=True)
-        self.inputs = batch.hidden
+        super().__init__(partial(batch.run, block, index))
         self.read: list[weakref.ref[Tensor]] = []
-        self._work = partial(batch.run, block, index)
-        self._turn = threading.Semaphore(0)
-        self._waits = threading.Semaphore(0)
-        self._output: Tensor | None = None
-        self._fault: BaseException | None = None
-        self._given_up = False
-
-    def run(self) -> None:
-        """What the thread does."""
-        try:
-            with torch.no_grad():  # which holds for one thread only
-                self._output = self._work()
-        except BaseException as fault:  # raised where it is waited for
-            self._fault = fault
-        self._waits.release()
 
     def pause(self, inputs: Tensor) -> None:
-        """Wait for the next turn; called in the thread itself."""
-        self.inputs = inputs
+        """Wait for the next turn; called in the run itself."""
         self.read.append(weakref.ref(inputs))
-        self._waits.release()
-        self._turn.acquire()
-        if self._given_up:
-            raise _GivenUpError
+        assert self.parent is not None
+        self.parent.switch(inputs)
 
-    def go_on(self) -> bool:
-        """Let the batch run up to its next pause; False if it runs to the end instead.
+    def go_on(self) -> Tensor | None:
+        """Let the batch run up to its next pause; what is read there, or None at the end.
 
         What it raises is raised here.
         """
-        del self.inputs
-        if self.ident is None:
-            self.start()
-        else:
-            self._turn.release()
-        self._waits.acquire()
-        if self._fault is not None:
-            raise self._fault
-        return self._output is None
+        inputs: Tensor = self.switch()
+        return None if self.dead else inputs
 
     def finish(self) -> Tensor:
         """Let the batch run to the end: what the block makes of it."""
-        self.go_on()
-        assert self._output is not None
-        output, self._output = self._output, None
+        output: Tensor = self.switch()
         return output
-
-    def give_up(self) -> None:
-        """End the thread, wherever it is."""
-        self._given_up = True
-        self._turn.release()
-        if self.ident is not None:
-            self.join()
-
-
-class _GivenUpError(BaseException):
-    """Ends a run; no code of a block takes it for a fault of its own."""
 
 
 @contextmanager
@@ -189,7 +158,7 @@ def _ended(runs: Sequence[_Run]) -> Iterator[None]:
         yield
     finally:
         for run in runs:
-            run.give_up()
+            run.throw()  # ends it, wherever it is
 
 
 @contextmanager

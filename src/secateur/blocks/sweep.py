@@ -27,7 +27,7 @@ from secateur.blocks.observe import PROBE_TOKENS, Observer, observe
 from secateur.blocks.onepass import groups_in_order, run_once
 from secateur.blocks.propagate import check_output, propagate
 from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
-from secateur.blocks.stream import Stream, Tick, silent
+from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.gradients import GradientFile
 from secateur.checkpoint.matrices import with_weights
@@ -202,22 +202,26 @@ def _prune_as_it_runs(
     matrix_errors: dict[str, float] = {}
     notices: list[str] = []
 
-    def arrive(group: Sequence[Matrix], inputs: Sequence[Tensor]) -> None:
-        observer = Observer(
-            group, plan.method.needs - {Need.FULL_GRADIENT}, probe_tokens=PROBE_TOKENS
-        )
-        for batch, read in zip(stream.batches, inputs, strict=True):
-            observer.count(group, read, len(batch.hidden))
+    needs = plan.method.needs - {Need.FULL_GRADIENT}
+    observers = [Observer(group, needs, probe_tokens=PROBE_TOKENS) for group in groups]
+
+    def look(number: int, batch: Batch, inputs: Tensor) -> None:
+        observers[number].count(groups[number], inputs, len(batch.hidden))
+
+    def prune(number: int) -> None:
+        observer = observers[number]
+        observers[number] = Observer((), needs)  # its statistics are let go with this call
         observer.join()
         clock.lap("observe")
-        part = replace(block, patterns={matrix: block.patterns[matrix] for matrix in group})
+        patterns = {matrix: block.patterns[matrix] for matrix in groups[number]}
+        part = replace(block, patterns=patterns)
         pruned = new_weights(part, Observed(stream, observer, [], []), gradients, plan, tick)
         matrix_errors.update(_errors_by_matrix(part, observer, pruned.weights))
         changed.update(_write(part, pruned.weights, source))
         notices.extend(pruned.notices)
         clock.lap("prune")
 
-    run_once(block.module, block.index, stream, groups, arrive, tick)
+    run_once(block.module, block.index, stream, groups, look, prune, tick)
     check_output(block, stream.batches)
     clock.lap("observe")
     return BlockResult(

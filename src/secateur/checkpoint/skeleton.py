@@ -7,7 +7,6 @@ in the files (`naming.py`).
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,12 +33,10 @@ from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.read import Checkpoint, read_json
 from secateur.checkpoint.structure import find_blocks
 from secateur.errors import CheckpointError, ModelError
+from secateur.memory import give_back
 
 MOST_BUFFER_BYTES = 2**30
 """Of the tables that a model computes for itself; real ones take some megabytes."""
-
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-"""glibc keeps what was freed between what was not, more with every block; this gives it back."""
 
 
 class StreamedModel:
@@ -121,8 +118,7 @@ class StreamedModel:
     def _empty(self, names: list[str]) -> None:
         for name in names:
             set_module_tensor_to_device(self.model, name, "meta")
-        if _malloc_trim is not None:
-            _malloc_trim(0)
+        give_back()
 
 
 def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:

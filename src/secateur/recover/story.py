@@ -139,7 +139,7 @@ def _perplexity(
     if prepared.heldout is None:
         return None
     shown.begin(name, len(source.blocks))
-    together = batch_size(None, prepared.heldout.input_ids.shape[1], prepared.source.device)
+    together = batch_size(None, prepared.heldout.input_ids.shape[1], source)
     found = evaluate(source, prepared.heldout, together, tick=shown.tick)
     shown.block(model=name, perplexity=round(found.perplexity, 4))
     return found
