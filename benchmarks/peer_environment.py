@@ -1,13 +1,17 @@
-"""A virtual environment with llm-compressor in it, made once, with the torch that is here.
+"""Virtual environments with llm-compressor and with Secateur, each with the torch that is here.
+
+Each program so has what its own installation brings, and nothing else: what lies about in an
+environment is imported by transformers, and takes memory and time.
 
 pip is asked twice what it would do before it does it: whether this very build of torch needs
-CUDA's libraries, and what all that llm-compressor needs would be. CUDA's libraries are gigabytes
+CUDA's libraries, and what all that the program needs would be. CUDA's libraries are gigabytes
 that a comparison on the CPU has no use for; if there are any, nothing is installed. (nvidia-ml-py,
 which llm-compressor names, is a small module that reads the state of GPUs.)
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,17 +22,30 @@ from typing import Any
 import torch
 
 PEER = "llmcompressor==0.14.*"
+ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("nvidia-", "cuda-", "triton", "pytorch-triton")
 HARMLESS = {"nvidia-ml-py"}
 
 
-def ready(cache: Path) -> Path:
-    """The Python of the environment; it is made if it is not there.
+def peer(cache: Path) -> Path:
+    """The Python of llm-compressor's environment."""
+    return _ready(cache, PEER.rstrip(".*").replace("==", "-"), [PEER], "")
+
+
+def own(cache: Path) -> Path:
+    """The Python of this Secateur's environment; made anew when what it needs has changed."""
+    needs = [(ROOT / name).read_text() for name in ("pyproject.toml", "constraints.txt")]
+    name = "secateur-" + hashlib.sha256("".join([str(ROOT), *needs]).encode()).hexdigest()[:12]
+    return _ready(cache, name, ["-e", str(ROOT)], needs[1])
+
+
+def _ready(cache: Path, name: str, wanted: list[str], constraints: str) -> Path:
+    """The Python of an environment with what is `wanted`; it is made if it is not there.
 
     Exits with a line if it cannot be made without CUDA's libraries.
     """
     pin = f"torch=={torch.__version__}"
-    folder = cache.resolve() / f"{PEER.rstrip('.*')} {pin}".replace("==", "-").replace(" ", "-")
+    folder = cache.resolve() / f"{name}-{pin.replace('==', '-')}"
     python = folder / "bin" / "python"
     finished = folder / "finished"
     if finished.is_file():
@@ -38,7 +55,8 @@ def ready(cache: Path) -> Path:
     print(f"making {folder}", file=sys.stderr, flush=True)
     venv.create(folder, with_pip=True, clear=True)
     pins = folder / "constraints.txt"
-    pins.write_text(pin + "\n")
+    others = [line for line in constraints.splitlines() if not line.startswith("torch==")]
+    pins.write_text("\n".join([pin, *others]) + "\n")
     pip = [str(python), "-m", "pip", "install", "--quiet", "-c", str(pins)]
     needed = [
         requirement
@@ -47,11 +65,11 @@ def ready(cache: Path) -> Path:
         if "extra ==" not in requirement
     ]
     refuse(needed, pin)
-    chosen = planned([*pip, pin, PEER], folder)
-    refuse([package["metadata"]["name"] for package in chosen], PEER)
-    done = subprocess.run([*pip, pin, PEER], capture_output=True, text=True)
+    chosen = planned([*pip, pin, *wanted], folder)
+    refuse([package["metadata"]["name"] for package in chosen], wanted[-1])
+    done = subprocess.run([*pip, pin, *wanted], capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{PEER} cannot be installed: {done.stderr.strip()[-1000:]}")
+        sys.exit(f"{wanted[-1]} cannot be installed: {done.stderr.strip()[-1000:]}")
     finished.write_text("\n".join(sorted(map(_said, chosen))) + "\n")
     return python
 

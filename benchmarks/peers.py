@@ -3,10 +3,10 @@
     python benchmarks/peers.py [--cache FOLDER] [--repeats 3]
     python benchmarks/peers.py --model builtin --calibration builtin --text builtin
 
-llm-compressor 0.14 is installed into a virtual environment of its own under --cache, with the same
-build of torch as here; pip is asked first what it would install, and nothing is if that holds
-CUDA's libraries. By default the model is a random Llama, made with a fixed seed; with --model it is
-any folder, and the perplexities mean something.
+llm-compressor 0.14 and Secateur are each installed into a virtual environment of their own under
+--cache, with the same build of torch as here; pip is asked first what it would install, and nothing
+is if that holds CUDA's libraries. By default the model is a random Llama, made with a fixed seed;
+with --model it is any folder, and the perplexities mean something.
 
 Every run is a process of its own (`one_shot.py`, which also says how llm-compressor is called),
 all in turn, as often as --repeats says: A B C A B C. Medians of
@@ -89,7 +89,8 @@ def main() -> None:
     options = parse()
     results.check(options)
     logging.disable_progress_bar()
-    python = peer_environment.ready(options.cache)
+    pythons = {PEER: peer_environment.peer(options.cache)}
+    pythons[OURS] = pythons[DISK] = peer_environment.own(options.cache)
     found = results.facts(torch.device("cpu"), options.threads)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         inputs = prepare(Path(name), options)
@@ -100,7 +101,7 @@ def main() -> None:
         for number in range(options.repeats):
             for way in ways:
                 out = Path(name) / f"{way.program} {way.method}"
-                runs[way].append(run(way, python, inputs, out, options))
+                runs[way].append(run(way, pythons[way.program], inputs, out, options))
                 print(
                     f"{number + 1}/{options.repeats} {way.program}, {way.method}:"
                     f" {runs[way][-1]['prune']:.2f} s",
@@ -129,12 +130,12 @@ def parse() -> argparse.Namespace:
         "--cache",
         type=Path,
         default=Path.home() / ".cache" / "secateur-peers",
-        help="where llm-compressor's environment is made once",
+        help="where the two environments are made once",
     )
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=["wanda", "wanda:matrix", "sparsegpt"],
+        default=["wanda", "wanda:matrix", "sparsegpt", "sparsegpt:matrix"],
         metavar="METHOD[:SCHEDULE]",
     )
     parser.add_argument("--model", help="a folder, or builtin; none: a random Llama")
@@ -229,11 +230,10 @@ def run(
         **os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(options.threads),
         "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
-    if peer:
-        environment.pop("PYTHONPATH", None)  # it must see its own packages only
+    environment.pop("PYTHONPATH", None)  # each must see its own packages only
     began = time.perf_counter()
     done = subprocess.run(
-        [str(python) if peer else sys.executable, str(code), json.dumps(request)],
+        [str(python), str(code), json.dumps(request)],
         capture_output=True, text=True, env=environment,
     )  # fmt: skip
     whole = time.perf_counter() - began

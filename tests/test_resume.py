@@ -34,6 +34,14 @@ CHANGES = {"created", "seconds", "peak_memory_bytes", "notices", "recipe"}
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
+def wait_until_finished(out: Path, block: int) -> None:
+    """A block is written while the next one is pruned: until that is done, and tidied up."""
+    state, end = partial(out) / "state", time.monotonic() + 30
+    while not (state / f"block-{block:05d}.json").exists() or len(list(state.glob("stream-*"))) > 1:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 class Told(Quiet):
     """Remembers the notices, and which blocks were pruned."""
 
@@ -305,6 +313,7 @@ def test_state_is_bounded(options: dict[str, Any], tmp_path: Path) -> None:
 
     class Watch(Quiet):
         def block(self, **facts: Any) -> None:
+            wait_until_finished(tmp_path / "out", facts["block"])
             files = list((partial(tmp_path / "out") / "state").iterdir())
             streams = [path for path in files if path.name.startswith("stream-")]
             assert len(streams) == 1
@@ -531,6 +540,7 @@ def test_a_full_disk_keeps_what_is_finished(options: dict[str, Any], tmp_path: P
         class Fill(Quiet):
             def block(self, **facts: Any) -> None:
                 if facts["block"] == 1:
+                    wait_until_finished(out, 1)
                     fill(ballast)
 
         with pytest.raises(OutputError, match=r"No space left.*try freeing space, and the same"):
@@ -551,6 +561,7 @@ def test_a_quota_keeps_what_is_finished(options: dict[str, Any], tmp_path: Path)
     class Forbid(Quiet):
         def block(self, **facts: Any) -> None:
             if facts["block"] == 0:
+                wait_until_finished(tmp_path / "out", 0)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
 
     try:

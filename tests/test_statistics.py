@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from secateur.statistics import GradientNorm, Hessian, InputNorm, Need, Statistics
+from secateur.statistics import hessian as hessian_module
+from secateur.statistics import product as product_module
 
 
 @pytest.fixture
@@ -30,6 +32,48 @@ def test_hessian_is_the_mean_of_the_sequences(inputs):
     by_hand = sum(2 * torch.outer(x, x) for x in inputs.reshape(-1, 8)) / len(inputs)
     torch.testing.assert_close(hessian.mean, by_hand)
     assert hessian.sequences == len(inputs)
+
+
+@pytest.fixture
+def tensor_cores(monkeypatch):
+    """Half precision goes into a float32 product in one call, as on a GPU; counts those calls."""
+    calls = []
+
+    def mm(a, b, *, out_dtype):
+        assert a.dtype == b.dtype == torch.bfloat16
+        assert out_dtype == torch.float32
+        calls.append(a.shape)
+        return (a.double() @ b.double()).float()
+
+    def offered(device, dtype):
+        return dtype in product_module.HALVES
+
+    monkeypatch.setattr(torch, "mm", mm)
+    monkeypatch.setattr(product_module, "sums_in_float32", offered)
+    monkeypatch.setattr(hessian_module, "sums_in_float32", offered)
+    return calls
+
+
+def test_half_precision_is_multiplied_as_it_is_where_its_sums_are_float32(inputs, tensor_cores):
+    halves, outputs = inputs.bfloat16(), inputs[..., :4].bfloat16() * 0.37
+    hessian, gradient = Hessian(8), GradientNorm((4, 8))
+    hessian.add(halves[:4])
+    hessian.add(halves[4:])
+    gradient.add(halves, outputs)
+    assert len(tensor_cores) == 2 * len(inputs)
+    exact = halves.double().reshape(-1, 8)
+    torch.testing.assert_close(hessian.mean.double(), 2 / 6 * exact.T @ exact, rtol=1e-5, atol=1e-6)
+    each = outputs.double().transpose(1, 2) @ halves.double()  # [batch, out, in]
+    torch.testing.assert_close(gradient.sum.double(), each.square().sum(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_cpu_multiplies_in_float32(inputs, dtype):
+    assert not product_module.sums_in_float32(torch.device("cpu"), dtype)
+    a, b = inputs[0].to(dtype), inputs[1].T.to(dtype)
+    found = product_module.product(a, b)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, a.float() @ b.float())
 
 
 @pytest.mark.parametrize("order", ["l1", "l2"])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 import psutil
 import torch
 
+GROWTH = 2**26
+"""Bytes that a process may grow by before its free memory is given back."""
+
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+_most = 0  # resident once memory was given back
 
 
 def free_bytes(device: torch.device) -> int:
@@ -16,6 +21,14 @@ def free_bytes(device: torch.device) -> int:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
     return int(psutil.virtual_memory().available)
+
+
+def use_large_pages() -> None:
+    """Let torch ask Linux for pages of 2 MB; to be called before any tensor is made.
+
+    A page that is touched for the first time costs a microsecond or two, whatever its size.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def give_back() -> None:
@@ -27,3 +40,16 @@ def give_back() -> None:
     """
     if _malloc_trim is not None:
         _malloc_trim(0)
+
+
+def give_back_growth() -> None:
+    """The same, but only if the process is larger than it was after any such call before.
+
+    What is given back must be taken again, at a microsecond or two for every page of it: so not
+    while the process finds what it needs in what it has.
+    """
+    global _most
+    process = psutil.Process()
+    if process.memory_info().rss > _most + GROWTH:
+        give_back()
+        _most = max(_most, process.memory_info().rss)

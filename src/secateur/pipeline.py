@@ -9,6 +9,8 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,6 +23,7 @@ from secateur.allocate import allocate
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import Aim, BlockResult, sweep
 from secateur.checkpoint import ResidentModel, StreamedModel, locate, open_model
+from secateur.checkpoint.background import Behind
 from secateur.checkpoint.gradients import GradientFile
 from secateur.data import load_heldout
 from secateur.errors import RecipeError
@@ -61,7 +64,11 @@ def prune(
     prepared = prepare(recipe, shared)
     if recipe.out is None:
         return _only_measure(prepared, shared, progress or Quiet(), began)
-    with progress or Quiet() as shown, open_output(prepared, shown.notice) as output:
+    with (
+        progress or Quiet() as shown,
+        open_output(prepared, shown.notice) as output,
+        Behind() as behind,
+    ):
         scratch = output.state.folder
         prepared = allocate(prepared, shown, scratch)
         following, stream = follow(prepared, shared, shown, scratch), _stream(prepared)
@@ -73,7 +80,10 @@ def prune(
         for result in _results(prepared, shared, gradients, shown, stream, aim, following, done):
             blocks.append(_record_block(result))
             spent = output.seconds_before + _seconds(shared, following, began)
-            keep(output, prepared, result, blocks[-1], streams, spent)
+            finished = replace(result, changed=dict(result.changed))
+            hidden = {name: moving.hidden for name, moving in streams.items()}
+            behind.do(partial(keep, output, prepared, finished, blocks[-1], hidden, spent))
+        behind.wait()
         files = {}
         if ranks.first():
             if isinstance(prepared.source, ResidentModel):
@@ -213,7 +223,7 @@ def _results(
         if following is not None:
             following.advance(source.blocks.modules[result.index], result.index)
         yield result
-        result.changed.clear()  # it is written by now, and the next block needs the room
+        result.changed.clear()  # who wants it has it by now, and the next block needs the room
         for line in result.notices:
             shown.notice(line)
         zeros = sum(audit.zeros for audit in result.audits.values())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from secateur import ranks
 from secateur.blocks.stream import Stream
@@ -116,7 +117,7 @@ def keep(
     prepared: Prepared,
     result: BlockResult,
     record: BlockRecord,
-    streams: Mapping[str, Stream],
+    hidden: Mapping[str, list[Tensor]],
     seconds: float,
 ) -> None:
     """Make a block finished: whatever happens now, it need not be pruned again.
@@ -126,7 +127,7 @@ def keep(
         prepared: the run.
         result: the block.
         record: of it.
-        streams: as they leave the block.
+        hidden: the streams by name, as they leave the block: their hidden states by batch.
         seconds: that the run has taken so far, earlier processes included.
 
     Raises:
@@ -143,6 +144,6 @@ def keep(
         result.index,
         record.model_dump(mode="json"),
         shard,
-        {name: stream.hidden for name, stream in streams.items()},
+        hidden,
         seconds,
     )

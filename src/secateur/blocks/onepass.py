@@ -29,12 +29,10 @@ from torch import Tensor, nn
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import Matrix
 from secateur.errors import ModelError
-from secateur.memory import give_back
+from secateur.memory import give_back_growth
 
 Look = Callable[[int, Batch, Tensor], None]
 """(number of a group, batch, what the group reads of it [..., in])."""
-HOLES = 4
-"""Batches until the memory that lies between what they hold is given back to the system."""
 
 
 @torch.no_grad()
@@ -113,8 +111,7 @@ def run_once(
                 if (inputs := run.go_on()) is None:
                     raise stray
                 look(number, batch, inputs)
-                if turn % HOLES == HOLES - 1:
-                    give_back()
+                give_back_growth()  # what lies between the tensors that are held
             prune(number)
         for turn, (run, batch) in enumerate(zip(runs, stream.batches, strict=True)):
             tick("run", len(groups) * len(runs) + turn, steps)

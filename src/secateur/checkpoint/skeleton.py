@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,6 +29,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from secateur.checkpoint import packed
+from secateur.checkpoint.background import ReadAhead
 from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.read import Checkpoint, read_json
 from secateur.checkpoint.structure import find_blocks
@@ -70,13 +71,18 @@ class StreamedModel:
             raise NotStreamableError("blocks share weights with each other, or with the rest")
         for name, _ in self.model.named_buffers():
             set_module_tensor_to_device(self.model, name, device)
+        self._ahead = ReadAhead(
+            lambda index: checkpoint.load(self.block_tensors(index)),
+            lambda index: sum(map(checkpoint.dense_bytes, self.block_tensors(index))),
+            len(self.blocks),
+        )
 
     @contextmanager
     def open_block(self, index: int) -> Iterator[nn.Module]:
         """One decoder block with its weights; they are let go at the end."""
         names = self.block_parameters(index)
         try:
-            self._fill(names)
+            self._fill(names, self._ahead.take(index))
             yield self.blocks.modules[index]
         finally:
             self._empty(names)
@@ -87,7 +93,7 @@ class StreamedModel:
         prefix = self.blocks.path + "."
         names = [name for name in self.naming.parameters if not name.startswith(prefix)]
         try:
-            self._fill(names)
+            self._fill(names, self._read(names))
             self.model.tie_weights(missing_keys=set(self._missing), recompute_mapping=False)
             yield self.model
         finally:
@@ -107,11 +113,17 @@ class StreamedModel:
         """The dtype in which the files hold a parameter."""
         return self.checkpoint.dtype(self.naming.tensors_of(name)[0])
 
-    def _fill(self, names: list[str]) -> None:
-        stored = {name: self.naming.tensors_of(name) for name in names}
-        tensors = self.checkpoint.load([tensor for of_one in stored.values() for tensor in of_one])
+    def _read(self, names: list[str]) -> dict[str, Tensor]:
+        """What the files hold of some parameters, by tensor."""
+        return self.checkpoint.load(
+            [tensor for name in names for tensor in self.naming.tensors_of(name)]
+        )
+
+    def _fill(self, names: list[str], tensors: dict[str, Tensor]) -> None:
+        """Make parameters real; `tensors` is emptied."""
         for name in names:
-            value = self.naming.join(name, {tensor: tensors.pop(tensor) for tensor in stored[name]})
+            stored = {tensor: tensors.pop(tensor) for tensor in self.naming.tensors_of(name)}
+            value = self.naming.join(name, stored)
             dtype = self.dtype if value.is_floating_point() else None
             set_module_tensor_to_device(self.model, name, self.device, value=value, dtype=dtype)
 

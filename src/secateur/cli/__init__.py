@@ -12,6 +12,7 @@ from secateur import ranks, show
 from secateur.cli import bench, compare, inspect, pack, prune, recover
 from secateur.cli.app import app
 from secateur.errors import SecateurError
+from secateur.memory import use_large_pages
 
 __all__ = ["app", "bench", "compare", "inspect", "main", "pack", "prune", "recover"]
 
@@ -25,6 +26,7 @@ def main() -> None:
 
     Processes that torchrun started do it together, and the first of them prints.
     """
+    use_large_pages()
     transformers_logging.disable_progress_bar()  # standard error is ours: bars or JSON lines
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]

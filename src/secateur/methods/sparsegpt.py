@@ -32,7 +32,7 @@ from torch import Tensor
 
 from secateur.errors import NumericalError
 from secateur.methods.base import Params, Solution, solve
-from secateur.sparsity import Compare, NofM, Pattern, Unstructured, keep_highest, keep_mask
+from secateur.sparsity import Compare, NofM, Pattern, Unstructured, keep_highest, keep_in_places
 from secateur.statistics import Need, Statistics
 
 _HOPELESS = 1e6
@@ -144,8 +144,8 @@ def _solve(
     for column in range(start, stop):
         at = column - start
         if isinstance(pattern, NofM) and column % group == 0:
-            score = columns[at : at + group].T.square() / scale[column : column + group]
-            pruned[at : at + group] = ~keep_mask(score, pattern).T
+            score = columns[at : at + group].square() / scale[column : column + group, None]
+            pruned[at : at + group] = ~keep_in_places(score, pattern.n)
         torch.mul(columns[at], pruned[at], out=lost[at]).div_(factor[column, column])
         columns[at + 1 :] -= factor[column, column + 1 : stop, None] * lost[at]
     current[:, start:stop] = columns.T

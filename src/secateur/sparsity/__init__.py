@@ -2,7 +2,7 @@
 
 from secateur.sparsity.audit import MatrixAudit, audit
 from secateur.sparsity.choice import Choice, read_choice
-from secateur.sparsity.mask import Compare, keep_highest, keep_mask
+from secateur.sparsity.mask import Compare, keep_highest, keep_in_places, keep_mask
 from secateur.sparsity.packing import Bitmask, Form, find_form, pack_matrix, unpack_matrix
 from secateur.sparsity.pattern import NofM, Pattern, Unstructured, parse_pattern
 
@@ -18,6 +18,7 @@ __all__ = [
     "audit",
     "find_form",
     "keep_highest",
+    "keep_in_places",
     "keep_mask",
     "pack_matrix",
     "parse_pattern",

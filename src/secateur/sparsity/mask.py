@@ -16,6 +16,9 @@ from torch import Tensor
 
 from secateur.sparsity.pattern import NofM, Pattern
 
+PAIRS_AT_ONCE = 2**22
+"""That are compared for N:M masks, of a weight and those of its group: what it takes in memory."""
+
 
 class Compare(StrEnum):
     """Which weights compete with each other for an unstructured budget."""
@@ -38,28 +41,41 @@ def keep_mask(score: Tensor, pattern: Pattern, compare: Compare = Compare.ROW) -
         bool [out, in], True where the weight is kept.
     """
     if isinstance(pattern, NofM):
-        groups = score.reshape(score.shape[0], -1, pattern.m)  # [out, in / m, m]
-        return _keep_in_groups(groups, pattern.n).flatten(1)
+        at_once = max(1, PAIRS_AT_ONCE // (score.shape[1] * pattern.m))
+        return torch.cat([_keep_in_groups(part, pattern) for part in torch.split(score, at_once)])
     rows = score if compare is Compare.ROW else score.reshape(1, -1)
     kept = rows.shape[1] - pattern.pruned_of(rows.shape[1])
     return keep_highest(rows, kept).view_as(score)
 
 
-def _keep_in_groups(groups: Tensor, n: int) -> Tensor:
-    """Keep the `n` highest of each group by rank: [rows, groups, m] -> bool of the same shape.
+def _keep_in_groups(score: Tensor, pattern: NofM) -> Tensor:
+    """`keep_mask` of some rows: [rows, in] -> bool [rows, in]."""
+    groups = score.reshape(len(score), -1, pattern.m).movedim(-1, 0).contiguous()
+    return keep_in_places(groups, pattern.n).movedim(0, -1).flatten(1)
 
-    The rank of a weight is the number of weights of its group that beat it. Every pair of places in
-    a group is compared once, for all groups together: several times faster than to sort them.
+
+def keep_in_places(places: Tensor, n: int) -> Tensor:
+    """Keep the `n` highest of each group, which lies along the first dimension.
+
+    The rank of a weight is the number of weights of its group that beat it: those before it that
+    are no less, and those after it that are more. All pairs are compared in one go, which is
+    several times faster than to sort.
+
+    Args:
+        places: scores [m, ...], finite.
+        n: 0 to m.
+
+    Returns:
+        bool [m, ...].
     """
-    m = groups.shape[-1]
-    places = groups.movedim(-1, 0).contiguous()  # [m, rows, groups]
-    rank = torch.zeros(places.shape, dtype=torch.int16, device=groups.device)
-    for first in range(m):
-        for second in range(first + 1, m):
-            wins = places[first] >= places[second]
-            rank[second] += wins
-            rank[first] += ~wins
-    return (rank < n).movedim(0, -1)
+    m = len(places)
+    own = (m, m) + (1,) * (places.dim() - 1)
+    dtype = torch.int8 if m <= torch.iinfo(torch.int8).max else torch.int32
+    pairs = torch.ones(m, m, dtype=torch.int8, device=places.device).triu_(1)
+    wins = (places[:, None] >= places[None]).view(torch.int8) * pairs.view(own)  # over later ones
+    later = torch.arange(m - 1, -1, -1, dtype=dtype, device=places.device).view(own[1:])
+    rank = wins.sum(0, dtype=dtype) + later - wins.sum(1, dtype=dtype)
+    return rank < n
 
 
 def keep_highest(rows: Tensor, kept: int) -> Tensor:

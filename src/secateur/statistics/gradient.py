@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from secateur import ranks
+from secateur.statistics.product import product
 
 Order = Literal["l1", "l2"]
 
@@ -44,7 +45,7 @@ class GradientNorm:
             self.sequences += 1
             if len(x) == 0:
                 continue
-            gradient = g.detach().float().T @ x.detach().float()  # [out, in]
+            gradient = product(g.detach().T, x.detach())  # [out, in]
             if self.order == "l2":
                 self.sum.addcmul_(gradient, gradient)
             else:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from secateur import ranks
+from secateur.statistics.product import product, sums_in_float32
 
 _STRIPS = 8
 _NARROWEST = 128
@@ -46,11 +47,13 @@ class Hessian:
         for sequence in inputs:
             kept = self.sequences / (self.sequences + 1)
             self.sequences += 1
-            scaled = math.sqrt(2 / self.sequences) * sequence.detach().float().T  # [in, tokens]
-            for start in range(0, len(scaled), self._rows):
+            rows, after = sequence.detach().T, 2 / self.sequences  # [in, tokens]
+            if not sums_in_float32(rows.device, rows.dtype):  # the script's order of operations
+                rows, after = math.sqrt(2 / self.sequences) * rows.float(), 1.0
+            for start in range(0, len(rows), self._rows):
                 strip = self._upper[start : start + self._rows, start:]
                 strip *= kept
-                strip += scaled[start : start + self._rows] @ scaled[start:].T
+                strip.add_(product(rows[start : start + self._rows], rows[start:].T), alpha=after)
 
     @property
     def mean(self) -> Tensor:
