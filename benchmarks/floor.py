@@ -38,6 +38,7 @@ from rate import Rates, once, rates
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import secateur
+from secateur.methods import Refine, get
 from secateur.placement import TOKENS_PER_BATCH
 from secateur.report import RunRecord
 
@@ -106,6 +107,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--pattern", default="2:4")
+    parser.add_argument("--effort", default="fast", help="of the regional optimiser")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--repeats", type=int, default=1, help="take the median")
     parser.add_argument("--threads", type=int, help="as many as torch takes by itself")
@@ -145,6 +147,8 @@ def measure(method: str, options: argparse.Namespace) -> Run:
     cpu = torch.device("cpu")
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(3, 1024, (options.samples, options.sequence_length), generator=generator)
+    refined = get(method.partition(":")[0]).refine is not Refine.NONE
+    effort = {"effort": options.effort} if refined else {}
     seen: list[Rates] = [rates(shapes, rows, cpu, dtype)]
     taken: list[tuple[float, Any]] = []
     for _ in range(options.repeats):
@@ -153,7 +157,7 @@ def measure(method: str, options: argparse.Namespace) -> Run:
         records: list[Any] = []
 
         def work(model: Any = model, records: list[Any] = records) -> None:
-            records.append(prune(model, method, tokens, options.pattern))
+            records.append(prune(model, method, tokens, options.pattern, **effort))
 
         taken.append((once(work, cpu), records[0]))
         seen.append(rates(shapes, rows, cpu, dtype))
