@@ -11,9 +11,14 @@ perplexity is that of the pruned model, computed in float32 for all, on held-out
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import plots
+import results
 import torch
 from transformers.utils import logging
 
@@ -43,7 +48,7 @@ def pruned(method: str, dtype: str, options: argparse.Namespace) -> tuple[torch.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="builtin")
     parser.add_argument("--calibration", default="builtin")
     parser.add_argument("--text", default="builtin")
@@ -52,20 +57,42 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--windows", type=int, default=64)
+    results.add_options(parser)
     options = parser.parse_args()
+    results.check(options)
     logging.disable_progress_bar()
-    print("| method | dtype | same | perplexity | against float32 |\n|---|---|---:|---:|---:|")
+    found = results.facts(torch.device("cpu"))
+    rows, numbers = [], []
     for method in options.methods.split(","):
         reference, base = pruned(method, REFERENCE, options)
-        print(f"| {method} | {REFERENCE} | | {base:.3f} | |", flush=True)
+        rows.append((f"{method}, {REFERENCE}", "", f"{base:.3f}", ""))
         for dtype in options.dtypes.split(","):
             kept, perplexity = pruned(method, dtype, options)
             same = float((kept == reference).double().mean())
             change = perplexity / base - 1
-            print(
-                f"| {method} | {dtype} | {same:.4%} | {perplexity:.3f} | {change:+.2%} |",
-                flush=True,
+            rows.append(
+                (f"{method}, {dtype}", f"{same:.3%}", f"{perplexity:.3f}", f"{change:+.2%}")
             )
+            numbers.append({"method": method, "dtype": dtype, "same": same, "change": change})
+            print(f"{method}, {dtype}: {change:+.2%}", file=sys.stderr, flush=True)
+    said = (
+        f"{options.model}, {options.samples} x {options.sequence_length} tokens of"
+        f" {options.calibration}, 2:4; perplexity on {options.windows} windows of {options.text}."
+    )
+    heads = ("", "same", "perplexity", "against float32")
+    table = results.Table(said, heads, rows)
+    results.report("precision", options, found, [table], {"runs": numbers})
+    if options.plot is not None:
+        draw(numbers, options.plot)
+
+
+def draw(numbers: Sequence[Mapping[str, Any]], path: Path) -> None:
+    plots.stacked(
+        path,
+        "Weights that fare otherwise than in float32, %",
+        [f"{run['method']}, {run['dtype']}" for run in numbers],
+        {"other": [100 * (1 - run["same"]) for run in numbers]},
+    )
 
 
 if __name__ == "__main__":

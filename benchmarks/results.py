@@ -6,7 +6,7 @@
                        (docs/benchmarks.md does) only what stands between them is replaced
     --plot FILE        an SVG; needs matplotlib (pip install 'secateur[benchmarks]')
 
-The load of the machine before the first measurement stands beside the date: numbers from a machine
+How busy the machine is before the first measurement stands beside the date: numbers from a machine
 that was doing other work say so themselves.
 """
 
@@ -23,12 +23,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from secateur.report.record import machine, now, versions
 
 BUSY = 0.2
-"""Load per core above which a machine counts as busy."""
+"""Share of the cores at work from which on a machine counts as busy."""
+LOOK = 3.0
+"""Seconds for which it is watched."""
+OF_THIS_MACHINE = ("--cache", "--folder", "--json", "--markdown", "--plot")
+"""Options that say where something lies, and change no number."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def facts(device: torch.device, threads: int | None = None) -> dict[str, Any]:
         device: what is measured.
         threads: of the processes that are measured; none: those of this one.
     """
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = psutil.cpu_percent(LOOK) / 100 * (os.cpu_count() or 1)
     found: dict[str, Any] = {"date": now(), **machine(device), "processor": _processor()}
     if threads is not None:
         found["threads"] = str(threads)
@@ -136,14 +141,22 @@ def said(found: Mapping[str, Any]) -> str:
     using = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     line = f"{found['date'][:10]}, {where}, threads: {found['threads']}; {using}."
     load = found["load_before"]
-    if load is not None and load > BUSY * cores:
-        line += f" **The machine was busy (load {load:.1f} before the run): these are no timings.**"
+    if load > BUSY * cores:
+        line += (
+            f" **The machine was busy ({load:.1f} cores before the run): these are no timings.**"
+        )
     return line
 
 
 def command(name: str) -> str:
-    """The command that is running."""
-    return " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]])
+    """The command that is running, without the places of files."""
+    words, rest = ["python", f"benchmarks/{name}.py"], iter(sys.argv[1:])
+    for word in rest:
+        if word in OF_THIS_MACHINE:
+            next(rest, None)
+        else:
+            words.append(word)
+    return " ".join(words)
 
 
 def put(page: Path, name: str, text: str) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from secateur.blocks.call import Call, join
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_blocks
 from secateur.errors import ModelError
@@ -42,6 +43,50 @@ def test_some_sequences_of_a_batch_run_as_they_do_in_the_whole(family):
         whole = batch.run(block, 1)
         hidden, call = batch.select(1, rows)
         torch.testing.assert_close(call(block, hidden), whole[rows], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+def test_sequences_of_several_batches_run_together(family):
+    """In one call where there is room for it, and as they do within their own batches."""
+    model, input_ids = make_model(family), make_tokens(11, 32)
+    stream = Stream(resident(model), input_ids, 4)
+    block, places = stream.blocks.modules[1], torch.tensor([0, 3, 5, 9, 10])
+    with torch.no_grad():
+        whole = torch.cat([batch.run(block, 1) for batch in stream.batches])
+        chosen = list(stream.select(1, places))
+        for some, hidden, call in chosen:
+            torch.testing.assert_close(call(block, hidden), whole[some], rtol=1e-5, atol=1e-6)
+    assert [len(some) for some, _, _ in chosen] == [4, 1]
+    assert torch.equal(torch.cat([some for some, _, _ in chosen]), places)
+    assert list(stream.select(1, places[:0])) == []
+
+
+def test_calls_are_joined_only_if_they_go_together():
+    shared = torch.randn(1, 5)
+
+    def call(**changes):
+        plain = {"mask": torch.randn(2, 5), "table": (shared, None), "cached": False}
+        return Call((), {**plain, **changes}, "hidden_states")
+
+    one, other = call(), call()
+    joined = join([one, other], [2, 2])
+    assert torch.equal(joined.kwargs["mask"], torch.cat([one.kwargs["mask"], other.kwargs["mask"]]))
+    assert joined.kwargs["table"][0] is shared
+    assert joined.kwargs["cached"] is False
+    assert joined.hidden_name == "hidden_states"
+    assert join([one], [2]).kwargs["mask"] is one.kwargs["mask"]
+    for different in (
+        call(cached=True),
+        call(mask=torch.randn(2, 6)),  # other columns
+        call(mask=torch.randn(4, 5)),  # twice as many rows for each sequence
+        call(mask=torch.tensor(1.0)),
+        call(mask=None),
+        call(table=(shared,)),
+        Call((), call().kwargs, None),
+    ):
+        assert join([one, different], [2, 2]) is None
+        assert join([different, one], [2, 2]) is None
+    assert join([call(mask=torch.randn(3, 5)), call(mask=torch.randn(3, 5))], [2, 2]) is None
 
 
 def test_a_sliding_window_reaches_the_blocks():

@@ -36,7 +36,7 @@ from secateur.methods.wanda import WandaParams, wanda
 from secateur.placement import batch_size
 from secateur.prepare import Prepared
 from secateur.report import Progress
-from secateur.sparsity import Choice, Unstructured, keep_mask
+from secateur.sparsity import Choice, Unstructured, keep_mask, without_dropped
 from secateur.sparsity.allocation import Count, by_damage, by_outliers
 from secateur.statistics import Need, Statistics
 
@@ -166,7 +166,7 @@ def _pruned(matrices: Sequence[Matrix], observer: Observer, ratio: float) -> Ite
     try:
         for matrix, weight in zip(matrices, dense, strict=True):
             keep = keep_mask(_score(matrix, observer), Unstructured(ratio))
-            matrix.write(weight.masked_fill(~keep, 0))
+            matrix.write(without_dropped(weight, keep))
         yield
     finally:
         for matrix, weight in zip(matrices, dense, strict=True):

@@ -18,7 +18,7 @@ from secateur.checkpoint import Matrix
 from secateur.checkpoint.gradients import GradientFile
 from secateur.errors import NumericalError
 from secateur.methods import Method, Params, Refine
-from secateur.sparsity import Choice, Pattern, keep_mask
+from secateur.sparsity import Choice, Pattern, keep_mask, without_dropped
 from secateur.statistics import Need, Statistics, all_finite
 
 Schedule = Literal["block", "matrix"]
@@ -155,14 +155,13 @@ def new_weights(
         for matrix in starved:
             weight = matrix.read().float()
             keep = keep_mask(weight.abs(), block.patterns[matrix], plan.params.competition)
-            start[matrix.name] = keep, weight.masked_fill(~keep, 0)
+            start[matrix.name] = keep, without_dropped(weight, keep)
     else:
         start = {}
         for matrix in block.matrices:
             weight = matrix.read().float()
             keep = choose(matrix, weight)
-            # Filled, not multiplied: a negative weight times zero would be stored as -0.
-            start[matrix.name] = keep, weight.masked_fill(~keep, 0)
+            start[matrix.name] = keep, without_dropped(weight, keep)
     if plan.method.refine is Refine.NONE:
         return Pruned({name: weight for name, (_, weight) in start.items()}, told)
     assert observed is not None

@@ -137,7 +137,7 @@ def optimise(
             best = error
             kept = {name: weight.detach().clone() for name, weight in weights.items()}
     return Refined(
-        {name: weight.detach() for name, weight in kept.items()},
+        {name: weight.detach() + 0.0 for name, weight in kept.items()},  # no -0
         (first, best) if judging else None,
     )
 
@@ -181,7 +181,7 @@ def _optimizer(
         groups.append({"params": [weight.requires_grad_()], "lr": rate})
     optimizer: torch.optim.Optimizer
     if settings.optimizer == "adam":
-        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
     else:
         optimizer = torch.optim.RMSprop(groups, alpha=0.99)
     per_round = math.ceil(min(settings.samples, len(stepped)) / settings.batch_size)
@@ -233,21 +233,20 @@ def _outputs(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What the block makes of some sequences with these weights, and what it is to make of them.
 
-    Both [some of the sequences, tokens, width], batch by batch of the stream; of the sequences
-    only those that this process owns.
+    Both [some of the sequences, tokens, width]; of the sequences only those that this process
+    owns, as many at a time as there are in a batch of the stream.
     """
     dtype = next(iter(task.matrices)).read().dtype
     stored = with_weights(task.matrices, weights, dtype)
     size = len(task.stream.batches[0].hidden)
     own = torch.isin(task.stream.numbers, chosen).nonzero().flatten()  # places among those here
-    for number in torch.unique(own // size).tolist():
-        rows = own[own // size == number] % size
-        hidden, call = task.stream.batches[number].select(task.index, rows)
-        target = task.targets[number][rows.to(hidden.device)]
+    for places, hidden, call in task.stream.select(task.index, own):
+        rows = [divmod(place, size) for place in places.tolist()]
+        target = torch.stack([task.targets[number][row] for number, row in rows])
         yield call(lambda *a, **k: functional_call(task.module, stored, a, k), hidden), target
 
 
 @torch.no_grad()
 def _apply(weights: dict[str, Tensor], keep: dict[str, Tensor]) -> None:
     for name, weight in weights.items():
-        weight.masked_fill_(~keep[name], 0)
+        weight.mul_(keep[name].to(weight.dtype))  # many times faster than a fill, see sparsity/mask

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
 from secateur import ranks
-from secateur.blocks.call import Call, Interner
+from secateur.blocks.call import Call, Interner, join
 from secateur.checkpoint import BlockModel, Blocks
 from secateur.errors import ModelError
 
@@ -134,6 +134,31 @@ class Stream:
         other = copy(self)
         other.batches = [replace(batch) for batch in self.batches]
         return other
+
+    def select(self, index: int, places: Tensor) -> Iterator[tuple[Tensor, Tensor, Call]]:
+        """Some sequences before block `index`, of whichever batches, at most as many as in a batch.
+
+        Args:
+            index: which block.
+            places: among the sequences of this process, int64 [chosen], ascending; may be none.
+
+        Yields:
+            places, their hidden states [some, tokens, width], and the call for just those.
+        """
+        size = len(self.batches[0].hidden)
+        for some in torch.split(places, size) if len(places) else ():
+            numbers = torch.unique(some // size).tolist()
+            parts = [some[some // size == number] for number in numbers]
+            chosen = [
+                self.batches[number].select(index, part % size)
+                for number, part in zip(numbers, parts, strict=True)
+            ]
+            whole = join([call for _, call in chosen], [len(part) for part in parts])
+            if whole is not None:
+                yield some, torch.cat([hidden for hidden, _ in chosen]), whole
+                continue
+            for part, (hidden, call) in zip(parts, chosen, strict=True):
+                yield part, hidden, call
 
     @torch.no_grad()
     def advance(self, block: nn.Module, index: int, tick: Tick = silent) -> None:

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from secateur.errors import NumericalError
 from secateur.methods.base import Params, Refine, Solution, solve
-from secateur.sparsity import Pattern, keep_mask
+from secateur.sparsity import Pattern, keep_mask, without_dropped
 from secateur.statistics import Need, Statistics
 
 _EVERY = 3
@@ -73,12 +73,12 @@ def alps(
     wanted = dense @ hessian  # [all rows, in]
     dual, rho = torch.zeros_like(dense), params.rho
     keep = before = kept(dense)
-    sparse = dense.masked_fill(~keep, 0)
+    sparse = without_dropped(dense, keep)
     for iteration in range(1, params.iterations + 1):
         fitted = (wanted - dual + rho * sparse) @ vectors / (values + rho) @ vectors.T
         aim = fitted + dual / rho
         keep = kept(aim)
-        sparse = aim.masked_fill(~keep, 0)
+        sparse = without_dropped(aim, keep)
         dual += rho * (fitted - sparse)
         if iteration % _EVERY == 0:
             changed = float((keep & ~before).sum() / keep.sum().clamp_min(1))
@@ -89,7 +89,7 @@ def alps(
     refined = on_mask(sparse, wanted, hessian, keep, params.refinement)
     # A dead input is scaled to nothing there, and whatever stands on it does nothing.
     solved = torch.where(scale > 0, refined / scale, 0)
-    return Solution(torch.split(solved.masked_fill_(~keep, 0), sizes), torch.split(keep, sizes))
+    return Solution(torch.split(without_dropped(solved, keep), sizes), torch.split(keep, sizes))
 
 
 @solve(
@@ -120,11 +120,11 @@ def on_mask(start: Tensor, wanted: Tensor, hessian: Tensor, keep: Tensor, steps:
         [rows, in], zero where pruned; no row has a larger error than `start`.
     """
     solution = start
-    residual = (wanted - start @ hessian).masked_fill(~keep, 0)
+    residual = without_dropped(wanted - start @ hessian, keep)
     direction = residual
     square = residual.square().sum(1, keepdim=True)  # [rows, 1]
     for _ in range(steps):
-        image = (direction @ hessian).masked_fill(~keep, 0)
+        image = without_dropped(direction @ hessian, keep)
         curvature = (direction * image).sum(1, keepdim=True)
         length = torch.where(curvature > 0, square / curvature, 0)
         solution = solution + length * direction

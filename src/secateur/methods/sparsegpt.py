@@ -32,7 +32,15 @@ from torch import Tensor
 
 from secateur.errors import NumericalError
 from secateur.methods.base import Params, Solution, solve
-from secateur.sparsity import Compare, NofM, Pattern, Unstructured, keep_highest, keep_in_places
+from secateur.sparsity import (
+    Compare,
+    NofM,
+    Pattern,
+    Unstructured,
+    keep_highest,
+    keep_in_places,
+    without_dropped,
+)
 from secateur.statistics import Need, Statistics
 
 _HOPELESS = 1e6
@@ -80,7 +88,7 @@ def sparsegpt(
         current[:, stop:] -= errors[:, start:stop] @ factor[start:stop, stop:]
     grown = f"the Hessian was singular: its damping grew from {params.damping:g} to {damping:g}"
     return Solution(
-        torch.split(current.masked_fill_(~keep, 0), sizes),
+        torch.split(without_dropped(current, keep), sizes),
         torch.split(keep, sizes),
         (grown,) if damping > params.damping else (),
     )

@@ -2,7 +2,7 @@
 
 from secateur.sparsity.audit import MatrixAudit, audit
 from secateur.sparsity.choice import Choice, read_choice
-from secateur.sparsity.mask import Compare, keep_highest, keep_in_places, keep_mask
+from secateur.sparsity.mask import Compare, keep_highest, keep_in_places, keep_mask, without_dropped
 from secateur.sparsity.packing import Bitmask, Form, find_form, pack_matrix, unpack_matrix
 from secateur.sparsity.pattern import NofM, Pattern, Unstructured, parse_pattern
 
@@ -24,4 +24,5 @@ __all__ = [
     "parse_pattern",
     "read_choice",
     "unpack_matrix",
+    "without_dropped",
 ]

@@ -78,6 +78,15 @@ def keep_in_places(places: Tensor, n: int) -> Tensor:
     return rank < n
 
 
+def without_dropped(weight: Tensor, keep: Tensor) -> Tensor:
+    """`weight`, finite, with zero where `keep` is False.
+
+    A product: on a CPU many times faster than a choice by a mask that looks random. It leaves -0
+    in place of negative weights, which the sum turns into 0.
+    """
+    return (weight * keep.to(weight.dtype)).add_(0.0)
+
+
 def keep_highest(rows: Tensor, kept: int) -> Tensor:
     """Keep exactly the `kept` highest of each row; of equals, the first.
 
