@@ -16,8 +16,10 @@ same threads, so that a machine that slows down does not look like a method that
 Seconds are those of the call `secateur.prune`, the making of the model left out, and their parts by
 phase: before (the recording of the blocks' calls, the full-model gradients), observe, prune
 (scores, masks, solve, optimiser), propagate; what runs once, in the schedule `matrix`, is all in
-observe. How many steps the regional optimiser takes is read
-from the record of the run. A method may be given as METHOD:SCHEDULE.
+observe. How many steps the regional optimiser takes is read from the record of the run.
+
+A method may be given as METHOD:SCHEDULE. `forward` is none: it is transformers' own code, which
+runs the dense blocks once, and what that takes above its products every pass of a method takes too.
 """
 
 from __future__ import annotations
@@ -42,9 +44,10 @@ from secateur.methods import Refine, get
 from secateur.placement import TOKENS_PER_BATCH
 from secateur.report import RunRecord
 
+FORWARD = "forward"
 METHODS = (
-    "magnitude", "wanda", "wanda:matrix", "sparsegpt", "sparsegpt:matrix", "gblm", "wanda++-rgs",
-    "wanda++-ro", "wanda++",
+    FORWARD, "magnitude", "wanda", "wanda:matrix", "sparsegpt", "sparsegpt:matrix", "gblm",
+    "wanda++-rgs", "wanda++-ro", "wanda++",
 )  # fmt: skip
 PHASES = ("before", "observe", "prune", "propagate", "other")
 
@@ -147,8 +150,9 @@ def measure(method: str, options: argparse.Namespace) -> Run:
     cpu = torch.device("cpu")
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(3, 1024, (options.samples, options.sequence_length), generator=generator)
-    refined = get(method.partition(":")[0]).refine is not Refine.NONE
-    effort = {"effort": options.effort} if refined else {}
+    effort = {}
+    if method != FORWARD and get(method.partition(":")[0]).refine is not Refine.NONE:
+        effort = {"effort": options.effort}
     seen: list[Rates] = [rates(shapes, rows, cpu, dtype)]
     taken: list[tuple[float, Any]] = []
     for _ in range(options.repeats):
@@ -157,28 +161,43 @@ def measure(method: str, options: argparse.Namespace) -> Run:
         records: list[Any] = []
 
         def work(model: Any = model, records: list[Any] = records) -> None:
-            records.append(prune(model, method, tokens, options.pattern, **effort))
+            if method == FORWARD:
+                forward(model, tokens.split(rows // length))
+                records.append(None)
+            else:
+                records.append(prune(model, method, tokens, options.pattern, **effort))
 
         taken.append((once(work, cpu), records[0]))
         seen.append(rates(shapes, rows, cpu, dtype))
     seconds, record = sorted(taken, key=lambda pair: pair[0])[(len(taken) - 1) // 2]
-    if not 0.49 < record.sparsity < 0.51 and options.pattern == "2:4":
-        raise SystemExit(f"{method}: {record.sparsity:.1%} of the weights are zero")
-    parts = operations(record.recipe, shapes, options.samples, options.sequence_length)
-    forward = Count(shapes, options.samples, options.sequence_length).forward * options.blocks
+    one_pass = Count(shapes, options.samples, length).forward * options.blocks
+    if record is None:
+        parts, blocks = {"forward": one_pass}, [{"other": seconds}]
+    else:
+        parts = operations(record.recipe, shapes, options.samples, length)
+        blocks = [block.seconds for block in record.blocks]
+        if not 0.49 < record.sparsity < 0.51 and options.pattern == "2:4":
+            raise SystemExit(f"{method}: {record.sparsity:.1%} of the weights are zero")
     square = statistics.fmean(rate.square for rate in seen)
     shaped = statistics.fmean(rate.shaped for rate in seen)
     return Run(
         method=method,
         seconds=seconds,
-        phases=phases(seconds, [block.seconds for block in record.blocks]),
+        phases=phases(seconds, blocks),
         parts=parts,
-        passes=sum(parts.values()) / forward,
+        passes=sum(parts.values()) / one_pass,
         floor=sum(parts.values()) / square,
         floor_shaped=sum(parts.values()) / shaped,
         rate=square,
         rate_shaped=shaped,
     )
+
+
+@torch.no_grad()
+def forward(model: Any, batches: Sequence[torch.Tensor]) -> None:
+    """The dense model's blocks on all tokens, as transformers runs them."""
+    for batch in batches:
+        model.model(input_ids=batch, use_cache=False)
 
 
 def prune(model: Any, method: str, tokens: torch.Tensor, pattern: str, **more: Any) -> RunRecord:

@@ -11,24 +11,29 @@ A product of [a, b] and [b, c] is 2abc. For one block, T = N * L tokens in N seq
                 block needs; q, k, v too where the gradient goes on to the block below
     backward    to weights + to inputs + 2 * attention
 
-    observe     forward: the dense block on what the pruned blocks below give it
-    propagate   forward: the pruned block; the last block's too, since its error is reported
+    observe     forward: the dense block on what the pruned blocks below give it; without the last
+                matrix where only statistics are wanted, for those need what it reads
+    aim         forward: the dense block on what the dense blocks below give it, but for the first
+    propagate   forward: the pruned block; but for the last block, whose output nothing reads
     Hessian     2 * T * in**2 for every distinct input: q, k, v share one; gate and up share one.
                 The product of a matrix with itself is counted in full: torch has no other
     solve       4/3 * in**3 for each of them (Cholesky, inverse, Cholesky), and rows * in**2 for
                 what a column's error does to those on its right
-    optimise    forward + backward over rounds * samples sequences
+    optimise    forward + backward over rounds * samples sequences, and forward over those that
+                judge, before the first round and after each
 
     method          per block
     magnitude       nothing
-    wanda           observe + propagate; with `schedule` matrix, forward alone
+    wanda           observe + propagate; with `schedule` matrix, one forward alone
     sparsegpt       the same + Hessian + solve
     gblm            the same as wanda + forward + forward again + backward to below, and the
                     head's forward and backward to its inputs, once. A block is run again
                     in the backward pass because one block at a time is in memory
     wanda++-rgs     observe + backward + propagate
-    wanda++-ro      observe + optimise + propagate
-    wanda++         observe + backward + optimise + propagate
+    wanda++-ro      observe + aim + optimise + propagate
+    wanda++         observe + backward + aim + optimise + propagate
+
+With target `block` there is no aim, and observe is the whole forward of all blocks.
 
 Scores, masks, norms and the optimiser's own steps are no matrix products; they count as nothing.
 """
@@ -127,6 +132,11 @@ class Count:
         return self.linear + self.attention
 
     @property
+    def last(self) -> float:
+        """Of the matrix that a block reaches last."""
+        return 2.0 * self.tokens * _size(self.shapes, self.shapes.inputs[-1][-1])
+
+    @property
     def to_inputs(self) -> float:
         """Within the block: not those of q, k and v."""
         return self.linear - self.to_first_input
@@ -169,22 +179,37 @@ def count(
         shapes: the model.
         sequences, length: of the calibration.
         schedule: of the run; in `matrix` a block runs once.
-        regional: settings of the optimiser, for a method that has one: rounds, samples.
+        regional: settings of the optimiser, for a method that has one: rounds, samples, judges,
+            target.
         causal: as in `Count`.
     """
     if method == "magnitude":
         return {}
-    one = Count(shapes, sequences, length, causal)
-    parts: Parts = {"forward": one.forward if schedule == MATRIX else 2 * one.forward}
+    one, settings = Count(shapes, sequences, length, causal), regional or {}
+    parts: Parts = {"forward": one.forward}
+    if schedule != MATRIX:
+        whole = 0.0  # blocks that are observed to the end
+        refined = method in ("wanda++", "wanda++-ro")
+        if method in ("wanda++", "wanda++-rgs") or (refined and settings["target"] == "block"):
+            whole = 1.0
+        elif refined:
+            whole = 1 / shapes.blocks
+        others = 1 - 1 / shapes.blocks
+        parts["forward"] -= (1 - whole) * one.last
+        parts["forward"] += others * one.forward
+        if refined and settings["target"] == "model":
+            parts["forward"] += others * one.forward
     if method == "sparsegpt":
         parts |= {"Hessian": one.hessian, "solve": one.solve}
     if method in ("wanda++", "wanda++-rgs"):
         parts |= {"to weights": one.linear, "to inputs": one.to_inputs + 2 * one.attention}
     if method in ("wanda++", "wanda++-ro"):
-        settings = regional or {}
-        drawn = settings["rounds"] * min(settings["samples"], sequences)
+        aside = min(settings["judges"], sequences // 4)
+        drawn = settings["rounds"] * min(settings["samples"], sequences - aside)
+        judging = aside or (sequences if settings["judges"] else 0)
         some = Count(shapes, drawn, length, causal)
         parts["optimise"] = some.forward + some.linear + some.to_inputs + 2 * some.attention
+        parts["optimise"] += one.forward / sequences * judging * (settings["rounds"] + 1)
     parts = {name: shapes.blocks * operations for name, operations in parts.items()}
     if method == "gblm":
         parts["forward"] += shapes.blocks * 2 * one.forward + shapes.head * one.tokens

@@ -116,15 +116,45 @@ def test_a_token_attends_to_itself_and_those_before(shapes: Shapes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "passes"),
-    [("magnitude", 0), ("wanda", 2), ("sparsegpt", 2), ("gblm", 4), ("wanda++", 2)],
+    ("method", "target", "passes", "to_the_end"),
+    [
+        ("wanda", None, 1, 0),
+        ("sparsegpt", None, 1, 0),
+        ("gblm", None, 3, 0),
+        ("wanda++-rgs", None, 1, 1),
+        ("wanda++", "block", 1, 1),
+        ("wanda++-ro", "block", 1, 1),
+        ("wanda++", "model", 2, 1),
+        ("wanda++-ro", "model", 2, None),
+    ],
 )
-def test_forward_passes(method: str, passes: int, shapes: Shapes) -> None:
-    regional = {"rounds": 2, "samples": 8}
+def test_forward_passes(
+    method: str, target: str | None, passes: int, to_the_end: int | None, shapes: Shapes
+) -> None:
+    """Of all blocks but the last to propagate, and one of them all to observe."""
+    regional = {"rounds": 2, "samples": 8, "judges": 0, "target": target}
     parts = count(method, shapes, SEQUENCES, LENGTH, regional=regional)
+    one, blocks = Count(shapes, SEQUENCES, LENGTH), shapes.blocks
+    above = {"wanda++": passes * (blocks - 1), "wanda++-ro": passes * (blocks - 1)}
+    forward = above.get(method, blocks - 1 + (passes - 1) * blocks) + blocks
+    short = {0: blocks, 1: 0, None: blocks - 1}[to_the_end]
     head = shapes.head * SEQUENCES * LENGTH if method == "gblm" else 0
-    whole = Count(shapes, SEQUENCES, LENGTH).forward * shapes.blocks
-    assert parts.get("forward", 0) == passes * whole + head
+    assert parts["forward"] == pytest.approx(forward * one.forward - short * one.last + head)
+
+
+def test_magnitude_needs_nothing(shapes: Shapes) -> None:
+    assert count("magnitude", shapes, SEQUENCES, LENGTH) == {}
+
+
+def test_judges_run_before_the_first_round_and_after_each(shapes: Shapes, one: Count) -> None:
+    plain = {"rounds": 2, "samples": 100, "judges": 0, "target": "model"}
+    without = count("wanda++-ro", shapes, 8, LENGTH, None, plain, causal=False)
+    judged = count("wanda++-ro", shapes, 8, LENGTH, None, {**plain, "judges": 16}, causal=False)
+    each = one.forward / SEQUENCES
+    step = each + (one.linear + one.to_inputs + 2 * one.attention) / SEQUENCES
+    # two of eight judge, three times; they are stepped on no longer
+    by_hand = shapes.blocks * (3 * 2 * each - 2 * 2 * step)
+    assert judged["optimise"] - without["optimise"] == pytest.approx(by_hand)
 
 
 def test_one_pass_fewer_matrix_by_matrix(shapes: Shapes) -> None:
@@ -133,7 +163,7 @@ def test_one_pass_fewer_matrix_by_matrix(shapes: Shapes) -> None:
 
 
 def test_the_optimiser_draws_no_more_than_there_is(shapes: Shapes, one: Count) -> None:
-    settings = {"rounds": 2, "samples": 100}
+    settings = {"rounds": 2, "samples": 100, "judges": 0, "target": "block"}
     parts = count("wanda++-ro", shapes, SEQUENCES, LENGTH, None, settings, causal=False)
     per_sequence = (one.forward + one.linear + one.to_inputs + 2 * one.attention) / SEQUENCES
     assert parts["optimise"] == pytest.approx(shapes.blocks * 2 * SEQUENCES * per_sequence)

@@ -118,10 +118,16 @@ def test_the_dense_models_stream_is_one_pass_more_and_judges_look_before_and_aft
         samples=SEQUENCES,
         sequence_length=16,
         regional={"rounds": 2, "samples": 4, "judges": 2},
+        batch_size=3,
     )
     drawn, judged = 2 * 4, 3 * 2
     first = 2 * SEQUENCES + drawn + judged  # what enters it is the same in both models
-    assert counter.forward == [first] + [first + SEQUENCES] * (BLOCKS - 1)
+    not_first = SEQUENCES - 3  # those after the first batch
+    expected = [first] + [first + SEQUENCES] * (BLOCKS - 1)
+    expected[-1] -= not_first  # nothing reads what they become in the last block
+    assert counter.forward == expected
+    # Above the first block only the statistics of the pruned stream are wanted, and one batch.
+    assert counter.to_the_end == expected[:1] + [passes - not_first for passes in expected[1:]]
     assert counter.backward == [drawn] * BLOCKS
 
 

@@ -153,10 +153,12 @@ def _prune_block(
             return _prune_as_it_runs(block, groups, source, stream, plan, gradients, tick, clock)
     observed = error = None
     matrix_errors: dict[str, float] = {}
+    # What the optimiser aims at, if it is not the dense model's stream above the first block.
+    whole = plan.method.refine is not Refine.NONE and (aim.dense is None or block.index == 0)
     if stream is not None:
         observer, outputs = known or observe(
             block.module, block.index, stream, block.matrices, plan.method.needs, tick,
-            plan.route_all, plan.expert_tokens, plan.method.refine is not Refine.NONE,
+            plan.route_all, plan.expert_tokens, whole,
         )  # fmt: skip
         outputs = list(outputs)  # they are let go; those that are known serve other runs too
         dense, factors = aim.dense, aim.error_factors
