@@ -8,7 +8,7 @@ import os
 import psutil
 import torch
 
-GROWTH = 2**26
+GROWTH = 2**24
 """Bytes that a process may grow by before its free memory is given back."""
 
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

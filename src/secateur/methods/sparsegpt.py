@@ -41,7 +41,7 @@ from secateur.sparsity import (
     keep_in_places,
     without_dropped,
 )
-from secateur.statistics import Need, Statistics
+from secateur.statistics import Need, Statistics, all_finite
 
 _HOPELESS = 1e6
 _LEAF = 16
@@ -112,11 +112,12 @@ def inverse_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tenso
     mean = float(diagonal[~dead].mean()) if not bool(dead.all()) else 1.0
     while damping < _HOPELESS:
         # A dead input has no partner, whatever stands on its diagonal; an average one is stable.
-        damped = hessian + torch.diag(damping * mean + mean * dead)
+        damped = hessian.clone()
+        damped.diagonal().add_(damping * mean + mean * dead)
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not bool(failed):
             factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not bool(failed) and bool(torch.isfinite(factor).all()):
+            if not bool(failed) and all_finite(factor):
                 return factor, damping
         damping *= 10
     raise NumericalError(

@@ -40,10 +40,12 @@ class Hessian:
         # of what is below the diagonal only what lies in a strip that is cut by it is computed
         self._upper = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
         self._rows = max(_NARROWEST, math.ceil(in_features / _STRIPS))
+        self._mean: Tensor | None = None
         self.sequences = 0
 
     def add(self, inputs: Sequence[Tensor]) -> None:
         """Count the inputs of some sequences in, [tokens, in] each; a sequence may have none."""
+        self._mean = None
         for sequence in inputs:
             kept = self.sequences / (self.sequences + 1)
             self.sequences += 1
@@ -57,11 +59,14 @@ class Hessian:
 
     @property
     def mean(self) -> Tensor:
-        """The whole of it, float32 [in, in]."""
-        return self._upper.triu() + self._upper.triu(1).T
+        """The whole of it, float32 [in, in]; one tensor for all who read the same input."""
+        if self._mean is None:
+            self._mean = self._upper.triu() + self._upper.triu(1).T
+        return self._mean
 
     def join(self) -> None:
         """Count in what the other processes saw: means are joined in proportion."""
+        self._mean = None
         (total,) = ranks.totals(self.sequences)
         self._upper *= self.sequences / max(1, total)
         self.sequences = int(total)
