@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py [--methods wanda wanda++] [--repeats 1]
 
-From one point, each of the five is varied alone. Every point is a random Llama on disk and a
-process of its own that runs `secateur prune` with one thread; or several processes under torchrun,
-with one thread each. Taken from the record of the run are
+From one point, each of the five that is given several values is varied alone. Every point is a
+random Llama on disk and a process of its own that runs `secateur prune` with one thread; or several
+processes under torchrun, with one thread each. Taken from the record of the run are
 
     seconds     of the run, without starting Python
     peak        resident memory at its highest, of the first process; it holds Python and torch,
@@ -135,6 +135,7 @@ def points(options: argparse.Namespace) -> list[tuple[str, Point]]:
     return [
         (name, replace(base, **{name: value}))
         for name in VARIED
+        if len(getattr(options, name)) > 1
         for value in getattr(options, name)
     ]
 
