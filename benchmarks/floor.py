@@ -18,8 +18,9 @@ phase: before (the recording of the blocks' calls, the full-model gradients), ob
 (scores, masks, solve, optimiser), propagate; what runs once, in the schedule `matrix`, is all in
 observe. How many steps the regional optimiser takes is read from the record of the run.
 
-A method may be given as METHOD:SCHEDULE. `forward` is none: it is transformers' own code, which
-runs the dense blocks once, and what that takes above its products every pass of a method takes too.
+A method may be given as METHOD:SCHEDULE or METHOD:EFFORT. `forward` is none: it is transformers'
+own code, which runs the dense blocks once, and what that takes above its products every pass of a
+method takes too.
 """
 
 from __future__ import annotations
@@ -40,14 +41,13 @@ from rate import Rates, once, rates
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import secateur
-from secateur.methods import Refine, get
 from secateur.placement import TOKENS_PER_BATCH
 from secateur.report import RunRecord
 
 FORWARD = "forward"
 METHODS = (
     FORWARD, "magnitude", "wanda", "wanda:matrix", "sparsegpt", "sparsegpt:matrix", "gblm",
-    "wanda++-rgs", "wanda++-ro", "wanda++",
+    "wanda++-rgs", "wanda++-ro:fast", "wanda++:fast",
 )  # fmt: skip
 PHASES = ("before", "observe", "prune", "propagate", "other")
 
@@ -57,7 +57,7 @@ class Run:
     """One method.
 
     Attributes:
-        method: METHOD or METHOD:SCHEDULE.
+        method: METHOD, METHOD:SCHEDULE or METHOD:EFFORT.
         seconds: of the call, the median over repeats.
         phases: the same by phase, of the run in the middle.
         parts: operations by part.
@@ -104,13 +104,12 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--methods", nargs="+", default=METHODS, metavar="METHOD[:SCHEDULE]")
+    parser.add_argument("--methods", nargs="+", default=METHODS, metavar="METHOD[:WORD]")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--pattern", default="2:4")
-    parser.add_argument("--effort", default="fast", help="of the regional optimiser")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--repeats", type=int, default=1, help="take the median")
     parser.add_argument("--threads", type=int, help="as many as torch takes by itself")
@@ -135,9 +134,10 @@ def configuration(width: int, blocks: int, length: int, **changes: Any) -> Llama
 
 
 def recipe_options(method: str) -> dict[str, Any]:
-    """METHOD or METHOD:SCHEDULE as options of a recipe."""
-    name, _, schedule = method.partition(":")
-    return {"method": name, **({"schedule": schedule} if schedule else {})}
+    """METHOD, METHOD:SCHEDULE or METHOD:EFFORT as options of a recipe."""
+    name, _, word = method.partition(":")
+    kind = "schedule" if word in ("block", "matrix") else "effort"
+    return {"method": name, **({kind: word} if word else {})}
 
 
 def measure(method: str, options: argparse.Namespace) -> Run:
@@ -150,9 +150,6 @@ def measure(method: str, options: argparse.Namespace) -> Run:
     cpu = torch.device("cpu")
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(3, 1024, (options.samples, options.sequence_length), generator=generator)
-    effort = {}
-    if method != FORWARD and get(method.partition(":")[0]).refine is not Refine.NONE:
-        effort = {"effort": options.effort}
     seen: list[Rates] = [rates(shapes, rows, cpu, dtype)]
     taken: list[tuple[float, Any]] = []
     for _ in range(options.repeats):
@@ -165,7 +162,7 @@ def measure(method: str, options: argparse.Namespace) -> Run:
                 forward(model, tokens.split(rows // length))
                 records.append(None)
             else:
-                records.append(prune(model, method, tokens, options.pattern, **effort))
+                records.append(prune(model, method, tokens, options.pattern))
 
         taken.append((once(work, cpu), records[0]))
         seen.append(rates(shapes, rows, cpu, dtype))

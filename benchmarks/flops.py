@@ -180,7 +180,10 @@ def count(
         sequences, length: of the calibration.
         schedule: of the run; in `matrix` a block runs once.
         regional: settings of the optimiser, for a method that has one: rounds, samples, judges,
-            target.
+            target, weigh.
+
+    Raises:
+        ValueError: the optimiser weighs errors by the loss, as effort `best` does.
         causal: as in `Count`.
     """
     if method == "magnitude":
@@ -206,6 +209,8 @@ def count(
     if method in ("wanda++", "wanda++-ro"):
         aside = min(settings["judges"], sequences // 4)
         drawn = settings["rounds"] * min(settings["samples"], sequences - aside)
+        if settings["weigh"] == "loss":
+            raise ValueError("effort best is not counted: the dense model writes text, too")
         judging = aside or (sequences if settings["judges"] else 0)
         some = Count(shapes, drawn, length, causal)
         parts["optimise"] = some.forward + some.linear + some.to_inputs + 2 * some.attention

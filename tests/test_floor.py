@@ -132,7 +132,7 @@ def test_forward_passes(
     method: str, target: str | None, passes: int, to_the_end: int | None, shapes: Shapes
 ) -> None:
     """Of all blocks but the last to propagate, and one of them all to observe."""
-    regional = {"rounds": 2, "samples": 8, "judges": 0, "target": target}
+    regional = {"rounds": 2, "samples": 8, "judges": 0, "target": target, "weigh": "plain"}
     parts = count(method, shapes, SEQUENCES, LENGTH, regional=regional)
     one, blocks = Count(shapes, SEQUENCES, LENGTH), shapes.blocks
     above = {"wanda++": passes * (blocks - 1), "wanda++-ro": passes * (blocks - 1)}
@@ -147,7 +147,7 @@ def test_magnitude_needs_nothing(shapes: Shapes) -> None:
 
 
 def test_judges_run_before_the_first_round_and_after_each(shapes: Shapes, one: Count) -> None:
-    plain = {"rounds": 2, "samples": 100, "judges": 0, "target": "model"}
+    plain = {"rounds": 2, "samples": 100, "judges": 0, "target": "model", "weigh": "plain"}
     without = count("wanda++-ro", shapes, 8, LENGTH, None, plain, causal=False)
     judged = count("wanda++-ro", shapes, 8, LENGTH, None, {**plain, "judges": 16}, causal=False)
     each = one.forward / SEQUENCES
@@ -163,7 +163,7 @@ def test_one_pass_fewer_matrix_by_matrix(shapes: Shapes) -> None:
 
 
 def test_the_optimiser_draws_no_more_than_there_is(shapes: Shapes, one: Count) -> None:
-    settings = {"rounds": 2, "samples": 100, "judges": 0, "target": "block"}
+    settings = {"rounds": 2, "samples": 100, "judges": 0, "target": "block", "weigh": "plain"}
     parts = count("wanda++-ro", shapes, SEQUENCES, LENGTH, None, settings, causal=False)
     per_sequence = (one.forward + one.linear + one.to_inputs + 2 * one.attention) / SEQUENCES
     assert parts["optimise"] == pytest.approx(shapes.blocks * 2 * SEQUENCES * per_sequence)
