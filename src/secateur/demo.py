@@ -23,9 +23,9 @@ from secateur.report.record import Sample
 from secateur.sequences import load_tokenizer
 
 PATTERN = "2:4"
-SAMPLES = 64
+SAMPLES = 32
 SEQUENCE_LENGTH = 256
-WINDOWS = 256
+WINDOWS = 64
 TOKENS_WRITTEN = 64
 PROMPT = '''\
 def read_lines(path, encoding="utf-8"):
