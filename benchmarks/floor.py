@@ -145,7 +145,7 @@ def measure(method: str, options: argparse.Namespace) -> Run:
     config = configuration(options.width, options.blocks, options.sequence_length)
     shapes, dtype = Shapes.of(config), getattr(torch, options.dtype)
     length = options.sequence_length
-    rows = max(1, TOKENS_PER_BATCH["cpu"] // length) * length
+    rows = max(1, TOKENS_PER_BATCH // length) * length
     rows = min(rows, options.samples * options.sequence_length)
     cpu = torch.device("cpu")
     generator = torch.Generator().manual_seed(0)

@@ -181,19 +181,20 @@ def count(
         schedule: of the run; in `matrix` a block runs once.
         regional: settings of the optimiser, for a method that has one: rounds, samples, judges,
             target, weigh.
+        causal: as in `Count`.
 
     Raises:
         ValueError: the optimiser weighs errors by the loss, as effort `best` does.
-        causal: as in `Count`.
     """
     if method == "magnitude":
         return {}
     one, settings = Count(shapes, sequences, length, causal), regional or {}
     parts: Parts = {"forward": one.forward}
+    with_gradient = method in ("wanda++", "wanda++-rgs")
+    refined = method in ("wanda++", "wanda++-ro")
     if schedule != MATRIX:
-        whole = 0.0  # blocks that are observed to the end
-        refined = method in ("wanda++", "wanda++-ro")
-        if method in ("wanda++", "wanda++-rgs") or (refined and settings["target"] == "block"):
+        whole = 0.0  # share of the blocks that are observed to the end
+        if with_gradient or (refined and settings["target"] == "block"):
             whole = 1.0
         elif refined:
             whole = 1 / shapes.blocks
@@ -204,9 +205,9 @@ def count(
             parts["forward"] += others * one.forward
     if method == "sparsegpt":
         parts |= {"Hessian": one.hessian, "solve": one.solve}
-    if method in ("wanda++", "wanda++-rgs"):
+    if with_gradient:
         parts |= {"to weights": one.linear, "to inputs": one.to_inputs + 2 * one.attention}
-    if method in ("wanda++", "wanda++-ro"):
+    if refined:
         aside = min(settings["judges"], sequences // 4)
         drawn = settings["rounds"] * min(settings["samples"], sequences - aside)
         if settings["weigh"] == "loss":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 import secateur
 from secateur import memory, placement
-from secateur.checkpoint import Checkpoint, background, open_model
+from secateur.checkpoint import BlockModel, Checkpoint, background, open_model
 from secateur.checkpoint.background import Behind, ReadAhead
 from secateur.errors import CheckpointError, OutputError
 from secateur.placement import batch_size
@@ -145,6 +147,10 @@ def test_batches_are_smaller_where_memory_is_short(
     source = open_model(tmp_path, torch.device("cpu"))
     assert batch_size(None, 16, source) == 2048 // 16
     assert batch_size(3, 16, source) == 3
+    elsewhere = SimpleNamespace(
+        device=torch.device("mps"), blocks=source.blocks, dtype=source.dtype
+    )
+    assert batch_size(None, 16, cast("BlockModel", elsewhere)) == 16384 // 16
     features = sum(sum(p.shape) for p in source.blocks.modules[0].parameters() if p.dim() == 2)
     of_token = placement.HELD * features * 4
     for tokens, sequences in ((2048, 128), (2047, 64), (600, 32), (100, 4), (5, 1), (0, 1)):
@@ -160,7 +166,7 @@ def test_memory_is_given_back_once_the_process_has_grown(monkeypatch: pytest.Mon
     memory.give_back_growth()
     memory.give_back_growth()
     assert len(calls) == 1
-    grown = torch.ones(memory.GROWTH // 4 * 2)
+    grown = torch.ones(memory.GROWTH)  # four bytes each
     memory.give_back_growth()
     assert len(calls) == 2
     del grown

@@ -116,30 +116,34 @@ def test_a_token_attends_to_itself_and_those_before(shapes: Shapes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "target", "passes", "to_the_end"),
+    ("method", "target", "all_blocks", "all_but_one", "cut_short"),
     [
-        ("wanda", None, 1, 0),
-        ("sparsegpt", None, 1, 0),
-        ("gblm", None, 3, 0),
-        ("wanda++-rgs", None, 1, 1),
-        ("wanda++", "block", 1, 1),
-        ("wanda++-ro", "block", 1, 1),
-        ("wanda++", "model", 2, 1),
-        ("wanda++-ro", "model", 2, None),
+        ("wanda", None, 1, 1, "all"),
+        ("sparsegpt", None, 1, 1, "all"),
+        ("gblm", None, 3, 1, "all"),
+        ("wanda++-rgs", None, 1, 1, "none"),
+        ("wanda++", "block", 1, 1, "none"),
+        ("wanda++-ro", "block", 1, 1, "none"),
+        ("wanda++", "model", 1, 2, "none"),
+        ("wanda++-ro", "model", 1, 2, "all but one"),
     ],
 )
 def test_forward_passes(
-    method: str, target: str | None, passes: int, to_the_end: int | None, shapes: Shapes
+    method: str,
+    target: str | None,
+    all_blocks: int,
+    all_but_one: int,
+    cut_short: str,
+    shapes: Shapes,
 ) -> None:
-    """Of all blocks but the last to propagate, and one of them all to observe."""
+    """Passes through all blocks, and all but one; which are observed without their last matrix."""
     regional = {"rounds": 2, "samples": 8, "judges": 0, "target": target, "weigh": "plain"}
     parts = count(method, shapes, SEQUENCES, LENGTH, regional=regional)
     one, blocks = Count(shapes, SEQUENCES, LENGTH), shapes.blocks
-    above = {"wanda++": passes * (blocks - 1), "wanda++-ro": passes * (blocks - 1)}
-    forward = above.get(method, blocks - 1 + (passes - 1) * blocks) + blocks
-    short = {0: blocks, 1: 0, None: blocks - 1}[to_the_end]
+    forward = (all_blocks * blocks + all_but_one * (blocks - 1)) * one.forward
+    cut = {"all": blocks, "all but one": blocks - 1, "none": 0}[cut_short] * one.last
     head = shapes.head * SEQUENCES * LENGTH if method == "gblm" else 0
-    assert parts["forward"] == pytest.approx(forward * one.forward - short * one.last + head)
+    assert parts["forward"] == pytest.approx(forward - cut + head)
 
 
 def test_magnitude_needs_nothing(shapes: Shapes) -> None:

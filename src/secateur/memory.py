@@ -1,4 +1,4 @@
-"""Memory: how much of it is free, and giving back what an allocator keeps for later."""
+"""Memory: how much is free, in which pages it comes, giving back what an allocator keeps."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -80,9 +79,9 @@ def prune(
         for result in _results(prepared, shared, gradients, shown, stream, aim, following, done):
             blocks.append(_record_block(result))
             spent = output.seconds_before + _seconds(shared, following, began)
-            finished = replace(result, changed=dict(result.changed))
+            changed = dict(result.changed)
             hidden = {name: moving.hidden for name, moving in streams.items()}
-            behind.do(partial(keep, output, prepared, finished, blocks[-1], hidden, spent))
+            behind.do(partial(keep, output, prepared, changed, blocks[-1], hidden, spent))
         behind.wait()
         files = {}
         if ranks.first():

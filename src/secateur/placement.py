@@ -9,8 +9,10 @@ from secateur.checkpoint import BlockModel
 from secateur.errors import RecipeError
 from secateur.memory import free_bytes
 
-TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
-"""At most, by the kind of device: more at once is no faster, and takes more memory."""
+TOKENS_PER_BATCH = 2048
+"""On a CPU, where more at once is no faster and takes more memory."""
+TOKENS_PER_BATCH_ELSEWHERE = 16384
+"""On an accelerator, which larger matrix products keep busy."""
 SHARE = 4
 """A batch may take this part of the free memory, one in so many."""
 HELD = 4
@@ -71,11 +73,13 @@ def batch_size(asked: int | None, length: int, source: BlockModel) -> int:
         length: tokens of a sequence.
         source: the model, its blocks closed.
     """
-    tokens = TOKENS_PER_BATCH[source.device.type]
+    if asked:
+        return asked
+    tokens = TOKENS_PER_BATCH if source.device.type == "cpu" else TOKENS_PER_BATCH_ELSEWHERE
     room = free_bytes(source.device) // SHARE // _bytes_of_token(source)
     while tokens > max(room, length):
         tokens //= 2
-    return asked or max(1, tokens // length)
+    return max(1, tokens // length)
 
 
 def _bytes_of_token(source: BlockModel) -> int:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from secateur import ranks
 from secateur.blocks.stream import Stream
-from secateur.blocks.sweep import BlockResult
 from secateur.checkpoint import Checkpoint, OutputFolder, StreamedModel
 from secateur.errors import RecipeError
 from secateur.evaluate import Following
@@ -115,7 +114,7 @@ def go_on(output: OutputFolder, prepared: Prepared, streams: Mapping[str, Stream
 def keep(
     output: OutputFolder,
     prepared: Prepared,
-    result: BlockResult,
+    changed: Mapping[str, Tensor],
     record: BlockRecord,
     hidden: Mapping[str, list[Tensor]],
     seconds: float,
@@ -125,8 +124,8 @@ def keep(
     Args:
         output: takes the block.
         prepared: the run.
-        result: the block.
-        record: of it.
+        changed: the block's new weights, by parameter name in the model, as they are stored.
+        record: of the block.
         hidden: the streams by name, as they leave the block: their hidden states by batch.
         seconds: that the run has taken so far, earlier processes included.
 
@@ -137,11 +136,11 @@ def keep(
     if not ranks.first():
         pass  # the weights are the same in all processes
     elif isinstance(source, StreamedModel):
-        shard = output.write_block(source, result.index, result.changed)
+        shard = output.write_block(source, record.index, changed)
     else:
-        output.state.keep_weights(result.index, result.changed)
+        output.state.keep_weights(record.index, changed)
     output.state.finish_block(
-        result.index,
+        record.index,
         record.model_dump(mode="json"),
         shard,
         hidden,

@@ -77,7 +77,7 @@ class Observed:
         stream: its inputs.
         observer: the statistics.
         outputs: what it makes of them by batch, each [batch, tokens, width]: of all batches where
-            the method refines, and of the first in any case.
+            the optimiser aims at them, and of the first in any case.
         targets: what the regional optimiser aims at, the same shapes: the same, or what the block
             makes of the dense model's hidden states.
         error_factor: what weighs an error of the output, see `importance.py`; None: all the same.

@@ -203,16 +203,15 @@ def _prune_as_it_runs(
     changed: dict[str, Tensor] = {}
     matrix_errors: dict[str, float] = {}
     notices: list[str] = []
-
     needs = plan.method.needs - {Need.FULL_GRADIENT}
-    observers = [Observer(group, needs, probe_tokens=PROBE_TOKENS) for group in groups]
+    made = (Observer(group, needs, probe_tokens=PROBE_TOKENS) for group in groups)
+    observers = dict(enumerate(made))
 
     def look(number: int, batch: Batch, inputs: Tensor) -> None:
         observers[number].count(groups[number], inputs, len(batch.hidden))
 
     def prune(number: int) -> None:
-        observer = observers[number]
-        observers[number] = Observer((), needs)  # its statistics are let go with this call
+        observer = observers.pop(number)  # its statistics are let go with this call
         observer.join()
         clock.lap("observe")
         patterns = {matrix: block.patterns[matrix] for matrix in groups[number]}
