@@ -20,6 +20,9 @@ all in turn, as often as --repeats says: A B C A B C. Medians of
 each also as a share of llm-compressor's; then, of the first round's results,
 
     same        share of weights that both keep or both prune
+    in block 0  the same share in the first block, where both see the same inputs: later blocks see
+                what the pruned ones before them make, and one tie of scores that rounding turns
+                over in one of them turns over more in each that follows
     perplexity  on held-out windows, measured by Secateur for all of them
 
 A method is METHOD or METHOD:SCHEDULE. llm-compressor gets --batch-size sequences in a batch;
@@ -75,6 +78,14 @@ class Way:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """Share of weights that have the same fate in two results: of all, and of the first block's."""
+
+    whole: float
+    first: float
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What all runs share: a model, a file of tokens, held-out windows [windows, tokens]."""
 
@@ -96,7 +107,7 @@ def main() -> None:
         inputs = prepare(Path(name), options)
         ways = choose(options)
         runs: dict[Way, list[dict[str, Any]]] = {way: [] for way in ways}
-        agreed: dict[Way, float] = {}
+        agreed: dict[Way, Agreement] = {}
         perplexity: dict[Way, float] = {}
         for number in range(options.repeats):
             for way in ways:
@@ -108,10 +119,10 @@ def main() -> None:
                     file=sys.stderr,
                     flush=True,
                 )
-        names = prunable(inputs.model)
+        names, first = prunable(inputs.model), prunable(inputs.model, block=0)
         for way in ways:
             own, rival = (Path(name) / f"{w.program} {w.method}" for w in (way, way.rival))
-            agreed[way] = same(own, rival, names)
+            agreed[way] = Agreement(same(own, rival, names), same(own, rival, first))
             text = inputs.heldout
             perplexity[way] = pipeline.evaluate(
                 str(own), text, sequence_length=text.shape[1], device="cpu"
@@ -244,10 +255,10 @@ def run(
     return {**took, "end": max(0.0, whole - known), "whole": whole}
 
 
-def prunable(model: Path) -> list[str]:
-    """Names of the matrices within the blocks."""
+def prunable(model: Path, block: int | None = None) -> list[str]:
+    """Names of the matrices within one block, or all of them."""
     source = open_model(model, torch.device("cpu"), None)
-    blocks = source.blocks.path + "."
+    blocks = source.blocks.path + ("." if block is None else f".{block}.")
     return [
         name
         for name, parameter in source.model.named_parameters()
@@ -293,7 +304,7 @@ def median(runs: Runs, way: Way, what: str) -> float:
 
 
 def compare(
-    runs: Runs, agreed: Mapping[Way, float], perplexity: Mapping[Way, float], said: str
+    runs: Runs, agreed: Mapping[Way, Agreement], perplexity: Mapping[Way, float], said: str
 ) -> results.Table:
     rows = []
     for way in runs:
@@ -301,17 +312,18 @@ def compare(
         for what, scale, digits in COLUMNS:
             value, theirs = median(runs, way, what), median(runs, way.rival, what)
             cells += [f"{value / scale:.{digits}f}", f"{value / theirs:.2f}"]
-        cells += [f"{100 * agreed[way]:.3f} %", f"{perplexity[way]:.3f}"]
+        cells += [f"{100 * share:.3f} %" for share in (agreed[way].whole, agreed[way].first)]
+        cells.append(f"{perplexity[way]:.3f}")
         rows.append(cells)
     heads = (
         "", "prune (s)", "ratio", "cores (s)", "ratio", "whole (s)", "ratio", "peak (MB)", "ratio",
-        "same", "perplexity",
+        "same", "in block 0", "perplexity",
     )  # fmt: skip
     return results.Table(said, heads, rows)
 
 
 def numbers(
-    runs: Runs, agreed: Mapping[Way, float], perplexity: Mapping[Way, float]
+    runs: Runs, agreed: Mapping[Way, Agreement], perplexity: Mapping[Way, float]
 ) -> dict[str, Any]:
     return {
         "runs": [
@@ -323,7 +335,8 @@ def numbers(
                     what: median(runs, way, what) / median(runs, way.rival, what)
                     for what, _, _ in COLUMNS
                 },
-                "same": agreed[way],
+                "same": agreed[way].whole,
+                "same_in_block_0": agreed[way].first,
                 "perplexity": perplexity[way],
             }
             for way, taken in runs.items()
