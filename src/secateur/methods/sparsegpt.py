@@ -150,13 +150,16 @@ def _solve(
     columns = current[:, start:stop].T.contiguous()  # [columns, rows]
     pruned = ~keep[:, start:stop].T.contiguous()
     lost = torch.empty_like(columns)
-    for column in range(start, stop):
-        at = column - start
-        if isinstance(pattern, NofM) and column % group == 0:
-            score = columns[at : at + group].square() / scale[column : column + group, None]
+    shares, pivots = factor[start:stop, start:stop], factor.diagonal()[start:stop]
+    for at, (column, out, own, share, pivot) in enumerate(
+        zip(columns, pruned, lost, shares, pivots, strict=True)
+    ):
+        if isinstance(pattern, NofM) and at % group == 0:
+            weights = columns[at : at + group]
+            score = weights.square() / scale[start + at : start + at + group, None]
             pruned[at : at + group] = ~keep_in_places(score, pattern.n)
-        torch.mul(columns[at], pruned[at], out=lost[at]).div_(factor[column, column])
-        columns[at + 1 :] -= factor[column, column + 1 : stop, None] * lost[at]
+        torch.mul(column, out, out=own).div_(pivot)
+        columns[at + 1 :].addr_(share[at + 1 :], own, alpha=-1)
     current[:, start:stop] = columns.T
     keep[:, start:stop] = ~pruned.T
     errors[:, start:stop] = lost.T

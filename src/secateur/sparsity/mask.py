@@ -10,6 +10,7 @@ memory is kept, so the same scores give the same mask on every machine.
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -68,14 +69,20 @@ def keep_in_places(places: Tensor, n: int) -> Tensor:
     Returns:
         bool [m, ...].
     """
-    m = len(places)
-    own = (m, m) + (1,) * (places.dim() - 1)
-    dtype = torch.int8 if m <= torch.iinfo(torch.int8).max else torch.int32
-    pairs = torch.ones(m, m, dtype=torch.int8, device=places.device).triu_(1)
-    wins = (places[:, None] >= places[None]).view(torch.int8) * pairs.view(own)  # over later ones
-    later = torch.arange(m - 1, -1, -1, dtype=dtype, device=places.device).view(own[1:])
-    rank = wins.sum(0, dtype=dtype) + later - wins.sum(1, dtype=dtype)
+    pairs, later = _places(len(places), places.device)
+    own = (len(places),) + (1,) * (places.dim() - 1)
+    wins = (places[:, None] >= places[None]).view(torch.int8)
+    wins *= pairs.view(len(places), *own)  # over later ones
+    rank = wins.sum(0, dtype=later.dtype) + later.view(own) - wins.sum(1, dtype=later.dtype)
     return rank < n
+
+
+@cache
+def _places(m: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of m places, int8: [m, m], 1 where the second comes later; [m], how many come later."""
+    dtype = torch.int8 if m <= torch.iinfo(torch.int8).max else torch.int32
+    pairs = torch.ones(m, m, dtype=torch.int8, device=device).triu_(1)
+    return pairs, torch.arange(m - 1, -1, -1, dtype=dtype, device=device)
 
 
 def without_dropped(weight: Tensor, keep: Tensor) -> Tensor:

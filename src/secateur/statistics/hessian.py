@@ -61,7 +61,10 @@ class Hessian:
     def mean(self) -> Tensor:
         """The whole of it, float32 [in, in]; one tensor for all who read the same input."""
         if self._mean is None:
-            self._mean = self._upper.triu() + self._upper.triu(1).T
+            self._mean = self._upper.clone()
+            for stop in range(self._rows, len(self._upper), self._rows):
+                strip = slice(stop - self._rows, stop)
+                self._mean[stop:, strip] = self._upper[strip, stop:].T
         return self._mean
 
     def join(self) -> None:
