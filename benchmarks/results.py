@@ -95,6 +95,7 @@ def report(
     found: Mapping[str, Any],
     tables: Sequence[Table],
     numbers: Mapping[str, Any],
+    section: str | None = None,
 ) -> None:
     """Print, and write what was asked for.
 
@@ -104,6 +105,7 @@ def report(
         found: what `facts` gave.
         tables: for reading.
         numbers: for a program.
+        section: of the page, if it does not bear the benchmark's name.
     """
     heading = f"{said(found)}\n\n`{command(name)}`"
     text = "\n\n".join([heading, *(table.markdown() for table in tables)])
@@ -112,8 +114,8 @@ def report(
     if options.markdown is not None:
         if options.plot is not None:
             beside = os.path.relpath(options.plot, options.markdown.parent)
-            text += f"\n\n![{name}]({beside})"
-        put(options.markdown, name, text)
+            text += f"\n\n![{section or name}]({beside})"
+        put(options.markdown, section or name, text)
 
 
 def save(

@@ -1,6 +1,8 @@
 """Time and memory against width, depth, sequences, their length, and processes.
 
     python benchmarks/scaling.py [--methods wanda wanda++] [--repeats 1]
+    python benchmarks/scaling.py --methods wanda sparsegpt --processes 1 2 \
+        --width 768 --blocks 3 --samples 64 --sequence-length 512
 
 From one point, each of the five that is given several values is varied alone. Every point is a
 random Llama on disk and a process of its own that runs `secateur prune` with one thread; or several
@@ -10,8 +12,15 @@ processes under torchrun, with one thread each. Taken from the record of the run
     peak        resident memory at its highest, of the first process; it holds Python and torch,
                 which alone take what stands above the table
     growth      how seconds grow from the point before: 1 is in proportion, 2 with the square
+    of first    seconds over those of the first value
 
-and from outside `whole`, seconds with the start of Python. Medians of --repeats.
+and from outside `whole`, seconds with the start of Python. Where processes are varied there is also
+
+    apart       seconds of as many runs that know nothing of each other, at the same time, each with
+                its share of the sequences: what the machine gives to processes that need not wait
+                for each other, and the least that they could take together
+
+Medians of --repeats; what is compared is measured in turn, A B C A B C.
 """
 
 from __future__ import annotations
@@ -26,6 +35,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -57,15 +67,23 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """By one run: seconds, `whole` with the start of Python; bytes; seconds of runs apart."""
+
+    seconds: float
+    whole: float
+    peak: int
+    apart: float | None = None
+
+
+@dataclass(frozen=True)
 class Run:
-    """One point, one method."""
+    """One point, one method, medians."""
 
     varied: str
     method: str
     point: Point
-    seconds: float
-    whole: float
-    peak: int
+    taken: Taken
 
     @property
     def value(self) -> int:
@@ -79,24 +97,36 @@ def main() -> None:
     results.check(options)
     logging.disable_progress_bar()
     found = results.facts(torch.device("cpu"), threads=1)
-    runs: list[Run] = []
+    wanted = [(method, *what) for method in options.methods for what in points(options)]
+    taken: dict[tuple[str, Point], list[Taken]] = {(how, point): [] for how, _, point in wanted}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         baseline = int(python(["-c", BASELINE]).stdout)
-        for method in options.methods:
-            known: dict[Point, tuple[float, float, int]] = {}
-            for varied, point in points(options):
-                if point not in known:
-                    known[point] = measure(point, method, Path(name), options.repeats)
-                    print(f"{method} {point}: {known[point][0]:.2f} s", file=sys.stderr, flush=True)
-                runs.append(Run(varied, method, point, *known[point]))
+        for number in range(options.repeats):
+            for (method, point), before in taken.items():
+                before.append(measure(point, method, Path(name)))
+                print(
+                    f"{number + 1}/{options.repeats} {method} {point}: {before[-1].seconds:.2f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    runs = [Run(varied, how, point, median(taken[how, point])) for how, varied, point in wanted]
     base = base_point(options)
     said = (
         f"Around a random Llama of {base.blocks} blocks x {base.width}, {base.samples} x"
         f" {base.sequence_length} tokens, float32, 2:4, one thread in each process; Python, torch"
-        f" and Secateur alone take {baseline / MB:.0f} MB."
+        f" and Secateur alone take {baseline / MB:.0f} MB. Medians of {options.repeats}."
     )
-    numbers = {"baseline": baseline, "runs": [{**asdict(run), "value": run.value} for run in runs]}
-    results.report("scaling", options, found, [table(runs, said)], numbers)
+    numbers = {
+        "baseline": baseline,
+        "runs": [{**asdict(run), "value": run.value} for run in runs],
+        "taken": [
+            {"method": method, **asdict(point), "taken": [asdict(one) for one in several]}
+            for (method, point), several in taken.items()
+        ],
+    }
+    only = {run.varied for run in runs} == {"processes"}
+    section = "processes" if only else None
+    results.report("scaling", options, found, [table(runs, said)], numbers, section)
     if options.plot is not None:
         draw(runs, options.plot)
 
@@ -140,8 +170,8 @@ def points(options: argparse.Namespace) -> list[tuple[str, Point]]:
     ]
 
 
-def measure(point: Point, method: str, folder: Path, repeats: int) -> tuple[float, float, int]:
-    """Seconds of the run, of the process, and its peak; medians."""
+def measure(point: Point, method: str, folder: Path) -> Taken:
+    """One model of its own, one run; of several processes also as many runs apart."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         here = Path(name)
         config = configuration(point.width, point.blocks, point.sequence_length)
@@ -149,30 +179,45 @@ def measure(point: Point, method: str, folder: Path, repeats: int) -> tuple[floa
         LlamaForCausalLM(config).save_pretrained(here / "dense")
         tokens = torch.randint(3, config.vocab_size, (point.samples, point.sequence_length))
         save_file({"input_ids": tokens}, here / "tokens.safetensors")
-        command = ["-m", "secateur", "prune", str(here / "dense")]
-        if point.processes > 1:
-            launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-            command = [*launch, str(point.processes), *command]
-        for option, value in recipe_options(method).items():
-            command += [f"--{option}", value]
-        command += [
-            "--pattern", "2:4", "--calibration", str(here / "tokens.safetensors"),
-            "--samples", str(point.samples), "--sequence-length", str(point.sequence_length),
-            "--device", "cpu", "--out", str(here / "sparse"), "--overwrite",
-        ]  # fmt: skip
-        taken = []
-        for _ in range(repeats):
-            began = time.perf_counter()
-            python(command)
-            whole = time.perf_counter() - began
-            record = json.loads((here / "sparse" / "run.json").read_text())
-            taken.append((record["seconds"], whole, record["peak_memory_bytes"]))
-        seconds, wholes, peaks = zip(*taken, strict=True)
-        return (
-            statistics.median(seconds),
-            statistics.median(wholes),
-            round(statistics.median(peaks)),
-        )
+        found = prune(here, point, method, "sparse")
+        if point.processes == 1:
+            return found
+        share = replace(point, processes=1, samples=point.samples // point.processes)
+        with ThreadPoolExecutor(point.processes) as together:
+            each = range(point.processes)
+            others = together.map(lambda k: prune(here, share, method, f"apart-{k}"), each)
+            return replace(found, apart=max(other.seconds for other in others))
+
+
+def prune(here: Path, point: Point, method: str, out: str) -> Taken:
+    """`secateur prune` in processes of its own."""
+    command = ["-m", "secateur", "prune", str(here / "dense")]
+    if point.processes > 1:
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+        command = [*launch, str(point.processes), *command]
+    for option, value in recipe_options(method).items():
+        command += [f"--{option}", value]
+    command += [
+        "--pattern", "2:4", "--calibration", str(here / "tokens.safetensors"),
+        "--samples", str(point.samples), "--sequence-length", str(point.sequence_length),
+        "--device", "cpu", "--out", str(here / out),
+    ]  # fmt: skip
+    began = time.perf_counter()
+    python(command)
+    whole = time.perf_counter() - began
+    record = json.loads((here / out / "run.json").read_text())
+    return Taken(record["seconds"], whole, record["peak_memory_bytes"])
+
+
+def median(several: Sequence[Taken]) -> Taken:
+    """Of each number by itself."""
+    apart = [one.apart for one in several if one.apart is not None]
+    return Taken(
+        statistics.median(one.seconds for one in several),
+        statistics.median(one.whole for one in several),
+        round(statistics.median(one.peak for one in several)),
+        statistics.median(apart) if apart else None,
+    )
 
 
 def python(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -190,22 +235,28 @@ def python(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 def table(runs: Sequence[Run], said: str) -> results.Table:
     rows = []
-    before: Run | None = None
+    heads = ["varied", "value", "method", "seconds", "of first", "growth", "whole (s)", "peak (MB)"]
+    apart = any(run.taken.apart for run in runs)
+    first = before = runs[0]
     for run in runs:
-        follows = before is not None and (before.varied, before.method) == (run.varied, run.method)
-        growth = ""
-        if follows and before is not None:
-            power = math.log(run.seconds / before.seconds) / math.log(run.value / before.value)
-            growth = f"{power:.2f}"
-        rows.append(
-            (
-                run.varied.replace("_", " "), str(run.value), run.method, f"{run.seconds:.2f}",
-                growth, f"{run.whole:.2f}", f"{run.peak / MB:.0f}",
-            )
-        )  # fmt: skip
+        if (run.varied, run.method) != (first.varied, first.method):
+            first = before = run
+        of_first, growth = run.taken.seconds / first.taken.seconds, ""
+        if run is not first:
+            power = math.log(run.taken.seconds / before.taken.seconds)
+            growth = f"{power / math.log(run.value / before.value):.2f}"
+        cells = [
+            run.varied.replace("_", " "), str(run.value), run.method, f"{run.taken.seconds:.2f}",
+            f"{of_first:.2f}", growth, f"{run.taken.whole:.2f}", f"{run.taken.peak / MB:.0f}",
+        ]  # fmt: skip
+        if apart and run.taken.apart is None:
+            cells += ["", ""]
+        elif run.taken.apart is not None:
+            of_first = run.taken.apart / first.taken.seconds
+            cells += [f"{run.taken.apart:.2f}", f"{of_first:.2f}"]
+        rows.append(cells)
         before = run
-    heads = ("varied", "value", "method", "seconds", "growth", "whole (s)", "peak (MB)")
-    return results.Table(said, heads, rows)
+    return results.Table(said, [*heads, *(["apart (s)", "of first"] if apart else [])], rows)
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
@@ -214,7 +265,8 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
         for run in runs:
             curve = panels.setdefault(run.varied.replace("_", " "), {}).setdefault(run.method, [])
-            curve.append((run.value, run.peak / MB if suffix else run.seconds))
+            value = run.taken.peak / MB if suffix else run.taken.seconds
+            curve.append((run.value, value))
         plots.lines(path.with_stem(path.stem + suffix), panels, label)
 
 
