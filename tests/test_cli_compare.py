@@ -61,14 +61,17 @@ def test_compare_writes_runs_tables_and_a_report(
     assert out.encode() == table.replace(b"\r\n", b"\n")
 
 
-def test_demo_shows_every_method_on_the_bundled_model(
+def test_demo_shows_methods_on_the_bundled_model(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One that scores, one that solves, one that refines: `make demo` takes minutes for them all."""
+    shown = [methods.get(name) for name in ("magnitude", "sparsegpt", "wanda++")]
+    monkeypatch.setattr(methods, "every", lambda: tuple(shown))
     for name, value in {"SAMPLES": 4, "SEQUENCE_LENGTH": 64, "WINDOWS": 4}.items():
         monkeypatch.setattr(demo, name, value)
     status, out, err = command("demo", "--out", tmp_path / "out")
     assert status == 0, err
-    for method in methods.every():
+    for method in shown:
         folder = tmp_path / "out" / "runs" / f"{method.name}_2of4_seed0"
         record = read_record(folder)
         assert record is not None
@@ -80,7 +83,7 @@ def test_demo_shows_every_method_on_the_bundled_model(
     assert out.rstrip().endswith(str(tmp_path / "out" / "report.html"))
     status, out, _ = command("demo", "--out", tmp_path / "out")
     assert status == 0
-    assert out.count("found done") == len(methods.every())
+    assert out.count("found done") == len(shown)
     status, out, err = command("check", folder)
     assert status == 0, err
 
