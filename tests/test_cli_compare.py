@@ -64,7 +64,7 @@ def test_compare_writes_runs_tables_and_a_report(
 def test_demo_shows_methods_on_the_bundled_model(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that scores, one that solves, one that refines: `make demo` takes minutes for them all."""
+    """One that scores, one that solves, one that refines; `make demo` shows all, for minutes."""
     shown = [methods.get(name) for name in ("magnitude", "sparsegpt", "wanda++")]
     monkeypatch.setattr(methods, "every", lambda: tuple(shown))
     for name, value in {"SAMPLES": 4, "SEQUENCE_LENGTH": 64, "WINDOWS": 4}.items():
