@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import Matrix
 from secateur.errors import ModelError
-from secateur.memory import give_back_growth
+from secateur.memory import give_back, give_back_growth
 
 Look = Callable[[int, Batch, Tensor], None]
 """(number of a group, batch, what the group reads of it [..., in])."""
@@ -113,6 +113,7 @@ def run_once(
                 look(number, batch, inputs)
                 give_back_growth()  # what lies between the tensors that are held
             prune(number)
+            give_back()
         for turn, (run, batch) in enumerate(zip(runs, stream.batches, strict=True)):
             tick("run", len(groups) * len(runs) + turn, steps)
             batch.hidden = run.finish()

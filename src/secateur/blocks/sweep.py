@@ -22,15 +22,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from secateur import ranks
 from secateur.blocks.observe import PROBE_TOKENS, Observer, observe
 from secateur.blocks.onepass import groups_in_order, run_once
 from secateur.blocks.propagate import check_output, propagate
 from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
 from secateur.blocks.stream import Batch, Stream, Tick, silent
+from secateur.blocks.write import write
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.gradients import GradientFile
-from secateur.checkpoint.matrices import with_weights
 from secateur.methods import Refine
 from secateur.sparsity import MatrixAudit, Pattern, audit
 from secateur.statistics import Need
@@ -175,7 +174,7 @@ def _prune_block(
     if observed is not None:
         matrix_errors = _errors_by_matrix(block, observed.observer, pruned.weights)
     clock.lap("prune")
-    changed = _write(block, pruned.weights, source)
+    changed = write(block, pruned.weights, source)
     if observed is not None:
         error = propagate(block, observed, tick, block.index + 1 == len(source.blocks))
         clock.lap("propagate")
@@ -218,7 +217,7 @@ def _prune_as_it_runs(
         part = replace(block, patterns=patterns)
         pruned = new_weights(part, Observed(stream, observer, [], []), gradients, plan, tick)
         matrix_errors.update(_errors_by_matrix(part, observer, pruned.weights))
-        changed.update(_write(part, pruned.weights, source))
+        changed.update(write(part, pruned.weights, source))
         notices.extend(pruned.notices)
         clock.lap("prune")
 
@@ -259,19 +258,6 @@ def _audits(block: OpenBlock) -> dict[str, MatrixAudit]:
     return {
         block.prefix + matrix.name: audit(matrix.read(), pattern)
         for matrix, pattern in patterns.items()
-    }
-
-
-def _write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> dict[str, Tensor]:
-    """Put the new weights into the block as the storage dtype rounds them; what was stored."""
-    for matrix in block.matrices:
-        dtype = source.storage_dtype(block.prefix + matrix.parameter)
-        pruned[matrix.name] = stored = pruned[matrix.name].to(dtype)
-        check_finite(stored, "the pruned weights are", block.prefix + matrix.name)
-        ranks.copy_from(0, [stored])  # equal already, but for processors that differ
-        matrix.write(stored)
-    return {
-        block.prefix + name: value for name, value in with_weights(block.matrices, pruned).items()
     }
 
 

@@ -114,9 +114,12 @@ def inverse_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tenso
         # A dead input has no partner, whatever stands on its diagonal; an average one is stable.
         damped = hessian.clone()
         damped.diagonal().add_(damping * mean + mean * dead)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        # each is let go once the next is there: they are as large as the Hessian
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        del damped
         if not bool(failed):
-            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            factor = torch.cholesky_inverse(factor)
+            factor, failed = torch.linalg.cholesky_ex(factor, upper=True)
             if not bool(failed) and all_finite(factor):
                 return factor, damping
         damping *= 10

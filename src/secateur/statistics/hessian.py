@@ -37,15 +37,15 @@ class Hessian:
     """Running mean over sequences, float32 [in, in]."""
 
     def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
-        # of what is below the diagonal only what lies in a strip that is cut by it is computed
-        self._upper = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
+        # below the strips that the diagonal cuts it stands only once `mean` was asked for
+        self._mean = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
         self._rows = max(_NARROWEST, math.ceil(in_features / _STRIPS))
-        self._mean: Tensor | None = None
+        self._mirrored = True
         self.sequences = 0
 
     def add(self, inputs: Sequence[Tensor]) -> None:
         """Count the inputs of some sequences in, [tokens, in] each; a sequence may have none."""
-        self._mean = None
+        self._mirrored = False
         for sequence in inputs:
             kept = self.sequences / (self.sequences + 1)
             self.sequences += 1
@@ -53,24 +53,24 @@ class Hessian:
             if not sums_in_float32(rows.device, rows.dtype):  # the script's order of operations
                 rows, after = math.sqrt(2 / self.sequences) * rows.float(), 1.0
             for start in range(0, len(rows), self._rows):
-                strip = self._upper[start : start + self._rows, start:]
+                strip = self._mean[start : start + self._rows, start:]
                 strip *= kept
                 strip.add_(product(rows[start : start + self._rows], rows[start:].T), alpha=after)
 
     @property
     def mean(self) -> Tensor:
-        """The whole of it, float32 [in, in]; one tensor for all who read the same input."""
-        if self._mean is None:
-            self._mean = self._upper.clone()
-            for stop in range(self._rows, len(self._upper), self._rows):
+        """The whole of it, float32 [in, in]; one tensor for all, which `add` writes to."""
+        if not self._mirrored:
+            for stop in range(self._rows, len(self._mean), self._rows):
                 strip = slice(stop - self._rows, stop)
-                self._mean[stop:, strip] = self._upper[strip, stop:].T
+                self._mean[stop:, strip] = self._mean[strip, stop:].T
+            self._mirrored = True
         return self._mean
 
     def join(self) -> None:
         """Count in what the other processes saw: means are joined in proportion."""
-        self._mean = None
+        self._mirrored = False
         (total,) = ranks.totals(self.sequences)
-        self._upper *= self.sequences / max(1, total)
+        self._mean *= self.sequences / max(1, total)
         self.sequences = int(total)
-        ranks.add_up([self._upper])
+        ranks.add_up([self._mean])

@@ -1,0 +1,44 @@
+"""The new weights of an open block: into its parameters, and as they will be stored."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from secateur import ranks
+from secateur.blocks.prune import OpenBlock, check_finite
+from secateur.checkpoint import BlockModel, Matrix
+from secateur.checkpoint.matrices import with_weights
+
+
+def write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> dict[str, Tensor]:
+    """Put new weights into the block, rounded to the dtype that they will be stored in.
+
+    Args:
+        block: its parameters are written to.
+        pruned: by matrix name float32 [out, in]; is empty afterwards.
+        source: knows the dtype that each parameter is stored in.
+
+    Returns:
+        By parameter name in the model what is to be stored: the block's own parameters where they
+        hold it to the bit, so that it is in memory once.
+
+    Raises:
+        NumericalError: a weight is not finite in that dtype; names the matrix.
+    """
+    changed: dict[str, Tensor] = {}
+    rounded: list[Matrix] = []  # those whose parameter computes in less precision than is stored
+    for matrix in block.matrices:
+        dtype = source.storage_dtype(block.prefix + matrix.parameter)
+        pruned[matrix.name] = stored = pruned[matrix.name].to(dtype)
+        check_finite(stored, "the pruned weights are", block.prefix + matrix.name)
+        ranks.copy_from(0, [stored])  # equal already, but for processors that differ
+        matrix.write(stored)
+        if torch.promote_types(dtype, matrix.whole.dtype) == matrix.whole.dtype:
+            changed[matrix.parameter] = matrix.whole
+        else:
+            rounded.append(matrix)
+    changed |= with_weights(rounded, pruned)
+    pruned.clear()
+    names = {block.prefix + name: value for name, value in changed.items()}
+    return {name: value.to(source.storage_dtype(name)) for name, value in names.items()}
