@@ -20,7 +20,8 @@ observe. How many steps the regional optimiser takes is read from the record of 
 
 A method may be given as METHOD:SCHEDULE or METHOD:EFFORT. `forward` is none: it is transformers'
 own code, which runs the dense blocks once, and what that takes above its products every pass of a
-method takes too.
+method takes too. With --operators every method runs once more, under torch's profiler, which tells
+by kind of operator where its seconds go (`operators.py`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import plots
 import results
 import torch
 from flops import Count, Shapes, count
+from operators import by_kind
 from rate import Rates, once, rates
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -64,6 +66,7 @@ class Run:
         passes: operations in forward passes.
         floor, floor_shaped: seconds, at the rates around the run.
         rate, rate_shaped: operations per second.
+        operators: seconds by kind of operator, of a run of its own, if that was asked for.
     """
 
     method: str
@@ -75,6 +78,7 @@ class Run:
     floor_shaped: float
     rate: float
     rate_shaped: float
+    operators: dict[str, float]
 
 
 def main() -> None:
@@ -91,13 +95,10 @@ def main() -> None:
         f"A random Llama of {options.blocks} blocks x {options.width}, {options.samples} x"
         f" {options.sequence_length} tokens, {options.dtype}, pattern {options.pattern}, in memory."
     )
-    results.report(
-        "floor",
-        options,
-        found,
-        [above(runs, shape), by_phase(runs)],
-        {"runs": [asdict(run) for run in runs]},
-    )
+    tables = [above(runs, shape), by_phase(runs)]
+    if options.operators:
+        tables.append(by_operator(runs))
+    results.report("floor", options, found, tables, {"runs": [asdict(run) for run in runs]})
     if options.plot is not None:
         draw(runs, options.plot)
 
@@ -113,6 +114,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--repeats", type=int, default=1, help="take the median")
     parser.add_argument("--threads", type=int, help="as many as torch takes by itself")
+    parser.add_argument("--operators", action="store_true", help="profile each once more")
     results.add_options(parser)
     return parser.parse_args()
 
@@ -151,21 +153,27 @@ def measure(method: str, options: argparse.Namespace) -> Run:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(3, 1024, (options.samples, options.sequence_length), generator=generator)
     seen: list[Rates] = [rates(shapes, rows, cpu, dtype)]
+
+    def run(model: Any) -> RunRecord | None:
+        if method != FORWARD:
+            return prune(model, method, tokens, options.pattern)
+        forward(model, tokens.split(rows // length))
+        return None
+
+    def fresh() -> Any:
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config).to(dtype).eval()
+
     taken: list[tuple[float, Any]] = []
     for _ in range(options.repeats):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config).to(dtype).eval()
-        records: list[Any] = []
-
-        def work(model: Any = model, records: list[Any] = records) -> None:
-            if method == FORWARD:
-                forward(model, tokens.split(rows // length))
-                records.append(None)
-            else:
-                records.append(prune(model, method, tokens, options.pattern))
-
-        taken.append((once(work, cpu), records[0]))
+        model = fresh()
+        records: list[RunRecord | None] = []
+        taken.append((once(lambda m=model, r=records: r.append(run(m)), cpu), records[0]))
         seen.append(rates(shapes, rows, cpu, dtype))
+    operators: dict[str, float] = {}
+    if options.operators:
+        model = fresh()
+        operators = by_kind(lambda: run(model))
     seconds, record = sorted(taken, key=lambda pair: pair[0])[(len(taken) - 1) // 2]
     one_pass = Count(shapes, options.samples, length).forward * options.blocks
     if record is None:
@@ -187,6 +195,7 @@ def measure(method: str, options: argparse.Namespace) -> Run:
         floor_shaped=sum(parts.values()) / shaped,
         rate=square,
         rate_shaped=shaped,
+        operators=operators,
     )
 
 
@@ -253,6 +262,17 @@ def by_phase(runs: Sequence[Run]) -> results.Table:
     shown = [p for p in PHASES if any(round(run.phases[p], 2) for run in runs)]
     rows = [(run.method, *(f"{run.phases[phase]:.2f}" for phase in shown)) for run in runs]
     return results.Table("Seconds by phase:", ("method", *shown), rows)
+
+
+def by_operator(runs: Sequence[Run]) -> results.Table:
+    kinds = list(runs[0].operators)
+    rows = []
+    for run in runs:
+        whole = sum(run.operators.values())
+        shares = (f"{100 * run.operators[kind] / whole:.0f} %" for kind in kinds)
+        rows.append((run.method, f"{whole:.2f}", *shares))
+    said = "Share of the seconds by kind of operator, in a run under torch's profiler:"
+    return results.Table(said, ("method", "seconds", *kinds), rows)
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
