@@ -232,3 +232,16 @@ def test_a_loss_that_explodes_is_named_and_stopped():
 def test_a_rate_and_a_step_contradict_each_other():
     with pytest.raises(ValidationError, match="leave one out"):
         Regional(learning_rate=1e-3, step=0.1)
+
+
+@pytest.mark.parametrize("larger", [1, 1000])
+def test_float16_holds_the_gradients_of_large_errors(larger):
+    """They are sums over tokens, which leave its range where a model's hidden states are large."""
+    found = {}
+    for dtype in (torch.float32, torch.float16):
+        block, stream, matrices, targets = dense_block(dtype=dtype)
+        aims = [target * larger for target in targets]
+        weights = refine(block, stream, matrices, aims, SETTINGS["fast"]).weights
+        found[dtype] = torch.cat([weight.flatten() for weight in weights.values()])
+    apart = (found[torch.float16] - found[torch.float32]).norm() / found[torch.float32].norm()
+    assert apart < 0.01
