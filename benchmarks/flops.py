@@ -16,7 +16,8 @@ A product of [a, b] and [b, c] is 2abc. For one block, T = N * L tokens in N seq
     aim         forward: the dense block on what the dense blocks below give it, but for the first
     propagate   forward: the pruned block; but for the last block, whose output nothing reads
     Hessian     2 * T * in**2 for every distinct input: q, k, v share one; gate and up share one.
-                The product of a matrix with itself is counted in full: torch has no other
+                Counted in full, as torch's product would be. A half of it would do, and Secateur
+                computes 9/16: so the floor of a method with Hessians is not the lowest there is
     solve       4/3 * in**3 for each of them (Cholesky, inverse, Cholesky), and rows * in**2 for
                 what a column's error does to those on its right
     optimise    forward + backward over rounds * samples sequences, and forward over those that

@@ -256,7 +256,7 @@ def table(runs: Sequence[Run], said: str) -> results.Table:
             cells += [f"{run.taken.apart:.2f}", f"{of_first:.2f}"]
         rows.append(cells)
         before = run
-    return results.Table(said, [*heads, *(["apart (s)", "of first"] if apart else [])], rows)
+    return results.Table(said, [*heads, *(["apart (s)", "apart, of first"] if apart else [])], rows)
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:

@@ -199,9 +199,9 @@ def _backward(task: Task, weights: dict[str, Tensor], chosen: Tensor) -> Tensor:
     Each process computes them for those of the sequences that it owns; then they are summed.
 
     A gradient is a sum over tokens, which float16, that ends at 65504, may not hold: there it is
-    computed of a loss that is divided by the tokens. By a power of two, which loses no digit.
+    computed of a loss that is divided by about their number: a power of two, which rounds nothing.
     """
-    losses, tokens = [], 1
+    losses, tokens = [], 0
     for output, target in _outputs(task, weights, chosen):
         tokens += output.shape[0] * output.shape[1]
         error = output.float() - target.float()  # [some of the sequences, tokens, width]
@@ -210,12 +210,13 @@ def _backward(task: Task, weights: dict[str, Tensor], chosen: Tensor) -> Tensor:
         losses.append(error.square().sum() / len(chosen))
     moving = [weight for weight in weights.values() if weight.requires_grad]
     loss = torch.stack(losses).sum() if losses else moving[0].new_zeros(())
-    halves = task.matrices[0].read().dtype is torch.float16
-    scale = 2.0 ** -round(math.log2(tokens)) if halves else 1.0
+    narrow = task.matrices[0].read().dtype is torch.float16
+    divisor = 2.0 ** round(math.log2(tokens)) if narrow and tokens else 1.0
     if losses:
-        (loss * scale).backward()  # type: ignore[no-untyped-call]
-    for weight in moving if halves else ():
-        weight.grad = None if weight.grad is None else weight.grad / scale
+        (loss / divisor).backward()  # type: ignore[no-untyped-call]
+    for weight in moving if divisor != 1 else ():
+        if weight.grad is not None:
+            weight.grad *= divisor
     for weight in moving if ranks.count() > 1 else ():
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
     ranks.add_up([weight.grad for weight in moving if weight.grad is not None])

@@ -152,7 +152,8 @@ def _prune_block(
             return _prune_as_it_runs(block, groups, source, stream, plan, gradients, tick, clock)
     observed = error = None
     matrix_errors: dict[str, float] = {}
-    # What the optimiser aims at, if it is not the dense model's stream above the first block.
+    # All outputs are wanted where the optimiser aims at them, and not at the dense model's stream,
+    # which is the same in the first block.
     whole = plan.method.refine is not Refine.NONE and (aim.dense is None or block.index == 0)
     if stream is not None:
         observer, outputs = known or observe(

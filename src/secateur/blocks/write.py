@@ -40,5 +40,5 @@ def write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> di
             rounded.append(matrix)
     changed |= with_weights(rounded, pruned)
     pruned.clear()
-    names = {block.prefix + name: value for name, value in changed.items()}
-    return {name: value.to(source.storage_dtype(name)) for name, value in names.items()}
+    by_name = {block.prefix + name: value for name, value in changed.items()}
+    return {name: value.to(source.storage_dtype(name)) for name, value in by_name.items()}

@@ -114,7 +114,7 @@ def inverse_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tenso
         # A dead input has no partner, whatever stands on its diagonal; an average one is stable.
         damped = hessian.clone()
         damped.diagonal().add_(damping * mean + mean * dead)
-        # each is let go once the next is there: they are as large as the Hessian
+        # of the Hessian, then its inverse, then of that; each lets the one before it go
         factor, failed = torch.linalg.cholesky_ex(damped)
         del damped
         if not bool(failed):
@@ -154,15 +154,15 @@ def _solve(
     pruned = ~keep[:, start:stop].T.contiguous()
     lost = torch.empty_like(columns)
     shares, pivots = factor[start:stop, start:stop], factor.diagonal()[start:stop]
-    for at, (column, out, own, share, pivot) in enumerate(
+    for at, (column, dropped, error, share, pivot) in enumerate(
         zip(columns, pruned, lost, shares, pivots, strict=True)
     ):
         if isinstance(pattern, NofM) and at % group == 0:
             weights = columns[at : at + group]
             score = weights.square() / scale[start + at : start + at + group, None]
             pruned[at : at + group] = ~keep_in_places(score, pattern.n)
-        torch.mul(column, out, out=own).div_(pivot)
-        columns[at + 1 :].addr_(share[at + 1 :], own, alpha=-1)
+        torch.mul(column, dropped, out=error).div_(pivot)
+        columns[at + 1 :].addr_(share[at + 1 :], error, alpha=-1)
     current[:, start:stop] = columns.T
     keep[:, start:stop] = ~pruned.T
     errors[:, start:stop] = lost.T
