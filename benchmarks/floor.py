@@ -43,7 +43,7 @@ from rate import Rates, once, rates
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import secateur
-from secateur.placement import TOKENS_PER_BATCH
+from secateur.blocks.batching import TOKENS_PER_BATCH
 from secateur.report import RunRecord
 
 FORWARD = "forward"

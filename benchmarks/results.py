@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 import torch
 
-from secateur.report.record import machine, now, versions
+from secateur.machine.facts import machine, now, versions
 
 BUSY = 0.2
 """Share of the cores at work from which on a machine counts as busy."""

@@ -20,9 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import secateur
-from secateur import cli, pipeline, ranks
+from secateur import cli, pipeline
 from secateur.blocks import sweep
 from secateur.errors import SecateurError
+from secateur.machine import processes
 from tiny import make_model
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -57,23 +58,23 @@ def several(folder: Path) -> None:
     """Every method; a model in memory; perplexity of fewer windows than processes; refusals."""
     for run in RUNS:
         record = secateur.prune(**options(folder, run), out=folder / "two" / run)
-        (folder / f"{run}-{ranks.number()}.json").write_text(record.model_dump_json())
+        (folder / f"{run}-{processes.number()}.json").write_text(record.model_dump_json())
     live = make_model("mixtral")
     tokens = load_file(folder / "tokens.safetensors")["input_ids"]
     secateur.prune(live, method="sparsegpt", calibration=tokens, route_all=True)
     state = {name: value.contiguous() for name, value in live.state_dict().items()}
-    save_file(state, folder / f"live-{ranks.number()}.safetensors")
+    save_file(state, folder / f"live-{processes.number()}.safetensors")
     given = options(folder, "wanda")
     found = pipeline.evaluate(given["model"], given["calibration"], sequence_length=32, windows=1)
-    (folder / f"evaluation-{ranks.number()}.json").write_text(found.model_dump_json())
+    (folder / f"evaluation-{processes.number()}.json").write_text(found.model_dump_json())
     for refused in (
         lambda: secateur.prune(**{**options(folder, "wanda"), "samples": 1}, out=folder / "no"),
-        lambda: ranks.alone("this"),
+        lambda: processes.alone("this"),
     ):
         try:
             refused()
         except SecateurError as fault:
-            with (folder / f"refused-{ranks.number()}.txt").open("a") as file:
+            with (folder / f"refused-{processes.number()}.txt").open("a") as file:
                 print(fault, file=file)
     with contextlib.suppress(KeyboardInterrupt), _at(1, _interrupt):
         secateur.prune(**options(folder, "wanda"), out=folder / "left")
@@ -89,7 +90,7 @@ def command(folder: Path, doomed: bool) -> None:
     for name, value in regional.items():
         arguments += ["--set", f"regional.{name}={value}"]
     sys.argv[1:] = [str(argument) for argument in arguments]
-    with _at(2, _die) if doomed and ranks.number() == 1 else contextlib.nullcontext():
+    with _at(2, _die) if doomed and processes.number() == 1 else contextlib.nullcontext():
         cli.main()
 
 
@@ -121,7 +122,7 @@ def _die() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     place, begun = Path(sys.argv[1]), os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    ranks.start()
+    processes.start()
     if begun:
         several(place)
     command(place, doomed=begun)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 import secateur
 from processes import DYING, RUNS, options
-from secateur import pipeline, ranks
+from secateur import pipeline
 from secateur.errors import RecipeError
+from secateur.machine import processes
 from tiny import BLOCKS, fingerprint, make_model, make_tokens, save
 
 SCRIPT = Path(__file__).with_name("processes.py")
@@ -171,19 +172,28 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
 
 def test_alone_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    ranks.start()
-    assert (ranks.number(), ranks.count(), ranks.first(), ranks.owns(3)) == (0, 1, True, True)
-    assert ranks.owned(3).tolist() == [0, 1, 2]
-    assert ranks.own_file(Path("a.txt")) == Path("a.txt")
+    processes.start()
+    assert (processes.number(), processes.count(), processes.first(), processes.owns(3)) == (
+        0,
+        1,
+        True,
+        True,
+    )
+    assert processes.owned(3).tolist() == [0, 1, 2]
+    assert processes.own_file(Path("a.txt")) == Path("a.txt")
     tensor = torch.ones(2)
-    ranks.add_up([tensor])
-    ranks.copy_from(0, [tensor])
+    processes.add_up([tensor])
+    processes.copy_from(0, [tensor])
     assert tensor.tolist() == [1, 1]
-    assert (ranks.totals(1.5, 2), ranks.highest(3), ranks.gather([4])) == ([1.5, 2], 3, [4])
-    assert ranks.from_first(lambda: "made") == "made"
-    ranks.wait()
-    ranks.alone("anything")
+    assert (processes.totals(1.5, 2), processes.highest(3), processes.gather([4])) == (
+        [1.5, 2],
+        3,
+        [4],
+    )
+    assert processes.from_first(lambda: "made") == "made"
+    processes.wait()
+    processes.alone("anything")
     said: list[str] = []
-    ranks.tell_once(lambda: said.append("once"))
+    processes.tell_once(lambda: said.append("once"))
     assert said == ["once"]
-    ranks.stop()
+    processes.stop()

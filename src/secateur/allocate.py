@@ -25,15 +25,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from secateur import ranks
+from secateur.blocks.batching import batch_size
 from secateur.blocks.observe import Observer, observe
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.durable import write_text
 from secateur.data import TokenBatch
 from secateur.evaluate.perplexity import divergence
+from secateur.machine import processes
 from secateur.methods.wanda import WandaParams, wanda
-from secateur.placement import batch_size
 from secateur.prepare import Prepared
 from secateur.report import Progress
 from secateur.sparsity import Choice, Unstructured, keep_mask, without_dropped
@@ -89,7 +89,7 @@ def allocate(prepared: Prepared, shown: Progress, scratch: Path | None = None) -
     assert isinstance(calibration, TokenBatch)  # prepare.py has seen to it
     assert isinstance(pattern, Unstructured)
     kept = None if scratch is None else scratch / "allocation.json"
-    ratios = ranks.from_first(lambda: _read(kept))
+    ratios = processes.from_first(lambda: _read(kept))
     if ratios is None:
         parts = _parts(source, plan.choice, whole_blocks=recipe.allocation == "owl")
         shown.begin(f"allocation {recipe.allocation}", len(source.blocks))
@@ -107,7 +107,7 @@ def allocate(prepared: Prepared, shown: Progress, scratch: Path | None = None) -
             tried_ratios = torch.tensor(tried, dtype=torch.float64)
             found = by_damage(damage, tried_ratios, sizes, pattern.ratio, _counter(parts))
         ratios = {part.expression: ratio for part, ratio in zip(parts, found, strict=True)}
-        if kept is not None and ranks.first():
+        if kept is not None and processes.first():
             write_text(kept, json.dumps(ratios, indent=1))
     own = tuple((expression, Unstructured(ratio)) for expression, ratio in ratios.items())
     choice = replace(plan.choice, patterns=(*plan.choice.patterns, *own))

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur import pipeline
 from secateur.checkpoint import load_whole, locate
 from secateur.errors import RecipeError
-from secateur.placement import choose_device
+from secateur.machine.device import choose_device
 from secateur.recipe import Recipe
 from secateur.report import Progress, RunRecord
 

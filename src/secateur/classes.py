@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from secateur.blocks.batching import batch_size, tokens_in_each
 from secateur.checkpoint import BlockModel, locate, open_model
 from secateur.data import load_images
 from secateur.errors import DataError, RecipeError
 from secateur.evaluate import Classification, classify
-from secateur.placement import batch_size, choose_device, choose_dtype
+from secateur.machine.device import choose_device, choose_dtype
 from secateur.report import Progress, Quiet
-from secateur.sequences import reads_images, tokens_in_each
+from secateur.sequences import reads_images
 
 
 def evaluate(

@@ -24,12 +24,13 @@ from secateur import methods, pipeline
 from secateur.checkpoint import locate
 from secateur.checkpoint.durable import write_text, writing
 from secateur.errors import OutputError, RecipeError
-from secateur.placement import choose_device
+from secateur.machine.device import choose_device
+from secateur.machine.facts import reset_peak_memory
 from secateur.prepare import check_fit
 from secateur.recipe import Recipe
 from secateur.remembered import Remembered
 from secateur.report import Progress, Quiet, RunRecord
-from secateur.report.record import read_record, reset_peak_memory
+from secateur.report.record import read_record
 from secateur.sparsity import parse_pattern
 from secateur.tasks import Answers, Questions, add_to_record
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from secateur import ranks
+from secateur.blocks.batching import batch_size
 from secateur.blocks.gradients import full_gradients
 from secateur.blocks.importance import error_factors
 from secateur.blocks.observe import Observer, observe
@@ -22,8 +22,8 @@ from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradients import GradientFile
 from secateur.checkpoint.state import DENSE, read_batches, write_batches
 from secateur.evaluate import Following, pass_through
+from secateur.machine import processes
 from secateur.methods import Refine
-from secateur.placement import batch_size
 from secateur.prepare import Prepared, matrix_shapes
 from secateur.remembered import Remembered
 from secateur.report import Progress
@@ -47,7 +47,7 @@ def follow(
         inputs, size = texts[place].input_ids, sizes[place]
         kept = None
         if scratch is not None and shared.folder is None:
-            kept = ranks.own_file(scratch / (f"{place}_{DENSE}" if place else DENSE))
+            kept = processes.own_file(scratch / (f"{place}_{DENSE}" if place else DENSE))
         if kept is not None and kept.is_file():
             stream = Stream(source, inputs, size)
             stream.hidden = read_batches(kept, {"dense": stream.hidden})["dense"]
@@ -101,8 +101,10 @@ def gradients_of(
 
     def compute() -> GradientFile:
         known = shared.folder is None and path.is_file()  # an interrupted run got this far
-        if ranks.from_first(lambda: known):
-            return ranks.from_first(lambda: GradientFile.open(path, matrix_shapes(source), facts))
+        if processes.from_first(lambda: known):
+            return processes.from_first(
+                lambda: GradientFile.open(path, matrix_shapes(source), facts)
+            )
         shown.begin("gradients", 2 * len(source.blocks))
         with GradientFile.create(path, matrix_shapes(source), facts) as file:
             full_gradients(

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur import ranks
 from secateur.allocate import allocate
+from secateur.blocks.batching import batch_size, tokens_in_each
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import Aim, BlockResult, sweep
 from secateur.checkpoint import ResidentModel, StreamedModel, locate, open_model
@@ -29,14 +29,15 @@ from secateur.errors import RecipeError
 from secateur.evaluate import Evaluation, Following
 from secateur.evaluate import evaluate as measure
 from secateur.groundwork import aim_of, first_block, follow, gradients_of
-from secateur.placement import batch_size, choose_device, choose_dtype
+from secateur.machine import processes
+from secateur.machine.device import choose_device, choose_dtype
+from secateur.machine.facts import machine, now, peak_memory_bytes, repeatability, versions
 from secateur.prepare import Prepared, prepare, prepare_in_place
 from secateur.recipe import Recipe
 from secateur.remembered import Remembered
 from secateur.report import BlockRecord, MatrixRecord, Progress, Quiet, RunRecord
-from secateur.report.record import machine, now, peak_memory_bytes, repeatability, versions
 from secateur.resume import go_on, keep, open_output, streams_of
-from secateur.sequences import clip, load_tokenizer, tokens_in_each, vocabulary
+from secateur.sequences import clip, load_tokenizer, vocabulary
 
 
 def prune(
@@ -84,7 +85,7 @@ def prune(
             behind.do(partial(keep, output, prepared, changed, blocks[-1], hidden, spent))
         behind.wait()
         files = {}
-        if ranks.first():
+        if processes.first():
             if isinstance(prepared.source, ResidentModel):
                 output.write_whole(prepared.source)
             else:
@@ -92,9 +93,9 @@ def prune(
             files = output.seal()
         began -= output.seconds_before
         record = _record(prepared, shared, blocks, following, began, output.notices, files)
-        if ranks.first():
+        if processes.first():
             output.finish(record.model_dump_json(indent=2) + "\n")
-    return ranks.from_first(lambda: record)
+    return processes.from_first(lambda: record)
 
 
 def prune_in_place(
@@ -163,7 +164,7 @@ def evaluate(
                 wanted="the dense model that this one was made from",
             )
     length, notices = clip(sequence_length, source)
-    heldout = ranks.from_first(
+    heldout = processes.from_first(
         lambda: load_heldout(
             text,
             tokenizer=load_tokenizer(folder, trust_remote_code=trust),
@@ -259,11 +260,11 @@ def _record(
         blocks=tuple(blocks),
         evaluations=evaluations,
         seconds=_seconds(shared, following, began),
-        peak_memory_bytes=ranks.highest(peak_memory_bytes()),
+        peak_memory_bytes=processes.highest(peak_memory_bytes()),
         peak_device_memory_bytes=(
-            ranks.highest(torch.cuda.max_memory_allocated()) if on_cuda else None
+            processes.highest(torch.cuda.max_memory_allocated()) if on_cuda else None
         ),
-        processes=ranks.count(),
+        processes=processes.count(),
         versions=versions(),
         machine=machine(source.device),
         repeatable=repeatability(source.device),

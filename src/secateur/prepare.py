@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur import ranks
+from secateur.blocks.batching import tokens_in_each
 from secateur.blocks.prune import Plan
 from secateur.checkpoint import (
     BlockModel,
@@ -27,7 +27,8 @@ from secateur.checkpoint.gradients import GradientFile
 from secateur.data import ImageBatch, TokenBatch
 from secateur.errors import DataError, OutputError, SecateurError
 from secateur.estimate import Estimate, estimate
-from secateur.placement import choose_device, choose_dtype
+from secateur.machine import processes
+from secateur.machine.device import choose_device, choose_dtype
 from secateur.recipe import Recipe
 from secateur.remembered import Remembered
 from secateur.sequences import (
@@ -37,7 +38,6 @@ from secateur.sequences import (
     read_heldout,
     read_images,
     reads_images,
-    tokens_in_each,
 )
 from secateur.statistics import Need
 
@@ -117,12 +117,12 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
             recipe.seed,
             recipe.chosen_written,
         ),
-        lambda: ranks.from_first(calibrate),
+        lambda: processes.from_first(calibrate),
     )
     heldout = shared.once(
         "heldout",
         (recipe.texts, recipe.windows, recipe.sequence_length),
-        lambda: ranks.from_first(lambda: read_heldout(recipe, source, tokenizer)),
+        lambda: processes.from_first(lambda: read_heldout(recipe, source, tokenizer)),
     )
     return _prepare(recipe, folder, source, calibration, heldout, notices)
 
@@ -182,9 +182,9 @@ def _prepare(
     sequences = length = 0
     if calibration is not None:
         sequences, length = len(calibration.inputs), tokens_in_each(calibration, source)
-        if sequences < ranks.count():
+        if sequences < processes.count():
             raise DataError(
-                f"{sequences} calibration sequences for {ranks.count()} processes",
+                f"{sequences} calibration sequences for {processes.count()} processes",
                 wanted="one for each process at least",
                 hint="fewer processes, or more --samples",
             )
@@ -194,12 +194,12 @@ def _prepare(
         facts = _gradient_facts(source, calibration, plan)
         if recipe.gradients is not None:
             given = Path(recipe.gradients)
-            gradients = ranks.from_first(
+            gradients = processes.from_first(
                 lambda: GradientFile.open(given, matrix_shapes(source), facts)
             )
         if recipe.save_gradients is not None:
             path = Path(recipe.save_gradients)
-            gradients = ranks.from_first(lambda: _already_saved(path, source, facts))
+            gradients = processes.from_first(lambda: _already_saved(path, source, facts))
             if gradients is None:
                 _check_new_file(path, overwrite=recipe.overwrite)
             else:

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur import ranks
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import Checkpoint, OutputFolder, StreamedModel
 from secateur.errors import RecipeError
 from secateur.evaluate import Following
+from secateur.machine import processes
+from secateur.machine.facts import machine, versions
 from secateur.prepare import Prepared
 from secateur.report import BlockRecord
-from secateur.report.record import machine, versions
 
 NO_MATTER = frozenset(
     {"model", "out", "overwrite", "restart", "calibration", "images", "text", "windows"}
@@ -37,9 +37,9 @@ def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFold
         RecipeError: the processes of the run are to do different things.
     """
     facts = identity(prepared)
-    if facts != ranks.from_first(lambda: facts):
+    if facts != processes.from_first(lambda: facts):
         raise RecipeError(
-            f"process {ranks.number()} has another recipe, model or text than process 0",
+            f"process {processes.number()} has another recipe, model or text than process 0",
             wanted="the same command and files on every host",
         )
     recipe = prepared.recipe
@@ -69,7 +69,7 @@ def identity(prepared: Prepared) -> dict[str, Any]:
     source = prepared.source
     facts["precision"] = str(source.dtype).removeprefix("torch.")
     facts["device"] = source.device.type
-    facts["processes"] = ranks.count()
+    facts["processes"] = processes.count()
     if prepared.folder is not None:
         facts["source weights"] = Checkpoint(prepared.folder).fingerprint()
     return facts
@@ -133,7 +133,7 @@ def keep(
         OutputError: it cannot be written.
     """
     shard, source = None, prepared.source
-    if not ranks.first():
+    if not processes.first():
         pass  # the weights are the same in all processes
     elif isinstance(source, StreamedModel):
         shard = output.write_block(source, record.index, changed)

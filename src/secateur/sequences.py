@@ -156,15 +156,6 @@ def check_kind(recipe: Recipe, source: BlockModel) -> None:
         )
 
 
-def tokens_in_each(batch: TokenBatch | ImageBatch, source: BlockModel) -> int:
-    """Tokens that the blocks see of each sequence; of an image its patches and the class token."""
-    if isinstance(batch, TokenBatch):
-        return batch.input_ids.shape[1]
-    patch = getattr(source.model.config, "patch_size", 16)
-    height, width = (patch, patch) if isinstance(patch, int) else patch
-    return (batch.pixel_values.shape[2] // height) * (batch.pixel_values.shape[3] // width) + 1
-
-
 def vocabulary(source: BlockModel) -> int:
     """How many tokens the model can read.
 

@@ -22,7 +22,7 @@ from secateur.evaluate import TaskEvaluation
 from secateur.evaluate.continuation import NAME as CONTINUATION
 from secateur.evaluate.suites import spell_out
 from secateur.evaluate.tasks import TaskSet, lm_eval_version, read_scores
-from secateur.placement import choose_device, choose_dtype
+from secateur.machine.device import choose_device, choose_dtype
 from secateur.report import Progress, Quiet, RunRecord
 from secateur.report.record import read_record
 from secateur.sequences import load_tokenizer

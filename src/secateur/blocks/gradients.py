@@ -27,14 +27,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 
-from secateur import ranks
 from secateur.blocks.observe import Observer
 from secateur.blocks.prune import check_finite
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, find_matrices
 from secateur.checkpoint.gradients import GradientFile
 from secateur.errors import NumericalError
-from secateur.memory import free_bytes
+from secateur.machine import processes
+from secateur.machine.memory import free_bytes
 from secateur.statistics import Need, Order
 
 Keep = Literal["auto", "memory", "disk"]
@@ -79,7 +79,7 @@ class BlockInputs:
 
     @staticmethod
     def _file(folder: Path, index: int) -> Path:
-        return ranks.own_file(folder / f"inputs-{index:05d}.safetensors")
+        return processes.own_file(folder / f"inputs-{index:05d}.safetensors")
 
 
 def full_gradients(

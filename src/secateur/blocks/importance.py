@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from secateur import ranks
 from secateur.blocks.gradients import Keep, full_gradients
 from secateur.blocks.prune import check_finite
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import BlockModel
+from secateur.machine import processes
 
 EVEN = 0.1
 _SCALE = 1e3
@@ -52,7 +52,7 @@ def error_factors(
         moment = torch.zeros(rows[0].shape[1], rows[0].shape[1], device=rows[0].device)
         for part in rows:
             moment.addmm_((part * _SCALE).T, part * _SCALE)
-        ranks.add_up([moment])
+        processes.add_up([moment])
         check_finite(moment, "the loss gradient is", f"the output of block {index}")
         moments[index] = moment.cpu()
 

@@ -27,11 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur import ranks
 from secateur.blocks.experts import See, run_one_by_one
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
 from secateur.errors import ModelError, NumericalError
+from secateur.machine import processes
 from secateur.statistics import GradientNorm, Hessian, InputNorm, Need, Order
 
 GRADIENTS = frozenset({Need.REGIONAL_GRADIENT, Need.FULL_GRADIENT})
@@ -118,13 +118,13 @@ class Observer:
 
     def join(self) -> None:
         """Count in what the other processes saw of the same block; each has seen its matrices."""
-        if ranks.count() == 1:
+        if processes.count() == 1:
             return
         for gathered in (self._norms, self._hessians, self._gradients):
             for name in sorted(gathered):
                 gathered[name].join()
         names = sorted(self._seen)
-        seen = ranks.totals(*(self._seen[name] for name in names))
+        seen = processes.totals(*(self._seen[name] for name in names))
         self._seen = {name: int(tokens) for name, tokens in zip(names, seen, strict=True)}
 
     def count(self, matrices: Sequence[Matrix], inputs: Tensor, sequences: int) -> None:

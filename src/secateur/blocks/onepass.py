@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import Matrix
 from secateur.errors import ModelError
-from secateur.memory import give_back, give_back_growth
+from secateur.machine.memory import give_back, give_back_growth
 
 Look = Callable[[int, Batch, Tensor], None]
 """(number of a group, batch, what the group reads of it [..., in])."""

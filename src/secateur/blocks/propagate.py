@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur import ranks
 from secateur.blocks.prune import Observed, OpenBlock, check_finite
 from secateur.blocks.stream import Batch, Tick
+from secateur.machine import processes
 from secateur.statistics import all_finite
 
 
@@ -43,7 +43,7 @@ def propagate(block: OpenBlock, observed: Observed, tick: Tick, last: bool) -> f
         for value in (batch.hidden.float() - before.float(), before)
     ]
     check_output(block, batches, *squares)
-    difference, reference = ranks.totals(*(float(square) for square in squares or (0.0, 0.0)))
+    difference, reference = processes.totals(*(float(square) for square in squares or (0.0, 0.0)))
     return float((difference / reference) ** 0.5) if reference else 0.0
 
 

@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from secateur import ranks
 from secateur.blocks.effort import Regional
 from secateur.blocks.observe import Observer
 from secateur.blocks.regional import Task, optimise
@@ -17,6 +16,7 @@ from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import Matrix
 from secateur.checkpoint.gradients import GradientFile
 from secateur.errors import NumericalError
+from secateur.machine import processes
 from secateur.methods import Method, Params, Refine
 from secateur.sparsity import Choice, Pattern, keep_mask, without_dropped
 from secateur.statistics import Need, Statistics, all_finite
@@ -208,7 +208,7 @@ def _solve(
     told: list[tuple[int, str]] = []
     parts = list(_of_one_pattern(block, groups))
     for number, (group, pattern) in enumerate(parts):
-        if not ranks.owns(number):
+        if not processes.owns(number):
             for matrix in group:
                 weight = torch.empty_like(matrix.read().float())
                 start[matrix.name] = torch.empty_like(weight, dtype=torch.bool), weight
@@ -226,8 +226,8 @@ def _solve(
             start[matrix.name] = keep, weight
         told += [(number, f"{block.prefix}{group[0].kind}: {line}") for line in solution.notices]
     for number, (group, _) in enumerate(parts):
-        ranks.copy_from(number, [part for matrix in group for part in start[matrix.name]])
-    return start, tuple(line for _, line in sorted(ranks.gather(told)))
+        processes.copy_from(number, [part for matrix in group for part in start[matrix.name]])
+    return start, tuple(line for _, line in sorted(processes.gather(told)))
 
 
 def _of_one_pattern(

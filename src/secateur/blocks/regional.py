@@ -32,12 +32,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from secateur import ranks
 from secateur.blocks.effort import Regional
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
 from secateur.checkpoint.matrices import with_weights
 from secateur.errors import NumericalError
+from secateur.machine import processes
 
 Choose = Callable[[Matrix, Tensor], Tensor]
 """(matrix, current float32 weights [out, in]) -> keep-mask [out, in]."""
@@ -123,7 +123,7 @@ def optimise(
             optimizer.zero_grad(set_to_none=True)
             if settings.hold_mask:
                 _apply(weights, keep)
-        if ranks.totals(float(not finite))[0]:
+        if processes.totals(float(not finite))[0]:
             raise NumericalError(
                 f"the regional loss is not finite in round {number + 1}",
                 where=f"block {task.index}",
@@ -217,9 +217,9 @@ def _backward(task: Task, weights: dict[str, Tensor], chosen: Tensor) -> Tensor:
     for weight in moving if divisor != 1 else ():
         if weight.grad is not None:
             weight.grad *= divisor
-    for weight in moving if ranks.count() > 1 else ():
+    for weight in moving if processes.count() > 1 else ():
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-    ranks.add_up([weight.grad for weight in moving if weight.grad is not None])
+    processes.add_up([weight.grad for weight in moving if weight.grad is not None])
     return loss.detach()
 
 
@@ -233,7 +233,7 @@ def _judge(task: Task, weights: dict[str, Tensor], judging: list[int]) -> float:
         aim = target.float()
         lost = lost + (output.float() - aim).square().sum().double().cpu()
         reference = reference + aim.square().sum().double().cpu()
-    error, size = ranks.totals(float(lost), float(reference))
+    error, size = processes.totals(float(lost), float(reference))
     return math.sqrt(error / size) if size else 0.0
 
 

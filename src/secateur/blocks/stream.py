@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
-from secateur import ranks
 from secateur.blocks.call import Call, Interner, join
 from secateur.checkpoint import BlockModel, Blocks
 from secateur.errors import ModelError
+from secateur.machine import processes
 
 Tick = Callable[[str, int, int], None]
 """Called while a block is worked on, with the phase, the steps done, and the steps in all."""
@@ -93,7 +93,7 @@ class Stream:
 
     Attributes:
         sequences: how many there are, in all processes.
-        numbers: of those that this process owns (`ranks.py`), int64, as they lie in the batches.
+        numbers: of the sequences of this process (`processes.py`), int64, as they lie in batches.
 
     Raises:
         ModelError: the model does not hand hidden states from block to block.
@@ -104,7 +104,7 @@ class Stream:
     ) -> None:
         self.blocks = source.blocks
         self.sequences = len(inputs)
-        self.numbers = ranks.owned(len(inputs))
+        self.numbers = processes.owned(len(inputs))
         dtype = source.dtype if inputs.is_floating_point() else inputs.dtype
         keep = Interner()
         self.batches: list[Batch] = []

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur import ranks
 from secateur.blocks.prune import OpenBlock, check_finite
 from secateur.checkpoint import BlockModel, Matrix
 from secateur.checkpoint.matrices import with_weights
+from secateur.machine import processes
 
 
 def write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> dict[str, Tensor]:
@@ -32,7 +32,7 @@ def write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> di
         dtype = source.storage_dtype(block.prefix + matrix.parameter)
         pruned[matrix.name] = stored = pruned[matrix.name].to(dtype)
         check_finite(stored, "the pruned weights are", block.prefix + matrix.name)
-        ranks.copy_from(0, [stored])  # equal already, but for processors that differ
+        processes.copy_from(0, [stored])  # equal already, but for processors that differ
         matrix.write(stored)
         if torch.promote_types(dtype, matrix.whole.dtype) == matrix.whole.dtype:
             changed[matrix.parameter] = matrix.whole

@@ -10,8 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from secateur import ranks
-from secateur.memory import free_bytes
+from secateur.machine import processes
+from secateur.machine.memory import free_bytes
 
 SHARE = 8
 """A block is read ahead if it takes less than this part of the free memory, one in so many."""
@@ -68,7 +68,7 @@ class Behind:
     def do(self, work: Callable[[], None]) -> None:
         """Begin with some work, once what was begun before is done."""
         self.wait()
-        if ranks.count() > 1:
+        if processes.count() > 1:
             work()
         else:
             self._at_work = self._worker.submit(work)

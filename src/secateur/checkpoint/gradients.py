@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from secateur import ranks
 from secateur.checkpoint.durable import flush
 from secateur.errors import CheckpointError, OutputError, RecipeError
+from secateur.machine import processes
 
 
 class GradientFile:
@@ -42,7 +42,7 @@ class GradientFile:
 
         An error inside leaves nothing behind. `facts` go into the metadata.
         """
-        if not ranks.first():
+        if not processes.first():
             yield cls(path)
             return
         header: dict[str, object] = {"__metadata__": dict(facts)}
@@ -107,7 +107,7 @@ class GradientFile:
 
     def write(self, name: str, gradient: Tensor) -> None:
         """Store one matrix, float32 [out, in]."""
-        if not ranks.first():
+        if not processes.first():
             return
         with self.path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
             length = int.from_bytes(memory[:8], "little")
@@ -123,4 +123,4 @@ class GradientFile:
                 tensor: Tensor = file.get_tensor(name).clone()
                 return tensor
 
-        return ranks.from_first(load)
+        return processes.from_first(load)

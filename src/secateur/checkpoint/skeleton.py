@@ -34,7 +34,7 @@ from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.read import Checkpoint, read_json
 from secateur.checkpoint.structure import find_blocks
 from secateur.errors import CheckpointError, ModelError
-from secateur.memory import give_back
+from secateur.machine.memory import give_back
 
 MOST_BUFFER_BYTES = 2**30
 """Of the tables that a model computes for itself; real ones take some megabytes."""

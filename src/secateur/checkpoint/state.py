@@ -8,7 +8,7 @@
         gradients.safetensors       full-model gradients, once they are whole
         dense.safetensors           held-out hidden states that leave the dense model
 
-Of several processes (`ranks.py`) each keeps the hidden states of its own sequences, those of
+Of several processes (`processes.py`) each keeps the hidden states of its own sequences, those of
 process 1 in stream-00004-rank1.safetensors and so on, and the first all else.
 
 A block is finished when `block-N.json` is there. It is written after everything that it stands for,
@@ -29,9 +29,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from secateur import ranks
 from secateur.checkpoint.durable import UNFINISHED, flush, write_tensors, write_text
 from secateur.errors import CheckpointError, RecipeError
+from secateur.machine import processes
 
 IDENTITY = "identity.json"
 DENSE = "dense.safetensors"
@@ -158,11 +158,11 @@ class RunState:
         write_batches(self._stream(index + 1), streams)
         facts = {"record": record, "shard": shard, "seconds": seconds}
         flush(self.folder)
-        ranks.wait()
-        if ranks.first():
+        processes.wait()
+        if processes.first():
             write_text(self._block(index), json.dumps(facts) + "\n")
             flush(self.folder)
-        ranks.wait()
+        processes.wait()
         self._stream(index).unlink(missing_ok=True)
         self.finished.append(FinishedBlock(dict(record), shard, seconds))
 
@@ -195,7 +195,7 @@ class RunState:
         return self.folder / f"block-{index:05d}.json"
 
     def _stream(self, index: int) -> Path:
-        return ranks.own_file(self.folder / f"stream-{index:05d}.safetensors")
+        return processes.own_file(self.folder / f"stream-{index:05d}.safetensors")
 
     def _weights(self, index: int) -> Path:
         return self.folder / f"weights-{index:05d}.safetensors"

@@ -24,7 +24,6 @@ from typing import Any, Self
 from safetensors import safe_open
 from torch import Tensor
 
-from secateur import ranks
 from secateur.checkpoint.destination import STATE, check_output, files_beside
 from secateur.checkpoint.durable import (
     UNFINISHED,
@@ -40,6 +39,7 @@ from secateur.checkpoint.resident import ResidentModel, unrounded
 from secateur.checkpoint.skeleton import StreamedModel
 from secateur.checkpoint.state import RunState
 from secateur.errors import CheckpointError, OutputError
+from secateur.machine import processes
 
 
 class OutputFolder:
@@ -97,10 +97,12 @@ class OutputFolder:
 
     def __enter__(self) -> Self:
         try:
-            if ranks.first():
+            if processes.first():
                 self._open()
             found = self.state.finished, self.notices, self.seconds_before
-            self.state.finished, self.notices, self.seconds_before = ranks.from_first(lambda: found)
+            self.state.finished, self.notices, self.seconds_before = processes.from_first(
+                lambda: found
+            )
         except BaseException:
             self._leave()
             raise
@@ -121,7 +123,7 @@ class OutputFolder:
         fault: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not ranks.first():
+        if not processes.first():
             return
         if not self._finished and self.state.worth_keeping:
             done = len(self.state.finished)

@@ -8,11 +8,12 @@ import sys
 import typer
 from transformers.utils import logging as transformers_logging
 
-from secateur import ranks, show
+from secateur import show
 from secateur.cli import bench, compare, inspect, pack, prune, recover
 from secateur.cli.app import app
 from secateur.errors import SecateurError
-from secateur.memory import use_large_pages
+from secateur.machine import processes
+from secateur.machine.memory import use_large_pages
 
 __all__ = ["app", "bench", "compare", "inspect", "main", "pack", "prune", "recover"]
 
@@ -31,24 +32,24 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        ranks.start()
-        if not ranks.first():
+        processes.start()
+        if not processes.first():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
         if arguments and arguments[0] not in SPLIT:
-            ranks.alone(arguments[0])
+            processes.alone(arguments[0])
         status = app(arguments or ["--help"], standalone_mode=False)
         if status != INTERRUPTED:
-            ranks.stop()
+            processes.stop()
     except SecateurError as fault:
         if debug:
             raise
         line = str(fault)
-        ranks.tell_once(lambda: show.error(line))
+        processes.tell_once(lambda: show.error(line))
         sys.exit(fault.exit_code)
     except typer.TyperException as fault:  # an unknown option, a word for a number, ...
         line = fault.format_message()
-        ranks.tell_once(lambda: show.error(line))
+        processes.tell_once(lambda: show.error(line))
         sys.exit(2)
     if status == INTERRUPTED:  # typer's answer to Ctrl-C
-        ranks.tell_once(lambda: show.warn("interrupted"))
+        processes.tell_once(lambda: show.warn("interrupted"))
     sys.exit(status or 0)

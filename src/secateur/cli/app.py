@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from secateur import ranks, show
+from secateur import show
+from secateur.machine import processes
 from secateur.recipe import Precision
 from secateur.report import JsonLines, Progress, Quiet, TerminalBars
 
@@ -51,6 +52,6 @@ AlsoText = Annotated[
 
 def shown() -> Progress:
     """Bars for a person, JSON lines for anything else; of several processes the first shows."""
-    if not ranks.first():
+    if not processes.first():
         return Quiet()
     return TerminalBars(show.err) if show.err.is_terminal else JsonLines()

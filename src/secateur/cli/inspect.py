@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur import classes, methods, pipeline, prove, ranks, show, tasks
+from secateur import classes, methods, pipeline, prove, show, tasks
 from secateur.checkpoint import locate
 from secateur.cli.app import (
     HELD_OUT,
@@ -22,6 +22,7 @@ from secateur.cli.app import (
 )
 from secateur.errors import CheckFailedError, RecipeError
 from secateur.evaluate import Classification, Evaluation, TaskEvaluation
+from secateur.machine import processes
 
 
 @app.command()
@@ -78,14 +79,14 @@ def evaluate(
     }
     found: Evaluation | TaskEvaluation | Classification
     if asked is not None:
-        ranks.alone("evaluate --tasks")
+        processes.alone("evaluate --tasks")
         found = tasks.ask(
             model, asked, text=text, include_path=include_path, limit=limit, **options
         )
         if record:
             tasks.add_to_record(locate(model), found)
     elif images is not None:
-        ranks.alone("evaluate --images")
+        processes.alone("evaluate --images")
         if text is not None:
             raise RecipeError("text and images to evaluate on: leave one out", where="--images")
         found = classes.evaluate(model, images, limit=limit, **options)

@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 from transformers import PreTrainedModel
 
-from secateur import ranks
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel
 from secateur.data import Protocol, TokenBatch
 from secateur.errors import NumericalError
+from secateur.machine import processes
 
 MOST_NATS = 700.0
 """Per token, on average over a window: exp of more is no number."""
@@ -182,7 +182,7 @@ def _by_window(
                         hint="--dtype float32, or another copy of the model",
                     )
                 rows[window, : len(figures)] = torch.stack(figures).cpu()
-    ranks.add_up([rows])
+    processes.add_up([rows])
     losses, dense_losses, divergences = rows.unbind(1)
     return losses, dense_losses, divergences
 

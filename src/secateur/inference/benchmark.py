@@ -23,9 +23,9 @@ from secateur.inference.packed_linear import PackedLinear
 from secateur.inference.probe import tune
 from secateur.inference.report import Record
 from secateur.inference.tile import MOST_VECTORS
-from secateur.placement import choose_device, choose_dtype
+from secateur.machine.device import choose_device, choose_dtype
+from secateur.machine.facts import machine, peak_memory_bytes, reset_peak_memory
 from secateur.report import Progress, Quiet
-from secateur.report.record import machine, peak_memory_bytes, reset_peak_memory
 
 Column = Literal["dense", "semi-structured", "packed", "chosen"]
 COLUMNS: tuple[Column, ...] = get_args(Column)

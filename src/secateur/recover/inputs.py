@@ -16,7 +16,7 @@ from secateur.checkpoint import ResidentModel, StreamedModel, find_matrices, loc
 from secateur.checkpoint.destination import check_output
 from secateur.data import TokenBatch, load_calibration, load_heldout
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
-from secateur.placement import choose_device
+from secateur.machine.device import choose_device
 from secateur.recover.merge import count_zeros
 from secateur.recover.settings import Recovery
 from secateur.recover.state import StateFile

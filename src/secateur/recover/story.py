@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.blocks.batching import batch_size
 from secateur.checkpoint import BlockModel, OutputFolder, ResidentModel, open_model
 from secateur.evaluate import Evaluation, evaluate
-from secateur.placement import batch_size
+from secateur.machine.facts import machine, now, peak_memory_bytes, versions
 from secateur.recover.adapter import attach, find_targets
 from secateur.recover.inputs import Prepared, prepare
 from secateur.recover.merge import count_zeros, merged_weights
@@ -30,7 +31,7 @@ from secateur.recover.objective import Objective, distillation, language_model_l
 from secateur.recover.settings import Recovery
 from secateur.recover.training import train
 from secateur.report import Progress, Quiet, RunRecord
-from secateur.report.record import RecoveryRecord, machine, now, peak_memory_bytes, versions
+from secateur.report.record import RecoveryRecord
 
 
 def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:

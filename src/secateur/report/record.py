@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import resource
-import sys
-from collections.abc import Iterable
-from contextlib import suppress
-from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from secateur.data import ImageProtocol, Protocol
@@ -202,55 +192,6 @@ class RunRecord(_Record):
         """Mean over blocks of the relative output error."""
         errors = [block.output_error for block in self.blocks if block.output_error is not None]
         return sum(errors) / len(errors) if errors else None
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of everything that the numbers depend on."""
-    packages: Iterable[str] = ("secateur", "torch", "transformers", "safetensors")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def machine(device: torch.device) -> dict[str, str]:
-    """What the run was computed on."""
-    facts = {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-    }
-    if device.type == "cuda":
-        facts["accelerator"] = torch.cuda.get_device_name(device)
-    return facts
-
-
-def repeatability(device: torch.device) -> str:
-    """Where the same recipe, with the same versions, gives the same bits again."""
-    if device.type == "cpu":
-        return f"on this kind of machine, with {torch.get_num_threads()} threads"
-    return "not promised: on an accelerator, backward passes may add in another order each time"
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux: getrusage would begin with the parent's mark
-        lines = status.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Let the peaks of memory be those from now on, where the system can do that."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def read_record(folder: Path) -> RunRecord | None:

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from secateur import ranks
+from secateur.machine import processes
 from secateur.statistics.product import product
 
 Order = Literal["l1", "l2"]
@@ -53,8 +53,8 @@ class GradientNorm:
 
     def join(self) -> None:
         """Count in what the other processes saw."""
-        self.sequences = int(ranks.totals(self.sequences)[0])
-        ranks.add_up([self.sum])
+        self.sequences = int(processes.totals(self.sequences)[0])
+        processes.add_up([self.sum])
 
     @property
     def total(self) -> Tensor:

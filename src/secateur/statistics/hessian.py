@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur import ranks
+from secateur.machine import processes
 from secateur.statistics.product import product, sums_in_float32
 
 _STRIPS = 8
@@ -70,7 +70,7 @@ class Hessian:
     def join(self) -> None:
         """Count in what the other processes saw: means are joined in proportion."""
         self._mirrored = False
-        (total,) = ranks.totals(self.sequences)
+        (total,) = processes.totals(self.sequences)
         self._mean *= self.sequences / max(1, total)
         self.sequences = int(total)
-        ranks.add_up([self._mean])
+        processes.add_up([self._mean])

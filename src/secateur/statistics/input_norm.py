@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur import ranks
+from secateur.machine import processes
 
 _ROWS = {"cpu": 128}
 """Rows that are squared together: on a CPU as many as stay in its cache."""
@@ -31,7 +31,7 @@ class InputNorm:
 
     def join(self) -> None:
         """Count in what the other processes saw."""
-        ranks.add_up([self.sum_of_squares])
+        processes.add_up([self.sum_of_squares])
 
     @property
     def norm(self) -> Tensor:

@@ -1,0 +1,1 @@
+"""What a run stands on: its processes, the device, the memory, the versions."""

@@ -1,0 +1,55 @@
+"""Where a run computes, and in what precision."""
+
+from __future__ import annotations
+
+import torch
+
+from secateur.errors import RecipeError
+from secateur.machine import processes
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is the accelerator if there is one.
+
+    Of several processes on a host each takes an accelerator of its own.
+
+    Raises:
+        RecipeError: it does not exist here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and processes.count() > 1:
+        name = f"cuda:{processes.local()}"
+    elif processes.count() > 1 and name.startswith("cuda:"):
+        raise RecipeError(
+            f"device {name} for each of {processes.count()} processes", wanted="auto, cuda or cpu"
+        )
+    there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    present = device is not None and (
+        device.type == "cpu" or (device.type == "cuda" and str(_numbered(device)) in there)
+    )
+    if device is None or not present:
+        raise RecipeError(f"device {name!r} is not there", wanted=" or ".join(there))
+    if device.type == "cuda" and processes.count() > 1:
+        torch.cuda.set_device(device)  # where NCCL, and a kernel that is not told, will be
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
+    """The computing precision; None is the checkpoint's own.
+
+    "auto" computes in float32 on a CPU, where half precision is slow and rounds the hidden states,
+    and in the checkpoint's own dtype on an accelerator.
+    """
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else None
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _numbered(device: torch.device) -> torch.device:
+    return torch.device(device.type, device.index or 0)
