@@ -44,7 +44,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import secateur
 from secateur.blocks.batching import TOKENS_PER_BATCH
-from secateur.report import RunRecord
+from secateur.record import RunRecord
 
 FORWARD = "forward"
 METHODS = (

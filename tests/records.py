@@ -6,8 +6,8 @@ from typing import Any
 
 from secateur.data import Protocol
 from secateur.evaluate import Evaluation, TaskEvaluation, TaskScore
-from secateur.report import BlockRecord, MatrixRecord, RunRecord
-from secateur.report.record import RecoveryRecord, Sample
+from secateur.record import BlockRecord, MatrixRecord, RecoveryRecord, RunRecord
+from secateur.record.record import Sample
 
 KINDS = ("self_attn.q_proj", "mlp.down_proj")
 

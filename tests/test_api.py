@@ -23,7 +23,8 @@ from secateur.errors import (
     RecipeError,
     SecateurError,
 )
-from secateur.report import Quiet, RunRecord
+from secateur.progress import Quiet
+from secateur.record import RunRecord
 from tiny import BLOCKS, FAMILIES, fingerprint, make_model, make_tokenizer
 
 Save = Callable[..., Path]

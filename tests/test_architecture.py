@@ -123,7 +123,7 @@ def test_every_unit_of_the_order_exists() -> None:
         ("recipe.py", "from .estimate import estimate", ":1 recipe imports estimate"),
         ("recipe.py", "from . import estimate", ":1 recipe imports estimate"),
         ("recipe.py", "def f():\n    import secateur.api", ":2 recipe imports api"),
-        ("errors.py", "if TYPE_CHECKING:\n    from secateur.report import Quiet", ":2 errors"),
+        ("errors.py", "if TYPE_CHECKING:\n    from secateur.reporting import Quiet", ":2 errors"),
         ("novelty/new.py", "", ":1 novelty has no place"),
         ("novelty.py", "", ":1 novelty has no place"),
     ],

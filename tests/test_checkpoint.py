@@ -28,7 +28,7 @@ from secateur.checkpoint import (
     open_model,
 )
 from secateur.errors import CheckpointError, OutputError
-from secateur.prove import prove
+from secateur.record.check import prove
 from tiny import BLOCKS, FAMILIES, Command, fingerprint, make_model, make_tokens
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import secateur
 from secateur.checkpoint import Checkpoint, find_all_matrices, find_blocks
 from secateur.cli import app
 from secateur.errors import PatternError, RecipeError
-from secateur.prove import prove
+from secateur.record.check import prove
 from secateur.sparsity import NofM, Unstructured, audit, read_choice
 from tiny import make_model, make_tokens, save
 

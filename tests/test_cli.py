@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, JetMoeConfig
 from secateur import cli, methods
 from secateur.data import token_sha256
 from secateur.errors import RecipeError
-from secateur.report import RunRecord
+from secateur.record import RunRecord
 from tiny import BLOCKS, Command, Outcome, fingerprint, make_model
 from tiny import save as save_folder
 

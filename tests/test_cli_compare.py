@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from secateur import demo, methods, tasks
-from secateur.report import Progress
-from secateur.report.record import read_record
+from secateur.progress import Progress
+from secateur.record import read_record
 from secateur.tasks import Answers, Questions
 from tiny import Command
 

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 import tiny
 from secateur.pipeline import prune
-from secateur.prove import prove
 from secateur.recipe import Recipe
-from secateur.report.record import RunRecord, read_record
+from secateur.record import RunRecord, read_record
+from secateur.record.check import prove
 from tiny import Command
 
 

@@ -17,9 +17,8 @@ from secateur.checkpoint import StreamedModel
 from secateur.compare import Run, compare, plan_runs, recover_all
 from secateur.errors import OutputError, RecipeError
 from secateur.recipe import Recipe
-from secateur.report import RunRecord
-from secateur.report import compare as side_by_side
-from secateur.report.record import read_record
+from secateur.record import RunRecord, read_record
+from secateur.reporting import compare as side_by_side
 from tiny import BLOCKS, make_model, make_tokens
 
 METHODS = ["magnitude", "wanda", "sparsegpt", "gblm", "wanda++"]

@@ -15,7 +15,7 @@ from families_table import HOW_TO_WRITE, METHODS, PATTERNS, TABLE, TESTED, table
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import Checkpoint, ResidentModel, find_all_matrices, find_blocks
 from secateur.errors import ModelError
-from secateur.prove import prove
+from secateur.record.check import prove
 from secateur.sparsity import audit, parse_pattern
 from tiny import EVERY_FAMILY, fingerprint, make_model, make_tokens, save
 

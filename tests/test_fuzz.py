@@ -27,7 +27,7 @@ from secateur.data import load_calibration, read_documents
 from secateur.errors import PatternError, RecipeError, SecateurError
 from secateur.recipe import Recipe
 from secateur.recipe_file import read_value, read_yaml
-from secateur.report.record import read_record
+from secateur.record import read_record
 from secateur.sparsity import keep_mask, parse_pattern
 
 BUDGET = int(os.environ.get("SECATEUR_FUZZ", "60"))

@@ -19,7 +19,7 @@ from secateur.checkpoint import Checkpoint, OutputFolder
 from secateur.checkpoint import packed as packed_format
 from secateur.errors import CheckpointError, OutputError
 from secateur.export import folders
-from secateur.prove import prove
+from secateur.record.check import prove
 from secateur.sparsity import Bitmask, NofM
 from tiny import EVERY_FAMILY, fingerprint, make_model, make_tokens
 from tiny import save as save_folder

@@ -9,7 +9,7 @@ import re
 import pytest
 from rich.console import Console
 
-from secateur.report import JsonLines, Progress, Quiet, TerminalBars
+from secateur.progress import JsonLines, Progress, Quiet, TerminalBars
 from secateur.show import amount, table
 
 

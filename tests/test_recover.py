@@ -20,15 +20,15 @@ import tiny
 from secateur.checkpoint import find_blocks, find_matrices
 from secateur.errors import CheckFailedError, CheckpointError, RecipeError, SecateurError
 from secateur.pipeline import evaluate, prune
-from secateur.prove import prove
+from secateur.progress import Quiet
 from secateur.recipe import Recipe
+from secateur.record import read_record
+from secateur.record.check import prove
 from secateur.recover import Recovery, recover, story, training
 from secateur.recover.adapter import MaskedLora, attach, find_targets, masked_layers
 from secateur.recover.merge import merged_weights
 from secateur.recover.objective import distillation, divergence, language_model_loss
 from secateur.recover.training import rate_at
-from secateur.report import Quiet
-from secateur.report.record import read_record
 
 
 @pytest.fixture(scope="session")

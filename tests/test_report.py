@@ -23,17 +23,18 @@ from records import (
 from secateur.errors import OutputError
 from secateur.recipe import Recipe
 from secateur.recipe_file import read_yaml
-from secateur.report import RunRecord, write_report
-from secateur.report.charts import dot_plot, span_of
-from secateur.report.comparison import Spread
-from secateur.report.damage import error_by_block, places, seconds_by_phase
-from secateur.report.formats import as_csv, as_latex, as_markdown
-from secateur.report.grouping import compare
-from secateur.report.page import render
-from secateur.report.reproduce import recipe_of
-from secateur.report.scale import Axis, near, spread_out
-from secateur.report.table import Cell, tabulate
-from secateur.report.zeroshot import task_columns
+from secateur.record import RunRecord
+from secateur.reporting import write_report
+from secateur.reporting.charts import dot_plot, span_of
+from secateur.reporting.comparison import Spread
+from secateur.reporting.damage import error_by_block, places, seconds_by_phase
+from secateur.reporting.formats import as_csv, as_latex, as_markdown
+from secateur.reporting.grouping import compare
+from secateur.reporting.page import render
+from secateur.reporting.reproduce import recipe_of
+from secateur.reporting.scale import Axis, near, spread_out
+from secateur.reporting.table import Cell, tabulate
+from secateur.reporting.zeroshot import task_columns
 from tiny import Command
 
 # --- the comparison ---

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from records import make_evaluation, make_record, make_sample, make_study
-from secateur.report import write_report
+from secateur.reporting import write_report
 from test_report import HOSTILE
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -26,7 +26,8 @@ from secateur.blocks import sweep
 from secateur.checkpoint import open as opening
 from secateur.checkpoint.skeleton import NotStreamableError
 from secateur.errors import CheckpointError, NumericalError, OutputError, RecipeError
-from secateur.report import Quiet, RunRecord
+from secateur.progress import Quiet
+from secateur.record import RunRecord
 from tiny import BLOCKS, fingerprint, make_model, make_tokens, save
 
 CHANGES = {"created", "seconds", "peak_memory_bytes", "notices", "recipe"}

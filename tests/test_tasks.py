@@ -20,7 +20,7 @@ from secateur.evaluate.suites import SUITES, spell_out
 from secateur.evaluate.tasks import TaskSet, _published, read_scores
 from secateur.pipeline import prune
 from secateur.recipe import Recipe
-from secateur.report.record import read_record
+from secateur.record import read_record
 
 TEXTS = [" ".join(tiny.SENTENCES[turn:] + tiny.SENTENCES[:turn]) * 4 for turn in range(3)]
 

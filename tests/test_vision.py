@@ -22,10 +22,10 @@ from secateur.checkpoint.gradients import GradientFile
 from secateur.data import ImageProtocol, images_in_memory, load_images
 from secateur.errors import DataError, ModelError, RecipeError, SecateurError
 from secateur.prepare import matrix_shapes
-from secateur.prove import prove
-from secateur.report import compare
-from secateur.report.record import read_record
-from secateur.report.reproduce import facts_of
+from secateur.record import read_record
+from secateur.record.check import prove
+from secateur.reporting import compare
+from secateur.reporting.reproduce import facts_of
 from tiny import Command
 
 FAMILIES = ["ViT", "DeiT", "Beit", "Dinov2", "ViTMSN"]

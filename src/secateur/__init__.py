@@ -15,7 +15,7 @@ from secateur.api import load, prune
 from secateur.errors import SecateurError
 from secateur.export import pack, unpack
 from secateur.inference import accelerate_inference
-from secateur.report import RunRecord
+from secateur.record import RunRecord
 
 __version__ = "0.1.0"
 __all__ = [

@@ -35,7 +35,7 @@ from secateur.evaluate.perplexity import divergence
 from secateur.machine import processes
 from secateur.methods.wanda import WandaParams, wanda
 from secateur.prepare import Prepared
-from secateur.report import Progress
+from secateur.progress import Progress
 from secateur.sparsity import Choice, Unstructured, keep_mask, without_dropped
 from secateur.sparsity.allocation import Count, by_damage, by_outliers
 from secateur.statistics import Need, Statistics

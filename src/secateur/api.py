@@ -13,8 +13,9 @@ from secateur import pipeline
 from secateur.checkpoint import load_whole, locate
 from secateur.errors import RecipeError
 from secateur.machine.device import choose_device
+from secateur.progress import Progress
 from secateur.recipe import Recipe
-from secateur.report import Progress, RunRecord
+from secateur.record import RunRecord
 
 
 def prune(

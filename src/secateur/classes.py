@@ -8,7 +8,7 @@ from secateur.data import load_images
 from secateur.errors import DataError, RecipeError
 from secateur.evaluate import Classification, classify
 from secateur.machine.device import choose_device, choose_dtype
-from secateur.report import Progress, Quiet
+from secateur.progress import Progress, Quiet
 from secateur.sequences import reads_images
 
 

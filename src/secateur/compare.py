@@ -22,17 +22,16 @@ from typing import Any
 
 from secateur import methods, pipeline
 from secateur.checkpoint import locate
-from secateur.checkpoint.durable import write_text, writing
 from secateur.errors import OutputError, RecipeError
 from secateur.machine.device import choose_device
 from secateur.machine.facts import reset_peak_memory
 from secateur.prepare import check_fit
+from secateur.progress import Progress, Quiet
 from secateur.recipe import Recipe
+from secateur.record import RunRecord, add_to_record, read_record, write_record
 from secateur.remembered import Remembered
-from secateur.report import Progress, Quiet, RunRecord
-from secateur.report.record import read_record
 from secateur.sparsity import parse_pattern
-from secateur.tasks import Answers, Questions, add_to_record
+from secateur.tasks import Answers, Questions
 
 _OF_NO_MATTER = ("out", "overwrite", "save_gradients", "restart")
 """Of a recipe: what changes nothing in the result."""
@@ -273,15 +272,3 @@ def ask_all(
             answers = questions.ask(run.folder, shown)
         scored = questions.score(str(run.folder), answers, model, dense)
         yield run, add_to_record(run.folder, scored), False
-
-
-def write_record(folder: Path, record: RunRecord) -> None:
-    """Put `run.json` into a folder, whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    path = folder / "run.json"
-    with writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, record.model_dump_json(indent=2) + "\n")

@@ -15,11 +15,12 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from secateur import methods
 from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import load_whole, locate
-from secateur.compare import Run, compare, plan_runs, write_record
+from secateur.compare import Run, compare, plan_runs
 from secateur.data.builtin import BUILTIN
 from secateur.errors import CheckpointError
-from secateur.report import Progress, RunRecord
-from secateur.report.record import Sample
+from secateur.progress import Progress
+from secateur.record import RunRecord, write_record
+from secateur.record.record import Sample
 from secateur.sequences import load_tokenizer
 
 PATTERN = "2:4"

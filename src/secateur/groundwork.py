@@ -25,8 +25,8 @@ from secateur.evaluate import Following, pass_through
 from secateur.machine import processes
 from secateur.methods import Refine
 from secateur.prepare import Prepared, matrix_shapes
+from secateur.progress import Progress
 from secateur.remembered import Remembered
-from secateur.report import Progress
 
 
 def follow(

@@ -33,9 +33,10 @@ from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.facts import machine, now, peak_memory_bytes, repeatability, versions
 from secateur.prepare import Prepared, prepare, prepare_in_place
+from secateur.progress import Progress, Quiet
 from secateur.recipe import Recipe
+from secateur.record import BlockRecord, MatrixRecord, RunRecord
 from secateur.remembered import Remembered
-from secateur.report import BlockRecord, MatrixRecord, Progress, Quiet, RunRecord
 from secateur.resume import go_on, keep, open_output, streams_of
 from secateur.sequences import clip, load_tokenizer, vocabulary
 

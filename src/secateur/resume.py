@@ -21,7 +21,7 @@ from secateur.evaluate import Following
 from secateur.machine import processes
 from secateur.machine.facts import machine, versions
 from secateur.prepare import Prepared
-from secateur.report import BlockRecord
+from secateur.record import BlockRecord
 
 NO_MATTER = frozenset(
     {"model", "out", "overwrite", "restart", "calibration", "images", "text", "windows"}

@@ -15,8 +15,9 @@ from secateur.evaluate import Classification, Evaluation, TaskEvaluation
 from secateur.export import Packing
 from secateur.methods import describe_fields, every
 from secateur.prepare import Prepared
-from secateur.prove import Proof
-from secateur.report import RunRecord, as_measured, compare, tabulate
+from secateur.record import RunRecord
+from secateur.record.check import Proof
+from secateur.reporting import as_measured, compare, tabulate
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)

@@ -14,7 +14,6 @@ from typing import Any
 from transformers import AutoModelForCausalLM
 
 from secateur.checkpoint import Checkpoint, locate
-from secateur.checkpoint.durable import write_text
 from secateur.checkpoint.skeleton import read_config
 from secateur.data import read_documents
 from secateur.errors import CheckpointError, RecipeError
@@ -23,8 +22,8 @@ from secateur.evaluate.continuation import NAME as CONTINUATION
 from secateur.evaluate.suites import spell_out
 from secateur.evaluate.tasks import TaskSet, lm_eval_version, read_scores
 from secateur.machine.device import choose_device, choose_dtype
-from secateur.report import Progress, Quiet, RunRecord
-from secateur.report.record import read_record
+from secateur.progress import Progress, Quiet
+from secateur.record import RunRecord
 from secateur.sequences import load_tokenizer
 
 LONGEST = 2048
@@ -178,25 +177,6 @@ def ask(
     with progress or Quiet() as shown:
         answers, *dense = (questions.ask(folder, shown) for folder in folders)
     return questions.score(model, answers, against, *dense)
-
-
-def add_to_record(folder: Path, evaluation: TaskEvaluation) -> RunRecord:
-    """Put what a model scored into the run.json beside it, in place of the same tasks before.
-
-    Returns:
-        the record as it is now.
-
-    Raises:
-        CheckpointError: there is no record.
-        OutputError: it cannot be written.
-    """
-    record, path = read_record(folder), folder / "run.json"
-    if record is None:
-        raise CheckpointError("no run record to add to", where=path, hint="without --record")
-    kept = tuple(other for other in record.tasks if other.asked != evaluation.asked)
-    updated = record.model_copy(update={"tasks": (*kept, evaluation)})
-    write_text(path, updated.model_dump_json(indent=2) + "\n")
-    return updated
 
 
 def _headline(name: str, result: dict[str, Any]) -> dict[str, float]:

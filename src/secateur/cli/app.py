@@ -8,8 +8,8 @@ import typer
 
 from secateur import show
 from secateur.machine import processes
+from secateur.progress import JsonLines, Progress, Quiet, TerminalBars
 from secateur.recipe import Precision
-from secateur.report import JsonLines, Progress, Quiet, TerminalBars
 
 app = typer.Typer(
     help="Prune large language models one block at a time, and prove what was done."

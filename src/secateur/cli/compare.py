@@ -25,7 +25,8 @@ from secateur.cli.app import (
 from secateur.compare import Run, ask_all, compare, plan_runs, recover_all
 from secateur.demo import demo, demo_runs
 from secateur.errors import RecipeError
-from secateur.report import Form, RunRecord, find_records, write_report
+from secateur.record import RunRecord, find_records
+from secateur.reporting import Form, write_report
 from secateur.tasks import Questions
 
 EVERY = ",".join(method.name for method in methods.every())

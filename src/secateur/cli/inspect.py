@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur import classes, methods, pipeline, prove, show, tasks
+from secateur import classes, methods, pipeline, show, tasks
 from secateur.checkpoint import locate
 from secateur.cli.app import (
     HELD_OUT,
@@ -23,6 +23,8 @@ from secateur.cli.app import (
 from secateur.errors import CheckFailedError, RecipeError
 from secateur.evaluate import Classification, Evaluation, TaskEvaluation
 from secateur.machine import processes
+from secateur.record import add_to_record
+from secateur.record.check import prove
 
 
 @app.command()
@@ -84,7 +86,7 @@ def evaluate(
             model, asked, text=text, include_path=include_path, limit=limit, **options
         )
         if record:
-            tasks.add_to_record(locate(model), found)
+            add_to_record(locate(model), found)
     elif images is not None:
         processes.alone("evaluate --images")
         if text is not None:
@@ -119,7 +121,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Prove the sparsity and the checksums of MODEL from its files. Exit status 1 if one fails."""
-    proof = prove.prove(model, pattern, trust_remote_code=trust_remote_code)
+    proof = prove(model, pattern, trust_remote_code=trust_remote_code)
     if as_json:
         print(json.dumps(proof.as_dict(), indent=2))
     else:

@@ -27,8 +27,8 @@ from secateur.checkpoint.packed import (
 )
 from secateur.checkpoint.read import CONFIG, read_json
 from secateur.errors import CheckpointError
-from secateur.report import Progress, Quiet
-from secateur.report.record import read_record
+from secateur.progress import Progress, Quiet
+from secateur.record import read_record
 
 SHARD_BYTES = 1_000_000_000
 """Of the dense tensors in one shard, unless a single one is larger."""

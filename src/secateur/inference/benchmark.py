@@ -25,7 +25,7 @@ from secateur.inference.report import Record
 from secateur.inference.tile import MOST_VECTORS
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.facts import machine, peak_memory_bytes, reset_peak_memory
-from secateur.report import Progress, Quiet
+from secateur.progress import Progress, Quiet
 
 Column = Literal["dense", "semi-structured", "packed", "chosen"]
 COLUMNS: tuple[Column, ...] = get_args(Column)

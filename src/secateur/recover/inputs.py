@@ -17,11 +17,10 @@ from secateur.checkpoint.destination import check_output
 from secateur.data import TokenBatch, load_calibration, load_heldout
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
 from secateur.machine.device import choose_device
+from secateur.record import RunRecord, read_record
 from secateur.recover.merge import count_zeros
 from secateur.recover.settings import Recovery
 from secateur.recover.state import StateFile
-from secateur.report import RunRecord
-from secateur.report.record import read_record
 from secateur.sequences import clip, load_tokenizer, vocabulary
 from secateur.sparsity import Choice, parse_pattern, read_choice
 

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from secateur.checkpoint.durable import write_tensors, writing
 from secateur.errors import CheckpointError, RecipeError
-from secateur.report.record import RecoveryPoint
+from secateur.record import RecoveryPoint
 
 
 class Position(BaseModel):

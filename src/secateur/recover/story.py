@@ -24,14 +24,14 @@ from secateur.blocks.batching import batch_size
 from secateur.checkpoint import BlockModel, OutputFolder, ResidentModel, open_model
 from secateur.evaluate import Evaluation, evaluate
 from secateur.machine.facts import machine, now, peak_memory_bytes, versions
+from secateur.progress import Progress, Quiet
+from secateur.record import RecoveryRecord, RunRecord
 from secateur.recover.adapter import attach, find_targets
 from secateur.recover.inputs import Prepared, prepare
 from secateur.recover.merge import count_zeros, merged_weights
 from secateur.recover.objective import Objective, distillation, language_model_loss
 from secateur.recover.settings import Recovery
 from secateur.recover.training import train
-from secateur.report import Progress, Quiet, RunRecord
-from secateur.report.record import RecoveryRecord
 
 
 def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:

@@ -24,12 +24,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from secateur.errors import NumericalError
+from secateur.progress import Progress
+from secateur.record import RecoveryPoint
 from secateur.recover.inputs import Prepared
 from secateur.recover.objective import Objective, language_model_loss
 from secateur.recover.settings import Recovery
 from secateur.recover.state import Position, StateFile, part, remembered, remind
-from secateur.report import Progress
-from secateur.report.record import RecoveryPoint
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from secateur.evaluate import TaskScore
-from secateur.report.comparison import Comparison, Row
-from secateur.report.record import RunRecord
+from secateur.record import RunRecord
+from secateur.reporting.comparison import Comparison, Row
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from secateur.report.comparison import Spread
-from secateur.report.scale import Axis, Tick, near, round_step, spread_out
+from secateur.reporting.comparison import Spread
+from secateur.reporting.scale import Axis, Tick, near, round_step, spread_out
 
 PANEL = 328
 LETTERS = {4.2: "ijlt.,:;|' ", 10.2: "mwMW+%@=<>~#&"}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from secateur.checkpoint.durable import write_text, writing
 from secateur.data import ImageProtocol, Protocol
 from secateur.errors import CheckpointError
 from secateur.evaluate import Evaluation, TaskEvaluation
@@ -222,3 +223,34 @@ def read_record_file(path: Path) -> RunRecord:
             where=path,
             wanted="the run.json that secateur wrote, or none",
         ) from fault
+
+
+def add_to_record(folder: Path, evaluation: TaskEvaluation) -> RunRecord:
+    """Put what a model scored into the run.json beside it, in place of the same tasks before.
+
+    Returns:
+        the record as it is now.
+
+    Raises:
+        CheckpointError: there is no record.
+        OutputError: it cannot be written.
+    """
+    record, path = read_record(folder), folder / "run.json"
+    if record is None:
+        raise CheckpointError("no run record to add to", where=path, hint="without --record")
+    kept = tuple(other for other in record.tasks if other.asked != evaluation.asked)
+    updated = record.model_copy(update={"tasks": (*kept, evaluation)})
+    write_record(folder, updated)
+    return updated
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Put `run.json` into a folder, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = folder / "run.json"
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, record.model_dump_json(indent=2) + "\n")

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from secateur.report.comparison import Comparison, Row, Spread
-from secateur.report.grouping import short_name
-from secateur.report.zeroshot import Scored, TaskColumn, task_columns
+from secateur.reporting.comparison import Comparison, Row, Spread
+from secateur.reporting.grouping import short_name
+from secateur.reporting.zeroshot import Scored, TaskColumn, task_columns
 
 
 @dataclass(frozen=True)

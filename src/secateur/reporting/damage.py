@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from secateur.report.comparison import Row
-from secateur.report.record import BlockRecord, MatrixRecord
+from secateur.record.record import BlockRecord, MatrixRecord
+from secateur.reporting.comparison import Row
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from secateur.methods import Method, every
-from secateur.report import figures
-from secateur.report.comparison import Comparison, Score
-from secateur.report.damage import places
-from secateur.report.figures import Figure, Grid
-from secateur.report.formats import as_csv, as_latex, as_markdown
-from secateur.report.grouping import short_name
-from secateur.report.proof import Proof, prove_row, zeros_of_matrices
-from secateur.report.reproduce import Recipe, cut_of, facts_of, recipe_of
-from secateur.report.table import Cell, Table, number, tabulate
+from secateur.reporting import figures
+from secateur.reporting.comparison import Comparison, Score
+from secateur.reporting.damage import places
+from secateur.reporting.figures import Figure, Grid
+from secateur.reporting.formats import as_csv, as_latex, as_markdown
+from secateur.reporting.grouping import short_name
+from secateur.reporting.proof import Proof, prove_row, zeros_of_matrices
+from secateur.reporting.reproduce import Recipe, cut_of, facts_of, recipe_of
+from secateur.reporting.table import Cell, Table, number, tabulate
 
 LONGEST_SAMPLE = 600
 

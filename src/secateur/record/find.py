@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from secateur.errors import CheckpointError
-from secateur.report.record import RunRecord, read_record_file
+from secateur.record.record import RunRecord, read_record_file
 
 RECORD = "run.json"
 _NEEDED: dict[str, type | tuple[type, ...]] = {

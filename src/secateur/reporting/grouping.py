@@ -19,9 +19,9 @@ from secateur.data import Protocol
 from secateur.errors import PatternError
 from secateur.evaluate import Evaluation
 from secateur.methods import every
-from secateur.report.comparison import Comparison, Row, Score, Spread, Text
-from secateur.report.record import RunRecord
-from secateur.report.recovered import as_measured
+from secateur.record import RunRecord
+from secateur.reporting.comparison import Comparison, Row, Score, Spread, Text
+from secateur.reporting.recovered import as_measured
 from secateur.sparsity import parse_pattern
 
 BASELINE = "wanda"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import yaml
 
 from secateur.data import ImageProtocol, Protocol
-from secateur.report.comparison import Comparison, Row
-from secateur.report.record import RunRecord
+from secateur.record import RunRecord
+from secateur.reporting.comparison import Comparison, Row
 
 _OF_ITS_OWN = ("out", "seed", "overwrite", "restart", "trust_remote_code")
 

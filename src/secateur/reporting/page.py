@@ -19,10 +19,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.checkpoint.durable import write_text, writing
-from secateur.report.formats import as_csv, as_latex, as_markdown
-from secateur.report.grouping import compare
-from secateur.report.record import RunRecord
-from secateur.report.section import section
+from secateur.record import RunRecord
+from secateur.reporting.formats import as_csv, as_latex, as_markdown
+from secateur.reporting.grouping import compare
+from secateur.reporting.section import section
 
 MARKS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",  # disc

@@ -11,9 +11,9 @@ import io
 import re
 from collections.abc import Sequence
 
-from secateur.report.comparison import Comparison, Row, Spread
-from secateur.report.table import Cell, tabulate
-from secateur.report.zeroshot import TaskColumn, task_columns
+from secateur.reporting.comparison import Comparison, Row, Spread
+from secateur.reporting.table import Cell, tabulate
+from secateur.reporting.zeroshot import TaskColumn, task_columns
 
 
 def as_markdown(comparisons: Sequence[Comparison]) -> str:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.report.charts import PANEL, bar_chart, dot_plot, heat_map, line_chart, span_of
-from secateur.report.comparison import Comparison, Row
-from secateur.report.damage import Place, error_by_block, error_by_kind, seconds_by_phase
-from secateur.report.table import number
+from secateur.reporting.charts import PANEL, bar_chart, dot_plot, heat_map, line_chart, span_of
+from secateur.reporting.comparison import Comparison, Row
+from secateur.reporting.damage import Place, error_by_block, error_by_kind, seconds_by_phase
+from secateur.reporting.table import number
 
 WIDE = {1: 680, 2: 506}
 """Panels beside each other -> pixels of each on a screen; more are as wide as on a phone."""

@@ -16,8 +16,7 @@ import torch
 from secateur.checkpoint import find_all_matrices, locate, open_model
 from secateur.checkpoint.durable import sha256
 from secateur.errors import CheckpointError
-from secateur.report import MatrixRecord
-from secateur.report.record import read_record
+from secateur.record.record import MatrixRecord, read_record
 from secateur.sparsity import Choice, audit, parse_pattern, read_choice
 
 

@@ -8,7 +8,7 @@ errors are those of the pruned model, and so are left to the pruned model's own 
 from __future__ import annotations
 
 from secateur.evaluate import Evaluation
-from secateur.report.record import RunRecord
+from secateur.record import RunRecord
 
 
 def as_measured(record: RunRecord) -> RunRecord:

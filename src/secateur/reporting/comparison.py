@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from secateur.data import Protocol
-from secateur.report.record import RunRecord
+from secateur.record import RunRecord
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from secateur.report.comparison import Row
-from secateur.report.damage import Place
-from secateur.report.figures import Grid, short_kind
+from secateur.reporting.comparison import Row
+from secateur.reporting.damage import Place
+from secateur.reporting.figures import Grid, short_kind
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,29 @@
+"""run.json: everything needed to repeat a run and to check what it did."""
+
+from secateur.record.find import find_records
+from secateur.record.record import (
+    BlockRecord,
+    MatrixRecord,
+    RecoveryPoint,
+    RecoveryRecord,
+    RunRecord,
+    Sample,
+    add_to_record,
+    read_record,
+    read_record_file,
+    write_record,
+)
+
+__all__ = [
+    "BlockRecord",
+    "MatrixRecord",
+    "RecoveryPoint",
+    "RecoveryRecord",
+    "RunRecord",
+    "Sample",
+    "add_to_record",
+    "find_records",
+    "read_record",
+    "read_record_file",
+    "write_record",
+]
