@@ -33,7 +33,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import secateur
-from secateur.sparsity import find_form, pack_matrix, unpack_matrix
+from secateur.packing import find_form, pack_matrix, unpack_matrix
 
 CASES = [
     ("2:4", torch.bfloat16), ("1:4", torch.bfloat16), ("4:8", torch.bfloat16),

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from secateur.inference import PackedLinear, kernel
 from secateur.inference.tile import Tile
+from secateur.packing import pack_matrix
 from secateur.sparsity import NofM, keep_mask
-from secateur.sparsity.packing import pack_matrix
 
 FMA = Tile(4, 8)
 DOT = Tile(16, 8, dot=True)

@@ -15,7 +15,7 @@ from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.errors import RecipeError
 from secateur.methods.wanda import WandaParams, wanda
 from secateur.recipe import Recipe
-from secateur.sparsity import Choice, Unstructured, keep_mask
+from secateur.sparsity import Selection, Unstructured, keep_mask
 from secateur.sparsity.allocation import MEASURED_SPREAD, OWL_SPREAD, by_damage, by_outliers
 from secateur.statistics import Need, Statistics
 from tiny import BLOCKS, make_model, make_tokens
@@ -68,7 +68,7 @@ def test_limits_hold_and_the_others_make_up_for_them() -> None:
 def opened(family: str = "llama") -> tuple[ResidentModel, Stream, list[Part], torch.Tensor]:
     source = ResidentModel(make_model(family), torch.device("cpu"), torch.float32)
     tokens = make_tokens(4, 16)
-    parts = _parts(source, Choice(Unstructured(0.5)), whole_blocks=False)
+    parts = _parts(source, Selection(Unstructured(0.5)), whole_blocks=False)
     return source, Stream(source, tokens, 3), parts, tokens
 
 
@@ -105,7 +105,7 @@ def test_damage_is_the_divergence_of_a_model_pruned_in_that_part_alone() -> None
 
 def test_outliers_are_counted_over_the_block() -> None:
     source, stream, _, _ = opened()
-    [block, *_] = parts = _parts(source, Choice(Unstructured(0.5)), whole_blocks=True)
+    [block, *_] = parts = _parts(source, Selection(Unstructured(0.5)), whole_blocks=True)
     with torch.no_grad():
         for matrix in block.matrices:
             matrix.read().fill_(0.01)

@@ -12,7 +12,7 @@ from secateur.checkpoint import Checkpoint, find_all_matrices, find_blocks
 from secateur.cli import app
 from secateur.errors import PatternError, RecipeError
 from secateur.record.check import prove
-from secateur.sparsity import NofM, Unstructured, audit, read_choice
+from secateur.sparsity import NofM, Unstructured, audit, read_selection
 from tiny import make_model, make_tokens, save
 
 SHORT = {"samples": 6, "sequence_length": 16, "method": "wanda"}
@@ -25,8 +25,8 @@ def name(block, kind="self_attn.q_proj"):
 
 def chosen(**keys):
     """The blocks, of 0 to 9, in which q_proj is pruned."""
-    choice = read_choice({"pattern": "2:4", **keys})
-    return [block for block in range(10) if choice.pattern_of(block, name(block)) is not None]
+    selection = read_selection({"pattern": "2:4", **keys})
+    return [block for block in range(10) if selection.pattern_of(block, name(block)) is not None]
 
 
 def test_blocks_are_counted_from_zero_with_both_ends():
@@ -45,23 +45,23 @@ def test_expressions_are_searched_for_in_the_full_name():
 
 
 def test_the_first_expression_that_is_found_decides_on_the_pattern():
-    choice = read_choice({"pattern": "2:4", "patterns": {"q_proj": "50%", "attn": "4:8"}})
-    assert choice.pattern_of(0, name(0)) == HALF
-    assert choice.pattern_of(0, name(0, "self_attn.k_proj")) == NofM(4, 8)
-    assert choice.pattern_of(0, name(0, "mlp.up_proj")) == NofM(2, 4)
-    assert str(choice) == "2:4, by matrix"
-    assert str(read_choice({"pattern": "2:4"})) == "2:4"
+    selection = read_selection({"pattern": "2:4", "patterns": {"q_proj": "50%", "attn": "4:8"}})
+    assert selection.pattern_of(0, name(0)) == HALF
+    assert selection.pattern_of(0, name(0, "self_attn.k_proj")) == NofM(4, 8)
+    assert selection.pattern_of(0, name(0, "mlp.up_proj")) == NofM(2, 4)
+    assert str(selection) == "2:4, by matrix"
+    assert str(read_selection({"pattern": "2:4"})) == "2:4"
 
 
 @pytest.mark.parametrize("blocks", ["", "a", "3-1", "-3", "1,,2", "1:4", "1.5"])
 def test_blocks_that_cannot_be_read_are_named(blocks):
     with pytest.raises(PatternError, match=r"blocks .* cannot be read; wanted numbers"):
-        read_choice({"pattern": "2:4", "blocks": blocks})
+        read_selection({"pattern": "2:4", "blocks": blocks})
 
 
 def test_an_expression_that_cannot_be_read_is_named():
     with pytest.raises(PatternError, match=r"'mlp\(' is no regular expression"):
-        read_choice({"pattern": "2:4", "exclude": ["mlp("]})
+        read_selection({"pattern": "2:4", "exclude": ["mlp("]})
 
 
 def sparsities(model):

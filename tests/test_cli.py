@@ -203,7 +203,7 @@ def test_a_recipe_file_and_flags_over_it(
         "regional: {rounds: 1, samples: 2}\n",
         encoding="utf-8",
     )
-    flags = ["--pattern", "4:8", "--set", "regional.samples=3", "--set", "compare=layer"]
+    flags = ["--pattern", "4:8", "--set", "regional.samples=3", "--set", "competition=layer"]
     assert command("prune", "--recipe", recipe, *flags).status == 0
     told = RunRecord.model_validate_json((tmp_path / "out" / "run.json").read_bytes()).recipe
     assert (told["method"], told["pattern"]) == ("wanda++", "4:8")

@@ -10,7 +10,7 @@ from secateur.checkpoint import ResidentModel, find_matrices, open_model
 from secateur.errors import PatternError
 from secateur.estimate import estimate
 from secateur.methods import get
-from secateur.sparsity import Choice, parse_pattern
+from secateur.sparsity import Selection, parse_pattern
 from tiny import make_model, make_tokens
 
 SEQUENCES, LENGTH = 8, 32
@@ -19,7 +19,8 @@ SEQUENCES, LENGTH = 8, 32
 def of(source, method, pattern="2:4", **changes):
     chosen = get(method)
     plan = Plan(
-        chosen, chosen.params(), Choice(parse_pattern(pattern)), Regional(rounds=2, samples=4), 0,
+        chosen, chosen.params(), Selection(parse_pattern(pattern)),
+        Regional(rounds=2, samples=4), 0,
         **changes,
     )  # fmt: skip
     return estimate(source, plan, SEQUENCES, LENGTH)

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.sparsity import Compare, NofM, Unstructured, audit, keep_mask, parse_pattern
+from secateur.sparsity import Competition, NofM, Unstructured, audit, keep_mask, parse_pattern
 
 
-def by_hand(score, pattern, compare):
+def by_hand(score, pattern, competition):
     """Sort every group of rivals by (-score, position) and keep the first ones."""
     rows, columns = score.shape
     keep = torch.zeros(rows, columns, dtype=torch.bool)
@@ -19,7 +19,7 @@ def by_hand(score, pattern, compare):
             for start in range(0, columns, pattern.m)
         ]
         kept = [pattern.n] * len(groups)
-    elif compare is Compare.ROW:
+    elif competition is Competition.ROW:
         groups = [[(row, column) for column in range(columns)] for row in range(rows)]
         kept = [columns - int(pattern.ratio * columns + 1e-6)] * rows
     else:
@@ -36,13 +36,13 @@ PATTERNS = ["2:4", "4:8", "1:4", "3:4", "1:2", "50%", "30%", "70%", "87.5%"]
 
 
 @pytest.mark.parametrize("text", PATTERNS)
-@pytest.mark.parametrize("compare", list(Compare))
+@pytest.mark.parametrize("competition", list(Competition))
 @pytest.mark.parametrize("values", [3, 1_000_000])  # 3 distinct values: nearly all are ties
-def test_selection_equals_sorting_by_hand(text, compare, values):
+def test_selection_equals_sorting_by_hand(text, competition, values):
     generator = torch.Generator().manual_seed(values)
     score = torch.randint(0, values, (5, 24), generator=generator).float()
     pattern = parse_pattern(text)
-    assert torch.equal(keep_mask(score, pattern, compare), by_hand(score, pattern, compare))
+    assert torch.equal(keep_mask(score, pattern, competition), by_hand(score, pattern, competition))
 
 
 @settings(deadline=None, max_examples=60)
@@ -60,7 +60,7 @@ def test_n_of_m_is_exact_for_every_n_and_m(rows, groups, m, data):
     ).view(rows, groups * m)
     pattern = NofM(n, m)
     keep = keep_mask(score, pattern)
-    assert torch.equal(keep, by_hand(score, pattern, Compare.ROW))
+    assert torch.equal(keep, by_hand(score, pattern, Competition.ROW))
     assert (keep.view(rows, groups, m).sum(-1) == n).all()
 
 

@@ -8,7 +8,7 @@ import torch
 
 from secateur.errors import RecipeError
 from secateur.methods import every, get
-from secateur.sparsity import Compare, audit, keep_mask, parse_pattern
+from secateur.sparsity import Competition, audit, keep_mask, parse_pattern
 from secateur.statistics import Need, Statistics
 
 OUT, IN = 12, 32
@@ -27,19 +27,19 @@ class Case:
 
 CONTRACT = [
     Case("magnitude"),
-    Case("magnitude", {"compare": "row"}),
+    Case("magnitude", {"competition": "row"}),
     Case("wanda"),
-    Case("wanda", {"compare": "layer"}),
+    Case("wanda", {"competition": "layer"}),
     Case("wanda", {"variant": True}),
     Case("wanda++-rgs"),
     Case("wanda++-rgs", {"alpha": 0}),
     Case("wanda++-ro"),
     Case("wanda++"),
     Case("sparsegpt"),
-    Case("sparsegpt", {"compare": "row"}),
+    Case("sparsegpt", {"competition": "row"}),
     Case("sparsegpt", {"block_size": 8}),
     Case("alps"),
-    Case("alps", {"compare": "layer"}),
+    Case("alps", {"competition": "layer"}),
     Case("alps", {"iterations": 1, "refinement": 0}),
     Case("alps-ro"),
     Case("gblm"),
@@ -71,7 +71,7 @@ def prune(case, pattern, weight, statistics):
     if method.solve is not None:
         solution = method.solve([weight], statistics, pattern, params)
         return solution.keep[0], solution.weights[0]
-    keep = keep_mask(method.score(weight, statistics, params), pattern, params.competition)
+    keep = keep_mask(method.score(weight, statistics, params), pattern, params.chosen_competition)
     return keep, weight * keep
 
 
@@ -103,7 +103,9 @@ class TestContract:
         weight = torch.randn(OUT, IN, generator=generator)
         keep, pruned = prune(case, pattern, weight, statistics_of(method, generator))
         assert audit(pruned, pattern).holds
-        per_row = method.params(**case.parameters).competition is Compare.ROW or ":" in text
+        per_row = (
+            method.params(**case.parameters).chosen_competition is Competition.ROW or ":" in text
+        )
         if per_row:
             wanted = IN - int(pattern.sparsity * IN + 1e-6)
             assert set(keep.sum(1).tolist()) == {wanted}

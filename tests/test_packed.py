@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM
 
 import secateur
 from secateur.checkpoint import Checkpoint, OutputFolder
-from secateur.checkpoint import packed as packed_format
 from secateur.errors import CheckpointError, OutputError
 from secateur.export import folders
+from secateur.packing import Bitmask
+from secateur.packing import layout as packed_format
 from secateur.record.check import prove
-from secateur.sparsity import Bitmask, NofM
+from secateur.sparsity import NofM
 from tiny import EVERY_FAMILY, fingerprint, make_model, make_tokens
 from tiny import save as save_folder
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as some
 from torch import Tensor
 
 from secateur.errors import PatternError
-from secateur.sparsity import Bitmask, Form, NofM, find_form, pack_matrix, unpack_matrix
-from secateur.sparsity.packing import packed_bytes
+from secateur.packing import Bitmask, Form, find_form, pack_matrix, unpack_matrix
+from secateur.packing.matrix import packed_bytes
+from secateur.sparsity import NofM
 
 WORD = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 DTYPES = list(WORD)

@@ -69,7 +69,10 @@ def test_a_model_is_all_that_has_no_default() -> None:
         ({"parameters": {"alpha": -1}}, "parameters.alpha=-1, wanted greater than or equal to 0"),
         ({"parameters": {"alpha": float("nan")}}, "parameters.alpha=nan, wanted a finite number"),
         ({"parameters": {"alpha": "big"}}, "parameters.alpha='big', wanted a valid number"),
-        ({"parameters": {"compare": "rows"}}, "parameters.compare='rows', wanted 'row' or 'layer'"),
+        (
+            {"parameters": {"competition": "rows"}},
+            "parameters.competition='rows', wanted 'row' or 'layer'",
+        ),
         ({"parameters": [1]}, "parameters=[1], wanted a valid dictionary"),
         ({"regional": {"rouns": 1}}, "unknown key 'regional.rouns'"),
         ({"regional": {"rouns": 1}}, "(did you mean 'rounds'?)"),
@@ -169,7 +172,7 @@ def test_presets_and_changes_over_them() -> None:
 def test_spelled_out_holds_every_default() -> None:
     facts = Recipe.build(GOOD).spelled_out()
     assert facts.keys() == Recipe.model_fields.keys()
-    assert facts["parameters"] == {"alpha": 100.0, "compare": "row"}
+    assert facts["parameters"] == {"alpha": 100.0, "competition": "row"}
     assert facts["regional"] == Regional().model_dump()
     assert (facts["samples"], facts["seed"], facts["dtype"]) == (128, 0, "auto")
 
@@ -177,7 +180,7 @@ def test_spelled_out_holds_every_default() -> None:
 def test_spelled_out_has_no_regional_where_there_is_none() -> None:
     recipe = Recipe.build({"model": "m", "method": "magnitude"})
     assert recipe.spelled_out()["regional"] == {}
-    assert recipe.spelled_out()["parameters"] == {"compare": "layer"}
+    assert recipe.spelled_out()["parameters"] == {"competition": "layer"}
 
 
 @pytest.mark.parametrize("method", [method.name for method in methods.every()])

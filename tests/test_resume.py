@@ -344,7 +344,7 @@ def other_weights(folder: Path) -> Path:
         ({"samples": 7}, "samples 8, not 7 | calibration tokens"),
         ({"batch_size": 2}, "batch_size 3, not 2"),
         ({"method": "magnitude", "calibration": None}, "method wanda, not magnitude"),
-        ({"parameters": {"compare": "layer"}}, "parameters.compare row, not layer"),
+        ({"parameters": {"competition": "layer"}}, "parameters.competition row, not layer"),
         ({"dtype": "bfloat16"}, "precision float32, not bfloat16"),
         ({"calibration": "other tokens"}, "calibration tokens"),
         ({"model": "other weights"}, "source weights"),

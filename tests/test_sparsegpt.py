@@ -66,14 +66,14 @@ def plain_float64(weight, hessian, pattern, per_row):
         ("4:8", {}),
         ("2:4", {"block_size": 16}),
         ("50%", {"block_size": 200}),
-        ("50%", {"block_size": 200, "compare": "row"}),
+        ("50%", {"block_size": 200, "competition": "row"}),
         ("30%", {"block_size": 200}),
     ],
 )
 def test_equals_the_paper_written_out_in_float64(width, text, parameters):
     weight, inputs, statistics = problem(width=width)
     pattern = parse_pattern(text)
-    per_row = parameters.get("compare") == "row"
+    per_row = parameters.get("competition") == "row"
     expected, keep = plain_float64(weight, statistics.hessian, pattern, per_row)
     found = solve([weight], statistics, text, **parameters)
     assert (found.keep[0] == keep).float().mean() > 0.999
@@ -134,14 +134,16 @@ def test_the_error_is_below_wandas_on_correlated_inputs(text, seed):
     assert error(solved) < 0.8 * error(wanda)
 
 
-@pytest.mark.parametrize(("text", "compare"), [("2:4", "layer"), ("50%", "layer"), ("50%", "row")])
-def test_stacked_matrices_are_solved_as_they_would_be_alone(text, compare):
+@pytest.mark.parametrize(
+    ("text", "competition"), [("2:4", "layer"), ("50%", "layer"), ("50%", "row")]
+)
+def test_stacked_matrices_are_solved_as_they_would_be_alone(text, competition):
     _, _, statistics = problem(width=64)
     generator = torch.Generator().manual_seed(3)
     weights = [torch.randn(rows, 64, generator=generator) for rows in (8, 4, 20)]
-    together = solve(weights, statistics, text, compare=compare, block_size=16)
+    together = solve(weights, statistics, text, competition=competition, block_size=16)
     for number, weight in enumerate(weights):
-        alone = solve([weight], statistics, text, compare=compare, block_size=16)
+        alone = solve([weight], statistics, text, competition=competition, block_size=16)
         assert torch.equal(together.keep[number], alone.keep[0])
         torch.testing.assert_close(together.weights[number], alone.weights[0])
         assert audit(together.weights[number], parse_pattern(text)).holds
@@ -156,14 +158,16 @@ def test_n_of_m_does_not_depend_on_the_block_size(block_size):
     torch.testing.assert_close(found.weights[0], expected.weights[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("compare", ["layer", "row"])
+@pytest.mark.parametrize("competition", ["layer", "row"])
 @pytest.mark.parametrize("ratio", ["30%", "50%", "71%"])
 @pytest.mark.parametrize("block_size", [7, 16, 128])
-def test_unstructured_counts_are_exact_over_all_blocks(compare, ratio, block_size):
+def test_unstructured_counts_are_exact_over_all_blocks(competition, ratio, block_size):
     weight, _, statistics = problem(rows=11, width=50)
-    keep = solve([weight], statistics, ratio, compare=compare, block_size=block_size).keep[0]
+    keep = solve([weight], statistics, ratio, competition=competition, block_size=block_size).keep[
+        0
+    ]
     pattern = parse_pattern(ratio)
-    if compare == "row":
+    if competition == "row":
         assert set((~keep).sum(1).tolist()) == {pattern.pruned_of(50)}
     else:
         assert int((~keep).sum()) == pattern.pruned_of(11 * 50)

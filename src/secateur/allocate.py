@@ -36,7 +36,7 @@ from secateur.machine import processes
 from secateur.methods.wanda import WandaParams, wanda
 from secateur.prepare import Prepared
 from secateur.progress import Progress
-from secateur.sparsity import Choice, Unstructured, keep_mask, without_dropped
+from secateur.sparsity import Selection, Unstructured, keep_mask, without_dropped
 from secateur.sparsity.allocation import Count, by_damage, by_outliers
 from secateur.statistics import Need, Statistics
 
@@ -83,7 +83,7 @@ def allocate(prepared: Prepared, shown: Progress, scratch: Path | None = None) -
         scratch: folder where the ratios are kept for a run that goes on after an interruption.
     """
     recipe, source, plan = prepared.recipe, prepared.source, prepared.plan
-    calibration, pattern = prepared.calibration, plan.choice.pattern
+    calibration, pattern = prepared.calibration, plan.selection.pattern
     if recipe.allocation == "uniform":
         return prepared
     assert isinstance(calibration, TokenBatch)  # prepare.py has seen to it
@@ -91,7 +91,7 @@ def allocate(prepared: Prepared, shown: Progress, scratch: Path | None = None) -
     kept = None if scratch is None else scratch / "allocation.json"
     ratios = processes.from_first(lambda: _read(kept))
     if ratios is None:
-        parts = _parts(source, plan.choice, whole_blocks=recipe.allocation == "owl")
+        parts = _parts(source, plan.selection, whole_blocks=recipe.allocation == "owl")
         shown.begin(f"allocation {recipe.allocation}", len(source.blocks))
         few = max(1, TOKENS // calibration.inputs.shape[1])
         inputs = calibration.inputs[-few:]  # what the model wrote itself comes first
@@ -110,8 +110,8 @@ def allocate(prepared: Prepared, shown: Progress, scratch: Path | None = None) -
         if kept is not None and processes.first():
             write_text(kept, json.dumps(ratios, indent=1))
     own = tuple((expression, Unstructured(ratio)) for expression, ratio in ratios.items())
-    choice = replace(plan.choice, patterns=(*plan.choice.patterns, *own))
-    return replace(prepared, plan=replace(plan, choice=choice))
+    selection = replace(plan.selection, patterns=(*plan.selection.patterns, *own))
+    return replace(prepared, plan=replace(plan, selection=selection))
 
 
 @torch.no_grad()
@@ -178,14 +178,14 @@ def _score(matrix: Matrix, observer: Observer) -> Tensor:
     return wanda(matrix.read().float(), statistics, WandaParams())
 
 
-def _parts(source: BlockModel, choice: Choice, *, whole_blocks: bool) -> list[Part]:
+def _parts(source: BlockModel, selection: Selection, *, whole_blocks: bool) -> list[Part]:
     """What gets a ratio of its own: whatever is pruned to the pattern that has no exception."""
     parts: list[Part] = []
     for index, matrices in enumerate(find_all_matrices(source.blocks)):
         prefix = source.blocks.prefix(index)
         grouped: dict[str, list[Matrix]] = {}
         for matrix in matrices:
-            if choice.pattern_of(index, prefix + matrix.name) == choice.pattern:
+            if selection.pattern_of(index, prefix + matrix.name) == selection.pattern:
                 inside = "" if whole_blocks else _places(matrix)
                 grouped.setdefault("^" + re.escape(prefix) + inside, []).append(matrix)
         parts += [Part(index, found, tuple(own)) for found, own in grouped.items()]

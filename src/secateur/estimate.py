@@ -66,7 +66,7 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
     for index, matrices in enumerate(find_all_matrices(source.blocks)):
         for matrix in matrices:
             name = source.blocks.prefix(index) + matrix.name
-            if (pattern := plan.choice.pattern_of(index, name)) is not None:
+            if (pattern := plan.selection.pattern_of(index, name)) is not None:
                 pattern.check_fits(matrix.shape[1], name)
         weights = sum(rows * columns for rows, columns in (m.shape for m in matrices))
         prunable += weights

@@ -21,7 +21,7 @@ from secateur.checkpoint import (
     locate,
     open_model,
 )
-from secateur.checkpoint.choice import check_choice
+from secateur.checkpoint.choice import check_selection
 from secateur.checkpoint.destination import check_output
 from secateur.checkpoint.gradients import GradientFile
 from secateur.data import ImageBatch, TokenBatch
@@ -135,7 +135,7 @@ def check_fit(recipe: Recipe, shared: Remembered) -> None:
     """
     folder = locate(recipe.model, trust_remote_code=recipe.trust_remote_code)
     source, plan = _open(recipe, folder, shared), plan_of(recipe)
-    check_choice(plan.choice, source.blocks)
+    check_selection(plan.selection, source.blocks)
     estimate(source, plan, sequences=0, length=0)
 
 
@@ -178,7 +178,7 @@ def _prepare(
     notices: tuple[str, ...],
 ) -> Prepared:
     plan = plan_of(recipe)
-    check_choice(plan.choice, source.blocks)
+    check_selection(plan.selection, source.blocks)
     sequences = length = 0
     if calibration is not None:
         sequences, length = len(calibration.inputs), tokens_in_each(calibration, source)
@@ -262,7 +262,7 @@ def plan_of(recipe: Recipe) -> Plan:
     return Plan(
         recipe.chosen_method,
         recipe.chosen_params,
-        recipe.choice,
+        recipe.selection,
         recipe.chosen_regional,
         recipe.seed,
         recipe.route_all,

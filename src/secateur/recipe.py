@@ -21,7 +21,7 @@ from secateur.blocks.prune import Schedule
 from secateur.errors import RecipeError
 from secateur.methods import Method, Params, Refine, get
 from secateur.recipe_faults import faults_of
-from secateur.sparsity import Choice, Pattern, parse_pattern, read_choice
+from secateur.sparsity import Pattern, Selection, parse_pattern, read_selection
 from secateur.sparsity.allocation import Allocation
 
 _OPTIONS = "the options"
@@ -163,9 +163,9 @@ class Recipe(BaseModel):
         return parse_pattern(self.pattern)
 
     @property
-    def choice(self) -> Choice:
+    def selection(self) -> Selection:
         """Which matrix gets which pattern."""
-        return read_choice(self.model_dump())
+        return read_selection(self.model_dump())
 
     @property
     def chosen_params(self) -> Params:

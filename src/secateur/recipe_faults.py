@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from secateur.blocks.effort import EFFORTS, Regional, ready_made
 from secateur.errors import SecateurError, closest
 from secateur.methods import Refine, get
-from secateur.sparsity import NofM, parse_pattern, read_choice
+from secateur.sparsity import NofM, parse_pattern, read_selection
 from secateur.statistics import Need
 
 
@@ -33,8 +33,10 @@ def faults_of(recipe: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
     pattern = _try(lambda: parse_pattern(written), faults) if readable else None
     patterns = [] if pattern is None else [pattern]
     if pattern is not None and not _errors(lambda: recipe.model_validate(dict(values))):
-        choice = _try(lambda: read_choice(recipe.model_validate(dict(values)).model_dump()), faults)
-        patterns = patterns if choice is None else choice.every_pattern
+        selection = _try(
+            lambda: read_selection(recipe.model_validate(dict(values)).model_dump()), faults
+        )
+        patterns = patterns if selection is None else selection.every_pattern
     parameters = values.get("parameters") or {}
     preset, regional = values.get("preset", "auto"), values.get("regional") or {}
     params = None

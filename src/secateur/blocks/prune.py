@@ -18,7 +18,7 @@ from secateur.checkpoint.gradients import GradientFile
 from secateur.errors import NumericalError
 from secateur.machine import processes
 from secateur.methods import Method, Params, Refine
-from secateur.sparsity import Choice, Pattern, keep_mask, without_dropped
+from secateur.sparsity import Pattern, Selection, keep_mask, without_dropped
 from secateur.statistics import Need, Statistics, all_finite
 
 Schedule = Literal["block", "matrix"]
@@ -29,7 +29,7 @@ class Plan:
     """What to do with every block.
 
     Attributes:
-        choice: which matrix gets which pattern.
+        selection: which matrix gets which pattern.
         schedule: whether a block is pruned once it has been observed, or while it runs.
         route_all: norms and Hessians of an expert are of all tokens, not only of those sent to it.
         expert_tokens: an expert that saw fewer is starved: it is pruned by magnitude.
@@ -37,7 +37,7 @@ class Plan:
 
     method: Method
     params: Params
-    choice: Choice
+    selection: Selection
     regional: Regional
     seed: int
     route_all: bool = False
@@ -142,7 +142,7 @@ def new_weights(
         with torch.no_grad():
             score = plan.method.score(weight, statistics[matrix.name], plan.params)
             check_finite(score, "the scores are", block.prefix + matrix.name)
-            return keep_mask(score, block.patterns[matrix], plan.params.competition)
+            return keep_mask(score, block.patterns[matrix], plan.params.chosen_competition)
 
     if plan.method.solve is not None:
         assert observed is not None
@@ -154,7 +154,7 @@ def new_weights(
         told += notices
         for matrix in starved:
             weight = matrix.read().float()
-            keep = keep_mask(weight.abs(), block.patterns[matrix], plan.params.competition)
+            keep = keep_mask(weight.abs(), block.patterns[matrix], plan.params.chosen_competition)
             start[matrix.name] = keep, without_dropped(weight, keep)
     else:
         start = {}

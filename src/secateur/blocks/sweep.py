@@ -111,7 +111,7 @@ def sweep(
     for index in range(done, len(source.blocks)):
         clock = _Clock()
         prefix = source.blocks.prefix(index)
-        chosen = {m: plan.choice.pattern_of(index, prefix + m.name) for m in every[index]}
+        chosen = {m: plan.selection.pattern_of(index, prefix + m.name) for m in every[index]}
         with source.open_block(index) as module:
             block = OpenBlock(
                 index,

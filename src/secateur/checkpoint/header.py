@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from secateur.checkpoint import packed
 from secateur.errors import CheckpointError
+from secateur.packing import layout
 
 _DTYPES = {
     "F64": torch.float64,
@@ -51,7 +51,7 @@ def read_head(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     return head
 
 
-def read_layouts(path: Path, head: packed.Head) -> dict[str, packed.PackedMatrix]:
+def read_layouts(path: Path, head: layout.Head) -> dict[str, layout.PackedMatrix]:
     """The packed matrices of one safetensors file, by the names of the tensors they were.
 
     Raises:
@@ -60,8 +60,8 @@ def read_layouts(path: Path, head: packed.Head) -> dict[str, packed.PackedMatrix
     try:
         with safe_open(path, framework="pt", device="cpu") as shard:
             return {
-                name: packed.read_layout(name, shard.get_tensor(name + packed.LAYOUT), head, path)
-                for name in packed.packed_names(head)
+                name: layout.read_layout(name, shard.get_tensor(name + layout.LAYOUT), head, path)
+                for name in layout.packed_names(head)
             }
     except (SafetensorError, OSError) as fault:
         raise CheckpointError(f"cannot be read ({fault})", where=path) from fault

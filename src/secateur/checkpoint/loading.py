@@ -30,7 +30,8 @@ from transformers.quantizers import (
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from secateur.checkpoint.header import read_head, read_layouts
-from secateur.checkpoint.packed import (
+from secateur.errors import CheckpointError
+from secateur.packing.layout import (
     INDEX,
     LAYOUT,
     MASK,
@@ -40,7 +41,6 @@ from secateur.checkpoint.packed import (
     check_version,
     parse_layout,
 )
-from secateur.errors import CheckpointError
 
 
 @register_quantization_config(METHOD)

@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from secateur.bundled import BUILTIN_MODEL, FOLDER
-from secateur.checkpoint import packed
 from secateur.checkpoint.header import read_head, read_layouts
 from secateur.errors import CheckpointError, PatternError
+from secateur.packing import layout
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -71,8 +71,8 @@ class Checkpoint:
                     where=path,
                     wanted="an index and shards of the same model",
                 )
-        self.packed: dict[str, packed.PackedMatrix] = {}
-        if packed.is_packed(folder):
+        self.packed: dict[str, layout.PackedMatrix] = {}
+        if layout.is_packed(folder):
             self._find_packed()
 
     @property
@@ -101,7 +101,7 @@ class Checkpoint:
         if name not in self.packed:
             return self.dense_bytes(name)
         head = self._heads[self.files[name]]
-        parts = (head[name + part] for part in packed.PARTS)
+        parts = (head[name + part] for part in layout.PARTS)
         return sum(prod(shape) * dtype.itemsize for shape, dtype in parts)
 
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -148,7 +148,7 @@ class Checkpoint:
             for name, matrix in read_layouts(path, head).items():
                 self.packed[name] = matrix
                 self.files[name] = path
-                for part in (*matrix.parts, name + packed.LAYOUT):
+                for part in (*matrix.parts, name + layout.LAYOUT):
                     self.files.pop(part, None)
 
     def _read(self, shard: Any, name: str) -> Tensor:
@@ -204,8 +204,8 @@ def locate(model: str | Path, *, trust_remote_code: bool = False) -> Path:
 def _files_by_tensor(folder: Path) -> dict[str, Path]:
     """Which shard holds each tensor."""
     index, single = folder / INDEX, folder / SINGLE
-    if packed.is_packed(folder):
-        return _read_index(folder / packed.INDEX)
+    if layout.is_packed(folder):
+        return _read_index(folder / layout.INDEX)
     if index.is_file():
         return _read_index(index)
     if single.is_file():
@@ -217,15 +217,15 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
             wanted="safetensors",
             hint=f"converting it, if you trust who made it: {conversion(folder)}",
         )
-    raise CheckpointError("no weights", where=folder, wanted=f"{SINGLE}, {INDEX} or {packed.INDEX}")
+    raise CheckpointError("no weights", where=folder, wanted=f"{SINGLE}, {INDEX} or {layout.INDEX}")
 
 
 def _read_index(index: Path) -> dict[str, Path]:
     """Which shard holds each tensor, by an index; every shard is a file beside it."""
     wanted = "JSON with a weight_map of tensor names to files in the same folder"
     facts = read_json(index, wanted)
-    if index.name == packed.INDEX:
-        packed.check_version(facts.get("metadata"), index)
+    if index.name == layout.INDEX:
+        layout.check_version(facts.get("metadata"), index)
     weight_map = facts.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("the index has no weight_map", where=index, wanted=wanted)

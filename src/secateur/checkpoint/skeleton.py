@@ -28,13 +28,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
 )
 
-from secateur.checkpoint import packed
 from secateur.checkpoint.background import ReadAhead
 from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.read import Checkpoint, read_json
 from secateur.checkpoint.structure import find_blocks
 from secateur.errors import CheckpointError, ModelError
 from secateur.machine.memory import give_back
+from secateur.packing import layout
 
 MOST_BUFFER_BYTES = 2**30
 """Of the tables that a model computes for itself; real ones take some megabytes."""
@@ -152,16 +152,16 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
             hint="a newer transformers; or --trust-remote-code, if the model comes with code of its"
             " own and you trust who wrote it",
         ) from fault
-    if packed.is_packed(checkpoint.folder):
+    if layout.is_packed(checkpoint.folder):
         for key in ("quantization_config", "transformers_weights"):
             if hasattr(config, key):
                 delattr(config, key)  # they tell transformers how to read what is read here
     if (quantised := getattr(config, "quantization_config", None)) is not None:
-        if isinstance(quantised, dict) and quantised.get("quant_method") == packed.METHOD:
+        if isinstance(quantised, dict) and quantised.get("quant_method") == layout.METHOD:
             raise CheckpointError(
                 "config.json says that the weights are packed, and they are not",
                 where=checkpoint.folder,
-                wanted=packed.INDEX,
+                wanted=layout.INDEX,
             )
         raise CheckpointError(
             "the weights are quantised",

@@ -33,13 +33,13 @@ from secateur.checkpoint.durable import (
     write_text,
     writing,
 )
-from secateur.checkpoint.packed import is_packed, plain_config
 from secateur.checkpoint.read import CONFIG, INDEX
 from secateur.checkpoint.resident import ResidentModel, unrounded
 from secateur.checkpoint.skeleton import StreamedModel
 from secateur.checkpoint.state import RunState
 from secateur.errors import CheckpointError, OutputError
 from secateur.machine import processes
+from secateur.packing.layout import is_packed, plain_config
 
 
 class OutputFolder:

@@ -16,17 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from secateur.checkpoint import Checkpoint, OutputFolder, locate
-from secateur.checkpoint.packed import (
-    INDEX,
-    METHOD,
-    PARTS,
-    VERSION,
-    pack_tensor,
-    packed_config,
-    saved,
-)
 from secateur.checkpoint.read import CONFIG, read_json
 from secateur.errors import CheckpointError
+from secateur.packing.layout import INDEX, METHOD, PARTS, VERSION, pack_tensor, packed_config, saved
 from secateur.progress import Progress, Quiet
 from secateur.record import read_record
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 
 from secateur.inference.tile import MOST_VECTORS, Tile, candidates
+from secateur.packing import pack_matrix, unpack_matrix
 from secateur.sparsity import NofM
-from secateur.sparsity.packing import pack_matrix, unpack_matrix
 
 TWO_OF_FOUR = NofM(2, 4)
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)

@@ -19,9 +19,9 @@ that read the same input share it, and are solved together, their rows stacked.
 
 Source: Meng, Behdin, Wang and Mazumder, arXiv 2406.07831. Beside code that derives from the
 authors': an unstructured mask has the same count in every row by default (theirs is that of
-`compare=layer`); a change of the mask counts once here where it counts as two there, so that rho
-grows at changes half as large; rho never falls, and the end is a mask that does not change at all;
-the mask is that of D, not of W. No mask of theirs was compared with ours.
+`competition=layer`); a change of the mask counts once here where it counts as two there, so that
+rho grows at changes half as large; rho never falls, and the end is a mask that does not change at
+all; the mask is that of D, not of W. No mask of theirs was compared with ours.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def alps(
 
     def kept(candidate: Tensor) -> Tensor:
         parts = torch.split(candidate.abs(), sizes)
-        return torch.cat([keep_mask(part, pattern, params.competition) for part in parts])
+        return torch.cat([keep_mask(part, pattern, params.chosen_competition) for part in parts])
 
     values, vectors = torch.linalg.eigh(hessian)  # [in], [in, in]
     wanted = dense @ hessian  # [all rows, in]

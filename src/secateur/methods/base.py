@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from secateur.errors import RecipeError, closest
-from secateur.sparsity import Compare, Pattern
+from secateur.sparsity import Competition, Pattern
 from secateur.statistics import Need, Order, Statistics
 
 
@@ -38,18 +38,18 @@ class Params(BaseModel):
     """Parameters of a method, all with defaults: frozen, and unknown names are errors.
 
     Attributes:
-        compare: which weights compete for an unstructured budget; N:M patterns ignore it.
+        competition: which weights compete for an unstructured budget; N:M patterns ignore it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    compare: Compare = Compare.ROW
+    competition: Competition = Competition.ROW
     """Weights compete within their output row, or across the whole layer (unstructured only)."""
 
     @property
-    def competition(self) -> Compare:
+    def chosen_competition(self) -> Competition:
         """Who competes with whom once all parameters are known."""
-        return self.compare
+        return self.competition
 
     @property
     def gradient_order(self) -> Order:

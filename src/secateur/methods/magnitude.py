@@ -2,7 +2,7 @@
 
     score = abs(W)
 
-Weights compete across the whole layer by default, as in the papers' tables; `compare=row` makes
+Weights compete across the whole layer by default, as in the papers' tables; `competition=row` makes
 every output row keep the same count.
 
 Source: Han et al., arXiv 1506.02626.
@@ -13,14 +13,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from secateur.methods.base import Params, score
-from secateur.sparsity import Compare
+from secateur.sparsity import Competition
 from secateur.statistics import Statistics
 
 
 class MagnitudeParams(Params):
     """Parameters of magnitude pruning."""
 
-    compare: Compare = Compare.LAYER
+    competition: Competition = Competition.LAYER
     """Weights compete across the whole layer, or within their output row (unstructured only)."""
 
 

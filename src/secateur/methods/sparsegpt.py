@@ -10,9 +10,9 @@
     W [out, in]  weight;  X_n [tokens, in]  inputs of the layer in sequence n
 
 Unstructured masks are chosen per block of `block_size` columns, once the columns to the left have
-had their say: across the matrix as in the paper (`compare=layer`), or with the same count in every
-row (`compare=row`). The counts are exact over the whole matrix either way, where the paper's
-threshold prunes one weight too many per block. N:M masks are chosen group by group.
+had their say: across the matrix as in the paper (`competition=layer`), or with the same count in
+every row (`competition=row`). The counts are exact over the whole matrix either way, where the
+paper's threshold prunes one weight too many per block. N:M masks are chosen group by group.
 
 The columns of a block are solved by halves: the left half, its effect on the right half as one
 matrix product, the right half. That is the same arithmetic as column after column, at the speed of
@@ -33,7 +33,7 @@ from torch import Tensor
 from secateur.errors import NumericalError
 from secateur.methods.base import Params, Solution, solve
 from secateur.sparsity import (
-    Compare,
+    Competition,
     NofM,
     Pattern,
     Unstructured,
@@ -51,7 +51,7 @@ _LEAF = 16
 class SparseGPTParams(Params):
     """Parameters of SparseGPT."""
 
-    compare: Compare = Compare.LAYER
+    competition: Competition = Competition.LAYER
     """Weights compete across the matrix within a block of columns, or within their row."""
     damping: float = Field(default=0.01, gt=0, allow_inf_nan=False)
     """Share of the Hessian's mean diagonal that is added to its diagonal."""
@@ -186,9 +186,9 @@ def _keep_in_block(
     chosen = []
     past = torch.split(keep[:, :start], sizes)
     for part, before in zip(torch.split(score, sizes), past, strict=True):
-        rivals = part if params.compare is Compare.ROW else part.reshape(1, -1)
+        rivals = part if params.competition is Competition.ROW else part.reshape(1, -1)
         weights = part.shape[0] * (start + part.shape[1])  # of the matrix, up to this block
-        if params.compare is Compare.ROW:
+        if params.competition is Competition.ROW:
             pruned = pattern.pruned_of(start + part.shape[1]) - pattern.pruned_of(start)
         else:
             pruned = pattern.pruned_of(weights) - int((~before).sum())

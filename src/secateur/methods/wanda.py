@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from secateur.methods.base import Params, score
-from secateur.sparsity import Compare, NofM, Pattern
+from secateur.sparsity import Competition, NofM, Pattern
 from secateur.statistics import Need, Statistics
 
 
@@ -31,9 +31,9 @@ class WandaParams(Params):
     """Choose each row's ratio so that every row loses the same share of its total score."""
 
     @property
-    def competition(self) -> Compare:
+    def chosen_competition(self) -> Competition:
         """The variant compares shares across the layer; that is what sets each row's ratio."""
-        return Compare.LAYER if self.variant else self.compare
+        return Competition.LAYER if self.variant else self.competition
 
     def objection(self, pattern: Pattern) -> str | None:
         """The variant has nothing to choose when every group of M keeps N."""

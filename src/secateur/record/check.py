@@ -17,7 +17,7 @@ from secateur.checkpoint import find_all_matrices, locate, open_model
 from secateur.checkpoint.durable import sha256
 from secateur.errors import CheckpointError
 from secateur.record.record import MatrixRecord, read_record
-from secateur.sparsity import Choice, audit, parse_pattern, read_choice
+from secateur.sparsity import Selection, audit, parse_pattern, read_selection
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Proof:
     Attributes:
         folder: the model.
         pattern: what was looked for; None if nothing was, and the counts stand alone. Matrices that
-            the choice leaves dense are counted, and hold whatever they are.
+            the selection leaves dense are counted, and hold whatever they are.
         kinds: by kind of matrix.
         files: how many have a checksum in the record.
         changed: those that are missing or not as they were written.
     """
 
     folder: Path
-    pattern: Choice | None
+    pattern: Selection | None
     kinds: tuple[KindProof, ...]
     files: int
     changed: tuple[str, ...]
@@ -113,7 +113,7 @@ def prove(model: str, pattern: str | None, *, trust_remote_code: bool = False) -
     Raises:
         SecateurError: the pattern or the folder cannot be read.
     """
-    wanted = None if pattern is None else Choice(parse_pattern(pattern))
+    wanted = None if pattern is None else Selection(parse_pattern(pattern))
     folder = locate(model, trust_remote_code=trust_remote_code)
     record = read_record(folder)
     if wanted is None and record is not None:
@@ -121,7 +121,7 @@ def prove(model: str, pattern: str | None, *, trust_remote_code: bool = False) -
             raise CheckpointError(
                 "the run record names no pattern", where=folder / "run.json", hint="--pattern"
             )
-        wanted = read_choice(record.recipe)
+        wanted = read_selection(record.recipe)
     # float32 holds every stored value: half precision would round small weights to zero
     cpu = torch.device("cpu")
     source = open_model(folder, cpu, torch.float32, trust_remote_code=trust_remote_code)

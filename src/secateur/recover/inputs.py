@@ -22,7 +22,7 @@ from secateur.recover.merge import count_zeros
 from secateur.recover.settings import Recovery
 from secateur.recover.state import StateFile
 from secateur.sequences import clip, load_tokenizer, vocabulary
-from secateur.sparsity import Choice, parse_pattern, read_choice
+from secateur.sparsity import Selection, parse_pattern, read_selection
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Prepared:
         folder: of the sparse model.
         record: of the run that pruned it, if there is one.
         source: the sparse model on disk, read in float32, which holds every stored value.
-        choice: what matrices have and are to keep; None if nobody says.
+        selection: what matrices have and are to keep; None if nobody says.
         zeros: in all its prunable matrices.
         dense: folder of the dense model, if it is to be had.
         text: the sequences; the first `settings.validation` are not trained on.
@@ -47,7 +47,7 @@ class Prepared:
     folder: Path
     record: RunRecord | None
     source: StreamedModel | ResidentModel
-    choice: Choice | None
+    selection: Selection | None
     zeros: int
     dense: Path | None
     text: TokenBatch
@@ -118,19 +118,19 @@ def prepare(settings: Recovery) -> Prepared:
             hint="--resume to go on, or --overwrite to begin anew",
         )
     record, device = read_record(folder), choose_device(settings.device)
-    choice = None
+    selection = None
     if settings.pattern is not None:
-        choice = Choice(parse_pattern(settings.pattern))
+        selection = Selection(parse_pattern(settings.pattern))
     elif record is not None and "pattern" in record.recipe:
-        choice = read_choice(record.recipe)
+        selection = read_selection(record.recipe)
     cpu = torch.device("cpu")
     source = open_model(folder, cpu, torch.float32, trust_remote_code=trust)
-    zeros = count_zeros(source, choice, {})
+    zeros = count_zeros(source, selection, {})
     if not zeros:
         raise ModelError("the model has no zeros to keep", where=folder, hint="secateur prune")
     text, heldout = _read(settings, folder, source)
     return Prepared(
-        settings, folder, record, source, choice, zeros, _dense(settings, record), text, heldout,
+        settings, folder, record, source, selection, zeros, _dense(settings, record), text, heldout,
         device, state,
     )  # fmt: skip
 

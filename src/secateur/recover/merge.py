@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from secateur.checkpoint import BlockModel, find_all_matrices
 from secateur.errors import CheckFailedError, NumericalError
 from secateur.recover.adapter import masked_layers
-from secateur.sparsity import Choice, audit
+from secateur.sparsity import Selection, audit
 
 
 @torch.no_grad()
@@ -30,12 +30,14 @@ def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     return weights
 
 
-def count_zeros(source: BlockModel, choice: Choice | None, merged: Mapping[str, Tensor]) -> int:
+def count_zeros(
+    source: BlockModel, selection: Selection | None, merged: Mapping[str, Tensor]
+) -> int:
     """The zeros of a model's prunable matrices, after the merged weights have gone in.
 
     Args:
         source: the sparse model on disk.
-        choice: what matrices must have; None asks for nothing but the zeros themselves.
+        selection: what matrices must have; None asks for nothing but the zeros themselves.
         merged: new weights by parameter name, as stored; empty looks at the model as it is.
 
     Raises:
@@ -56,7 +58,7 @@ def count_zeros(source: BlockModel, choice: Choice | None, merged: Mapping[str, 
                         raise CheckFailedError(
                             f"the merge broke {broken} zeros", where=name, wanted="every zero kept"
                         )
-                pattern = None if choice is None else choice.pattern_of(index, name)
+                pattern = None if selection is None else selection.pattern_of(index, name)
                 found = audit(after, pattern)
                 if not found.holds:
                     raise CheckFailedError(f"the matrix is not {pattern}", where=name)

@@ -70,7 +70,7 @@ def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
             adapted.unload()  # the model is as it was, its own layers in their places
             _put(model, merged)
             after = _measure(prepared, model, "merged", shown)
-        zeros = count_zeros(prepared.source, prepared.choice, merged)
+        zeros = count_zeros(prepared.source, prepared.selection, merged)
         recovery = RecoveryRecord(
             created=now(),
             settings=settings.spelled_out(),

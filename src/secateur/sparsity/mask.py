@@ -21,7 +21,7 @@ PAIRS_AT_ONCE = 2**22
 """That are compared for N:M masks, of a weight and those of its group: what it takes in memory."""
 
 
-class Compare(StrEnum):
+class Competition(StrEnum):
     """Which weights compete with each other for an unstructured budget."""
 
     ROW = "row"
@@ -30,13 +30,15 @@ class Compare(StrEnum):
     """The whole matrix shares one budget (magnitude, as the papers do it)."""
 
 
-def keep_mask(score: Tensor, pattern: Pattern, compare: Compare = Compare.ROW) -> Tensor:
+def keep_mask(
+    score: Tensor, pattern: Pattern, competition: Competition = Competition.ROW
+) -> Tensor:
     """The weights to keep: those with the highest scores.
 
     Args:
         score: [out, in], any float dtype, finite; higher is kept.
         pattern: how many to keep. N:M groups run along `in`, which M must divide.
-        compare: who competes with whom in an unstructured pattern; N:M ignores it.
+        competition: who competes with whom in an unstructured pattern; N:M ignores it.
 
     Returns:
         bool [out, in], True where the weight is kept.
@@ -44,7 +46,7 @@ def keep_mask(score: Tensor, pattern: Pattern, compare: Compare = Compare.ROW) -
     if isinstance(pattern, NofM):
         at_once = max(1, PAIRS_AT_ONCE // (score.shape[1] * pattern.m))
         return torch.cat([_keep_in_groups(part, pattern) for part in torch.split(score, at_once)])
-    rows = score if compare is Compare.ROW else score.reshape(1, -1)
+    rows = score if competition is Competition.ROW else score.reshape(1, -1)
     kept = rows.shape[1] - pattern.pruned_of(rows.shape[1])
     return keep_highest(rows, kept).view_as(score)
 

@@ -27,8 +27,9 @@ import xxhash
 from torch import Tensor
 
 from secateur.errors import CheckpointError
-from secateur.sparsity import Bitmask, Form, NofM, find_form, pack_matrix, unpack_matrix
-from secateur.sparsity.packing import PACKABLE
+from secateur.packing import PACKABLE
+from secateur.packing.matrix import Bitmask, Form, find_form, pack_matrix, unpack_matrix
+from secateur.sparsity import NofM
 
 METHOD, VERSION = "secateur-packed", 1
 """The name and the version of the format, in config.json and in the index."""

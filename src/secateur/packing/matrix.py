@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import PatternError
-from secateur.sparsity import fours
+from secateur.packing import fours
 from secateur.sparsity.pattern import NofM
 
 GROUPS = (4, 8, 16)

@@ -23,8 +23,8 @@ from secateur.sparsity.pattern import Pattern, parse_pattern
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What is pruned to which pattern. Make it with `read_choice`, or of a pattern alone.
+class Selection:
+    """What is pruned to which pattern. Make it with `read_selection`, or of a pattern alone.
 
     Attributes:
         pattern, patterns, include, exclude, dense_first: as above.
@@ -70,18 +70,18 @@ class Choice:
         return tuple(e for e in expressions if not any(re.search(e, name) for name in known))
 
     def __str__(self) -> str:
-        plain = self == Choice(self.pattern)
+        plain = self == Selection(self.pattern)
         return f"{self.pattern}" if plain else f"{self.pattern}, by matrix"
 
 
-def read_choice(values: Mapping[str, Any]) -> Choice:
-    """Read a choice as it stands in a recipe, under the keys above; only `pattern` must be there.
+def read_selection(values: Mapping[str, Any]) -> Selection:
+    """Read a selection out of a recipe, under the keys above; only `pattern` must be there.
 
     Raises:
         PatternError: a pattern, an expression or a range of blocks cannot be read.
     """
     blocks = values.get("blocks")
-    choice = Choice(
+    selection = Selection(
         parse_pattern(values["pattern"]),
         tuple((e, parse_pattern(own)) for e, own in values.get("patterns", {}).items()),
         tuple(values.get("include", ())),
@@ -89,7 +89,7 @@ def read_choice(values: Mapping[str, Any]) -> Choice:
         None if blocks is None else tuple(_range(part) for part in blocks.split(",")),
         values.get("dense_first", 0),
     )
-    for expression in (*choice.include, *choice.exclude, *dict(choice.patterns)):
+    for expression in (*selection.include, *selection.exclude, *dict(selection.patterns)):
         try:
             re.compile(expression)
         except re.error as fault:
@@ -97,7 +97,7 @@ def read_choice(values: Mapping[str, Any]) -> Choice:
                 f"{expression!r} is no regular expression ({fault})",
                 wanted="one that is found in the names of matrices, such as mlp or experts",
             ) from fault
-    return choice
+    return selection
 
 
 def _range(text: str) -> tuple[int, int | None]:

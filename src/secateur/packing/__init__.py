@@ -1,0 +1,12 @@
+"""A sparse matrix in fewer bytes: exact, without a model or a file."""
+
+from secateur.packing.matrix import (
+    PACKABLE,
+    Bitmask,
+    Form,
+    find_form,
+    pack_matrix,
+    unpack_matrix,
+)
+
+__all__ = ["PACKABLE", "Bitmask", "Form", "find_form", "pack_matrix", "unpack_matrix"]
