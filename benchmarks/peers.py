@@ -57,8 +57,8 @@ from transformers.utils import logging
 
 from secateur import pipeline
 from secateur.checkpoint import locate, open_model
+from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.data import load_calibration, load_heldout
-from secateur.sequences import load_tokenizer
 
 PEER, OURS, DISK = "llm-compressor", "secateur", "secateur from disk"
 STEPS = ("start", "load", "prune", "save", "end")

@@ -24,7 +24,7 @@ from memory import make_checkpoint
 
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import open_model
-from secateur.checkpoint.state import read_batches, write_batches
+from secateur.checkpoint.unfinished import read_batches, write_batches
 
 
 def main() -> None:

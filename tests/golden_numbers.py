@@ -15,11 +15,11 @@ from torch import Tensor
 
 from secateur import pipeline
 from secateur.bundled import BUILTIN_MODEL, FOLDER
+from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.data import load_calibration, load_heldout
 from secateur.machine.facts import now, versions
 from secateur.methods import every
 from secateur.recipe import Recipe
-from secateur.sequences import load_tokenizer
 
 TOKENS = Path(__file__).parent / "golden" / "tokens.safetensors"
 NUMBERS = TOKENS.with_name("perplexity.json")

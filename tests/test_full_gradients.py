@@ -8,7 +8,7 @@ import secateur
 from secateur.blocks.gradients import full_gradients
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
-from secateur.checkpoint.gradients import GradientFile
+from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import CheckpointError, NumericalError, RecipeError
 from secateur.prepare import matrix_shapes
 from tiny import EVERY_FAMILY, FAMILIES, make_model, make_tokens, save

@@ -24,7 +24,7 @@ import secateur
 from secateur import cli, groundwork, methods
 from secateur.blocks import sweep
 from secateur.checkpoint import open as opening
-from secateur.checkpoint.skeleton import NotStreamableError
+from secateur.checkpoint.streamed import NotStreamableError
 from secateur.errors import CheckpointError, NumericalError, OutputError, RecipeError
 from secateur.progress import Quiet
 from secateur.record import RunRecord

@@ -18,7 +18,7 @@ from secateur import classes, cli
 from secateur.blocks.gradients import full_gradients
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
-from secateur.checkpoint.gradients import GradientFile
+from secateur.checkpoint.gradient_store import GradientFile
 from secateur.data import ImageProtocol, images_in_memory, load_images
 from secateur.errors import DataError, ModelError, RecipeError, SecateurError
 from secateur.prepare import matrix_shapes

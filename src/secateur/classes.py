@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from secateur.blocks.batching import batch_size, tokens_in_each
 from secateur.checkpoint import BlockModel, locate, open_model
+from secateur.checkpoint.model_facts import reads_images
 from secateur.data import load_images
 from secateur.errors import DataError, RecipeError
 from secateur.evaluate import Classification, classify
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.progress import Progress, Quiet
-from secateur.sequences import reads_images
 
 
 def evaluate(

@@ -15,13 +15,13 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from secateur import methods
 from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import load_whole, locate
+from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.compare import Run, compare, plan_runs
 from secateur.data.builtin import BUILTIN
 from secateur.errors import CheckpointError
 from secateur.progress import Progress
 from secateur.record import RunRecord, write_record
 from secateur.record.record import Sample
-from secateur.sequences import load_tokenizer
 
 PATTERN = "2:4"
 SAMPLES = 32

@@ -19,8 +19,8 @@ from secateur.blocks.observe import Observer, observe
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import Aim
 from secateur.checkpoint import ResidentModel, find_matrices
-from secateur.checkpoint.gradients import GradientFile
-from secateur.checkpoint.state import DENSE, read_batches, write_batches
+from secateur.checkpoint.gradient_store import GradientFile
+from secateur.checkpoint.unfinished import DENSE, read_batches, write_batches
 from secateur.evaluate import Following, pass_through
 from secateur.machine import processes
 from secateur.methods import Refine

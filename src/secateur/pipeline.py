@@ -23,7 +23,8 @@ from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import Aim, BlockResult, sweep
 from secateur.checkpoint import ResidentModel, StreamedModel, locate, open_model
 from secateur.checkpoint.background import Behind
-from secateur.checkpoint.gradients import GradientFile
+from secateur.checkpoint.gradient_store import GradientFile
+from secateur.checkpoint.model_facts import clip, load_tokenizer, vocabulary
 from secateur.data import load_heldout
 from secateur.errors import RecipeError
 from secateur.evaluate import Evaluation, Following
@@ -38,7 +39,6 @@ from secateur.recipe import Recipe
 from secateur.record import BlockRecord, MatrixRecord, RunRecord
 from secateur.remembered import Remembered
 from secateur.resume import go_on, keep, open_output, streams_of
-from secateur.sequences import clip, load_tokenizer, vocabulary
 
 
 def prune(

@@ -21,24 +21,18 @@ from secateur.checkpoint import (
     locate,
     open_model,
 )
-from secateur.checkpoint.choice import check_selection
 from secateur.checkpoint.destination import check_output
-from secateur.checkpoint.gradients import GradientFile
+from secateur.checkpoint.gradient_store import GradientFile
+from secateur.checkpoint.model_facts import load_tokenizer, reads_images
 from secateur.data import ImageBatch, TokenBatch
 from secateur.errors import DataError, OutputError, SecateurError
 from secateur.estimate import Estimate, estimate
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
+from secateur.pruning.fit import check_selection
 from secateur.recipe import Recipe
 from secateur.remembered import Remembered
-from secateur.sequences import (
-    check_kind,
-    load_tokenizer,
-    read_calibration,
-    read_heldout,
-    read_images,
-    reads_images,
-)
+from secateur.sequences import check_kind, read_calibration, read_heldout, read_images
 from secateur.statistics import Need
 
 

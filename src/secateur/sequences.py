@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.checkpoint import BlockModel
+from secateur.checkpoint.model_facts import clip, reads_images, vocabulary
 from secateur.data import (
     SELF,
     ImageBatch,
@@ -21,21 +22,8 @@ from secateur.data import (
     self_written,
     with_more,
 )
-from secateur.errors import DataError, ModelError, RecipeError
+from secateur.errors import RecipeError
 from secateur.recipe import Recipe
-
-PAPERS_LENGTH = 2048
-"""Tokens per sequence in the papers, and unless one asks for another: what may be too long."""
-
-
-def load_tokenizer(
-    folder: Path, *, trust_remote_code: bool = False
-) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model, or None if there is none that can be read."""
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception:  # damage shows in every reader's own exceptions
-        return None
 
 
 def read_calibration(
@@ -123,12 +111,6 @@ def read_images(
     return load_images(recipe.images, folder, config, recipe.samples, recipe.seed)
 
 
-def reads_images(source: BlockModel) -> bool:
-    """Whether the model is a classifier of images; else it is a language model."""
-    name: str = source.model.main_input_name
-    return name == "pixel_values"
-
-
 def check_kind(recipe: Recipe, source: BlockModel) -> None:
     """Prove that a recipe has no text for a classifier, and no images for a language model.
 
@@ -154,34 +136,3 @@ def check_kind(recipe: Recipe, source: BlockModel) -> None:
         raise RecipeError(
             f"{name} reads text, not images", where="--images", hint="--calibration SOURCE"
         )
-
-
-def vocabulary(source: BlockModel) -> int:
-    """How many tokens the model can read.
-
-    Raises:
-        ModelError: it reads images.
-    """
-    if reads_images(source):
-        raise ModelError(f"{type(source.model).__name__} reads images", wanted="a language model")
-    size: int = source.model.get_input_embeddings().weight.shape[0]
-    return size
-
-
-def clip(length: int, source: BlockModel) -> tuple[int, tuple[str, ...]]:
-    """`length`, or, if it is the papers', the longest that the model allows and a notice.
-
-    Raises:
-        DataError: the model does not allow so many tokens.
-    """
-    config = source.model.config.get_text_config(decoder=True)
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is None or length <= limit:
-        return length, ()
-    if length != PAPERS_LENGTH:
-        raise DataError(
-            f"sequences of {length} tokens",
-            wanted=f"at most {limit}, as the model allows",
-            hint=f"--sequence-length {limit}",
-        )
-    return limit, (f"sequences are {limit} tokens, the most this model allows, not {length}",)

@@ -14,7 +14,8 @@ from typing import Any
 from transformers import AutoModelForCausalLM
 
 from secateur.checkpoint import Checkpoint, locate
-from secateur.checkpoint.skeleton import read_config
+from secateur.checkpoint.model_facts import load_tokenizer
+from secateur.checkpoint.streamed import read_config
 from secateur.data import read_documents
 from secateur.errors import CheckpointError, RecipeError
 from secateur.evaluate import TaskEvaluation
@@ -24,7 +25,6 @@ from secateur.evaluate.tasks import TaskSet, lm_eval_version, read_scores
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.progress import Progress, Quiet
 from secateur.record import RunRecord
-from secateur.sequences import load_tokenizer
 
 LONGEST = 2048
 """Tokens of a question at most, where the model would allow more."""

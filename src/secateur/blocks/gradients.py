@@ -31,7 +31,7 @@ from secateur.blocks.observe import Observer
 from secateur.blocks.prune import check_finite
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, find_matrices
-from secateur.checkpoint.gradients import GradientFile
+from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import NumericalError
 from secateur.machine import processes
 from secateur.machine.memory import free_bytes

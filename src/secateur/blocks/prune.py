@@ -14,7 +14,7 @@ from secateur.blocks.observe import Observer
 from secateur.blocks.regional import Task, optimise
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import Matrix
-from secateur.checkpoint.gradients import GradientFile
+from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import NumericalError
 from secateur.machine import processes
 from secateur.methods import Method, Params, Refine

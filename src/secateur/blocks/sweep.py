@@ -29,7 +29,7 @@ from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_w
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.blocks.write import write
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
-from secateur.checkpoint.gradients import GradientFile
+from secateur.checkpoint.gradient_store import GradientFile
 from secateur.methods import Refine
 from secateur.sparsity import MatrixAudit, Pattern, audit
 from secateur.statistics import Need

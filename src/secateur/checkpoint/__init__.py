@@ -2,11 +2,11 @@
 
 from secateur.checkpoint.matrices import Matrix, find_all_matrices, find_matrices
 from secateur.checkpoint.open import BlockModel, load_whole, open_model
+from secateur.checkpoint.output import OutputFolder
 from secateur.checkpoint.read import Checkpoint, locate
 from secateur.checkpoint.resident import ResidentModel
-from secateur.checkpoint.skeleton import StreamedModel
+from secateur.checkpoint.streamed import StreamedModel
 from secateur.checkpoint.structure import Blocks, find_blocks
-from secateur.checkpoint.write import OutputFolder
 
 __all__ = [
     "BlockModel",

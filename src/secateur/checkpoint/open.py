@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from secateur.checkpoint import loading  # noqa: F401 - lets transformers load what is packed
+from secateur.checkpoint import from_pretrained  # noqa: F401 - lets transformers load what is packed
 from secateur.checkpoint.naming import NotStreamableError
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import ResidentModel
-from secateur.checkpoint.skeleton import StreamedModel, auto_class, read_config, reason
+from secateur.checkpoint.streamed import StreamedModel, auto_class, read_config, reason
 from secateur.checkpoint.structure import Blocks
 from secateur.errors import CheckpointError, SecateurError
 

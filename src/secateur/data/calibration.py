@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from secateur.data.builtin import BUILTIN
-from secateur.data.given import given_tokens, is_token_file
 from secateur.data.texts import read_documents
+from secateur.data.token_files import given_tokens, is_token_file
 from secateur.data.tokens import TokenBatch, check_size, make_batch
 from secateur.data.windows import (
     JOINER,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from secateur.data.given import given_tokens, is_token_file
 from secateur.data.texts import read_documents
+from secateur.data.token_files import given_tokens, is_token_file
 from secateur.data.tokens import TokenBatch, check_size, make_batch
 from secateur.data.windows import (
     JOINER,

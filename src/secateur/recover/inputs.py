@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import ResidentModel, StreamedModel, find_matrices, locate, open_model
 from secateur.checkpoint.destination import check_output
+from secateur.checkpoint.model_facts import clip, load_tokenizer, vocabulary
 from secateur.data import TokenBatch, load_calibration, load_heldout
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
 from secateur.machine.device import choose_device
@@ -21,7 +22,6 @@ from secateur.record import RunRecord, read_record
 from secateur.recover.merge import count_zeros
 from secateur.recover.settings import Recovery
 from secateur.recover.state import StateFile
-from secateur.sequences import clip, load_tokenizer, vocabulary
 from secateur.sparsity import Selection, parse_pattern, read_selection
 
 

@@ -35,8 +35,8 @@ from secateur.checkpoint.durable import (
 )
 from secateur.checkpoint.read import CONFIG, INDEX
 from secateur.checkpoint.resident import ResidentModel, unrounded
-from secateur.checkpoint.skeleton import StreamedModel
-from secateur.checkpoint.state import RunState
+from secateur.checkpoint.streamed import StreamedModel
+from secateur.checkpoint.unfinished import RunState
 from secateur.errors import CheckpointError, OutputError
 from secateur.machine import processes
 from secateur.packing.layout import is_packed, plain_config

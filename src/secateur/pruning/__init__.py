@@ -1,0 +1,1 @@
+"""One pruning run from end to end: start reading at pipeline.py."""
