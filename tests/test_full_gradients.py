@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import secateur
-from secateur.blocks.gradients import full_gradients
+from secateur.blocks.full_gradients import full_gradients
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile

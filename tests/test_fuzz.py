@@ -26,7 +26,7 @@ from secateur.checkpoint import Checkpoint, open_model
 from secateur.data import load_calibration, read_documents
 from secateur.errors import PatternError, RecipeError, SecateurError
 from secateur.recipe import Recipe
-from secateur.recipe_file import read_value, read_yaml
+from secateur.recipe.yaml_file import read_value, read_yaml
 from secateur.record import read_record
 from secateur.sparsity import keep_mask, parse_pattern
 

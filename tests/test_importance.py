@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 
 import secateur
-from secateur.blocks.importance import EVEN, error_factors
+from secateur.blocks.error_factors import EVEN, error_factors
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel
 from tiny import BLOCKS, make_model, make_tokens

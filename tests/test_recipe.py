@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur import methods
-from secateur.blocks.effort import Regional
 from secateur.errors import RecipeError
-from secateur.recipe import Recipe
-from secateur.recipe_file import read_value, read_yaml
+from secateur.recipe import Recipe, Regional
+from secateur.recipe.yaml_file import read_value, read_yaml
 from secateur.sparsity import NofM, Unstructured
 
 GOOD: dict[str, Any] = {"model": "m", "method": "wanda++", "calibration": "c4", "out": "o"}

@@ -7,12 +7,13 @@ import torch
 from pydantic import ValidationError
 from torch.func import functional_call
 
-from secateur.blocks.effort import EFFORTS, PAPER, Regional
 from secateur.blocks.observe import observe
 from secateur.blocks.regional import Task, _draw, _optimizer, optimise
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.errors import NumericalError
+from secateur.recipe import Regional
+from secateur.recipe.regional import EFFORTS, PAPER
 from secateur.sparsity import NofM, audit, keep_mask
 from tiny import make_model, make_tokens
 

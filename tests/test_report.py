@@ -22,7 +22,7 @@ from records import (
 )
 from secateur.errors import OutputError
 from secateur.recipe import Recipe
-from secateur.recipe_file import read_yaml
+from secateur.recipe.yaml_file import read_yaml
 from secateur.record import RunRecord
 from secateur.reporting import write_report
 from secateur.reporting.charts import dot_plot, span_of

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 import digits
 import secateur
 from secateur import classes, cli
-from secateur.blocks.gradients import full_gradients
+from secateur.blocks.full_gradients import full_gradients
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedConfig
 
-from secateur.blocks.prune import Plan
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.methods import Refine
+from secateur.recipe import Plan
 from secateur.statistics import Need
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from torch import Tensor
 
 from secateur.blocks.batching import batch_size
-from secateur.blocks.gradients import full_gradients
-from secateur.blocks.importance import error_factors
+from secateur.blocks.error_factors import error_factors
+from secateur.blocks.full_gradients import full_gradients
 from secateur.blocks.observe import Observer, observe
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import Aim

@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.blocks.batching import tokens_in_each
-from secateur.blocks.prune import Plan
 from secateur.checkpoint import (
     BlockModel,
     ResidentModel,
@@ -30,7 +29,7 @@ from secateur.estimate import Estimate, estimate
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.pruning.fit import check_selection
-from secateur.recipe import Recipe
+from secateur.recipe import Plan, Recipe, plan_of
 from secateur.remembered import Remembered
 from secateur.sequences import check_kind, read_calibration, read_heldout, read_images
 from secateur.statistics import Need
@@ -249,17 +248,3 @@ def _check_new_file(path: Path, *, overwrite: bool) -> None:
         raise OutputError("no file can be written here", where=path, wanted="a file in a folder")
     if path.exists() and not overwrite:
         raise OutputError("the file exists", where=path, hint="--overwrite, or another name")
-
-
-def plan_of(recipe: Recipe) -> Plan:
-    """What a recipe asks to be done with every block."""
-    return Plan(
-        recipe.chosen_method,
-        recipe.chosen_params,
-        recipe.selection,
-        recipe.chosen_regional,
-        recipe.seed,
-        recipe.route_all,
-        recipe.expert_tokens,
-        recipe.schedule,
-    )

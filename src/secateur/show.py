@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from secateur.blocks.effort import Regional
 from secateur.data import ImageProtocol, Protocol
 from secateur.evaluate import Classification, Evaluation, TaskEvaluation
 from secateur.export import Packing
 from secateur.methods import describe_fields, every
 from secateur.prepare import Prepared
+from secateur.recipe import Regional
 from secateur.record import RunRecord
 from secateur.record.check import Proof
 from secateur.reporting import as_measured, compare, tabulate

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.blocks.prune import Observed, OpenBlock, check_finite
+from secateur.blocks.new_weights import Observed, OpenBlock
 from secateur.blocks.stream import Batch, Tick
 from secateur.machine import processes
-from secateur.statistics import all_finite
+from secateur.statistics import all_finite, check_finite
 
 
 @torch.no_grad()

@@ -32,12 +32,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from secateur.blocks.effort import Regional
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
 from secateur.checkpoint.matrices import with_weights
 from secateur.errors import NumericalError
 from secateur.machine import processes
+from secateur.recipe import Regional
 
 Choose = Callable[[Matrix, Tensor], Tensor]
 """(matrix, current float32 weights [out, in]) -> keep-mask [out, in]."""
@@ -68,7 +68,7 @@ class Task:
         stream: its inputs.
         targets: what its outputs are to be by batch, each [batch, tokens, width].
         error_factor: [width, width], multiplies the error before it is squared, see
-            `importance.py`; None: every direction counts the same.
+            `error_factors.py`; None: every direction counts the same.
         still: matrices that are masked and not refined: experts that see too little to learn from.
     """
 

@@ -22,17 +22,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from secateur.blocks.new_weights import Observed, OpenBlock, new_weights
 from secateur.blocks.observe import PROBE_TOKENS, Observer, observe
 from secateur.blocks.onepass import groups_in_order, run_once
 from secateur.blocks.propagate import check_output, propagate
-from secateur.blocks.prune import Observed, OpenBlock, Plan, check_finite, new_weights
+from secateur.blocks.store import write
 from secateur.blocks.stream import Batch, Stream, Tick, silent
-from secateur.blocks.write import write
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.methods import Refine
+from secateur.recipe import Plan
 from secateur.sparsity import MatrixAudit, Pattern, audit
-from secateur.statistics import Need
+from secateur.statistics import Need, check_finite
 
 ANOTHER_COPY = "another copy of the model: this one is damaged"
 
@@ -72,7 +73,7 @@ class Aim:
     Attributes:
         dense: the same sequences as the dense model moves them, where the target is what its blocks
             make of them.
-        error_factors: by block what weighs the errors of its output; see `importance.py`.
+        error_factors: by block what weighs the errors of its output; see `error_factors.py`.
     """
 
     dense: Stream | None = None

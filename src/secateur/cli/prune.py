@@ -12,7 +12,7 @@ from secateur.cli.app import CALIBRATION, HELD_OUT, AlsoText, Trust, app, shown
 from secateur.errors import RecipeError
 from secateur.prepare import prepare
 from secateur.recipe import Recipe
-from secateur.recipe_file import read_value, read_yaml
+from secateur.recipe.yaml_file import read_value, read_yaml
 
 
 @app.command("prune")

@@ -1,9 +1,18 @@
 """Accumulators: feed batches, read one tensor. All are sums or means over
 sequences, so that processes can join theirs."""
 
-from secateur.statistics.bundle import Need, Statistics, all_finite
+from secateur.statistics.bundle import Need, Statistics, all_finite, check_finite
 from secateur.statistics.gradient import GradientNorm, Order
 from secateur.statistics.hessian import Hessian
 from secateur.statistics.input_norm import InputNorm
 
-__all__ = ["GradientNorm", "Hessian", "InputNorm", "Need", "Order", "Statistics", "all_finite"]
+__all__ = [
+    "GradientNorm",
+    "Hessian",
+    "InputNorm",
+    "Need",
+    "Order",
+    "Statistics",
+    "all_finite",
+    "check_finite",
+]

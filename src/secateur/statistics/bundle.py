@@ -8,6 +8,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from secateur.errors import NumericalError
+
 
 class Need(StrEnum):
     """A statistic that a method can ask for."""
@@ -93,3 +95,9 @@ class Statistics:
         if need not in self._values:
             raise LookupError(f"the method reads {need.value} but does not declare it in `needs`")
         return self._values[need]
+
+
+def check_finite(values: Tensor, what: str, where: str, hint: str = "--dtype float32") -> None:
+    """Raise `NumericalError` "`what` not finite in `where`" if there is a NaN or an infinity."""
+    if not all_finite(values):
+        raise NumericalError(f"{what} not finite", where=where, hint=hint)

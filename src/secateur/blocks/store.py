@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.blocks.prune import OpenBlock, check_finite
+from secateur.blocks.new_weights import OpenBlock
 from secateur.checkpoint import BlockModel, Matrix
 from secateur.checkpoint.matrices import with_weights
 from secateur.machine import processes
+from secateur.statistics import check_finite
 
 
 def write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> dict[str, Tensor]:

@@ -28,14 +28,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 
 from secateur.blocks.observe import Observer
-from secateur.blocks.prune import check_finite
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import NumericalError
 from secateur.machine import processes
 from secateur.machine.memory import free_bytes
-from secateur.statistics import Need, Order
+from secateur.statistics import Need, Order, check_finite
 
 Keep = Literal["auto", "memory", "disk"]
 Look = Callable[[int, Sequence[Tensor]], None]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from secateur.blocks.effort import Regional
 from secateur.blocks.observe import Observer
 from secateur.blocks.regional import Task, optimise
 from secateur.blocks.stream import Stream, Tick
@@ -17,32 +15,10 @@ from secateur.checkpoint import Matrix
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import NumericalError
 from secateur.machine import processes
-from secateur.methods import Method, Params, Refine
-from secateur.sparsity import Pattern, Selection, keep_mask, without_dropped
-from secateur.statistics import Need, Statistics, all_finite
-
-Schedule = Literal["block", "matrix"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to do with every block.
-
-    Attributes:
-        selection: which matrix gets which pattern.
-        schedule: whether a block is pruned once it has been observed, or while it runs.
-        route_all: norms and Hessians of an expert are of all tokens, not only of those sent to it.
-        expert_tokens: an expert that saw fewer is starved: it is pruned by magnitude.
-    """
-
-    method: Method
-    params: Params
-    selection: Selection
-    regional: Regional
-    seed: int
-    route_all: bool = False
-    expert_tokens: int = 32
-    schedule: Schedule = "block"
+from secateur.methods import Refine
+from secateur.recipe import Plan
+from secateur.sparsity import Pattern, keep_mask, without_dropped
+from secateur.statistics import Need, Statistics, check_finite
 
 
 @dataclass(frozen=True)
@@ -80,7 +56,7 @@ class Observed:
             the optimiser aims at them, and of the first in any case.
         targets: what the regional optimiser aims at, the same shapes: the same, or what the block
             makes of the dense model's hidden states.
-        error_factor: what weighs an error of the output, see `importance.py`; None: all the same.
+        error_factor: what weighs an error of the output (`error_factors.py`); None: all the same.
     """
 
     stream: Stream
@@ -172,12 +148,6 @@ def new_weights(
     )  # fmt: skip
     refined = optimise(task, start, choose, plan.regional, plan.seed, tick)
     return Pruned(refined.weights, told, refined.judged)
-
-
-def check_finite(values: Tensor, what: str, where: str, hint: str = "--dtype float32") -> None:
-    """Raise `NumericalError` "`what` not finite in `where`" if there is a NaN or an infinity."""
-    if not all_finite(values):
-        raise NumericalError(f"{what} not finite", where=where, hint=hint)
 
 
 def _of_the_starved(block: OpenBlock, starved: Sequence[Matrix], plan: Plan) -> tuple[str, ...]:

@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from secateur.blocks.gradients import Keep, full_gradients
-from secateur.blocks.prune import check_finite
+from secateur.blocks.full_gradients import Keep, full_gradients
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import BlockModel
 from secateur.machine import processes
+from secateur.statistics import check_finite
 
 EVEN = 0.1
 _SCALE = 1e3

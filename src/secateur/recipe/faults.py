@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from secateur.blocks.effort import EFFORTS, Regional, ready_made
 from secateur.errors import SecateurError, closest
 from secateur.methods import Refine, get
+from secateur.recipe.regional import EFFORTS, Regional, ready_made
 from secateur.sparsity import NofM, parse_pattern, read_selection
 from secateur.statistics import Need
 

@@ -16,11 +16,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from secateur.blocks.effort import Regional, ready_made
-from secateur.blocks.prune import Schedule
 from secateur.errors import RecipeError
 from secateur.methods import Method, Params, Refine, get
-from secateur.recipe_faults import faults_of
+from secateur.recipe.faults import faults_of
+from secateur.recipe.regional import Regional, ready_made
 from secateur.sparsity import Pattern, Selection, parse_pattern, read_selection
 from secateur.sparsity.allocation import Allocation
 
@@ -29,6 +28,7 @@ WRITTEN_FOR_BEST = 3
 """Sequences that the dense model writes for each that there is, under effort best."""
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Schedule = Literal["block", "matrix"]
 
 
 class Recipe(BaseModel):
