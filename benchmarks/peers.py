@@ -55,10 +55,10 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 from transformers.utils import logging
 
-from secateur import pipeline
 from secateur.checkpoint import locate, open_model
 from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.data import load_calibration, load_heldout
+from secateur.evaluation.text import evaluate_text
 
 PEER, OURS, DISK = "llm-compressor", "secateur", "secateur from disk"
 STEPS = ("start", "load", "prune", "save", "end")
@@ -124,7 +124,7 @@ def main() -> None:
             own, rival = (Path(name) / f"{w.program} {w.method}" for w in (way, way.rival))
             agreed[way] = Agreement(same(own, rival, names), same(own, rival, first))
             text = inputs.heldout
-            perplexity[way] = pipeline.evaluate(
+            perplexity[way] = evaluate_text(
                 str(own), text, sequence_length=text.shape[1], device="cpu"
             ).perplexity
     found["peer"] = runs[ways[0]][0]["versions"]

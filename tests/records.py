@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from secateur.data import Protocol
-from secateur.evaluate import Evaluation, TaskEvaluation, TaskScore
+from secateur.evaluation import Evaluation, TaskEvaluation, TaskScore
 from secateur.record import BlockRecord, MatrixRecord, RecoveryRecord, RunRecord
 from secateur.record.record import Sample
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from secateur import demo, methods, tasks
+from secateur import demo, methods
+from secateur.evaluation.zero_shot import Answers, Questions, evaluate_tasks
 from secateur.progress import Progress
 from secateur.record import read_record
-from secateur.tasks import Answers, Questions
 from tiny import Command
 
 
@@ -181,7 +181,7 @@ def test_compare_asks_dense_pruned_and_recovered_models(
     for name in runs:
         record = read_record(out_folder / "runs" / name)
         assert record is not None
-        alone = tasks.ask(
+        alone = evaluate_tasks(
             str(out_folder / "runs" / name), "offline", against=str(llama_folder),
             text=str(text_folder), limit=20,
         )  # fmt: skip

@@ -7,7 +7,7 @@ from torch.nn import functional as F  # noqa: N812
 from secateur.checkpoint import ResidentModel, open_model
 from secateur.data import load_heldout
 from secateur.errors import NumericalError
-from secateur.evaluate import evaluate
+from secateur.evaluation import perplexity_of
 from tiny import FAMILIES, make_model, make_tokens
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ def by_the_model(model, input_ids):
 @pytest.mark.parametrize("batch_size", [2, 5])
 def test_perplexity_equals_the_models_own_loss(family, batch_size):
     model, text = make_model(family), windows()
-    found = evaluate(ResidentModel(model, CPU, torch.float32), text, batch_size)
+    found = perplexity_of(ResidentModel(model, CPU, torch.float32), text, batch_size)
     assert found.negative_log_likelihood == pytest.approx(
         by_the_model(model, text.input_ids), rel=1e-5
     )
@@ -41,14 +41,14 @@ def test_a_streamed_model_gives_the_same_number(llama_folder):
     text = windows()
     source = open_model(llama_folder, CPU, torch.float32)
     model = make_model("llama", dtype=torch.bfloat16).float()
-    assert evaluate(source, text, 3).negative_log_likelihood == pytest.approx(
+    assert perplexity_of(source, text, 3).negative_log_likelihood == pytest.approx(
         by_the_model(model, text.input_ids), rel=1e-5
     )
 
 
 def test_divergence_by_hand():
     sparse, dense, text = make_model("llama", seed=1), make_model("llama"), windows()
-    found = evaluate(
+    found = perplexity_of(
         ResidentModel(sparse, CPU, torch.float32), text, 2, ResidentModel(dense, CPU, torch.float32)
     )
     with torch.no_grad():
@@ -62,12 +62,12 @@ def test_divergence_by_hand():
 def test_a_model_does_not_diverge_from_itself():
     model = make_model("gpt2")
     source = ResidentModel(model, CPU, torch.float32)
-    assert evaluate(source, windows(), 2, source).divergence == pytest.approx(0, abs=1e-7)
+    assert perplexity_of(source, windows(), 2, source).divergence == pytest.approx(0, abs=1e-7)
 
 
 def test_the_standard_error_is_of_the_spread_over_windows():
     model, text = make_model("llama"), windows()
-    found = evaluate(ResidentModel(model, CPU, torch.float32), text, 5)
+    found = perplexity_of(ResidentModel(model, CPU, torch.float32), text, 5)
     each = torch.tensor([by_the_model(model, row[None]) for row in text.input_ids])
     expected = found.perplexity * float(each.std()) / math.sqrt(5)
     assert found.standard_error == pytest.approx(expected, rel=1e-3)
@@ -78,4 +78,4 @@ def test_a_broken_model_is_named_not_averaged():
     with torch.no_grad():
         model.lm_head.weight[3, 3] = torch.nan
     with pytest.raises(NumericalError, match=r"likelihood is not finite, .* in window 0"):
-        evaluate(ResidentModel(model, CPU, torch.float32), windows(), 2)
+        perplexity_of(ResidentModel(model, CPU, torch.float32), windows(), 2)

@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import tiny
 from secateur.checkpoint import find_blocks, find_matrices
 from secateur.errors import CheckFailedError, CheckpointError, RecipeError, SecateurError
-from secateur.pipeline import evaluate, prune
+from secateur.evaluation.text import evaluate_text
+from secateur.pipeline import prune
 from secateur.progress import Quiet
 from secateur.recipe import Recipe
 from secateur.record import read_record
@@ -274,7 +275,7 @@ def test_every_zero_is_kept_in_the_files_and_nothing_else_is_touched(
 
 
 def test_the_files_score_what_the_record_says(done: tuple[Path, Any], text_file: Path) -> None:
-    found = evaluate(str(done[0]), str(text_file), sequence_length=32, windows=8)
+    found = evaluate_text(str(done[0]), str(text_file), sequence_length=32, windows=8)
     recorded = done[1].recovery.recovered
     assert found.negative_log_likelihood == pytest.approx(
         recorded.negative_log_likelihood, rel=1e-6
@@ -456,7 +457,7 @@ def test_distillation_brings_the_model_nearer_to_the_dense_one(
 ) -> None:
     recover(settings(objective="distill", block_weight=0.1, dense=str(llama_folder)))
     apart = [
-        evaluate(
+        evaluate_text(
             str(folder), str(text_file), against=str(llama_folder), sequence_length=32, windows=8
         ).divergence
         for folder in (sparse_folder, settings().out)

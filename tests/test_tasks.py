@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import tiny
-from secateur import tasks
 from secateur.errors import CheckpointError, DataError, RecipeError
-from secateur.evaluate import TaskEvaluation, TaskScore
-from secateur.evaluate.continuation import CHOICE, CHOICES, CONTEXT, make_questions
-from secateur.evaluate.suites import SUITES, spell_out
-from secateur.evaluate.tasks import TaskSet, _published, read_scores
+from secateur.evaluation import TaskEvaluation, TaskScore
+from secateur.evaluation.continuation import CHOICE, CHOICES, CONTEXT, make_questions
+from secateur.evaluation.lm_eval import TaskSet, _published, read_scores
+from secateur.evaluation.suites import SUITES, spell_out
+from secateur.evaluation.zero_shot import evaluate_tasks
 from secateur.pipeline import prune
 from secateur.recipe import Recipe
-from secateur.record import read_record
+from secateur.record import add_to_record, read_record
 
 TEXTS = [" ".join(tiny.SENTENCES[turn:] + tiny.SENTENCES[:turn]) * 4 for turn in range(3)]
 
@@ -112,7 +112,7 @@ def asked(
     sparse_folder: Path, llama_folder: Path, own_tasks: Path, long_text: Path,
     tmp_path_factory: pytest.TempPathFactory, module_cache: None,
 ) -> TaskEvaluation:  # fmt: skip
-    return tasks.ask(
+    return evaluate_tasks(
         str(sparse_folder), "herons,continuation", against=str(llama_folder),
         include_path=str(own_tasks), text=str(long_text), limit=40,
     )  # fmt: skip
@@ -171,7 +171,7 @@ def test_the_score_is_that_of_the_model_itself(asked: TaskEvaluation, sparse_fol
 def test_the_same_question_twice_gives_the_same_numbers(
     asked: TaskEvaluation, sparse_folder: Path, llama_folder: Path, long_text: Path
 ) -> None:
-    again = tasks.ask(
+    again = evaluate_tasks(
         str(sparse_folder), "continuation", against=str(llama_folder), text=str(long_text), limit=40
     )
     assert again.scores == tuple(s for s in asked.scores if s.task == "continuation")
@@ -200,15 +200,15 @@ def test_what_was_scored_enters_the_record_once(
     asked: TaskEvaluation, sparse_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "run.json").write_bytes((sparse_folder / "run.json").read_bytes())
-    tasks.add_to_record(tmp_path, asked)
-    tasks.add_to_record(tmp_path, asked)
+    add_to_record(tmp_path, asked)
+    add_to_record(tmp_path, asked)
     record = read_record(tmp_path)
     assert record is not None
     assert record.tasks == (asked,)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
     (tmp_path / "run.json").unlink()
     with pytest.raises(CheckpointError, match="no run record"):
-        tasks.add_to_record(tmp_path, asked)
+        add_to_record(tmp_path, asked)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_fault_is_one_line(
     llama_folder: Path, names: str, options: dict[str, Any], fault: str
 ) -> None:
     with pytest.raises(RecipeError, match=fault):
-        tasks.ask(str(llama_folder), names, **options)
+        evaluate_tasks(str(llama_folder), names, **options)
 
 
 def test_every_task_of_the_suites_is_known_to_lm_eval() -> None:
@@ -245,4 +245,4 @@ def test_without_lm_eval_the_extra_is_named(
 
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(RecipeError, match=r"pip install 'secateur\[tasks\]'"):
-        tasks.ask(str(llama_folder), "arc_easy")
+        evaluate_tasks(str(llama_folder), "arc_easy")

@@ -31,7 +31,7 @@ from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.durable import write_text
 from secateur.data import TokenBatch
-from secateur.evaluate.perplexity import divergence
+from secateur.evaluation.perplexity import divergence
 from secateur.machine import processes
 from secateur.methods.wanda import WandaParams, wanda
 from secateur.prepare import Prepared

@@ -23,6 +23,8 @@ from typing import Any
 from secateur import methods, pipeline
 from secateur.checkpoint import locate
 from secateur.errors import OutputError, RecipeError
+from secateur.evaluation.text import evaluate_text
+from secateur.evaluation.zero_shot import Answers, Questions
 from secateur.machine.device import choose_device
 from secateur.machine.facts import reset_peak_memory
 from secateur.prepare import check_fit
@@ -31,7 +33,6 @@ from secateur.recipe import Recipe
 from secateur.record import RunRecord, add_to_record, read_record, write_record
 from secateur.remembered import Remembered
 from secateur.sparsity import parse_pattern
-from secateur.tasks import Answers, Questions
 
 _OF_NO_MATTER = ("out", "overwrite", "save_gradients", "restart")
 """Of a recipe: what changes nothing in the result."""
@@ -227,7 +228,7 @@ def _measure_further(folder: Path, record: RunRecord, recipe: Recipe) -> RunReco
     if [found.protocol.source for found in recovery.also] == recipe.also_text:
         return record
     also = tuple(
-        pipeline.evaluate(
+        evaluate_text(
             str(folder),
             text,
             sequence_length=recipe.sequence_length,
@@ -262,7 +263,7 @@ def ask_all(
     dense: Answers | None = None
     for run, record, repeated in finished:
         model = run.recipe.model
-        if questions.found_in(record, model):
+        if questions.asked_before(record.tasks, model):
             yield run, record, repeated
             continue
         with progress or Quiet() as shown:

@@ -21,7 +21,7 @@ from secateur.blocks.sweep import Aim
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.unfinished import DENSE, read_batches, write_batches
-from secateur.evaluate import Following, pass_through
+from secateur.evaluation import Following, pass_through
 from secateur.machine import processes
 from secateur.methods import Refine
 from secateur.prepare import Prepared, matrix_shapes

@@ -21,17 +21,13 @@ from secateur.allocate import allocate
 from secateur.blocks.batching import batch_size, tokens_in_each
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import Aim, BlockResult, sweep
-from secateur.checkpoint import ResidentModel, StreamedModel, locate, open_model
+from secateur.checkpoint import ResidentModel, StreamedModel
 from secateur.checkpoint.background import Behind
 from secateur.checkpoint.gradient_store import GradientFile
-from secateur.checkpoint.model_facts import clip, load_tokenizer, vocabulary
-from secateur.data import load_heldout
 from secateur.errors import RecipeError
-from secateur.evaluate import Evaluation, Following
-from secateur.evaluate import evaluate as measure
+from secateur.evaluation import Following
 from secateur.groundwork import aim_of, first_block, follow, gradients_of
 from secateur.machine import processes
-from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.facts import machine, now, peak_memory_bytes, repeatability, versions
 from secateur.prepare import Prepared, prepare, prepare_in_place
 from secateur.progress import Progress, Quiet
@@ -122,63 +118,6 @@ def prune_in_place(
     began = time.perf_counter()
     prepared = prepare_in_place(model, recipe, tokenizer, tokens)
     return _only_measure(prepared, Remembered(), progress or Quiet(), began)
-
-
-def evaluate(
-    model: str,
-    text: str | Tensor,
-    *,
-    against: str | None = None,
-    sequence_length: int = 2048,
-    windows: int | None = None,
-    together: int | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Perplexity of a model folder on held-out text, and its divergence from another.
-
-    Args:
-        model: folder or hub name.
-        text: held-out text, or int64 windows [windows, tokens].
-        against: folder or hub name of the dense model.
-        sequence_length: tokens per window, clipped to what the model allows.
-        windows: how many at most.
-        together: windows per batch.
-        dtype, device, trust_remote_code, progress: as for `prune`.
-
-    Raises:
-        SecateurError: something cannot be read, or does not fit.
-    """
-    trust, where = trust_remote_code, choose_device(device)
-    folder = locate(model, trust_remote_code=trust)
-    source = open_model(folder, where, choose_dtype(dtype, where), trust_remote_code=trust)
-    dense = None
-    if against is not None:
-        other = locate(against, trust_remote_code=trust)
-        dense = open_model(other, where, choose_dtype(dtype, where), trust_remote_code=trust)
-        if vocabulary(dense) != vocabulary(source):
-            raise RecipeError(
-                f"the models have vocabularies of {vocabulary(source)} and {vocabulary(dense)}",
-                where="--against",
-                wanted="the dense model that this one was made from",
-            )
-    length, notices = clip(sequence_length, source)
-    heldout = processes.from_first(
-        lambda: load_heldout(
-            text,
-            tokenizer=load_tokenizer(folder, trust_remote_code=trust),
-            sequence_length=length,
-            windows=windows,
-            vocabulary=vocabulary(source),
-        )
-    )
-    with progress or Quiet() as shown:
-        for line in (*notices, *heldout.notices):
-            shown.notice(line)
-        size = batch_size(together, heldout.input_ids.shape[1], source)
-        return measure(source, heldout, size, dense, shown.tick)
 
 
 def _only_measure(

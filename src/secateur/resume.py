@@ -17,7 +17,7 @@ from torch import Tensor
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import Checkpoint, OutputFolder, StreamedModel
 from secateur.errors import RecipeError
-from secateur.evaluate import Following
+from secateur.evaluation import Following
 from secateur.machine import processes
 from secateur.machine.facts import machine, versions
 from secateur.prepare import Prepared

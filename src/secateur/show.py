@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from secateur.data import ImageProtocol, Protocol
-from secateur.evaluate import Classification, Evaluation, TaskEvaluation
+from secateur.evaluation import Classification, Evaluation, TaskEvaluation
 from secateur.export import Packing
 from secateur.methods import describe_fields, every
 from secateur.prepare import Prepared

@@ -25,9 +25,9 @@ from secateur.cli.app import (
 from secateur.compare import Run, ask_all, compare, plan_runs, recover_all
 from secateur.demo import demo, demo_runs
 from secateur.errors import RecipeError
+from secateur.evaluation.zero_shot import Questions
 from secateur.record import RunRecord, find_records
 from secateur.reporting import Form, write_report
-from secateur.tasks import Questions
 
 EVERY = ",".join(method.name for method in methods.every())
 FILES: dict[str, Form] = {

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur import classes, methods, pipeline, show, tasks
+from secateur import methods, show
 from secateur.checkpoint import locate
 from secateur.cli.app import (
     HELD_OUT,
@@ -21,7 +21,10 @@ from secateur.cli.app import (
     shown,
 )
 from secateur.errors import CheckFailedError, RecipeError
-from secateur.evaluate import Classification, Evaluation, TaskEvaluation
+from secateur.evaluation import Classification, Evaluation, TaskEvaluation
+from secateur.evaluation.images import evaluate_images
+from secateur.evaluation.text import evaluate_text
+from secateur.evaluation.zero_shot import evaluate_tasks
 from secateur.machine import processes
 from secateur.record import add_to_record
 from secateur.record.check import prove
@@ -82,7 +85,7 @@ def evaluate(
     found: Evaluation | TaskEvaluation | Classification
     if asked is not None:
         processes.alone("evaluate --tasks")
-        found = tasks.ask(
+        found = evaluate_tasks(
             model, asked, text=text, include_path=include_path, limit=limit, **options
         )
         if record:
@@ -91,9 +94,9 @@ def evaluate(
         processes.alone("evaluate --images")
         if text is not None:
             raise RecipeError("text and images to evaluate on: leave one out", where="--images")
-        found = classes.evaluate(model, images, limit=limit, **options)
+        found = evaluate_images(model, images, limit=limit, **options)
     elif text is not None:
-        found = pipeline.evaluate(
+        found = evaluate_text(
             model, text, sequence_length=sequence_length, windows=windows, **options
         )
     else:

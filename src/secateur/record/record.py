@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from secateur.checkpoint.durable import write_text, writing
 from secateur.data import ImageProtocol, Protocol
 from secateur.errors import CheckpointError
-from secateur.evaluate import Evaluation, TaskEvaluation
+from secateur.evaluation import Evaluation, TaskEvaluation
 from secateur.sparsity import MatrixAudit
 
 

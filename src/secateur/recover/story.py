@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from secateur.blocks.batching import batch_size
 from secateur.checkpoint import BlockModel, OutputFolder, ResidentModel, open_model
-from secateur.evaluate import Evaluation, evaluate
+from secateur.evaluation import Evaluation, perplexity_of
 from secateur.machine.facts import machine, now, peak_memory_bytes, versions
 from secateur.progress import Progress, Quiet
 from secateur.record import RecoveryRecord, RunRecord
@@ -141,7 +141,7 @@ def _perplexity(
         return None
     shown.begin(name, len(source.blocks))
     together = batch_size(None, prepared.heldout.input_ids.shape[1], source)
-    found = evaluate(source, prepared.heldout, together, tick=shown.tick)
+    found = perplexity_of(source, prepared.heldout, together, tick=shown.tick)
     shown.block(model=name, perplexity=round(found.perplexity, 4))
     return found
 

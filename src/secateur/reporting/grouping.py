@@ -17,7 +17,7 @@ from typing import Any
 
 from secateur.data import Protocol
 from secateur.errors import PatternError
-from secateur.evaluate import Evaluation
+from secateur.evaluation import Evaluation
 from secateur.methods import every
 from secateur.record import RunRecord
 from secateur.reporting.comparison import Comparison, Row, Score, Spread, Text

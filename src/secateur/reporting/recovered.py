@@ -7,7 +7,7 @@ errors are those of the pruned model, and so are left to the pruned model's own 
 
 from __future__ import annotations
 
-from secateur.evaluate import Evaluation
+from secateur.evaluation import Evaluation
 from secateur.record import RunRecord
 
 

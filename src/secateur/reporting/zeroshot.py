@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-from secateur.evaluate import TaskScore
+from secateur.evaluation import TaskScore
 from secateur.record import RunRecord
 from secateur.reporting.comparison import Comparison, Row
 

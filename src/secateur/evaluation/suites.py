@@ -6,7 +6,7 @@ and of its published script. `continuation` needs no network.
 
 from __future__ import annotations
 
-from secateur.evaluate.continuation import NAME as CONTINUATION
+from secateur.evaluation.continuation import NAME as CONTINUATION
 
 SUITES: dict[str, tuple[str, ...]] = {
     "wanda++": (

@@ -7,12 +7,12 @@ from secateur.checkpoint import BlockModel, locate, open_model
 from secateur.checkpoint.model_facts import reads_images
 from secateur.data import load_images
 from secateur.errors import DataError, RecipeError
-from secateur.evaluate import Classification, classify
+from secateur.evaluation import Classification, classify
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.progress import Progress, Quiet
 
 
-def evaluate(
+def evaluate_images(
     model: str,
     images: str,
     *,

@@ -18,7 +18,7 @@ from secateur.blocks.stream import Tick, silent
 from secateur.checkpoint import BlockModel
 from secateur.data import ImageBatch, ImageProtocol
 from secateur.errors import NumericalError
-from secateur.evaluate.perplexity import pass_through
+from secateur.evaluation.perplexity import pass_through
 
 
 class Classification(BaseModel):

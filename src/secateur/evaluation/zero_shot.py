@@ -18,13 +18,12 @@ from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.checkpoint.streamed import read_config
 from secateur.data import read_documents
 from secateur.errors import CheckpointError, RecipeError
-from secateur.evaluate import TaskEvaluation
-from secateur.evaluate.continuation import NAME as CONTINUATION
-from secateur.evaluate.suites import spell_out
-from secateur.evaluate.tasks import TaskSet, lm_eval_version, read_scores
+from secateur.evaluation import TaskEvaluation
+from secateur.evaluation.continuation import NAME as CONTINUATION
+from secateur.evaluation.lm_eval import TaskSet, lm_eval_version, read_scores
+from secateur.evaluation.suites import spell_out
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.progress import Progress, Quiet
-from secateur.record import RunRecord
 
 LONGEST = 2048
 """Tokens of a question at most, where the model would allow more."""
@@ -115,10 +114,10 @@ class Questions:
             **self._protocol,
         )
 
-    def found_in(self, record: RunRecord, against: str) -> bool:
-        """Whether a run's model has been asked these very questions before."""
+    def asked_before(self, recorded: Sequence[TaskEvaluation], against: str) -> bool:
+        """Whether a model, by what is recorded of it, was asked these very questions."""
         wanted = {"against": against, **self._protocol}
-        return any(wanted.items() <= dict(scored).items() for scored in record.tasks)
+        return any(wanted.items() <= dict(scored).items() for scored in recorded)
 
     @property
     def _protocol(self) -> dict[str, Any]:
@@ -149,7 +148,7 @@ class Questions:
         )
 
 
-def ask(
+def evaluate_tasks(
     model: str,
     tasks: str,
     *,

@@ -58,7 +58,7 @@ class Evaluation(BaseModel):
     """Wall time."""
 
 
-def evaluate(
+def perplexity_of(
     source: BlockModel,
     text: TokenBatch,
     batch_size: int,

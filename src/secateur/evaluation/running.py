@@ -15,7 +15,7 @@ from torch import nn
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import BlockModel
 from secateur.data import TokenBatch
-from secateur.evaluate.perplexity import Evaluation, measure
+from secateur.evaluation.perplexity import Evaluation, measure
 
 
 class Following:

@@ -26,8 +26,8 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.errors import DataError, RecipeError, SecateurError, closest
-from secateur.evaluate import continuation
-from secateur.evaluate.scores import TaskScore
+from secateur.evaluation import continuation
+from secateur.evaluation.scores import TaskScore
 
 FEWSHOT_SEED = 1234
 BOOTSTRAP = 1000
