@@ -13,12 +13,12 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from secateur import pipeline
 from secateur.bundled import BUILTIN_MODEL, FOLDER
 from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.data import load_calibration, load_heldout
 from secateur.machine.facts import now, versions
 from secateur.methods import every
+from secateur.pruning import pipeline
 from secateur.recipe import Recipe
 
 TOKENS = Path(__file__).parent / "golden" / "tokens.safetensors"

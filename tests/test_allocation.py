@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 
 import secateur
-from secateur.allocate import Part, _parts, damages, outliers
 from secateur.blocks.stream import Stream, silent
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.errors import RecipeError
 from secateur.methods.wanda import WandaParams, wanda
+from secateur.pruning.allocate import Part, _parts, damages, outliers
 from secateur.recipe import Recipe
 from secateur.sparsity import Selection, Unstructured, keep_mask
 from secateur.sparsity.allocation import MEASURED_SPREAD, OWL_SPREAD, by_damage, by_outliers

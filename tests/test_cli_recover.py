@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import tiny
-from secateur.pipeline import prune
+from secateur.pruning.pipeline import prune
 from secateur.recipe import Recipe
 from secateur.record import RunRecord, read_record
 from secateur.record.check import prove

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import secateur
-from secateur import pipeline
 from secateur.checkpoint import StreamedModel
 from secateur.compare import Run, compare, plan_runs, recover_all
 from secateur.errors import OutputError, RecipeError
 from secateur.evaluation.text import evaluate_text
+from secateur.pruning import pipeline
 from secateur.recipe import Recipe
 from secateur.record import RunRecord, read_record
 from secateur.reporting import compare as side_by_side
@@ -78,7 +78,7 @@ def test_what_runs_share_is_made_once(
 
         monkeypatch.setattr(owner, name, call)
 
-    from secateur import groundwork, prepare, sequences
+    from secateur.pruning import prepare
 
     counted("open_model", prepare)
     counted("load_calibration", sequences)

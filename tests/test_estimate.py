@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.checkpoint import ResidentModel, find_matrices, open_model
 from secateur.errors import PatternError
-from secateur.estimate import estimate
 from secateur.methods import get
+from secateur.pruning.estimate import estimate
 from secateur.recipe import Plan, Regional
 from secateur.sparsity import Selection, parse_pattern
 from tiny import make_model, make_tokens

@@ -10,7 +10,7 @@ from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import CheckpointError, NumericalError, RecipeError
-from secateur.prepare import matrix_shapes
+from secateur.pruning.prepare import matrix_shapes
 from tiny import EVERY_FAMILY, FAMILIES, make_model, make_tokens, save
 
 FACTS = {"aggregate": "l2"}

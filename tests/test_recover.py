@@ -20,8 +20,8 @@ import tiny
 from secateur.checkpoint import find_blocks, find_matrices
 from secateur.errors import CheckFailedError, CheckpointError, RecipeError, SecateurError
 from secateur.evaluation.text import evaluate_text
-from secateur.pipeline import prune
 from secateur.progress import Quiet
+from secateur.pruning.pipeline import prune
 from secateur.recipe import Recipe
 from secateur.record import read_record
 from secateur.record.check import prove

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import secateur
-from secateur import cli, groundwork, methods
+from secateur import cli, methods
 from secateur.blocks import sweep
 from secateur.checkpoint import open as opening
 from secateur.checkpoint.streamed import NotStreamableError
@@ -188,7 +188,7 @@ def test_held_out_text_goes_on_too(
     whole = secateur.prune(**options, out=tmp_path / "whole")
     with stopped(2):
         secateur.prune(**options, out=tmp_path / "out")
-    monkeypatch.delattr(groundwork, "pass_through")  # the dense model is not run again
+    monkeypatch.delattr(dense_passes, "pass_through")  # the dense model is not run again
     run = secateur.prune(**options, out=tmp_path / "out")
     same_result(tmp_path / "out", tmp_path / "whole", run, whole)
     assert run.evaluations[0].perplexity == whole.evaluations[0].perplexity
@@ -209,7 +209,7 @@ def test_gradients_are_not_computed_again(
         options["save_gradients"] = str(tmp_path / kept)
     with stopped(at):
         secateur.prune(**options, out=tmp_path / "out")
-    monkeypatch.delattr(groundwork, "full_gradients")
+    monkeypatch.delattr(dense_passes, "full_gradients")
     run = secateur.prune(**options, out=tmp_path / "out")
     same_result(tmp_path / "out", tmp_path / "whole", run, whole)
 

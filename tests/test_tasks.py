@@ -18,7 +18,7 @@ from secateur.evaluation.continuation import CHOICE, CHOICES, CONTEXT, make_ques
 from secateur.evaluation.lm_eval import TaskSet, _published, read_scores
 from secateur.evaluation.suites import SUITES, spell_out
 from secateur.evaluation.zero_shot import evaluate_tasks
-from secateur.pipeline import prune
+from secateur.pruning.pipeline import prune
 from secateur.recipe import Recipe
 from secateur.record import add_to_record, read_record
 

@@ -22,7 +22,7 @@ from secateur.checkpoint.gradient_store import GradientFile
 from secateur.data import ImageProtocol, images_in_memory, load_images
 from secateur.errors import DataError, ModelError, RecipeError, SecateurError
 from secateur.evaluation.images import evaluate_images
-from secateur.prepare import matrix_shapes
+from secateur.pruning.prepare import matrix_shapes
 from secateur.record import read_record
 from secateur.record.check import prove
 from secateur.reporting import compare

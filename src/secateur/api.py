@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur import pipeline
 from secateur.checkpoint import load_whole, locate
 from secateur.errors import RecipeError
 from secateur.machine.device import choose_device
 from secateur.progress import Progress
+from secateur.pruning import pipeline
 from secateur.recipe import Recipe
 from secateur.record import RunRecord
 

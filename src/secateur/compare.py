@@ -20,18 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur import methods, pipeline
+from secateur import methods
 from secateur.checkpoint import locate
 from secateur.errors import OutputError, RecipeError
 from secateur.evaluation.text import evaluate_text
 from secateur.evaluation.zero_shot import Answers, Questions
 from secateur.machine.device import choose_device
 from secateur.machine.facts import reset_peak_memory
-from secateur.prepare import check_fit
 from secateur.progress import Progress, Quiet
+from secateur.pruning import pipeline
+from secateur.pruning.prepare import check_fit
+from secateur.pruning.reuse import Remembered
 from secateur.recipe import Recipe
 from secateur.record import RunRecord, add_to_record, read_record, write_record
-from secateur.remembered import Remembered
 from secateur.sparsity import parse_pattern
 
 _OF_NO_MATTER = ("out", "overwrite", "save_gradients", "restart")

@@ -13,7 +13,7 @@ from secateur.data import ImageProtocol, Protocol
 from secateur.evaluation import Classification, Evaluation, TaskEvaluation
 from secateur.export import Packing
 from secateur.methods import describe_fields, every
-from secateur.prepare import Prepared
+from secateur.pruning.prepare import Prepared
 from secateur.recipe import Regional
 from secateur.record import RunRecord
 from secateur.record.check import Proof

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur import pipeline, show
+from secateur import show
 from secateur.cli.app import CALIBRATION, HELD_OUT, AlsoText, Trust, app, shown
 from secateur.errors import RecipeError
-from secateur.prepare import prepare
+from secateur.pruning import pipeline
+from secateur.pruning.prepare import prepare
 from secateur.recipe import Recipe
 from secateur.recipe.yaml_file import read_value, read_yaml
 

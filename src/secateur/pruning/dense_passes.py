@@ -24,9 +24,9 @@ from secateur.checkpoint.unfinished import DENSE, read_batches, write_batches
 from secateur.evaluation import Following, pass_through
 from secateur.machine import processes
 from secateur.methods import Refine
-from secateur.prepare import Prepared, matrix_shapes
 from secateur.progress import Progress
-from secateur.remembered import Remembered
+from secateur.pruning.prepare import Prepared, matrix_shapes
+from secateur.pruning.reuse import Remembered
 
 
 def follow(

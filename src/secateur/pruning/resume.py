@@ -20,7 +20,7 @@ from secateur.errors import RecipeError
 from secateur.evaluation import Following
 from secateur.machine import processes
 from secateur.machine.facts import machine, versions
-from secateur.prepare import Prepared
+from secateur.pruning.prepare import Prepared
 from secateur.record import BlockRecord
 
 NO_MATTER = frozenset(

@@ -25,13 +25,13 @@ from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.model_facts import load_tokenizer, reads_images
 from secateur.data import ImageBatch, TokenBatch
 from secateur.errors import DataError, OutputError, SecateurError
-from secateur.estimate import Estimate, estimate
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
+from secateur.pruning.estimate import Estimate, estimate
 from secateur.pruning.fit import check_selection
+from secateur.pruning.inputs import check_kind, read_calibration, read_heldout, read_images
+from secateur.pruning.reuse import Remembered
 from secateur.recipe import Plan, Recipe, plan_of
-from secateur.remembered import Remembered
-from secateur.sequences import check_kind, read_calibration, read_heldout, read_images
 from secateur.statistics import Need
 
 

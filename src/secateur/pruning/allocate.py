@@ -34,8 +34,8 @@ from secateur.data import TokenBatch
 from secateur.evaluation.perplexity import divergence
 from secateur.machine import processes
 from secateur.methods.wanda import WandaParams, wanda
-from secateur.prepare import Prepared
 from secateur.progress import Progress
+from secateur.pruning.prepare import Prepared
 from secateur.sparsity import Selection, Unstructured, keep_mask, without_dropped
 from secateur.sparsity.allocation import Count, by_damage, by_outliers
 from secateur.statistics import Need, Statistics

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.allocate import allocate
 from secateur.blocks.batching import batch_size, tokens_in_each
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import Aim, BlockResult, sweep
@@ -26,15 +25,16 @@ from secateur.checkpoint.background import Behind
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import RecipeError
 from secateur.evaluation import Following
-from secateur.groundwork import aim_of, first_block, follow, gradients_of
 from secateur.machine import processes
 from secateur.machine.facts import machine, now, peak_memory_bytes, repeatability, versions
-from secateur.prepare import Prepared, prepare, prepare_in_place
 from secateur.progress import Progress, Quiet
+from secateur.pruning.allocate import allocate
+from secateur.pruning.dense_passes import aim_of, first_block, follow, gradients_of
+from secateur.pruning.prepare import Prepared, prepare, prepare_in_place
+from secateur.pruning.resume import go_on, keep, open_output, streams_of
+from secateur.pruning.reuse import Remembered
 from secateur.recipe import Recipe
 from secateur.record import BlockRecord, MatrixRecord, RunRecord
-from secateur.remembered import Remembered
-from secateur.resume import go_on, keep, open_output, streams_of
 
 
 def prune(
