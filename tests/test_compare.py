@@ -78,14 +78,14 @@ def test_what_runs_share_is_made_once(
 
         monkeypatch.setattr(owner, name, call)
 
-    from secateur.pruning import prepare
+    from secateur.pruning import dense_passes, inputs, prepare
 
     counted("open_model", prepare)
-    counted("load_calibration", sequences)
-    counted("load_heldout", sequences)
-    counted("pass_through", groundwork)
-    counted("full_gradients", groundwork)
-    counted("observe", groundwork)  # of block 0 only; the others are observed by the sweep
+    counted("load_calibration", inputs)
+    counted("load_heldout", inputs)
+    counted("pass_through", dense_passes)
+    counted("full_gradients", dense_passes)
+    counted("observe", dense_passes)  # of block 0 only; the others are observed by the sweep
     runs = planned(tmp_path, options(llama_folder, tokens_file))
     assert len(list(compare(runs))) == len(runs)
     assert sorted(made) == [

@@ -15,8 +15,8 @@ from secateur.errors import ModelError, PatternError, RecipeError
 from secateur.inference import PackedLinear, Timing, accelerate, forms, probe
 from secateur.inference.forms import UnfitError, convert
 from secateur.inference.layers import matrix_bytes, two_of_four
-from secateur.inference.report import choose
 from secateur.inference.tile import Tile, candidates
+from secateur.inference.timings import choose
 from secateur.sparsity import NofM, keep_mask
 from tiny import BLOCKS, make_model, make_tokens
 

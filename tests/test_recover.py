@@ -25,11 +25,11 @@ from secateur.pruning.pipeline import prune
 from secateur.recipe import Recipe
 from secateur.record import read_record
 from secateur.record.check import prove
-from secateur.recover import Recovery, recover, story, training
-from secateur.recover.adapter import MaskedLora, attach, find_targets, masked_layers
-from secateur.recover.merge import merged_weights
-from secateur.recover.objective import distillation, divergence, language_model_loss
-from secateur.recover.training import rate_at
+from secateur.recovery import Recovery, pipeline, recover, training
+from secateur.recovery.adapter import MaskedLora, attach, find_targets, masked_layers
+from secateur.recovery.merge import merged_weights
+from secateur.recovery.objective import distillation, divergence, language_model_loss
+from secateur.recovery.training import rate_at
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +118,7 @@ def test_the_merged_weights_compute_what_training_computed(family: str) -> None:
     for name, weight in merged.items():
         assert bool((weight[plain[name] == 0] == 0).all())
         assert bool((weight != plain[name]).any())
-    story._put(model, merged)
+    pipeline._put(model, merged)
     assert torch.allclose(model(input_ids=tokens).logits, trained, atol=1e-5)
     assert not torch.allclose(trained, before, atol=1e-2)
 
@@ -398,7 +398,7 @@ def test_plain_lora_merged_would_leave_no_zero(sparse_folder: Path) -> None:
 def test_a_merge_that_breaks_a_zero_is_refused(
     settings: Callable[..., Recovery], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = story.merged_weights
+    real = pipeline.merged_weights
 
     def broken(model: PreTrainedModel) -> dict[str, Tensor]:
         merged = real(model)
@@ -407,7 +407,7 @@ def test_a_merge_that_breaks_a_zero_is_refused(
         merged[name][tuple(place)] = 0.5
         return merged
 
-    monkeypatch.setattr(story, "merged_weights", broken)
+    monkeypatch.setattr(pipeline, "merged_weights", broken)
     with pytest.raises(CheckFailedError, match=r"broke 1 zeros in model\.layers\.0"):
         recover(settings())
     assert not Path(settings().out).exists()

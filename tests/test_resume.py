@@ -27,6 +27,7 @@ from secateur.checkpoint import open as opening
 from secateur.checkpoint.streamed import NotStreamableError
 from secateur.errors import CheckpointError, NumericalError, OutputError, RecipeError
 from secateur.progress import Quiet
+from secateur.pruning import dense_passes
 from secateur.record import RunRecord
 from tiny import BLOCKS, fingerprint, make_model, make_tokens, save
 

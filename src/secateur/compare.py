@@ -182,7 +182,11 @@ def recover_all(
     Raises:
         SecateurError: a model cannot be trained; those before it are finished and stay.
     """
-    from secateur.recover import Recovery, StateFile, recover  # loads peft, which nothing else does
+    from secateur.recovery import (  # loads peft, which nothing else does
+        Recovery,
+        StateFile,
+        recover,
+    )
 
     for run in runs:
         recipe, name = run.recipe, f"{run.name}_recovered"

@@ -100,7 +100,7 @@ def recover(
 ) -> None:
     """Train a pruned MODEL, keep every zero, and write it to --out."""
     given = dict(locals())
-    from secateur import recover as recovering  # loads peft, which nothing else needs
+    from secateur import recovery as recovering  # loads peft, which nothing else needs
 
     given["out"] = given.pop("out_folder")
     values = {name: value for name, value in given.items() if value is not None}

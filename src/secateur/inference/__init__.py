@@ -3,8 +3,8 @@
 from secateur.inference.accelerate import accelerate_inference
 from secateur.inference.benchmark import BenchReport, bench
 from secateur.inference.packed_linear import PackedLinear
-from secateur.inference.report import InferenceReport, ShapeReport, Timing
 from secateur.inference.table import summarise, tabulate
+from secateur.inference.timings import InferenceReport, ShapeReport, Timing
 
 __all__ = [
     "BenchReport",

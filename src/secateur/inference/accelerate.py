@@ -15,7 +15,7 @@ from torch import nn
 from secateur.errors import RecipeError
 from secateur.inference.layers import matrix_bytes, replace, two_of_four
 from secateur.inference.probe import probe
-from secateur.inference.report import InferenceReport, ShapeReport, choose
+from secateur.inference.timings import InferenceReport, ShapeReport, choose
 
 VECTORS = (1, 4, 16)
 """What is probed by default: decoding of 1, 4 and 16 sequences at once."""

@@ -21,8 +21,8 @@ from secateur.inference.generation import Latency, measure
 from secateur.inference.layers import matrix_bytes, replace, two_of_four
 from secateur.inference.packed_linear import PackedLinear
 from secateur.inference.probe import tune
-from secateur.inference.report import Record
 from secateur.inference.tile import MOST_VECTORS
+from secateur.inference.timings import Record
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.facts import machine, peak_memory_bytes, reset_peak_memory
 from secateur.progress import Progress, Quiet

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, StaticCache
 
-from secateur.inference.report import Record
+from secateur.inference.timings import Record
 
 SEED = 0
 

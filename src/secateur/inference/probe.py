@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from secateur.inference.forms import FORMS, UnfitError, convert
 from secateur.inference.packed_linear import PackedLinear
-from secateur.inference.report import Timing
 from secateur.inference.tile import MOST_VECTORS, Tile, candidates
+from secateur.inference.timings import Timing
 
 COLD_BYTES = 256_000_000
 """Weights that a round reads at least, several times the caches of today's GPUs."""

@@ -19,9 +19,9 @@ from secateur.data import TokenBatch, load_calibration, load_heldout
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
 from secateur.machine.device import choose_device
 from secateur.record import RunRecord, read_record
-from secateur.recover.merge import count_zeros
-from secateur.recover.settings import Recovery
-from secateur.recover.state import StateFile
+from secateur.recovery.merge import count_zeros
+from secateur.recovery.resume import StateFile
+from secateur.recovery.settings import Recovery
 from secateur.sparsity import Selection, parse_pattern, read_selection
 
 

@@ -1,7 +1,7 @@
 """Takes back what pruning cost: adapters that leave the zeros alone, trained, merged, proved."""
 
-from secateur.recover.settings import Recovery
-from secateur.recover.state import StateFile
-from secateur.recover.story import recover
+from secateur.recovery.pipeline import recover
+from secateur.recovery.resume import StateFile
+from secateur.recovery.settings import Recovery
 
 __all__ = ["Recovery", "StateFile", "recover"]

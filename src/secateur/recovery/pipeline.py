@@ -26,12 +26,12 @@ from secateur.evaluation import Evaluation, perplexity_of
 from secateur.machine.facts import machine, now, peak_memory_bytes, versions
 from secateur.progress import Progress, Quiet
 from secateur.record import RecoveryRecord, RunRecord
-from secateur.recover.adapter import attach, find_targets
-from secateur.recover.inputs import Prepared, prepare
-from secateur.recover.merge import count_zeros, merged_weights
-from secateur.recover.objective import Objective, distillation, language_model_loss
-from secateur.recover.settings import Recovery
-from secateur.recover.training import train
+from secateur.recovery.adapter import attach, find_targets
+from secateur.recovery.merge import count_zeros, merged_weights
+from secateur.recovery.objective import Objective, distillation, language_model_loss
+from secateur.recovery.prepare import Prepared, prepare
+from secateur.recovery.settings import Recovery
+from secateur.recovery.training import train
 
 
 def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:

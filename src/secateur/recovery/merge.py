@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from secateur.checkpoint import BlockModel, find_all_matrices
 from secateur.errors import CheckFailedError, NumericalError
-from secateur.recover.adapter import masked_layers
+from secateur.recovery.adapter import masked_layers
 from secateur.sparsity import Selection, audit
 
 

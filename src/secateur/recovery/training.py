@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from secateur.errors import NumericalError
 from secateur.progress import Progress
 from secateur.record import RecoveryPoint
-from secateur.recover.inputs import Prepared
-from secateur.recover.objective import Objective, language_model_loss
-from secateur.recover.settings import Recovery
-from secateur.recover.state import Position, StateFile, part, remembered, remind
+from secateur.recovery.objective import Objective, language_model_loss
+from secateur.recovery.prepare import Prepared
+from secateur.recovery.resume import Position, StateFile, part, remembered, remind
+from secateur.recovery.settings import Recovery
 
 
 @dataclass(frozen=True)
