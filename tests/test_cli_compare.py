@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from secateur import demo, methods
+from secateur import methods
+from secateur.comparison import demo
 from secateur.evaluation.zero_shot import Answers, Questions, evaluate_tasks
 from secateur.progress import Progress
 from secateur.record import read_record

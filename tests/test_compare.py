@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 import secateur
 from secateur.checkpoint import StreamedModel
-from secateur.compare import Run, compare, plan_runs, recover_all
+from secateur.comparison.afterwards import recover_all
+from secateur.comparison.runs import Run, compare, plan_runs
 from secateur.errors import OutputError, RecipeError
 from secateur.evaluation.text import evaluate_text
 from secateur.pruning import pipeline
 from secateur.recipe import Recipe
 from secateur.record import RunRecord, read_record
-from secateur.reporting import compare as side_by_side
+from secateur.reporting import side_by_side
 from tiny import BLOCKS, make_model, make_tokens
 
 METHODS = ["magnitude", "wanda", "sparsegpt", "gblm", "wanda++"]

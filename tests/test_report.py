@@ -29,7 +29,7 @@ from secateur.reporting.charts import dot_plot, span_of
 from secateur.reporting.comparison import Spread
 from secateur.reporting.damage import error_by_block, places, seconds_by_phase
 from secateur.reporting.formats import as_csv, as_latex, as_markdown
-from secateur.reporting.grouping import compare
+from secateur.reporting.grouping import side_by_side
 from secateur.reporting.page import render
 from secateur.reporting.reproduce import recipe_of
 from secateur.reporting.scale import Axis, near, spread_out
@@ -47,7 +47,7 @@ def test_mean_spread_and_damage_by_hand() -> None:
         make_record("wanda++", seed=seed, perplexity=ppl, error=0.1)
         for seed, ppl in ((0, 11), (1, 13))
     ]
-    (found,) = compare(records)
+    (found,) = side_by_side(records)
     wanda, wandapp = found.rows
     assert (wanda.name, wandapp.name) == ("wanda", "wanda++")
     assert wanda.scores[0].perplexity == Spread(15, 1, 2)
@@ -64,7 +64,7 @@ def test_mean_spread_and_damage_by_hand() -> None:
 def test_a_recovered_model_is_a_row_of_its_own() -> None:
     """Dense 10, Wanda 14, recovered 12: half of the damage, in the time of both."""
     pruned = make_record("wanda", perplexity=14)
-    (found,) = compare([pruned, make_recovery(pruned, 12)])
+    (found,) = side_by_side([pruned, make_recovery(pruned, 12)])
     wanda, recovered = found.rows
     assert (wanda.name, recovered.name) == ("wanda", "wanda (recovered, lm)")
     assert wanda.scores[0].perplexity.mean == 14
@@ -92,7 +92,7 @@ def test_tasks_are_columns_of_the_table_with_the_dense_model_on_top() -> None:
     first = make_record("wanda", seed=0, tasks=(make_tasks(0.6, 0.72),))
     second = make_record("wanda", seed=1, tasks=(make_tasks(0.62, 0.72),))
     recovered = make_recovery(first, 11).model_copy(update={"tasks": (make_tasks(0.7, 0.72),)})
-    (found,) = compare([first, second, recovered, make_record("magnitude")])
+    (found,) = side_by_side([first, second, recovered, make_record("magnitude")])
     table = tabulate(found)
     place = table.heads.index("continuation acc")
     assert table.dense is not None
@@ -105,7 +105,7 @@ def test_tasks_are_columns_of_the_table_with_the_dense_model_on_top() -> None:
     assert "standard error over questions" in table.notes[-1]
     assert "| 0.6100 ± 0.0500 |" in as_markdown([found])
     assert "$0.6100 \\pm 0.0500$" in as_latex([found])
-    other = compare([make_record("gblm", recipe={"model": "models/otter"})])
+    other = side_by_side([make_record("gblm", recipe={"model": "models/otter"})])
     rows = list(csv.DictReader(io.StringIO(as_csv([found, *other]))))
     heads = ("continuation_acc", "continuation_acc_standard_error", "dense_continuation_acc")
     assert [[row[head] for head in heads] for row in rows] == [
@@ -119,7 +119,7 @@ def test_other_questions_of_a_task_are_a_column_of_their_own() -> None:
     (score,) = few.scores
     norm = score.model_copy(update={"metric": "acc_norm", "value": 0.65})
     many = score.model_copy(update={"documents": 500, "value": 0.5})
-    (found,) = compare([
+    (found,) = side_by_side([
         make_record("wanda", tasks=(few.model_copy(update={"scores": (score, norm)}),)),
         make_record("gblm", tasks=(few.model_copy(update={"scores": (many,)}),)),
     ])  # fmt: skip
@@ -146,14 +146,16 @@ def test_damage_is_removed_at_the_same_seed_only() -> None:
         make_record("gblm", seed=0, perplexity=12),
     ]
     records += [make_record("gblm", seed=1, perplexity=11)]
-    (found,) = compare(records)
+    (found,) = side_by_side(records)
     assert found.rows[1].scores[0].removed == Spread(0.5, None, 1)
-    (without,) = compare(records[1:])
+    (without,) = side_by_side(records[1:])
     assert without.rows[0].scores[0].removed is None
 
 
 def test_no_damage_leaves_nothing_to_remove() -> None:
-    (found,) = compare([make_record("wanda", perplexity=9.5), make_record("gblm", perplexity=12)])
+    (found,) = side_by_side(
+        [make_record("wanda", perplexity=9.5), make_record("gblm", perplexity=12)]
+    )
     assert found.rows[1].scores[0].removed is None
 
 
@@ -163,7 +165,7 @@ def test_rows_stand_by_sparsity_and_by_the_age_of_the_method() -> None:
         for pattern in ("80%", "0.5", "4:8", "2:4")
         for method in ("wanda++", "novel", "magnitude")
     ]
-    (found,) = compare(records)
+    (found,) = side_by_side(records)
     assert list(found.patterns) == ["2:4", "4:8", "50%", "80%"]
     assert [row.method for row in found.patterns["50%"]] == ["magnitude", "wanda++", "novel"]
 
@@ -177,7 +179,7 @@ def test_other_models_texts_and_unmeasured_runs_are_kept_apart() -> None:
         make_record("wanda", evaluations=(other,)),
         make_record("sparsegpt", perplexity=None),
     ]
-    found = compare(records)
+    found = side_by_side(records)
     assert [len(group.rows) for group in found] == [2, 1, 1, 1]
     page = render(records)
     assert "4 comparisons" in page
@@ -192,7 +194,7 @@ def test_settings_make_rows_of_their_own() -> None:
         make_record("wanda", recipe={"preset": "paper"}),  # has no regional optimiser
         make_record("wanda", seed=1),
     ]
-    (found,) = compare(records)
+    (found,) = side_by_side(records)
     assert [(row.name, len(row.runs)) for row in found.rows] == [
         ("wanda", 2),
         ("wanda++ (preset=auto)", 2),
@@ -205,11 +207,11 @@ def test_a_copy_counts_once_and_a_repeat_is_told() -> None:
     beside_the_model = record.model_copy(
         update={"evaluations": (), "recipe": {**record.recipe, "out": "elsewhere"}}
     )
-    (found,) = compare([beside_the_model, record, record])
+    (found,) = side_by_side([beside_the_model, record, record])
     assert found.runs == (record,)
     assert found.notices == ()
     again = make_record(perplexity=13, created="2026-02-01T00:00:00+00:00")
-    (found,) = compare([again, record])
+    (found,) = side_by_side([again, record])
     assert found.runs == (again,)
     assert "the latest is shown" in found.notices[0]
 
@@ -220,7 +222,7 @@ def test_what_makes_a_difference_doubtful_is_told() -> None:
         make_record("gblm", calibration=make_evaluation(1, token_sha256="f" * 64).protocol),
         make_record("sparsegpt", evaluations=(make_evaluation(12, dense=10.2),), device="cuda:0"),
     ]
-    (found,) = compare(records)
+    (found,) = side_by_side(records)
     assert [notice.split()[0] for notice in found.notices] == ["Runs", "The", "Runs"]
     assert "from 10.00 to 10.20" in found.notices[1]
     page = render(records)
@@ -242,7 +244,7 @@ def test_findings_say_what_the_spread_does_not_separate() -> None:
 
 
 def test_damage_by_block_and_kind_is_the_mean_over_seeds() -> None:
-    (found,) = compare([make_record(seed=0, error=0.2), make_record(seed=1, error=0.4)])
+    (found,) = side_by_side([make_record(seed=0, error=0.2), make_record(seed=1, error=0.4)])
     (row,) = found.rows
     assert error_by_block(row) == (pytest.approx(0.3), pytest.approx(0.15))
     by_place = {(place.block, place.kind): place for place in places(row)}
@@ -266,7 +268,7 @@ def test_experts_are_taken_together() -> None:
     record = record.model_copy(
         update={"blocks": (block.model_copy(update={"matrices": matrices}),)}
     )
-    (found,) = compare([record])
+    (found,) = side_by_side([record])
     (place,) = places(found.rows[0])
     assert (place.kind, place.matrices) == ("mlp.experts.*.up_proj", 2)
 
@@ -285,7 +287,7 @@ def test_a_matrix_that_fails_is_named() -> None:
 
 
 def test_markdown_has_every_number() -> None:
-    lines = as_markdown(compare(make_study())).splitlines()
+    lines = as_markdown(side_by_side(make_study())).splitlines()
     assert lines[0] == "**heron, pruned: perplexity on heldout (24 windows of 128 tokens)**"
     assert lines[4].startswith("|  | dense | 10.00 |")
     assert lines[5].startswith("| 2:4 | magnitude | 5000.00 ± 0.10 | -1.25e+05 ± 3119 |")
@@ -298,7 +300,7 @@ def test_markdown_has_every_number() -> None:
 
 
 def test_latex_is_balanced_and_escaped() -> None:
-    text = as_latex(compare([make_record("wanda_50%&{", "50%"), make_record("gblm", "50%")]))
+    text = as_latex(side_by_side([make_record("wanda_50%&{", "50%"), make_record("gblm", "50%")]))
     assert r"wanda\_50\%\&\{ & $\mathbf{12.00}$" in text
     assert r"50\% & gblm & $\mathbf{12.00}$" in text
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
@@ -310,11 +312,11 @@ def test_latex_is_balanced_and_escaped() -> None:
 def test_csv_is_unrounded_with_a_line_for_every_text() -> None:
     evaluations = (make_evaluation(12.123456789), make_evaluation(13, token_sha256="b" * 64))
     lines = list(
-        csv.DictReader(io.StringIO(as_csv(compare([make_record(evaluations=evaluations)]))))
+        csv.DictReader(io.StringIO(as_csv(side_by_side([make_record(evaluations=evaluations)]))))
     )
     assert [line["perplexity"] for line in lines] == ["12.123456789", "13.0"]
     assert [line["token_sha256"][0] for line in lines] == ["a", "b"]
-    (line,) = csv.DictReader(io.StringIO(as_csv(compare([make_record(perplexity=None)]))))
+    (line,) = csv.DictReader(io.StringIO(as_csv(side_by_side([make_record(perplexity=None)]))))
     assert (line["perplexity"], line["method"], line["seconds"]) == ("", "wanda", "10.0")
 
 
@@ -464,7 +466,7 @@ def test_a_recipe_can_be_run_again(tmp_path: Path) -> None:
         "parameters": {"alpha": 1e-5}, "regional": {"rounds": 3},
     }  # fmt: skip
     whole = Recipe.build(values).spelled_out()
-    (found,) = compare([make_record("wanda++", recipe={**whole, "out": "x y", "seed": 3})])
+    (found,) = side_by_side([make_record("wanda++", recipe={**whole, "out": "x y", "seed": 3})])
     shown = recipe_of(found, found.rows[0])
     path = tmp_path / "recipe.yaml"
     path.write_text(shown.yaml, encoding="utf-8")

@@ -25,7 +25,7 @@ from secateur.evaluation.images import evaluate_images
 from secateur.pruning.prepare import matrix_shapes
 from secateur.record import read_record
 from secateur.record.check import prove
-from secateur.reporting import compare
+from secateur.reporting import side_by_side
 from secateur.reporting.reproduce import facts_of
 from tiny import Command
 
@@ -152,7 +152,7 @@ def test_the_record_says_which_images(vit_folder: Path, calibration: Path, tmp_p
         record = read_record(out)
         assert record is not None
         assert record.recipe["images"] == str(calibration)
-        (comparison,) = compare([record])
+        (comparison,) = side_by_side([record])
         assert dict(facts_of(comparison))["calibration"] == f"{calibration}: 64 images"
         assert isinstance(record.calibration, ImageProtocol)
         return record.calibration

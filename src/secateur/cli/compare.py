@@ -22,8 +22,9 @@ from secateur.cli.app import (
     app,
     shown,
 )
-from secateur.compare import Run, ask_all, compare, plan_runs, recover_all
-from secateur.demo import demo, demo_runs
+from secateur.comparison.afterwards import ask_all, recover_all
+from secateur.comparison.demo import demo, demo_runs
+from secateur.comparison.runs import Run, compare, plan_runs
 from secateur.errors import RecipeError
 from secateur.evaluation.zero_shot import Questions
 from secateur.record import RunRecord, find_records

@@ -29,7 +29,7 @@ SAME_MODEL = 0.005
 """Relative difference up to which two dense perplexities may come from one model's rounding."""
 
 
-def compare(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
+def side_by_side(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
     """Put runs that can be compared together, those with most runs first."""
     groups: dict[Any, list[RunRecord]] = {}
     for record in _without_copies(map(as_measured, records)):

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from secateur.checkpoint.durable import write_text, writing
 from secateur.record import RunRecord
 from secateur.reporting.formats import as_csv, as_latex, as_markdown
-from secateur.reporting.grouping import compare
+from secateur.reporting.grouping import side_by_side
 from secateur.reporting.section import section
 
 MARKS = (
@@ -57,7 +57,7 @@ def render(records: Sequence[RunRecord]) -> str:
         keep_trailing_newline=True,
     )
     return templates.get_template("page.html.j2").render(
-        sections=[section(comparison) for comparison in compare(records)],
+        sections=[section(comparison) for comparison in side_by_side(records)],
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),
@@ -87,7 +87,9 @@ def write_report(
     if form == "html":
         text, out = render(records), out or Path("report.html")
     else:
-        text = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}[form](compare(records))
+        text = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}[form](
+            side_by_side(records)
+        )
     if out is not None:
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)

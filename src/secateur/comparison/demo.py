@@ -16,7 +16,7 @@ from secateur import methods
 from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import load_whole, locate
 from secateur.checkpoint.model_facts import load_tokenizer
-from secateur.compare import Run, compare, plan_runs
+from secateur.comparison.runs import Run, compare, plan_runs
 from secateur.data.builtin import BUILTIN
 from secateur.errors import CheckpointError
 from secateur.progress import Progress

@@ -1,0 +1,1 @@
+"""Many runs side by side, made in one call."""

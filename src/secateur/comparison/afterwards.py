@@ -1,0 +1,132 @@
+"""What is done with the finished runs of a comparison: trained back, and asked zero-shot tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from secateur.checkpoint import locate
+from secateur.comparison.runs import Run
+from secateur.errors import OutputError
+from secateur.evaluation.text import evaluate_text
+from secateur.evaluation.zero_shot import Answers, Questions
+from secateur.progress import Progress, Quiet
+from secateur.recipe import Recipe
+from secateur.record import RunRecord, add_to_record, read_record, write_record
+
+
+def recover_all(
+    runs: Sequence[Run],
+    steps: int,
+    objective: str,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+) -> Iterator[tuple[Run, RunRecord, bool]]:
+    """Train every pruned model back on its calibration text, into a folder beside its own.
+
+    Args:
+        runs: finished, their models kept.
+        steps, objective: of the training, see `Recovery`.
+        progress: told what happens.
+        overwrite: do everything again.
+
+    Raises:
+        SecateurError: a model cannot be trained; those before it are finished and stay.
+    """
+    from secateur.recovery import (  # loads peft, which nothing else does
+        Recovery,
+        StateFile,
+        recover,
+    )
+
+    for run in runs:
+        recipe, name = run.recipe, f"{run.name}_recovered"
+        folder = run.folder.with_name(name)
+        settings = Recovery.build(
+            {
+                "model": str(run.folder),
+                "out": str(folder),
+                "text": recipe.calibration or recipe.text,
+                "heldout": recipe.text,
+                "windows": recipe.windows,
+                "dense": recipe.model,
+                "steps": steps,
+                "objective": objective,
+                "sequence_length": recipe.sequence_length,
+                "seed": recipe.seed,
+                "device": recipe.device,
+                "trust_remote_code": recipe.trust_remote_code,
+                "overwrite": overwrite,
+                "resume": StateFile.beside(folder).exists and not overwrite,
+            }
+        )
+        record = None if overwrite else read_record(folder)
+        if record is None or record.recovery is None:
+            record = recover(settings, progress)
+            yield Run(name, folder, recipe), _measure_further(folder, record, recipe), False
+            continue
+        told, asked = record.recovery.settings, settings.spelled_out()
+        for key in settings.identity():
+            if told.get(key) != asked[key]:
+                raise OutputError(
+                    f"this recovery has {key} {told.get(key)!r}",
+                    where=folder,
+                    wanted=f"{asked[key]!r}, as asked now",
+                    hint="another --out, or --overwrite to do it again",
+                )
+        yield Run(name, folder, recipe), _measure_further(folder, record, recipe), True
+
+
+def _measure_further(folder: Path, record: RunRecord, recipe: Recipe) -> RunRecord:
+    """The record of a recovered model with what it scores on further texts, as it was pruned."""
+    recovery = record.recovery
+    assert recovery is not None
+    if [found.protocol.source for found in recovery.also] == recipe.also_text:
+        return record
+    also = tuple(
+        evaluate_text(
+            str(folder),
+            text,
+            sequence_length=recipe.sequence_length,
+            windows=recipe.windows,
+            together=recipe.batch_size,
+            dtype="float32",  # as `recover` measures
+            device=recipe.device,
+            trust_remote_code=recipe.trust_remote_code,
+        )
+        for text in recipe.also_text
+    )
+    record = record.model_copy(update={"recovery": recovery.model_copy(update={"also": also})})
+    write_record(folder, record)
+    return record
+
+
+def ask_all(
+    finished: Iterable[tuple[Run, RunRecord, bool]],
+    questions: Questions,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Run, RunRecord, bool]]:
+    """Ask the model of every run zero-shot tasks as it is finished; the dense model once for all.
+
+    Args:
+        finished: runs of one comparison, their models kept; what `compare` and `recover_all` give.
+        questions: the tasks.
+        progress: told what happens.
+
+    Raises:
+        SecateurError: as `finished` does, or a model cannot be asked; what was answered stays.
+    """
+    dense: Answers | None = None
+    for run, record, repeated in finished:
+        model = run.recipe.model
+        if questions.asked_before(record.tasks, model):
+            yield run, record, repeated
+            continue
+        with progress or Quiet() as shown:
+            dense = dense or questions.ask(
+                locate(model, trust_remote_code=questions.trust_remote_code), shown
+            )
+            answers = questions.ask(run.folder, shown)
+        scored = questions.score(str(run.folder), answers, model, dense)
+        yield run, add_to_record(run.folder, scored), False
