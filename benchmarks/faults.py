@@ -153,12 +153,13 @@ def start(folder: Path, method: str, out: str, options: argparse.Namespace) -> B
 
 def run_command(command: list[str], told: Path) -> None:
     """In a process of its own: `secateur` with its standard error in a file."""
-    from secateur import cli, show
+    from secateur import cli
+    from secateur.cli import printing
 
-    show.out.quiet = True
+    printing.out.quiet = True
     with told.open("w") as file:
         sys.argv, sys.stderr = command, file
-        show.err.file = file
+        printing.err.file = file
         cli.main()
 
 

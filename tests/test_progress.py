@@ -9,8 +9,8 @@ import re
 import pytest
 from rich.console import Console
 
+from secateur.cli.printing import amount, table
 from secateur.progress import JsonLines, Progress, Quiet, TerminalBars
-from secateur.show import amount, table
 
 
 def play(progress: Progress) -> None:

@@ -8,14 +8,28 @@ import sys
 import typer
 from transformers.utils import logging as transformers_logging
 
-from secateur import show
-from secateur.cli import bench, compare, inspect, pack, prune, recover
+from secateur.cli import (  # each registers its command
+    bench,
+    check,
+    compare,
+    demo,
+    evaluate,
+    methods,
+    pack,
+    printing,
+    prune,
+    recover,
+    report,
+)
 from secateur.cli.app import app
 from secateur.errors import SecateurError
 from secateur.machine import processes
 from secateur.machine.memory import use_large_pages
 
-__all__ = ["app", "bench", "compare", "inspect", "main", "pack", "prune", "recover"]
+__all__ = [
+    "app", "bench", "check", "compare", "demo", "evaluate", "main", "methods", "pack", "prune",
+    "recover", "report",
+]  # fmt: skip
 
 INTERRUPTED = 130
 SPLIT = ("prune", "evaluate")
@@ -44,12 +58,12 @@ def main() -> None:
         if debug:
             raise
         line = str(fault)
-        processes.tell_once(lambda: show.error(line))
+        processes.tell_once(lambda: printing.error(line))
         sys.exit(fault.exit_code)
     except typer.TyperException as fault:  # an unknown option, a word for a number, ...
         line = fault.format_message()
-        processes.tell_once(lambda: show.error(line))
+        processes.tell_once(lambda: printing.error(line))
         sys.exit(2)
     if status == INTERRUPTED:  # typer's answer to Ctrl-C
-        processes.tell_once(lambda: show.warn("interrupted"))
+        processes.tell_once(lambda: printing.warn("interrupted"))
     sys.exit(status or 0)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secateur import show
+from secateur.cli import printing
 from secateur.machine import processes
 from secateur.progress import JsonLines, Progress, Quiet, TerminalBars
 from secateur.recipe import Precision
@@ -54,4 +54,4 @@ def shown() -> Progress:
     """Bars for a person, JSON lines for anything else; of several processes the first shows."""
     if not processes.first():
         return Quiet()
-    return TerminalBars(show.err) if show.err.is_terminal else JsonLines()
+    return TerminalBars(printing.err) if printing.err.is_terminal else JsonLines()

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from secateur import inference, show
+from secateur import inference
+from secateur.cli import printing
 from secateur.cli.app import Device, Dtype, Json, Model, app, shown
 from secateur.errors import RecipeError
 
@@ -45,9 +46,9 @@ def bench(
     if as_json:
         print(found.model_dump_json(indent=2))
     else:
-        show.out.print(show.table(*inference.tabulate(found)))
+        printing.out.print(printing.table(*inference.tabulate(found)))
         for line in inference.summarise(found):
-            show.say(escape(line))
+            printing.say(escape(line))
 
 
 def _numbers(text: str) -> list[int]:

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from secateur import methods, show
+from secateur import methods
+from secateur.cli import printing
 from secateur.cli.app import (
     CALIBRATION,
     HELD_OUT,
@@ -23,11 +24,10 @@ from secateur.cli.app import (
     shown,
 )
 from secateur.comparison.afterwards import ask_all, recover_all
-from secateur.comparison.demo import demo, demo_runs
 from secateur.comparison.runs import Run, compare, plan_runs
 from secateur.errors import RecipeError
 from secateur.evaluation.zero_shot import Questions
-from secateur.record import RunRecord, find_records
+from secateur.record import RunRecord
 from secateur.reporting import Form, write_report
 
 EVERY = ",".join(method.name for method in methods.every())
@@ -148,54 +148,18 @@ def compare_command(
         finished, total = itertools.chain(finished, recovered), 2 * total
     if questions is not None:
         finished = ask_all(finished, questions, shown())
-    _tell(finished, total, Path(out_folder))
+    tell_runs(finished, total, Path(out_folder))
 
 
-@app.command("demo")
-def demo_command(
-    out_folder: Annotated[
-        str, typer.Option("--out", help="Folder for the models, the table and the report.")
-    ] = "secateur-demo",
-    overwrite: Overwrite = False,
-) -> None:
-    """Prune the bundled model with every method at 2:4, and write a report: minutes, offline."""
-    runs = demo_runs(Path(out_folder))
-    show.say(f"every method on the bundled model: {len(runs)} runs, a few minutes")
-    _tell(demo(runs, shown(), overwrite=overwrite), len(runs), Path(out_folder))
-
-
-@app.command()
-def report(
-    places: Annotated[
-        list[Path],
-        typer.Argument(metavar="DIR...", help="Folders with run.json below them, or such files."),
-    ],
-    out_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="File to write; text goes to standard output without it.",
-            show_default="report.html",
-        ),
-    ] = None,
-    form: Annotated[
-        Form,
-        typer.Option("--format", help="The whole report, or its table to paste or compute with."),
-    ] = "html",
-) -> None:
-    """Put earlier runs side by side: one HTML file that needs nothing else, or the table alone."""
-    show.report(*write_report(find_records(places), out_file, form))
-
-
-def _tell(finished: Iterable[tuple[Run, RunRecord, bool]], total: int, out: Path) -> None:
+def tell_runs(finished: Iterable[tuple[Run, RunRecord, bool]], total: int, out: Path) -> None:
     """Print every run as it is done, then the table; write the report."""
     records = []
     for run, record, repeated in finished:
         records.append(record)
-        show.compared(run.name, record, repeated, f"{len(records)} of {total}")
+        printing.compared(run.name, record, repeated, f"{len(records)} of {total}")
     for name, form in FILES.items():
         write_report(records, out / name, form)
-    show.comparison(records, out, list(FILES))
+    printing.comparison(records, out, list(FILES))
 
 
 def _split(text: str) -> list[str]:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from secateur import export, show
+from secateur import export
+from secateur.cli import printing
 from secateur.cli.app import Json, Model, Trust, app, shown
 
 Out = Annotated[str, typer.Option(help="The new folder.")]
@@ -33,7 +34,7 @@ def pack(
     if as_json:
         print(json.dumps(done.as_dict(), indent=2))
     else:
-        show.packing(done)
+        printing.packing(done)
 
 
 @app.command()
@@ -55,4 +56,4 @@ def unpack(
     if as_json:
         print(json.dumps(done.as_dict(), indent=2))
     else:
-        show.packing(done)
+        printing.packing(done)

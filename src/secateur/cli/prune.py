@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur import show
+from secateur.cli import printing
 from secateur.cli.app import CALIBRATION, HELD_OUT, AlsoText, Trust, app, shown
 from secateur.errors import RecipeError
 from secateur.pruning import pipeline
@@ -197,9 +197,9 @@ def prune_command(
     origins = {} if recipe is None else {"origin": f"{recipe} and the options"}
     built = Recipe.build(values, **origins)
     if dry_run:
-        show.plan(prepare(built))
+        printing.plan(prepare(built))
         return
-    show.run(pipeline.prune(built, shown()))
+    printing.run(pipeline.prune(built, shown()))
 
 
 def _apply_settings(values: dict[str, Any], settings: list[str]) -> None:

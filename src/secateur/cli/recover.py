@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from secateur import show
+from secateur.cli import printing
 from secateur.cli.app import Trust, app, shown
 
 
@@ -105,4 +105,4 @@ def recover(
     given["out"] = given.pop("out_folder")
     values = {name: value for name, value in given.items() if value is not None}
     settings = recovering.Recovery.build(values)
-    show.recovery(recovering.recover(settings, shown()))
+    printing.recovery(recovering.recover(settings, shown()))

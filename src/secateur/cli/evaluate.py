@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
-from secateur import methods, show
 from secateur.checkpoint import locate
+from secateur.cli import printing
 from secateur.cli.app import (
     HELD_OUT,
     Device,
@@ -20,14 +19,13 @@ from secateur.cli.app import (
     app,
     shown,
 )
-from secateur.errors import CheckFailedError, RecipeError
+from secateur.errors import RecipeError
 from secateur.evaluation import Classification, Evaluation, TaskEvaluation
 from secateur.evaluation.images import evaluate_images
 from secateur.evaluation.text import evaluate_text
 from secateur.evaluation.zero_shot import evaluate_tasks
 from secateur.machine import processes
 from secateur.record import add_to_record
-from secateur.record.check import prove
 
 
 @app.command()
@@ -106,37 +104,8 @@ def evaluate(
     if as_json:
         print(found.model_dump_json(indent=2))
     elif isinstance(found, TaskEvaluation):
-        show.task_scores(found)
+        printing.task_scores(found)
     elif isinstance(found, Classification):
-        show.classification(found, against)
+        printing.classification(found, against)
     else:
-        show.evaluation(found, against)
-
-
-@app.command()
-def check(
-    model: Model,
-    pattern: Annotated[
-        str | None,
-        typer.Option(help="What every matrix must have.", show_default="what its run.json says"),
-    ] = None,
-    trust_remote_code: Trust = False,
-    as_json: Json = False,
-) -> None:
-    """Prove the sparsity and the checksums of MODEL from its files. Exit status 1 if one fails."""
-    proof = prove(model, pattern, trust_remote_code=trust_remote_code)
-    if as_json:
-        print(json.dumps(proof.as_dict(), indent=2))
-    else:
-        show.proof(proof)
-    if proof.complaint is not None:
-        raise CheckFailedError(proof.complaint, where=proof.folder)
-
-
-@app.command("methods")
-def methods_command(as_json: Json = False) -> None:
-    """List the methods, what each needs, its parameters and its paper."""
-    if as_json:
-        print(json.dumps([method.describe() for method in methods.every()], indent=2))
-    else:
-        show.methods()
+        printing.evaluation(found, against)
