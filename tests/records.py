@@ -12,6 +12,10 @@ from secateur.record.record import Sample
 KINDS = ("self_attn.q_proj", "mlp.down_proj")
 
 
+HOSTILE = """<script>alert("x")</script>'"><img src=x onerror=alert(1)>{{ 7 * 7 }}"""
+"""What may stand in a record that a stranger made."""
+
+
 def make_protocol(source: str = "texts/heldout", token_sha256: str = "a" * 64) -> Protocol:
     """24 windows of 128 tokens."""
     return Protocol(

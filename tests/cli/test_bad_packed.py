@@ -1,6 +1,6 @@
 """A damaged packed folder costs one line: the table of bad input, for packed files.
 
-The contract is that of tests/test_bad_input.py. What is changed and then given a checksum that
+The contract is that of tests/cli/test_bad_input.py. What is changed and then given a checksum that
 fits is what a broken writer, or somebody who means harm, would hand over.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import secateur
+from bad_input import BROKEN, Case, Place, check_case, config, content, cut, remove, rename
 from secateur.errors import CheckpointError
-from test_bad_input import BROKEN, Case, Place, check_case, config, content, cut, remove, rename
 from tiny import make_model, save
 
 SHARD, INDEX = "packed-00001-of-00001.safetensors", "packed.safetensors.index.json"

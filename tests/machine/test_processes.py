@@ -21,7 +21,7 @@ from secateur.evaluation.text import evaluate_text
 from secateur.machine import processes
 from tiny import BLOCKS, fingerprint, make_model, make_tokens, save
 
-SCRIPT = Path(__file__).with_name("processes.py")
+SCRIPT = Path(__file__).parents[1] / "processes.py"
 MOST_TIES = {"sparsegpt": 0.002}
 """Share of the weights whose place in a mask may depend on the order of a float sum; else 0."""
 

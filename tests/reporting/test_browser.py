@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from records import make_evaluation, make_record, make_sample, make_study
+from records import HOSTILE, make_evaluation, make_record, make_sample, make_study
 from secateur.reporting import write_report
-from test_report import HOSTILE
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

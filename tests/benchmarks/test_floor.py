@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import tiny
 from secateur.statistics import Hessian
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from flops import Count, Shapes, count
 
 SEQUENCES, LENGTH = 3, 8

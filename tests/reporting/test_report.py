@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from records import (
+    HOSTILE,
     KINDS,
     make_evaluation,
     make_record,
@@ -420,9 +421,6 @@ def test_one_run_without_numbers_leaves_sections_out() -> None:
 def test_the_same_records_make_the_same_bytes_in_any_order() -> None:
     study = make_study()
     assert render(study) == render(list(reversed(study)))
-
-
-HOSTILE = """<script>alert("x")</script>'"><img src=x onerror=alert(1)>{{ 7 * 7 }}"""
 
 
 def test_no_text_becomes_markup() -> None:

@@ -21,7 +21,7 @@ LARGEST = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 5e-3}
 @pytest.fixture(scope="module")
 def errors() -> dict[str, float]:
     """Case -> relative error, from one interpreter for all of them."""
-    script = Path(__file__).with_name("interpreted.py")
+    script = Path(__file__).parents[1] / "interpreted.py"
     done = run(script)
     assert done.returncode == 0, done.stderr
     found: dict[str, float] = json.loads(done.stdout)
@@ -97,7 +97,7 @@ def test_it_compiles_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert facts["tensor cores"] == name.endswith("16")
 
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "kernel.py"
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kernel.py"
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
