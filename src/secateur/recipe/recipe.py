@@ -12,7 +12,7 @@ only: it cannot name code.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -20,9 +20,11 @@ from secateur.errors import RecipeError
 from secateur.methods import Method, Params, Refine, get
 from secateur.recipe.faults import faults_of
 from secateur.recipe.regional import Regional, ready_made
+from secateur.recipe.setting import Mark, Setting
 from secateur.sparsity import Pattern, Selection, parse_pattern, read_selection
 from secateur.sparsity.allocation import Allocation
 
+CONTENT, PLACE, RESULT, RUN = Mark.CONTENT, Mark.PLACE, Mark.RESULT, Mark.RUN
 _OPTIONS = "the options"
 WRITTEN_FOR_BEST = 3
 """Sequences that the dense model writes for each that there is, under effort best."""
@@ -38,80 +40,90 @@ class Recipe(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=False
     )
 
-    model: str
-    """Folder of a Hugging Face checkpoint, or a hub name."""
-    out: str | None = None
-    """Folder for the result; none: the model is pruned in memory."""
-    method: str = "wanda++"
-    """Name of a method, see `secateur methods`."""
-    pattern: str = "2:4"
-    """50% or 0.5 (share pruned), or N:M (N of every M weights kept)."""
-    patterns: dict[str, str] = {}
-    """Expression -> pattern, for matrices in whose name the expression is found first."""
-    include: list[str] = []
-    """Only matrices in whose name one of these expressions is found."""
-    exclude: list[str] = []
-    """No matrix in whose name one of these expressions is found."""
-    blocks: str | None = None
-    """Only these blocks, counted from 0, such as 4-27 or 0,3,8-."""
-    dense_first: int = Field(default=0, ge=0)
-    """So many of the first blocks stay dense."""
-    calibration: str | None = None
-    """A .txt, .jsonl, .parquet or .safetensors file, a folder of texts, c4, wikitext2, builtin
-    (the standard library's source), or self (text that the dense model writes)."""
-    images: str | None = None
-    """Folder of images to calibrate a classifier with: FOLDER/<class>/*.png, or no classes."""
-    samples: int = Field(default=128, ge=1)
-    """Calibration sequences, or images."""
-    sequence_length: int = Field(default=2048, ge=2)
-    """Tokens per calibration sequence."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    """Of everything random."""
-    text: str | None = None
-    """Held-out text to measure perplexity on while the blocks pass; as calibration, but self."""
-    also_text: list[str] = []
-    """Further held-out texts to measure on, such as one from another domain."""
-    windows: int | None = Field(default=None, ge=1)
-    """Windows of held-out text at most, of each; none: all."""
-    parameters: dict[str, Any] = {}
-    """The method's own parameters."""
-    preset: Literal["auto", "paper"] = "auto"
-    """Settings of the regional optimiser: derived from the layers, or those of the paper."""
-    effort: Literal["fast", "balanced", "best"] = "balanced"
+    model: Annotated[str, Setting(CONTENT)]
+    """Folder of a Hugging Face checkpoint, a hub name, or builtin (the model in the package)."""
+    out: Annotated[str | None, Setting(PLACE, unset="nothing is written")] = None
+    """Folder for the pruned model."""
+    method: Annotated[str, Setting(RESULT)] = "wanda++"
+    """The pruning method; `secateur methods` lists them."""
+    pattern: Annotated[str, Setting(RESULT)] = "2:4"
+    """What is pruned. 50% or 0.5: that share of the weights. N:M, such as 2:4: N of every M weights
+    along the input are KEPT."""
+    patterns: Annotated[dict[str, str], Setting(RESULT, metavar="REGEX=PATTERN")] = {}
+    """Give the matrices whose name matches REGEX a pattern of their own; the first match decides.
+    May be repeated."""
+    include: Annotated[list[str], Setting(RESULT, metavar="REGEX")] = []
+    """Prune only the matrices whose name matches. May be repeated."""
+    exclude: Annotated[list[str], Setting(RESULT, metavar="REGEX")] = []
+    """Leave the matrices whose name matches dense. May be repeated."""
+    blocks: Annotated[str | None, Setting(RESULT, unset="all")] = None
+    """Prune only these blocks, counted from 0, such as 4-27 or 0,3,8-."""
+    dense_first: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0)
+    """Leave this many blocks dense, from the first one on."""
+    calibration: Annotated[str | None, Setting(CONTENT)] = None
+    """Text to calibrate on: a .txt, .jsonl or .parquet file, a folder of texts, a .safetensors file
+    with input_ids, c4, wikitext2, builtin (source of the standard library), or self (the dense
+    model writes it)."""
+    images: Annotated[str | None, Setting(CONTENT)] = None
+    """Folder of images to calibrate a classifier on: FOLDER/<class>/*.png; without class folders
+    the model's own predictions are the labels."""
+    samples: Annotated[int, Setting(RESULT)] = Field(default=128, ge=1)
+    """Number of calibration sequences, or images."""
+    sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2)
+    """Tokens per sequence and per window; at most what the model allows."""
+    seed: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0, lt=2**32)
+    """Seed of every random choice."""
+    text: Annotated[str | None, Setting(CONTENT)] = None
+    """Held-out text to measure perplexity on while the blocks pass: a file, a folder, c4 or
+    wikitext2 (their test splits), or builtin (modules held out)."""
+    also_text: Annotated[list[str], Setting(CONTENT)] = []
+    """A further held-out text to measure on, such as one from another domain. May be repeated."""
+    windows: Annotated[int | None, Setting(CONTENT, unset="all")] = Field(default=None, ge=1)
+    """Measure on at most this many windows of each held-out text."""
+    parameters: Annotated[dict[str, Any], Setting(RESULT)] = {}
+    """Parameters of the method, by name."""
+    preset: Annotated[Literal["auto", "paper"], Setting(RESULT)] = "auto"
+    """Settings of the regional optimiser: auto derives its rate from the layers, paper takes the
+    published ones."""
+    effort: Annotated[Literal["fast", "balanced", "best"], Setting(RESULT)] = "balanced"
     """How long the regional optimiser works, under preset auto."""
-    regional: dict[str, Any] = {}
-    """Single settings of the regional optimiser, over the preset."""
-    written: int | None = Field(default=None, ge=0)
-    """Sequences that the dense model writes beside the calibration's; none: three times as many
-    under effort best for a method with the regional optimiser, otherwise 0."""
-    allocation: Allocation = "uniform"
-    """uniform: the same ratio everywhere; owl: fewer zeros in blocks with outliers; measured: more
-    where pruning was measured to hurt less. Their mean is the ratio (unstructured only)."""
-    schedule: Schedule = "block"
+    regional: Annotated[dict[str, Any], Setting(RESULT)] = {}
+    """Single settings of the regional optimiser, by name; they go over the preset."""
+    written: Annotated[
+        int | None, Setting(RESULT, unset="0; three per sample under effort best")
+    ] = Field(default=None, ge=0)
+    """Number of sequences that the dense model writes, calibrated on beside the text's."""
+    allocation: Annotated[Allocation, Setting(RESULT)] = "uniform"
+    """How an unstructured ratio is shared out. uniform: the same everywhere; owl: blocks with
+    outliers lose less; measured: matrices lose more where pruning was measured to hurt less."""
+    schedule: Annotated[Schedule, Setting(RESULT)] = "block"
     """block: a block is observed, pruned and run again, as in the papers; matrix: each matrix is
-    pruned as the data reach it, in one pass (magnitude, wanda, sparsegpt, alps, gblm)."""
-    route_all: bool = False
-    """Show every expert every token; else only those that the router sends it."""
-    expert_tokens: int = Field(default=32, ge=1)
-    """An expert that fewer tokens reach is pruned by magnitude, with a notice."""
-    gradients: str | None = None
-    """File of full-model gradients from an earlier run with save_gradients (gblm)."""
-    save_gradients: str | None = None
+    pruned as the data reach it, in half the passes (magnitude, wanda, sparsegpt, alps, gblm)."""
+    route_all: Annotated[bool, Setting(RESULT)] = False
+    """Show every expert every token, not only those that the router sends it."""
+    expert_tokens: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1)
+    """Prune an expert that fewer tokens than this reach by magnitude, with a notice."""
+    gradients: Annotated[str | None, Setting(PLACE)] = None
+    """File of full-model gradients that an earlier run saved (gblm)."""
+    save_gradients: Annotated[str | None, Setting(PLACE, unset="not kept")] = None
     """Keep the full-model gradients in this .safetensors file (gblm)."""
-    block_inputs: Literal["auto", "memory", "disk"] = "auto"
-    """Where full-model gradients keep what enters each block; auto: memory if it fits."""
-    batch_size: int | None = Field(default=None, ge=1)
-    """Sequences that run through a block together; none: about 2048 tokens."""
-    dtype: Precision = "auto"
-    """Precision of the computation; auto: float32 on a CPU, the checkpoint's own elsewhere."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto: an accelerator where there is one."""
-    trust_remote_code: bool = False
-    """Run code that lies beside the weights; not to be had from a recipe file."""
-    overwrite: bool = False
+    block_inputs: Annotated[Literal["auto", "memory", "disk"], Setting(PLACE)] = "auto"
+    """Where full-model gradients keep what enters each block; auto takes memory if it fits."""
+    batch_size: Annotated[int | None, Setting(RESULT, unset="about 2048 tokens on a CPU")] = Field(
+        default=None, ge=1
+    )
+    """Sequences that run through a block together."""
+    dtype: Annotated[Precision, Setting(CONTENT)] = "auto"
+    """Precision of the computation; auto takes float32 on a CPU, the checkpoint's own elsewhere."""
+    device: Annotated[str, Setting(PLACE)] = "auto"
+    """Where to compute: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
+    trust_remote_code: Annotated[bool, Setting(RUN)] = False
+    """Run the code that comes with the model, with all your rights. The families of transformers
+    never need it; a recipe file cannot set it."""
+    overwrite: Annotated[bool, Setting(RUN)] = False
     """Replace the result folder if it exists."""
-    restart: bool = False
-    """Begin again where an earlier run was interrupted, instead of going on."""
+    restart: Annotated[bool, Setting(RUN)] = False
+    """Give up what an interrupted run has finished, and begin again."""
 
     @field_validator("pattern", "blocks", mode="before")
     @classmethod

@@ -7,11 +7,14 @@ at 4096; a rate that is too high shows in the validation loss, and the best stat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secateur.errors import RecipeError, closest
+from secateur.recipe.setting import Mark, Setting
+
+CONTENT, PLACE, RESULT, RUN = Mark.CONTENT, Mark.PLACE, Mark.RESULT, Mark.RUN
 
 OUTSIDE = frozenset({"out", "overwrite", "resume", "device", "heldout", "windows",
                      "trust_remote_code"})  # fmt: skip
@@ -23,67 +26,73 @@ class Recovery(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    model: str
+    model: Annotated[str, Setting(CONTENT)]
     """Folder of the sparse model, or a hub name."""
-    out: str
-    """Folder for the result."""
-    text: str
-    """What to train on: text or tokens, as for calibration."""
-    heldout: str | None = None
-    """Text that perplexity is measured on before and after; none: nothing is."""
-    windows: int | None = Field(default=None, ge=1)
-    """How many windows of it at most."""
-    dense: str | None = None
-    """The dense model; none: the one that run.json names, where it is needed."""
-    result: Literal["merged", "adapters"] = "merged"
-    """One sparse model, or adapters beside the sparse model, as in the papers."""
-    objective: Literal["lm", "distill"] = "lm"
-    """The text itself, or what the dense model says of it."""
-    block_weight: float = Field(default=0.0, ge=0)
-    """distill: weight of the distance between block outputs."""
-    rank: int = Field(default=16, ge=1)
-    """Of the factors."""
-    alpha: float | None = Field(default=None, gt=0)
-    """The update is scaled by alpha / rank; none: alpha is the rank."""
-    targets: str = "all"
-    """Kinds of layers that are adapted, with commas between: q_proj,v_proj; or all."""
-    steps: int = Field(default=500, ge=1)
-    """Of the optimiser."""
-    learning_rate: float = Field(default=3e-3, gt=0)
-    """At its peak; falls to zero over the steps, as a cosine."""
-    warm_up: int | None = Field(default=None, ge=0)
-    """Steps over which the rate rises from zero; none: a twentieth."""
-    batch_size: int = Field(default=8, ge=1)
+    out: Annotated[str, Setting(PLACE)]
+    """Folder for the recovered model."""
+    text: Annotated[str, Setting(CONTENT)]
+    """Text or tokens to train on; takes what `prune --calibration` takes, but self."""
+    heldout: Annotated[str | None, Setting(PLACE, unset="nothing is measured")] = None
+    """Held-out text to measure perplexity on: dense, pruned, before and after the merge."""
+    windows: Annotated[int | None, Setting(PLACE, unset="all")] = Field(default=None, ge=1)
+    """Measure on at most this many windows of the held-out text."""
+    dense: Annotated[str | None, Setting(CONTENT, unset="the model that run.json names")] = None
+    """Folder of the dense model, or a hub name."""
+    result: Annotated[Literal["merged", "adapters"], Setting(RESULT)] = "merged"
+    """merged: one sparse model, every zero kept; adapters: plain LoRA beside the sparse model."""
+    objective: Annotated[Literal["lm", "distill"], Setting(RESULT)] = "lm"
+    """What is learnt. lm: the text itself; distill: what the dense model says of it."""
+    block_weight: Annotated[float, Setting(RESULT)] = Field(default=0.0, ge=0)
+    """Weight of the distance between block outputs in the loss of objective distill."""
+    rank: Annotated[int, Setting(RESULT)] = Field(default=16, ge=1)
+    """Rank of the adapters' factors."""
+    alpha: Annotated[float | None, Setting(RESULT, unset="the rank")] = Field(default=None, gt=0)
+    """The adapters' update is scaled by alpha / rank."""
+    targets: Annotated[str, Setting(RESULT)] = "all"
+    """Kinds of layers that are adapted, with commas between, such as q_proj,v_proj; or all."""
+    steps: Annotated[int, Setting(RESULT)] = Field(default=500, ge=1)
+    """Number of optimiser steps."""
+    learning_rate: Annotated[float, Setting(RESULT)] = Field(default=3e-3, gt=0)
+    """Learning rate at its peak; it falls to zero over the steps, as a cosine."""
+    warm_up: Annotated[int | None, Setting(RESULT, unset="a twentieth of the steps")] = Field(
+        default=None, ge=0
+    )
+    """Steps over which the learning rate rises from zero."""
+    batch_size: Annotated[int, Setting(RESULT)] = Field(default=8, ge=1)
     """Sequences that are computed together."""
-    accumulation: int = Field(default=1, ge=1)
+    accumulation: Annotated[int, Setting(RESULT)] = Field(default=1, ge=1)
     """Batches whose gradients make one step."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Of the factors."""
-    gradient_norm: float = Field(default=1.0, gt=0)
-    """Longer gradients are shortened to this."""
-    samples: int | None = Field(default=None, ge=1)
-    """Training sequences, gone through again and again; none: every step has new ones."""
-    sequence_length: int = Field(default=2048, ge=2)
-    """Tokens per sequence and window; at most what the model allows."""
-    validation: int = Field(default=32, ge=1)
-    """Sequences of the text that are not trained on, to judge by."""
-    evaluate_every: int | None = Field(default=None, ge=1)
-    """Steps between evaluations, each with a checkpoint; none: a tenth of all."""
-    patience: int | None = Field(default=None, ge=1)
-    """Stop after this many evaluations in a row without a new best; none: never."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    """Of everything random."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of training; auto: float32 on a CPU, bfloat16 on an accelerator."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1; auto: an accelerator where there is one."""
-    pattern: str | None = None
-    """What every matrix must have, before and after; none: what run.json says."""
-    trust_remote_code: bool = False
-    """Run code that lies beside the weights of the sparse and the dense model."""
-    overwrite: bool = False
+    weight_decay: Annotated[float, Setting(RESULT)] = Field(default=0.0, ge=0)
+    """Weight decay of the adapters' factors."""
+    gradient_norm: Annotated[float, Setting(RESULT)] = Field(default=1.0, gt=0)
+    """Gradients longer than this, by their l2 norm, are shortened to it."""
+    samples: Annotated[int | None, Setting(RESULT, unset="every step has new ones")] = Field(
+        default=None, ge=1
+    )
+    """Number of training sequences, gone through again and again."""
+    sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2)
+    """Tokens per sequence and per window; at most what the model allows."""
+    validation: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1)
+    """Number of sequences that are not trained on, to judge by."""
+    evaluate_every: Annotated[int | None, Setting(RESULT, unset="a tenth of the steps")] = Field(
+        default=None, ge=1
+    )
+    """Steps between two evaluations, each with a checkpoint."""
+    patience: Annotated[int | None, Setting(RESULT, unset="never")] = Field(default=None, ge=1)
+    """Stop after this many evaluations in a row without a new best."""
+    seed: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0, lt=2**32)
+    """Seed of every random choice."""
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], Setting(RESULT)] = "auto"
+    """Precision of training; auto takes float32 on a CPU, bfloat16 on an accelerator."""
+    device: Annotated[str, Setting(PLACE)] = "auto"
+    """Where to compute: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
+    pattern: Annotated[str | None, Setting(RESULT, unset="the one in run.json")] = None
+    """Pattern that every matrix must have, before and after."""
+    trust_remote_code: Annotated[bool, Setting(RUN)] = False
+    """Run the code that comes with the sparse and the dense model, with all your rights."""
+    overwrite: Annotated[bool, Setting(RUN)] = False
     """Replace the result folder, and begin anew."""
-    resume: bool = False
+    resume: Annotated[bool, Setting(RUN)] = False
     """Go on from the checkpoint of an interrupted run."""
 
     @model_validator(mode="after")
