@@ -76,6 +76,9 @@ def test_the_walk_through_the_house_enters_every_room() -> None:
 
 
 def test_the_check_of_pages_finds_a_file_that_is_gone() -> None:
-    assert files_named("`blocks/nowhere.py` and pipeline.py") == {"blocks/nowhere.py", "pipeline.py"}
+    assert files_named("`blocks/nowhere.py` and pipeline.py") == {
+        "blocks/nowhere.py",
+        "pipeline.py",
+    }
     assert not exists("blocks/nowhere.py")
     assert exists("blocks/sweep.py")

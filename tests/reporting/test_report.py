@@ -26,15 +26,15 @@ from secateur.recipe import Recipe
 from secateur.recipe.yaml_file import read_yaml
 from secateur.record import RunRecord
 from secateur.reporting import write_report
-from secateur.reporting.charts import dot_plot, span_of
+from secateur.reporting.charts import RatedName, dot_plot, span_of
 from secateur.reporting.comparison import Spread
-from secateur.reporting.damage import error_by_block, places, seconds_by_phase
+from secateur.reporting.damage import error_by_block, matrix_groups, seconds_by_phase
 from secateur.reporting.formats import as_csv, as_latex, as_markdown
 from secateur.reporting.grouping import side_by_side
 from secateur.reporting.page import render
 from secateur.reporting.reproduce import recipe_of
 from secateur.reporting.scale import Axis, near, spread_out
-from secateur.reporting.table import Cell, tabulate
+from secateur.reporting.table import Cell, table_of
 from secateur.reporting.zeroshot import task_columns
 from tiny import Command
 
@@ -94,7 +94,7 @@ def test_tasks_are_columns_of_the_table_with_the_dense_model_on_top() -> None:
     second = make_record("wanda", seed=1, tasks=(make_tasks(0.62, 0.72),))
     recovered = make_recovery(first, 11).model_copy(update={"tasks": (make_tasks(0.7, 0.72),)})
     (found,) = side_by_side([first, second, recovered, make_record("magnitude")])
-    table = tabulate(found)
+    table = table_of(found)
     place = table.heads.index("continuation acc")
     assert table.dense is not None
     assert table.dense.cells[place] == Cell("0.7200", "0.0400")
@@ -128,7 +128,7 @@ def test_other_questions_of_a_task_are_a_column_of_their_own() -> None:
         "continuation acc (100 questions, 0 shots, version 1)",
         "continuation acc (500 questions, 0 shots, version 1)",
     ]
-    assert [head for head in tabulate(found).heads if "continuation" in head] == heads
+    assert [head for head in table_of(found).heads if "continuation" in head] == heads
     assert [column.label for column in task_columns(found)] == [
         heads[0], "continuation acc_norm", heads[1],
     ]  # fmt: skip
@@ -248,7 +248,7 @@ def test_damage_by_block_and_kind_is_the_mean_over_seeds() -> None:
     (found,) = side_by_side([make_record(seed=0, error=0.2), make_record(seed=1, error=0.4)])
     (row,) = found.rows
     assert error_by_block(row) == (pytest.approx(0.3), pytest.approx(0.15))
-    by_place = {(place.block, place.kind): place for place in places(row)}
+    by_place = {(place.block, place.kind): place for place in matrix_groups(row)}
     assert list(by_place) == [(block, kind) for block in (0, 1) for kind in KINDS]
     assert by_place[1, "mlp.down_proj"].output_error == pytest.approx(0.15)
     assert by_place[1, "mlp.down_proj"].sparsity == 0.5
@@ -270,7 +270,7 @@ def test_experts_are_taken_together() -> None:
         update={"blocks": (block.model_copy(update={"matrices": matrices}),)}
     )
     (found,) = side_by_side([record])
-    (place,) = places(found.rows[0])
+    (place,) = matrix_groups(found.rows[0])
     assert (place.kind, place.matrices) == ("mlp.experts.*.up_proj", 2)
 
 
@@ -329,7 +329,9 @@ def test_a_value_far_out_does_not_squash_the_rest() -> None:
     span = span_of(values, 10)
     assert 9 < span[0] < 10
     assert 14 < span[1] < 15
-    chart = dot_plot(list("abcd"), range(4), values, ["5000", "14", "11", "inf"], 10, span)
+    texts = ["5000", "14", "11", "inf"]
+    rows = [RatedName("abcd"[i], i, values[i], texts[i]) for i in range(4)]
+    chart = dot_plot(rows, 10, span)
     assert [dot.x is None for dot in chart.dots] == [True, False, False, True]
     assert near([11, 16], 10) == [11, 16]
     assert near([], 10) == []

@@ -28,10 +28,10 @@ from secateur.comparison.runs import Run, compare, plan_runs
 from secateur.errors import RecipeError
 from secateur.evaluation.zero_shot import Questions
 from secateur.record import RunRecord
-from secateur.reporting import Form, write_report
+from secateur.reporting import ReportFormat, write_report
 
 EVERY = ",".join(method.name for method in methods.every())
-FILES: dict[str, Form] = {
+FILES: dict[str, ReportFormat] = {
     "report.html": "html",
     "table.md": "markdown",
     "table.tex": "latex",

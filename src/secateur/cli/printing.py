@@ -17,7 +17,7 @@ from secateur.pruning.prepare import Prepared
 from secateur.recipe import Regional
 from secateur.record import RunRecord
 from secateur.record.check import Proof
-from secateur.reporting import as_measured, side_by_side, tabulate
+from secateur.reporting import as_measured, side_by_side, table_of
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
@@ -58,7 +58,7 @@ def compared(name: str, record: RunRecord, repeated: bool, place: str) -> None:
 
 def comparison(records: Sequence[RunRecord], folder: Path, files: Sequence[str]) -> None:
     """The table of a comparison, what its models write, and where all of it is."""
-    for shown in map(tabulate, side_by_side(records)):
+    for shown in map(table_of, side_by_side(records)):
         rows = [
             [
                 f"{pattern:<5}{line.name}",

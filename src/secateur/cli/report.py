@@ -10,7 +10,7 @@ import typer
 from secateur.cli import printing
 from secateur.cli.app import app
 from secateur.record import find_records
-from secateur.reporting import Form, write_report
+from secateur.reporting import ReportFormat, write_report
 
 
 @app.command()
@@ -28,7 +28,7 @@ def report(
         ),
     ] = None,
     form: Annotated[
-        Form,
+        ReportFormat,
         typer.Option("--format", help="The whole report, or its table to paste or compute with."),
     ] = "html",
 ) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from secateur.reporting.comparison import Spread
-from secateur.reporting.scale import Axis, Tick, near, round_step, spread_out
+from secateur.reporting.scale import Axis, AxisTick, near, round_step, spread_out
 
 PANEL = 328
 LETTERS = {4.2: "ijlt.,:;|' ", 10.2: "mwMW+%@=<>~#&"}
@@ -46,8 +46,8 @@ class DotPlot:
     left: float
     right: float
     dots: tuple[Dot, ...]
-    ticks: tuple[Tick, ...]
-    reference: Tick | None
+    ticks: tuple[AxisTick, ...]
+    reference: AxisTick | None
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class LineChart:
     right: float
     bottom: float
     curves: tuple[Curve, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    x_ticks: tuple[AxisTick, ...]
+    y_ticks: tuple[AxisTick, ...]
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class HeatMap:
     width: float
     height: float
     left: float
-    rows: tuple[Tick, ...]
-    columns: tuple[Tick, ...]
+    rows: tuple[AxisTick, ...]
+    columns: tuple[AxisTick, ...]
     shades: tuple[tuple[int, str], ...]
     bottom: float
 
@@ -109,37 +109,43 @@ class BarChart:
     left: float
     right: float
     bars: tuple[Bar, ...]
-    ticks: tuple[Tick, ...]
+    ticks: tuple[AxisTick, ...]
 
 
 ROW = 24
 
 
+@dataclass(frozen=True)
+class RatedName:
+    """What a row of a dot plot shows: its name, the number of its style, a value, and its text."""
+
+    name: str
+    style: int
+    value: Spread
+    text: str
+
+
 def dot_plot(
-    names: Sequence[str],
-    styles: Sequence[int],
-    values: Sequence[Spread],
-    texts: Sequence[str],
+    rows: Sequence[RatedName],
     reference: float | None,
     span: tuple[float, float],
     width: int = PANEL,
 ) -> DotPlot:
     """Values by name; what is outside the span becomes an arrow."""
-    left = _room(names)
-    right = width - max(map(_width, texts)) - 10
+    left = _room([row.name for row in rows])
+    right = width - max(_width(row.text) for row in rows) - 10
     axis = Axis(*span, left + 8, right - 8)
     dots = []
-    for number, (name, style, value, text) in enumerate(
-        zip(names, styles, values, texts, strict=True)
-    ):
-        x = axis(value.mean) if span[0] <= value.mean <= span[1] else None
+    for number, row in enumerate(rows):
+        mean, spread = row.value.mean, row.value.spread
+        x = axis(mean) if span[0] <= mean <= span[1] else None
         low = high = None
-        if x is not None and value.spread:
-            low = axis(max(span[0], value.mean - value.spread))
-            high = axis(min(span[1], value.mean + value.spread))
-        dots.append(Dot(clipped(name), style, 36 + ROW * number, x, low, high, text))
-    height = 36 + ROW * len(names) + 14
-    line = None if reference is None else Tick(axis(reference), f"dense {reference:.2f}")
+        if x is not None and spread:
+            low = axis(max(span[0], mean - spread))
+            high = axis(min(span[1], mean + spread))
+        dots.append(Dot(clipped(row.name), row.style, 36 + ROW * number, x, low, high, row.text))
+    height = 36 + ROW * len(rows) + 14
+    line = None if reference is None else AxisTick(axis(reference), f"dense {reference:.2f}")
     return DotPlot(width, height, left, right, tuple(dots), axis.ticks(3), line)
 
 
@@ -147,10 +153,10 @@ def span_of(values: Sequence[Spread], reference: float | None) -> tuple[float, f
     """The scale that shows the values and the reference, without those far out."""
     known = [value for value in values if math.isfinite(value.mean)]
     start = min(value.mean for value in known) if reference is None else reference
-    kept = set(near([value.mean for value in known], start))
+    within = set(near([value.mean for value in known], start))
     ends = [start]
     for value in known:
-        if value.mean in kept:
+        if value.mean in within:
             ends += [value.mean - (value.spread or 0), value.mean + (value.spread or 0)]
     room = 0.04 * (max(ends) - min(ends)) or 0.05 * abs(start) or 1.0
     return min(ends) - room, max(ends) + room
@@ -189,7 +195,7 @@ def line_chart(
         for (name, style, points), label_y in zip(lines, labels, strict=True)
     )
     step = round(round_step(max(1.0, count / 8)))
-    x_ticks = tuple(Tick(x(index), str(index)) for index in range(0, count, step))
+    x_ticks = tuple(AxisTick(x(index), str(index)) for index in range(0, count, step))
     return LineChart(width, height, left, right, bottom, curves, x_ticks, y.ticks(4))
 
 
@@ -213,9 +219,9 @@ def heat_map(cells: Mapping[tuple[str, int], float], top: float, width: int = PA
         width=round(left + wide * len(columns) + 2, 1),
         height=bottom + 16,
         left=left,
-        rows=tuple(Tick(tall * i + 11, clipped(row, 18)) for i, row in enumerate(rows)),
+        rows=tuple(AxisTick(tall * i + 11, clipped(row, 18)) for i, row in enumerate(rows)),
         columns=tuple(
-            Tick(left + wide * (i + 0.5), str(column))
+            AxisTick(left + wide * (i + 0.5), str(column))
             for i, column in enumerate(columns)
             if i % step == 0
         ),

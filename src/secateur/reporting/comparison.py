@@ -113,8 +113,8 @@ class Row:
     @property
     def peak_device_memory_bytes(self) -> int | None:
         """Largest memory on the accelerator."""
-        found = [run.peak_device_memory_bytes for run in self.runs]
-        return max((amount for amount in found if amount is not None), default=None)
+        peaks = [run.peak_device_memory_bytes for run in self.runs]
+        return max((amount for amount in peaks if amount is not None), default=None)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from secateur.reporting.comparison import Row
 
 
 @dataclass(frozen=True)
-class Place:
+class MatrixGroup:
     """The matrices of one kind in one block, over all runs of a row.
 
     Attributes:
@@ -38,15 +38,15 @@ class Place:
     output_error: float | None
 
 
-def places(row: Row) -> tuple[Place, ...]:
+def matrix_groups(row: Row) -> tuple[MatrixGroup, ...]:
     """Every block and kind of a row, in the order of the model."""
-    found: dict[tuple[int, str], list[MatrixRecord]] = {}
+    matrices_by_kind: dict[tuple[int, str], list[MatrixRecord]] = {}
     for run in row.runs:
         for block in run.blocks:
             for matrix in block.matrices:
-                found.setdefault((block.index, kind(block, matrix)), []).append(matrix)
+                matrices_by_kind.setdefault((block.index, kind(block, matrix)), []).append(matrix)
     return tuple(
-        Place(
+        MatrixGroup(
             block=index,
             kind=name,
             matrices=len(matrices) // len(row.runs),
@@ -55,7 +55,7 @@ def places(row: Row) -> tuple[Place, ...]:
             failing=tuple(dict.fromkeys(matrix.name for matrix in matrices if not matrix.holds)),
             output_error=_mean(matrix.output_error for matrix in matrices),
         )
-        for (index, name), matrices in found.items()
+        for (index, name), matrices in matrices_by_kind.items()
     )
 
 
@@ -71,11 +71,11 @@ def error_by_block(row: Row) -> tuple[float | None, ...]:
     return tuple(_mean(block.output_error for block in blocks) for blocks in by_block)
 
 
-def error_by_kind(found: tuple[Place, ...]) -> dict[str, float | None]:
+def error_by_kind(groups: tuple[MatrixGroup, ...]) -> dict[str, float | None]:
     """Relative output error of every kind, the mean over blocks."""
-    kinds = dict.fromkeys(place.kind for place in found)
+    kinds = dict.fromkeys(group.kind for group in groups)
     return {
-        name: _mean(place.output_error for place in found if place.kind == name) for name in kinds
+        name: _mean(group.output_error for group in groups if group.kind == name) for name in kinds
     }
 
 

@@ -11,10 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.reporting.charts import PANEL, bar_chart, dot_plot, heat_map, line_chart, span_of
+from secateur.reporting.charts import (
+    PANEL,
+    RatedName,
+    bar_chart,
+    dot_plot,
+    heat_map,
+    line_chart,
+    span_of,
+)
 from secateur.reporting.comparison import Comparison, Row
-from secateur.reporting.damage import Place, error_by_block, error_by_kind, seconds_by_phase
-from secateur.reporting.table import number
+from secateur.reporting.damage import MatrixGroup, error_by_block, error_by_kind, seconds_by_phase
+from secateur.reporting.table import printed_number
 
 WIDE = {1: 680, 2: 506}
 """Panels beside each other -> pixels of each on a screen; more are as wide as on a phone."""
@@ -68,27 +76,23 @@ def perplexity(comparison: Comparison, text: int) -> Figure | None:
         pattern: [row.scores[text].perplexity for row in rows]
         for pattern, rows in comparison.patterns.items()
     }
-    spans = {pattern: span_of(found, dense) for pattern, found in values.items()}
+    spans = {pattern: span_of(spreads, dense) for pattern, spreads in values.items()}
     widths = [high - low for low, high in spans.values()]
     if max(widths) < 4 * min(widths):
         shared = (min(low for low, _ in spans.values()), max(high for _, high in spans.values()))
         spans = dict.fromkeys(spans, shared)
     panels = []
     for pattern, rows in comparison.patterns.items():
-        texts = [number(value.mean, 2) for value in values[pattern]]
+        texts = [printed_number(value.mean, 2) for value in values[pattern]]
         names = [row.name for row in rows]
         said = _said(names, texts) + ("" if dense is None else f"; dense {dense:.2f}")
 
         def draw(width: int, rows: Any = rows, pattern: str = pattern, texts: Any = texts) -> Any:
-            return dot_plot(
-                [row.name for row in rows],
-                [style[row.name] for row in rows],
-                values[pattern],
-                texts,
-                dense,
-                spans[pattern],
-                width,
-            )
+            rated = [
+                RatedName(row.name, style[row.name], value, text)
+                for row, value, text in zip(rows, values[pattern], texts, strict=True)
+            ]
+            return dot_plot(rated, dense, spans[pattern], width)
 
         title = f"Perplexity on {label} at {pattern}"
         panels.append(_panel(pattern, title, said, draw, len(values)))
@@ -100,16 +104,16 @@ def perplexity(comparison: Comparison, text: int) -> Figure | None:
 def errors_by_block(comparison: Comparison) -> Figure | None:
     """Output error of every block, a line per method, a panel per pattern."""
     style = styles(comparison)
-    found = {id(row): error_by_block(row) for row in comparison.rows}
-    known = [error for errors in found.values() for error in errors if error is not None]
+    errors_by_row = {id(row): error_by_block(row) for row in comparison.rows}
+    known = [error for errors in errors_by_row.values() for error in errors if error is not None]
     if not known:
         return None
     panels, grids = [], []
     for pattern, rows in comparison.patterns.items():
-        rows = tuple(row for row in rows if any(e is not None for e in found[id(row)]))
+        rows = tuple(row for row in rows if any(e is not None for e in errors_by_row[id(row)]))
         if not rows:
             continue
-        names, values = [row.name for row in rows], [found[id(row)] for row in rows]
+        names, values = [row.name for row in rows], [errors_by_row[id(row)] for row in rows]
         said = _said(names, [f"{_fixed(line[0])} to {_fixed(line[-1])}" for line in values])
 
         def draw(width: int, rows: Any = rows, values: Any = values) -> Any:
@@ -126,10 +130,10 @@ def errors_by_block(comparison: Comparison) -> Figure | None:
 
 
 def errors_by_kind(
-    comparison: Comparison, found: dict[int, tuple[Place, ...]]
+    comparison: Comparison, groups_by_row: dict[int, tuple[MatrixGroup, ...]]
 ) -> Sequence[tuple[str, Figure]]:
     """Pattern -> output error of every matrix, a heat map per method, in one scale of shades."""
-    known = [p.output_error for places in found.values() for p in places]
+    known = [p.output_error for groups in groups_by_row.values() for p in groups]
     top = max((error for error in known if error is not None), default=None)
     if top is None:
         return ()
@@ -138,13 +142,13 @@ def errors_by_kind(
         panels = []
         for row in rows:
             cells = {
-                (short_kind(place.kind, found[id(row)]), place.block): place.output_error
-                for place in found[id(row)]
-                if place.output_error is not None
+                (short_kind(group.kind, groups_by_row[id(row)]), group.block): group.output_error
+                for group in groups_by_row[id(row)]
+                if group.output_error is not None
             }
             if not cells:
                 continue
-            by_kind = error_by_kind(found[id(row)])
+            by_kind = error_by_kind(groups_by_row[id(row)])
             said = _said(list(by_kind), [_fixed(error) for error in by_kind.values()])
 
             def draw(width: int, cells: Any = cells) -> Any:
@@ -154,31 +158,33 @@ def errors_by_kind(
             words = f"Mean over blocks: {said}"
             panels.append(_panel(row.name, title, words, draw, 3 if len(rows) > 1 else 1))
         if panels:
-            grid = _grid_by_kind(f"Output error by kind of matrix at {pattern}", rows, found)
-            legend = (number(0, 2), number(top, 2))
+            grid = _grid_by_kind(
+                f"Output error by kind of matrix at {pattern}", rows, groups_by_row
+            )
+            legend = (printed_number(0, 2), printed_number(top, 2))
             figures.append((pattern, Figure("heat", tuple(panels), (grid,), legend)))
     return figures
 
 
 def time_by_phase(comparison: Comparison) -> Figure:
     """Seconds of a run by phase, a bar per method, a panel per pattern."""
-    found = {id(row): seconds_by_phase(row) for row in comparison.rows}
-    phases = list(dict.fromkeys(phase for times in found.values() for phase in times))
+    seconds_by_row = {id(row): seconds_by_phase(row) for row in comparison.rows}
+    phases = list(dict.fromkeys(phase for times in seconds_by_row.values() for phase in times))
     phases.sort(key=lambda phase: phase == "other")  # last
-    top = max(sum(times.values()) for times in found.values())
+    top = max(sum(times.values()) for times in seconds_by_row.values())
     panels, grids = [], []
     for pattern, rows in comparison.patterns.items():
-        values = [[found[id(row)].get(phase, 0.0) for phase in phases] for row in rows]
-        names, totals = [row.name for row in rows], [number(row.seconds, 1) for row in rows]
+        values = [[seconds_by_row[id(row)].get(phase, 0.0) for phase in phases] for row in rows]
+        names, totals = [row.name for row in rows], [printed_number(row.seconds, 1) for row in rows]
 
         def draw(width: int, names: Any = names, values: Any = values, totals: Any = totals) -> Any:
             return bar_chart(names, values, totals, top, width)
 
         title = f"Seconds of a run by phase at {pattern}"
         panels.append(_panel(pattern, title, _said(names, totals), draw, len(comparison.patterns)))
-        memory = [number(row.peak_memory_bytes / 1e6, 0) for row in rows]
+        memory = [printed_number(row.peak_memory_bytes / 1e6, 0) for row in rows]
         cells = tuple(
-            (name, (*(number(part, 2) for part in parts), total, most))
+            (name, (*(printed_number(part, 2) for part in parts), total, most))
             for name, parts, total, most in zip(names, values, totals, memory, strict=True)
         )
         heads = (*phases, "in all (s)", "peak memory (MB)")
@@ -186,15 +192,17 @@ def time_by_phase(comparison: Comparison) -> Figure:
     return Figure("bars", tuple(panels), tuple(grids), tuple(phases))
 
 
-def short_kind(kind: str, found: Sequence[Place]) -> str:
+def short_kind(kind: str, groups: Sequence[MatrixGroup]) -> str:
     """The last part of a kind's name, if no other kind ends like it."""
     last = kind.rpartition(".")[2]
-    ends = {place.kind for place in found if place.kind.rpartition(".")[2] == last}
+    ends = {group.kind for group in groups if group.kind.rpartition(".")[2] == last}
     return last if len(ends) == 1 else kind
 
 
-def _grid_by_kind(caption: str, rows: Sequence[Row], found: dict[int, tuple[Place, ...]]) -> Grid:
-    by_row = [error_by_kind(found[id(row)]) for row in rows]
+def _grid_by_kind(
+    caption: str, rows: Sequence[Row], groups_by_row: dict[int, tuple[MatrixGroup, ...]]
+) -> Grid:
+    by_row = [error_by_kind(groups_by_row[id(row)]) for row in rows]
     kinds = dict.fromkeys(kind for errors in by_row for kind in errors)
     cells = tuple((kind, tuple(_fixed(errors.get(kind)) for errors in by_row)) for kind in kinds)
     return Grid(caption, tuple(row.name for row in rows), cells)
@@ -210,4 +218,4 @@ def _said(names: Sequence[str], values: Sequence[str]) -> str:
 
 
 def _fixed(value: float | None) -> str:
-    return "" if value is None else number(value, 4)
+    return "" if value is None else printed_number(value, 4)

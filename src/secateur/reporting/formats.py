@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from secateur.reporting.comparison import Comparison, Row, Spread
-from secateur.reporting.table import Cell, tabulate
+from secateur.reporting.table import Cell, table_of
 from secateur.reporting.zeroshot import TaskColumn, task_columns
 
 
@@ -29,16 +29,16 @@ def as_latex(comparisons: Sequence[Comparison]) -> str:
 def as_csv(comparisons: Sequence[Comparison]) -> str:
     """All comparisons under one heading, a line for every row and text."""
     tasks = {id(comparison): task_columns(comparison) for comparison in comparisons}
-    every = dict.fromkeys(task.label for found in tasks.values() for task in found)
+    every = dict.fromkeys(task.label for columns in tasks.values() for task in columns)
     lines = [
         {
-            **_csv_line(comparison, row, place),
+            **_csv_line(comparison, row, number),
             **{name: None for label in every for name in _csv_heads(label)},
             **_csv_tasks(row, tasks[id(comparison)]),
         }
         for comparison in comparisons
         for row in comparison.rows
-        for place in (range(len(comparison.texts)) or [None])
+        for number in (range(len(comparison.texts)) or [None])
     ]
     written = io.StringIO()
     writer = csv.DictWriter(written, list(lines[0]) if lines else [], lineterminator="\n")
@@ -48,7 +48,7 @@ def as_csv(comparisons: Sequence[Comparison]) -> str:
 
 
 def _markdown(comparison: Comparison) -> str:
-    table = tabulate(comparison)
+    table = table_of(comparison)
     lines = [
         f"**{_in_markdown(table.title)}**",
         "",
@@ -77,7 +77,7 @@ def _in_markdown(text: str) -> str:
 
 
 def _latex(comparison: Comparison) -> str:
-    table = tabulate(comparison)
+    table = table_of(comparison)
     lines = [
         "\\begin{table}",
         "  \\centering",
@@ -120,10 +120,10 @@ def _in_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
-def _csv_line(comparison: Comparison, row: Row, place: int | None) -> dict[str, object]:
-    """What a row scored on the text at that place, by the heading of each column."""
-    text = None if place is None else comparison.texts[place]
-    score = None if place is None else row.scores[place]
+def _csv_line(comparison: Comparison, row: Row, number: int | None) -> dict[str, object]:
+    """What a row scored on the text of that number, by the heading of each column."""
+    text = None if number is None else comparison.texts[number]
+    score = None if number is None else row.scores[number]
     return {
         "model": comparison.model,
         "architecture": comparison.architecture,
@@ -149,10 +149,10 @@ def _csv_tasks(row: Row, tasks: Sequence[TaskColumn]) -> dict[str, float | None]
     """What a row scored in every task, with its standard error, and the dense model beside it."""
     cells: dict[str, float | None] = {}
     for task in tasks:
-        own, dense = task.of(row), task.dense
+        scored, dense = task.of(row), task.dense
         values = (
-            own.value if own else None,
-            own.standard_error if own else None,
+            scored.value if scored else None,
+            scored.standard_error if scored else None,
             dense.value if dense else None,
         )
         cells.update(zip(_csv_heads(task.label), values, strict=True))
@@ -164,8 +164,8 @@ def _csv_heads(label: str) -> tuple[str, str, str]:
     return name, f"{name}_standard_error", f"dense_{name}"
 
 
-def _csv_spread(name: str, found: Spread | None) -> dict[str, float | None]:
+def _csv_spread(name: str, spread: Spread | None) -> dict[str, float | None]:
     return {
-        name: found.mean if found else None,
-        f"{name}_spread": found.spread if found else None,
+        name: spread.mean if spread else None,
+        f"{name}_spread": spread.spread if spread else None,
     }

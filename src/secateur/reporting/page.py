@@ -36,7 +36,7 @@ MARKS = (
 """Shapes of marks, around the origin."""
 COLOURS = 8
 
-Form = Literal["html", "markdown", "latex", "csv"]
+ReportFormat = Literal["html", "markdown", "latex", "csv"]
 
 
 def render(records: Sequence[RunRecord]) -> str:
@@ -69,7 +69,7 @@ def render(records: Sequence[RunRecord]) -> str:
 
 
 def write_report(
-    records: Sequence[RunRecord], out: Path | None = None, form: Form = "html"
+    records: Sequence[RunRecord], out: Path | None = None, form: ReportFormat = "html"
 ) -> tuple[Path | None, str]:
     """Put runs side by side and write the report; the file appears whole or not at all.
 

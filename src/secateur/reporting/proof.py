@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from secateur.reporting.comparison import Row
-from secateur.reporting.damage import Place
+from secateur.reporting.damage import MatrixGroup
 from secateur.reporting.figures import Grid, short_kind
 
 
 @dataclass(frozen=True)
-class Proof:
+class RowAudit:
     """What was counted in the matrices of a row.
 
     Attributes:
@@ -32,41 +32,43 @@ class Proof:
     failing: tuple[str, ...]
 
 
-def prove_row(row: Row, found: Sequence[Place]) -> Proof:
+def audit_row(row: Row, groups: Sequence[MatrixGroup]) -> RowAudit:
     """What was counted in all runs of a row."""
-    matrices = sum(place.matrices for place in found)
-    failing = tuple(dict.fromkeys(name for place in found for name in place.failing))
-    return Proof(
+    matrices = sum(group.matrices for group in groups)
+    failing = tuple(dict.fromkeys(name for group in groups for name in group.failing))
+    return RowAudit(
         name=row.name,
         pattern=row.pattern,
         matrices=matrices,
         holding=matrices - len(failing),
         weights=row.runs[0].weights,
         sparsity=min(run.sparsity for run in row.runs),
-        lowest=min(place.sparsity for place in found),
+        lowest=min(group.sparsity for group in groups),
         failing=failing,
     )
 
 
 def zeros_of_matrices(
-    pattern: str, rows: Sequence[Row], found: Mapping[int, Sequence[Place]]
+    pattern: str, rows: Sequence[Row], groups_by_row: Mapping[int, Sequence[MatrixGroup]]
 ) -> Grid:
-    """Share of zeros of every matrix; "fails" beside it where the pattern was not found."""
-    first = found[id(rows[0])]
-    columns = [{(place.block, place.kind): place for place in found[id(row)]} for row in rows]
+    """Share of zeros of every matrix; "fails" beside it where the pattern was not groups_by_row."""
+    first = groups_by_row[id(rows[0])]
+    columns = [
+        {(group.block, group.kind): group for group in groups_by_row[id(row)]} for row in rows
+    ]
     cells = []
-    for place in first:
-        name = f"{place.block} {short_kind(place.kind, first)}"
-        if place.matrices > 1:
-            name += f", {place.matrices} of them"
-        shape = f"{place.shape[0]} x {place.shape[1]}"
-        shares = [_share(column.get((place.block, place.kind))) for column in columns]
+    for group in first:
+        name = f"{group.block} {short_kind(group.kind, first)}"
+        if group.matrices > 1:
+            name += f", {group.matrices} of them"
+        shape = f"{group.shape[0]} x {group.shape[1]}"
+        shares = [_share(column.get((group.block, group.kind))) for column in columns]
         cells.append((name, (shape, *shares)))
     heads = ("shape", *(row.name for row in rows))
     return Grid(f"Zeros of every matrix at {pattern} (%)", heads, tuple(cells))
 
 
-def _share(place: Place | None) -> str:
-    if place is None:
+def _share(group: MatrixGroup | None) -> str:
+    if group is None:
         return ""
-    return f"{100 * place.sparsity:.4f}" + (" fails" if place.failing else "")
+    return f"{100 * group.sparsity:.4f}" + (" fails" if group.failing else "")

@@ -17,13 +17,13 @@ def as_measured(record: RunRecord) -> RunRecord:
     if recovery is None:
         return record
     evaluations: tuple[Evaluation, ...] = ()
-    if (found := recovery.recovered) is not None:
+    if (recovered := recovery.recovered) is not None:
         dense = {e.protocol.token_sha256: e.dense_perplexity for e in record.evaluations}
         if recovery.dense is not None:
-            dense[found.protocol.token_sha256] = recovery.dense.perplexity
+            dense[recovered.protocol.token_sha256] = recovery.dense.perplexity
         evaluations = tuple(
             one.model_copy(update={"dense_perplexity": dense.get(one.protocol.token_sha256)})
-            for one in (found, *recovery.also)
+            for one in (recovered, *recovery.also)
         )
     blocks = tuple(
         block.model_copy(

@@ -12,7 +12,7 @@ FAR_OUT = 6.0
 
 
 @dataclass(frozen=True)
-class Tick:
+class AxisTick:
     """A mark on an axis: where, in pixels, and what it says."""
 
     at: float
@@ -33,13 +33,13 @@ class Axis:
         share = (value - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 2)
 
-    def ticks(self, count: int) -> tuple[Tick, ...]:
+    def ticks(self, count: int) -> tuple[AxisTick, ...]:
         """Some `count` marks at round numbers within the scale."""
         step = round_step((self.high - self.low) / count)
         digits = max(0, -math.floor(math.log10(step)))
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return tuple(
-            Tick(self(index * step), f"{index * step:.{digits}f}")
+            AxisTick(self(index * step), f"{index * step:.{digits}f}")
             for index in range(first, last + 1)
         )
 
@@ -62,17 +62,17 @@ def near(values: Sequence[float], reference: float) -> list[float]:
     return [value for value, away in zip(values, distances, strict=True) if away <= limit]
 
 
-def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places near those wanted, in the same order, at least `gap` apart, within [low, high].
+def spread_out(ideal: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places near the ideal ones, in the same order, at least `gap` apart, within [low, high].
 
     If there is no room for all, the gaps shrink.
     """
-    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    placed = [0.0] * len(wanted)
+    gap = min(gap, (high - low) / max(1, len(ideal) - 1))
+    order = sorted(range(len(ideal)), key=lambda index: ideal[index])
+    placed = [0.0] * len(ideal)
     floor = low
     for rank, index in enumerate(order):
         ceiling = high - gap * (len(order) - 1 - rank)
-        placed[index] = min(max(wanted[index], floor), ceiling)
+        placed[index] = min(max(ideal[index], floor), ceiling)
         floor = placed[index] + gap
-    return [round(place, 2) for place in placed]
+    return [round(position, 2) for position in placed]

@@ -9,18 +9,18 @@ from typing import NamedTuple
 from secateur.methods import Method, every
 from secateur.reporting import figures
 from secateur.reporting.comparison import Comparison, Score
-from secateur.reporting.damage import places
+from secateur.reporting.damage import matrix_groups
 from secateur.reporting.figures import Figure, Grid
 from secateur.reporting.formats import as_csv, as_latex, as_markdown
 from secateur.reporting.grouping import short_name
-from secateur.reporting.proof import Proof, prove_row, zeros_of_matrices
+from secateur.reporting.proof import RowAudit, audit_row, zeros_of_matrices
 from secateur.reporting.reproduce import Recipe, cut_of, facts_of, recipe_of
-from secateur.reporting.table import Cell, Table, number, tabulate
+from secateur.reporting.table import Cell, Table, printed_number, table_of
 
 LONGEST_SAMPLE = 600
 
 
-class Sample(NamedTuple):
+class Passages(NamedTuple):
     """What was written after a prompt: by the dense model, and pattern -> (method, text)."""
 
     prompt: str
@@ -54,10 +54,10 @@ class Section:
     perplexity: tuple[Figure, ...]
     by_block: Figure | None
     by_kind: tuple[tuple[str, Figure], ...]
-    proofs: dict[str, tuple[Proof, ...]]
+    proofs: dict[str, tuple[RowAudit, ...]]
     matrices: tuple[Grid, ...]
     time: Figure
-    samples: tuple[Sample, ...]
+    samples: tuple[Passages, ...]
     tasks: tuple[TaskRow, ...]
     recipes: dict[str, tuple[Recipe, ...]]
     glossary: tuple[Method, ...]
@@ -65,7 +65,7 @@ class Section:
 
 def section(comparison: Comparison) -> Section:
     """Everything that is known of a comparison; what is not known is empty."""
-    found = {id(row): places(row) for row in comparison.rows}
+    groups = {id(row): matrix_groups(row) for row in comparison.rows}
     drawn = [figures.perplexity(comparison, text) for text in range(len(comparison.texts))]
     names = {row.method for row in comparison.rows}
     patterns = comparison.patterns.items()
@@ -75,7 +75,7 @@ def section(comparison: Comparison) -> Section:
         lead=tuple(_lead(comparison)),
         facts=tuple(facts_of(comparison)),
         findings=tuple(_findings(comparison)),
-        table=tabulate(comparison),
+        table=table_of(comparison),
         formats=(
             ("LaTeX", as_latex([comparison])),
             ("Markdown", as_markdown([comparison])),
@@ -83,9 +83,9 @@ def section(comparison: Comparison) -> Section:
         ),
         perplexity=tuple(figure for figure in drawn if figure is not None),
         by_block=figures.errors_by_block(comparison),
-        by_kind=tuple(figures.errors_by_kind(comparison, found)),
-        proofs={p: tuple(prove_row(row, found[id(row)]) for row in rows) for p, rows in patterns},
-        matrices=tuple(zeros_of_matrices(pattern, rows, found) for pattern, rows in patterns),
+        by_kind=tuple(figures.errors_by_kind(comparison, groups)),
+        proofs={p: tuple(audit_row(row, groups[id(row)]) for row in rows) for p, rows in patterns},
+        matrices=tuple(zeros_of_matrices(pattern, rows, groups) for pattern, rows in patterns),
         time=figures.time_by_phase(comparison),
         samples=tuple(_samples(comparison)),
         tasks=tuple(_tasks(comparison)),
@@ -131,15 +131,15 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if not comparison.texts:
         return
     text = comparison.texts[0]
-    where = f" on {text.label}" if len(comparison.texts) > 1 else ""
+    on_text = f" on {text.label}" if len(comparison.texts) > 1 else ""
     for pattern, rows in comparison.patterns.items():
         best = comparison.best(pattern, 0)
         if best is None:
             continue
         score = best.scores[0]
-        said = f"{best.name} has the lowest perplexity{where}, {_printed(score)}"
+        said = f"{best.name} has the lowest perplexity{on_text}, {_printed(score)}"
         if text.dense is not None:
-            said += f"; dense {number(text.dense, 2)}"
+            said += f"; dense {printed_number(text.dense, 2)}"
         if score.removed is not None:
             said += f". It removes {100 * score.removed.mean:.0f} % of Wanda's damage"
         near = [row.name for row in rows if row is not best and _meet(score, row.scores[0])]
@@ -149,9 +149,9 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
 
 
 def _printed(score: Score) -> str:
-    found = score.perplexity
-    return number(found.mean, 2) + (
-        " (one seed)" if found.spread is None else f" ± {number(found.spread, 2)}"
+    perplexity = score.perplexity
+    return printed_number(perplexity.mean, 2) + (
+        " (one seed)" if perplexity.spread is None else f" ± {printed_number(perplexity.spread, 2)}"
     )
 
 
@@ -161,15 +161,15 @@ def _meet(one: Score, other: Score) -> bool:
     return abs(a.mean - b.mean) <= (a.spread or 0) + (b.spread or 0)
 
 
-def _samples(comparison: Comparison) -> Iterator[Sample]:
+def _samples(comparison: Comparison) -> Iterator[Passages]:
     """What was written after every prompt, by the first seed of every row."""
-    found = [(row, run.sample) for row in comparison.rows for run in row.runs[:1] if run.sample]
-    for prompt, dense in dict.fromkeys((sample.prompt, sample.dense) for _, sample in found):
+    samples = [(row, run.sample) for row in comparison.rows for run in row.runs[:1] if run.sample]
+    for prompt, dense in dict.fromkeys((sample.prompt, sample.dense) for _, sample in samples):
         by_pattern: dict[str, list[tuple[str, str]]] = {}
-        for row, sample in found:
+        for row, sample in samples:
             if (sample.prompt, sample.dense) == (prompt, dense):
                 by_pattern.setdefault(row.pattern, []).append((row.name, _passage(sample.pruned)))
-        yield Sample(_passage(prompt), _passage(dense), by_pattern)
+        yield Passages(_passage(prompt), _passage(dense), by_pattern)
 
 
 def _tasks(comparison: Comparison) -> Iterator[TaskRow]:
@@ -187,7 +187,8 @@ def _tasks(comparison: Comparison) -> Iterator[TaskRow]:
 
 def _score_cell(value: float | None, error: float | None) -> Cell:
     return Cell(
-        "" if value is None else number(value, 4), "" if error is None else number(error, 4)
+        "" if value is None else printed_number(value, 4),
+        "" if error is None else printed_number(error, 4),
     )
 
 

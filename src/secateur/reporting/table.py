@@ -74,7 +74,7 @@ class Table:
                 yield pattern, line
 
 
-def tabulate(comparison: Comparison) -> Table:
+def table_of(comparison: Comparison) -> Table:
     """The table of a comparison."""
     tasks = {task.label: task for task in task_columns(comparison) if task.leading}
     columns = {
@@ -83,7 +83,7 @@ def tabulate(comparison: Comparison) -> Table:
     }
     texts = comparison.texts
     dense = None
-    known = [Cell("" if text.dense is None else number(text.dense, 2)) for text in texts]
+    known = [Cell("" if text.dense is None else printed_number(text.dense, 2)) for text in texts]
     known += [_task_cell(task.dense) for task in tasks.values()]
     if any(cell.mean for cell in known):
         dense = Line("dense", (*known, *(Cell() for _ in range(len(columns) - len(tasks)))))
@@ -122,7 +122,7 @@ def title(comparison: Comparison) -> str:
     return f"{short_name(comparison.model)}, pruned" + (f": perplexity on {texts}" if texts else "")
 
 
-def number(value: float, digits: int) -> str:
+def printed_number(value: float, digits: int) -> str:
     """A number with so many digits after the point; a very large one with three figures."""
     text = f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.3g}"
     return text.removeprefix("-") if float(text) == 0 else text
@@ -143,15 +143,15 @@ def _columns(comparison: Comparison) -> dict[str, Callable[[Row], Cell]]:
         return _cell(row.scores[0].divergence, 4) if row.scores else Cell()
 
     def device_memory(row: Row) -> Cell:
-        found = row.peak_device_memory_bytes
-        return Cell("" if found is None else number(found / 1e6, 0))
+        peak = row.peak_device_memory_bytes
+        return Cell("" if peak is None else printed_number(peak / 1e6, 0))
 
     every: dict[str, Callable[[Row], Cell]] = {
         REMOVED: removed,
         DIVERGENCE: divergence,
         ERROR: lambda row: _cell(row.output_error, 4),
-        SECONDS: lambda row: Cell(number(row.seconds, 1)),
-        MEMORY: lambda row: Cell(number(row.peak_memory_bytes / 1e6, 0)),
+        SECONDS: lambda row: Cell(printed_number(row.seconds, 1)),
+        MEMORY: lambda row: Cell(printed_number(row.peak_memory_bytes / 1e6, 0)),
         "device memory (MB)": device_memory,
         "seeds": lambda row: Cell(str(len(row.runs)) if len(_counts(comparison)) > 1 else ""),
     }
@@ -162,11 +162,11 @@ def _columns(comparison: Comparison) -> dict[str, Callable[[Row], Cell]]:
     }
 
 
-def _cell(found: Spread | None, digits: int, scale: float = 1) -> Cell:
-    if found is None:
+def _cell(value: Spread | None, digits: int, scale: float = 1) -> Cell:
+    if value is None:
         return Cell()
-    spread = "" if found.spread is None else number(found.spread * scale, digits)
-    return Cell(number(found.mean * scale, digits), spread)
+    spread = "" if value.spread is None else printed_number(value.spread * scale, digits)
+    return Cell(printed_number(value.mean * scale, digits), spread)
 
 
 def _perplexity(comparison: Comparison, row: Row, text: int) -> Cell:
@@ -174,7 +174,7 @@ def _perplexity(comparison: Comparison, row: Row, text: int) -> Cell:
     best = comparison.best(row.pattern, text)
     if best is None:
         return cell
-    lowest = number(best.scores[text].perplexity.mean, 2)
+    lowest = printed_number(best.scores[text].perplexity.mean, 2)
     return Cell(cell.mean, cell.spread, best=cell.mean == lowest)
 
 
@@ -183,11 +183,11 @@ def _asked(task: TaskColumn) -> Callable[[Row], Cell]:
     return lambda row: _task_cell(task.of(row))
 
 
-def _task_cell(found: Scored | None) -> Cell:
-    if found is None:
+def _task_cell(scored: Scored | None) -> Cell:
+    if scored is None:
         return Cell()
-    error = found.standard_error
-    return Cell(number(found.value, 4), "" if error is None else number(error, 4))
+    error = scored.standard_error
+    return Cell(printed_number(scored.value, 4), "" if error is None else printed_number(error, 4))
 
 
 def _counts(comparison: Comparison) -> set[int]:

@@ -44,8 +44,8 @@ class TaskColumn:
 
     def of(self, row: Row) -> Scored | None:
         """What a row scored; None if it was not asked."""
-        found = _answered(row.runs, self.questions)
-        return _mean([(score.value, score.standard_error) for score in found])
+        scores = _answered(row.runs, self.questions)
+        return _mean([(score.value, score.standard_error) for score in scores])
 
 
 def task_columns(comparison: Comparison) -> tuple[TaskColumn, ...]:
@@ -58,8 +58,8 @@ def task_columns(comparison: Comparison) -> tuple[TaskColumn, ...]:
     names = [f"{score.task} {score.metric}" for score in first.values()]
     columns = []
     for name, (questions, score) in zip(names, first.items(), strict=True):
-        found = _answered(comparison.runs, questions)
-        dense = [(one.dense, one.dense_standard_error) for one in found if one.dense is not None]
+        scores = _answered(comparison.runs, questions)
+        dense = [(one.dense, one.dense_standard_error) for one in scores if one.dense is not None]
         asked = f"{score.documents} questions, {score.shots} shots, version {score.version}"
         columns.append(
             TaskColumn(
@@ -84,15 +84,15 @@ def _questions(score: TaskScore) -> Hashable:
 def _answered(runs: Sequence[RunRecord], questions: Hashable) -> Iterator[TaskScore]:
     """What the runs scored in these questions, the last asking of each."""
     for run in runs:
-        found = [score for score in _scores(run) if _questions(score) == questions]
-        yield from found[-1:]
+        scores = [score for score in _scores(run) if _questions(score) == questions]
+        yield from scores[-1:]
 
 
-def _mean(found: Sequence[tuple[float, float | None]]) -> Scored | None:
-    if not found:
+def _mean(values: Sequence[tuple[float, float | None]]) -> Scored | None:
+    if not values:
         return None
-    errors = [error for _, error in found if error is not None]
+    errors = [error for _, error in values if error is not None]
     return Scored(
-        statistics.fmean(value for value, _ in found),
+        statistics.fmean(value for value, _ in values),
         statistics.fmean(errors) if errors else None,
     )
