@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812 - the name it is known by
 
 import secateur
 from secateur.blocks.error_factors import EVEN, error_factors
+from secateur.blocks.full_gradients import UpAndDown
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel
 from tiny import BLOCKS, make_model, make_tokens
@@ -41,7 +42,7 @@ def test_the_factor_is_that_of_the_gradients_second_moment(tmp_path: Any, batch_
     source = ResidentModel(make_model("llama"), torch.device("cpu"), torch.float32)
     stream = Stream(source, tokens, batch_size)
     before = [hidden.clone() for hidden in stream.hidden]
-    factors = error_factors(source, stream, tmp_path)
+    factors = error_factors(source, stream, UpAndDown(tmp_path))
     wanted = by_hand(tokens)
     assert len(factors) == len(wanted) == BLOCKS
     for factor, moment in zip(factors, wanted, strict=True):

@@ -1,12 +1,15 @@
 """Fused experts: what is seen of each, against a loop over the experts written out by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import secateur
 from families import EXPERT_FAMILIES
-from secateur.blocks.observe import Observer, observe
+from secateur.blocks.observe import observe
+from secateur.blocks.observer import Observer, ToGather
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, StreamedModel, find_matrices, open_model
 from secateur.checkpoint.matrices import is_fused_experts, with_weights
@@ -16,7 +19,7 @@ from secateur.sparsity import NofM, keep_mask
 from secateur.statistics import Need
 from tiny import make_model, make_tokens, save
 
-BOTH = frozenset({Need.INPUT_NORM, Need.HESSIAN})
+BOTH = ToGather(frozenset({Need.INPUT_NORM, Need.HESSIAN}))
 IMPLEMENTATIONS = ["eager", "grouped_mm"]
 SHORT = {"samples": 6, "sequence_length": 16}
 
@@ -67,7 +70,8 @@ def by_hand(experts, x, chosen, expert):
 def test_statistics_equal_a_loop_over_the_experts(family, implementation):
     block, index, stream, matrices, experts = last_block(family, implementation)
     calls, outputs = calls_of(experts, block, index, stream)
-    observer, found_outputs = observe(block, index, stream, matrices, BOTH)
+    observed = observe(block, index, stream, matrices, BOTH)
+    observer, found_outputs = observed.observer, observed.outputs
     for found, output in zip(found_outputs, outputs, strict=True):
         torch.testing.assert_close(found, output, rtol=1e-5, atol=1e-5)
     fused = [matrix for matrix in matrices if matrix.expert is not None]
@@ -94,7 +98,8 @@ def test_statistics_equal_a_loop_over_the_experts(family, implementation):
 def test_every_expert_may_be_shown_every_token(family):
     block, index, stream, matrices, experts = last_block(family)
     calls, outputs = calls_of(experts, block, index, stream)
-    observer, found_outputs = observe(block, index, stream, matrices, BOTH, route_all=True)
+    observed = observe(block, index, stream, matrices, replace(BOTH, route_all=True))
+    observer, found_outputs = observed.observer, observed.outputs
     torch.testing.assert_close(torch.cat(found_outputs), torch.cat(outputs), rtol=1e-5, atol=1e-5)
     inputs = torch.cat([x for x, _ in calls])
     everywhere = torch.arange(experts.num_experts).expand(len(inputs), -1)

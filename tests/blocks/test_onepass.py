@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import secateur
 from families import EXPERT_FAMILIES
 from secateur.blocks import onepass
-from secateur.blocks.onepass import groups_in_order, run_once
+from secateur.blocks.onepass import GroupSteps, groups_in_order, run_once
 from secateur.blocks.stream import Batch, Stream
 from secateur.checkpoint import Matrix, ResidentModel, find_blocks, find_matrices
 from secateur.errors import ModelError, NumericalError, RecipeError
@@ -189,7 +189,7 @@ def test_a_batch_moves_once_and_the_outputs_are_of_the_pruned_block() -> None:
 
     calls: list[int] = []
     handle = block.register_forward_pre_hook(lambda *_: calls.append(1))
-    run_once(block, 0, stream, groups, look, prune)
+    run_once(block, 0, stream, groups, GroupSteps(look, prune))
     handle.remove()
     assert len(calls) == 2  # batches
     assert arrived == [leaves(group) for group in groups]
@@ -221,7 +221,7 @@ def test_a_fault_ends_every_run_and_reaches_the_caller(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(onepass, "_Run", Known)
     with pytest.raises(NumericalError, match="no"):
-        run_once(block, 0, stream, groups, lambda *seen: None, prune)
+        run_once(block, 0, stream, groups, GroupSteps(lambda *seen: None, prune))
     assert len(runs) == 2  # batches
     assert all(run.dead for run in runs)
     assert not any(matrix.owner._forward_pre_hooks for matrix in matrices)
@@ -239,7 +239,7 @@ def test_another_way_through_the_block_is_noticed(wrong: str) -> None:
     else:
         groups = [groups[0] + groups[1], *groups[2:]]
     with pytest.raises(ModelError, match="another way"):
-        run_once(block, 0, stream, groups, lambda *seen: None, lambda number: None)
+        run_once(block, 0, stream, groups, GroupSteps(lambda *seen: None, lambda number: None))
 
 
 class Twice(nn.Module):

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch.func import functional_call
 
 from secateur.blocks.observe import observe
+from secateur.blocks.observer import ToGather
 from secateur.blocks.regional import Task, _draw, _optimizer, optimise
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
@@ -27,7 +28,7 @@ def dense_block(family="llama", dtype=torch.float32, batch_size=4):
     with source.open_surroundings():
         stream = Stream(source, make_tokens(6, 16), batch_size)
     matrices = find_matrices(block)
-    _, targets = observe(block, 0, stream, matrices, frozenset())
+    targets = observe(block, 0, stream, matrices, ToGather(frozenset())).outputs
     return block, stream, matrices, targets
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 import digits
 import secateur
 from secateur import cli
-from secateur.blocks.full_gradients import full_gradients
+from secateur.blocks.full_gradients import UpAndDown, full_gradients
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
@@ -103,7 +103,7 @@ def test_full_gradients_are_those_of_the_loss(family: str, labelled: bool, tmp_p
     stream = Stream(source, pixels, 2, labels if labelled else None)
     path = tmp_path / "gradients.safetensors"
     with GradientFile.create(path, matrix_shapes(source), {}) as file:
-        full_gradients(source, stream, file, "l2", tmp_path, "memory")
+        full_gradients(source, stream, file, "l2", UpAndDown(tmp_path, "memory"))
     model.requires_grad_(True)
     squares: dict[str, torch.Tensor] = {}
     for image, label in zip(pixels, labels, strict=True):

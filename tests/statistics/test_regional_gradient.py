@@ -5,12 +5,13 @@ import torch
 
 from families import FAMILIES, PLAIN_FAMILIES
 from secateur.blocks.observe import observe
+from secateur.blocks.observer import ToGather
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.statistics import Need
 from tiny import EVERY_FAMILY, make_model, make_tokens
 
-BOTH = frozenset({Need.INPUT_NORM, Need.REGIONAL_GRADIENT, Need.HESSIAN})
+BOTH = ToGather(frozenset({Need.INPUT_NORM, Need.REGIONAL_GRADIENT, Need.HESSIAN}))
 
 
 def block_one(family, batch_size=4, sequences=6):
@@ -31,7 +32,7 @@ def part(matrix, parameter):
 @pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_regional_gradient_equals_autograd_by_hand(family):
     block, stream, matrices = block_one(family)
-    observer, _ = observe(block, 1, stream, matrices, BOTH)
+    observer = observe(block, 1, stream, matrices, BOTH).observer
     squares = {matrix.name: torch.zeros(matrix.shape) for matrix in matrices}
     for batch in stream.batches:
         for row in range(len(batch.hidden)):
@@ -67,7 +68,7 @@ def test_norms_and_hessians_are_of_what_each_matrix_reads(family):
             batch.run(block, 1)
     for handle in handles:
         handle.remove()
-    observer, _ = observe(block, 1, stream, matrices, BOTH)
+    observer = observe(block, 1, stream, matrices, BOTH).observer
     for matrix in matrices:
         inputs = torch.cat(seen[matrix.name])
         found = observer.values(matrix)
@@ -78,7 +79,7 @@ def test_norms_and_hessians_are_of_what_each_matrix_reads(family):
 
 def test_matrices_that_read_the_same_input_share_one_statistic():
     block, stream, matrices = block_one("llama")
-    observer, _ = observe(block, 1, stream, matrices, BOTH)
+    observer = observe(block, 1, stream, matrices, BOTH).observer
     groups = [[matrix.kind.split(".")[-1] for matrix in group] for group in observer.groups]
     assert groups == [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"],
                       ["down_proj"]]  # fmt: skip
@@ -86,7 +87,7 @@ def test_matrices_that_read_the_same_input_share_one_statistic():
 
 def test_dense_outputs_fall_out_of_the_same_pass():
     block, stream, matrices = block_one("gpt2")
-    _, outputs = observe(block, 1, stream, matrices, BOTH)
+    outputs = observe(block, 1, stream, matrices, BOTH).outputs
     with torch.no_grad():
         for batch, output in zip(stream.batches, outputs, strict=True):
             torch.testing.assert_close(output, batch.run(block, 1), rtol=1e-6, atol=1e-6)
@@ -115,7 +116,7 @@ def test_the_size_of_batches_changes_nothing_but_rounding():
     results = []
     for batch_size in (1, 4, 6):
         block, stream, matrices = block_one("qwen2", batch_size)
-        observer, _ = observe(block, 1, stream, matrices, BOTH)
+        observer = observe(block, 1, stream, matrices, BOTH).observer
         results.append(observer.values(matrices[0])[Need.REGIONAL_GRADIENT])
     torch.testing.assert_close(results[0], results[1])
     torch.testing.assert_close(results[0], results[2])

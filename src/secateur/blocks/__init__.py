@@ -1,1 +1,1 @@
-"""Runs decoder blocks. The only place where weights change."""
+"""Runs decoder blocks. The weights of a model that is pruned change here, and nowhere else."""

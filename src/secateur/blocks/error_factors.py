@@ -15,14 +15,13 @@ One pass up and one down through the dense model, in the memory of one block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from secateur.blocks.full_gradients import Keep, full_gradients
-from secateur.blocks.stream import Stream, Tick, silent
+from secateur.blocks.full_gradients import UpAndDown, full_gradients
+from secateur.blocks.stream import Stream
 from secateur.checkpoint import BlockModel
 from secateur.machine import processes
 from secateur.statistics import check_finite
@@ -32,14 +31,7 @@ _SCALE = 1e3
 """Losses are means over tokens: their gradients are too small to be squared as they are."""
 
 
-def error_factors(
-    source: BlockModel,
-    stream: Stream,
-    scratch: Path,
-    keep: Keep = "auto",
-    tick: Tick = silent,
-    passed: Callable[..., None] = lambda **facts: None,
-) -> list[Tensor]:
+def error_factors(source: BlockModel, stream: Stream, way: UpAndDown) -> list[Tensor]:
     """F of every block, float32 [width, width], in main memory; arguments as `full_gradients`.
 
     Raises:
@@ -56,7 +48,7 @@ def error_factors(
         check_finite(moment, "the loss gradient is", f"the output of block {index}")
         moments[index] = moment.cpu()
 
-    full_gradients(source, stream, None, "l2", scratch, keep, tick, passed, look)
+    full_gradients(source, stream, None, "l2", way, look)
     return [_factor(moments[index]) for index in range(len(source.blocks))]
 
 

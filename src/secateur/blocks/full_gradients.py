@@ -19,6 +19,7 @@ Source: the gradients are GBLM-Pruner's, arXiv 2311.04902; taking them block by 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 
-from secateur.blocks.observe import Observer
+from secateur.blocks.observer import Observer, ToGather
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
@@ -37,10 +38,27 @@ from secateur.machine.memory import free_bytes
 from secateur.statistics import Need, Order, check_finite
 
 Keep = Literal["auto", "memory", "disk"]
-Look = Callable[[int, Sequence[Tensor]], None]
+LookAtGradients = Callable[[int, Sequence[Tensor]], None]
 """(block, d loss / d its output by batch, each [batch, tokens, width]), to be left as they are."""
 MEMORY_SHARE = 0.25
 """Block inputs stay in memory if they take less than this share of what is free."""
+
+
+@dataclass(frozen=True)
+class UpAndDown:
+    """How the dense model is run forward and then backward, block by block.
+
+    Attributes:
+        scratch: folder for block inputs that do not fit in memory.
+        keep: where block inputs go; auto decides by what is free.
+        tick: told of progress within a block.
+        passed: told of every block that a pass is through with.
+    """
+
+    scratch: Path
+    keep: Keep = "auto"
+    tick: Tick = silent
+    passed: Callable[..., None] = lambda **facts: None
 
 
 class BlockInputs:
@@ -52,13 +70,13 @@ class BlockInputs:
 
     def __init__(self, scratch: Path | None) -> None:
         self._scratch = scratch
-        self._kept: dict[int, list[Tensor]] = {}
+        self._in_memory: dict[int, list[Tensor]] = {}
 
     def put(self, index: int, stream: Stream) -> None:
         """Keep the hidden states that enter block `index`."""
         hidden = [batch.hidden for batch in stream.batches]
         if self._scratch is None:
-            self._kept[index] = hidden
+            self._in_memory[index] = hidden
         else:
             tensors = {str(n): value.cpu().contiguous() for n, value in enumerate(hidden)}
             save_file(tensors, self._file(self._scratch, index))
@@ -66,7 +84,7 @@ class BlockInputs:
     def take(self, index: int, stream: Stream) -> None:
         """Put the hidden states back that enter block `index`; they are kept no longer."""
         if self._scratch is None:
-            hidden = self._kept.pop(index)
+            hidden = self._in_memory.pop(index)
         else:
             path = self._file(self._scratch, index)
             loaded = load_file(path)
@@ -86,44 +104,39 @@ def full_gradients(
     stream: Stream,
     file: GradientFile | None,
     order: Order,
-    scratch: Path,
-    keep: Keep = "auto",
-    tick: Tick = silent,
-    passed: Callable[..., None] = lambda **facts: None,
-    look: Look = lambda index, gradients: None,
+    way: UpAndDown,
+    look: LookAtGradients = lambda index, gradients: None,
 ) -> None:
     """Aggregate the loss gradient of every prunable matrix over all sequences into `file`.
 
     Args:
         source: the dense model.
         stream: the sequences before block 0; they are there again afterwards.
-        file: takes float32 [out, in] by parameter name; None if only `look` is wanted.
+        file: takes float32 [out, in] by parameter name; None if only `look` is to see gradients.
         order: l2: root of the sum of squares; l1: sum of absolutes.
-        scratch: folder for block inputs that do not fit in memory.
-        keep: where block inputs go; auto decides by what is free.
-        tick: told of progress within a block.
-        passed: told of every block that a pass is through with.
-        look: shown the gradients of every block's output, the last block's first.
+        way: how the blocks are run, and who is told.
+        look: gets the gradients of every block's output, the last block's first.
 
     Raises:
         NumericalError: a loss or a gradient is not finite.
     """
     depth = len(source.blocks)
-    inputs = BlockInputs(scratch if _on_disk(stream, depth, keep) else None)
+    inputs = BlockInputs(way.scratch if _on_disk(stream, depth, way.keep) else None)
     for index in range(depth):
         inputs.put(index, stream)
         with source.open_block(index) as block:
-            stream.advance(block, index, tick)
-        passed(block=index, blocks=depth, direction="forward")
+            stream.advance(block, index, way.tick)
+        way.passed(block=index, blocks=depth, direction="forward")
     gradients = _of_last_output(source, stream)
     for index in reversed(range(depth)):
         look(index, gradients)
         inputs.take(index, stream)
         with source.open_block(index) as block:
             matrices = () if file is None else find_matrices(block)
-            observer = Observer(matrices, frozenset({Need.FULL_GRADIENT}), order)
+            to_gather = ToGather(frozenset({Need.FULL_GRADIENT}), order, probe_tokens=0)
+            observer = Observer(matrices, to_gather)
             for number, batch in enumerate(stream.batches):
-                tick("backward", number, len(stream.batches))
+                way.tick("backward", number, len(stream.batches))
                 hidden = batch.hidden.requires_grad_(True)
                 with observer.watch(len(hidden)), torch.enable_grad():
                     output = batch.run(block, index)
@@ -136,7 +149,7 @@ def full_gradients(
                 check_finite(gradient, "the loss gradient is", name)
                 if file is not None:
                     file.write(name, gradient)
-        passed(block=index, blocks=depth, direction="backward")
+        way.passed(block=index, blocks=depth, direction="backward")
 
 
 def _of_last_output(source: BlockModel, stream: Stream) -> list[Tensor]:

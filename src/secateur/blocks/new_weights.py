@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.blocks.observe import Observer
+from secateur.blocks.observer import Observer
 from secateur.blocks.regional import Task, optimise
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import Matrix

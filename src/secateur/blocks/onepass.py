@@ -19,6 +19,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,8 +32,20 @@ from secateur.checkpoint import Matrix
 from secateur.errors import ModelError
 from secateur.machine.memory import give_back, give_back_growth
 
-Look = Callable[[int, Batch, Tensor], None]
-"""(number of a group, batch, what the group reads of it [..., in])."""
+
+@dataclass(frozen=True)
+class GroupSteps:
+    """What is done with every group of matrices as the batches reach it.
+
+    Attributes:
+        look: called as (number of a group, batch, what the group reads of it [..., in]) with every
+            batch, in order.
+        prune: called with the number of a group once all its batches were looked at; writes to
+            the block's matrices.
+    """
+
+    look: Callable[[int, Batch, Tensor], None]
+    prune: Callable[[int], None]
 
 
 @torch.no_grad()
@@ -57,7 +70,7 @@ def groups_in_order(
                 return
         groups.append((inputs, [matrix]))
 
-    with _shown(matrices, see):
+    with _seen_before_use(matrices, see):
         hidden, call = stream.batches[0].select(index, torch.tensor([0]))
         call(block, hidden)
     exactly_once = len(used) == len(matrices) and set(used) == set(matrices)
@@ -69,33 +82,32 @@ def run_once(
     index: int,
     stream: Stream,
     groups: Sequence[Sequence[Matrix]],
-    look: Look,
-    prune: Callable[[int], None],
+    steps: GroupSteps,
     tick: Tick = silent,
 ) -> None:
     """Move the stream through a block whose groups are pruned as it reaches them.
 
     Args:
-        block: its matrices are written to by `prune`.
+        block: its matrices are written to by `steps.prune`.
         index: which block of the model it is.
         stream: its inputs; afterwards the outputs of the pruned block.
         groups: as `groups_in_order` gives them.
-        look: called with every batch for every group, in order.
-        prune: called with the number of a group once all its batches were looked at.
+        steps: what is done with every group.
         tick: told of progress.
 
     Raises:
         ModelError: a batch takes another way through the block than the first sequence did.
     """
-    place = {matrix: number for number, group in enumerate(groups) for matrix in group}
+    turn_of = {matrix: number for number, group in enumerate(groups) for matrix in group}
     runs = [_Run(batch, block, index) for batch in stream.batches]
 
     def see(matrix: Matrix, inputs: Tensor) -> None:
         run = getcurrent()
         assert isinstance(run, _Run)
-        if place[matrix] == len(run.read):
+        turn = turn_of[matrix]
+        if turn == len(run.read):
             run.pause(inputs)
-        elif place[matrix] > len(run.read) or run.read[place[matrix]]() is not inputs:
+        elif turn > len(run.read) or run.read[turn]() is not inputs:
             raise stray
 
     stray = ModelError(
@@ -103,19 +115,19 @@ def run_once(
         where=f"block {index}",
         hint="--schedule block",
     )
-    steps = (len(groups) + 1) * len(runs)
-    with _shown(place, see), _ended(runs):
+    turns = (len(groups) + 1) * len(runs)
+    with _seen_before_use(turn_of, see), _ended(runs):
         for number in range(len(groups)):
             for turn, (run, batch) in enumerate(zip(runs, stream.batches, strict=True)):
-                tick("run", number * len(runs) + turn, steps)
+                tick("run", number * len(runs) + turn, turns)
                 if (inputs := run.go_on()) is None:
                     raise stray
-                look(number, batch, inputs)
+                steps.look(number, batch, inputs)
                 give_back_growth()  # what lies between the tensors that are held
-            prune(number)
+            steps.prune(number)
             give_back()
         for turn, (run, batch) in enumerate(zip(runs, stream.batches, strict=True)):
-            tick("run", len(groups) * len(runs) + turn, steps)
+            tick("run", len(groups) * len(runs) + turn, turns)
             batch.hidden = run.finish()
 
 
@@ -160,7 +172,7 @@ def _ended(runs: Sequence[_Run]) -> Iterator[None]:
 
 
 @contextmanager
-def _shown(
+def _seen_before_use(
     matrices: Sequence[Matrix] | Mapping[Matrix, Any], see: Callable[[Matrix, Tensor], None]
 ) -> Iterator[None]:
     """Call `see` with what each matrix is about to read."""

@@ -42,12 +42,12 @@ def propagate(block: OpenBlock, observed: Observed, tick: Tick, last: bool) -> f
         for batch, before in zip(batches, dense, strict=False)
         for value in (batch.hidden.float() - before.float(), before)
     ]
-    check_output(block, batches, *squares)
+    check_block_output(block, batches, *squares)
     difference, reference = processes.totals(*(float(square) for square in squares or (0.0, 0.0)))
     return float((difference / reference) ** 0.5) if reference else 0.0
 
 
-def check_output(block: OpenBlock, batches: Sequence[Batch], *sums: Tensor) -> None:
+def check_block_output(block: OpenBlock, batches: Sequence[Batch], *sums: Tensor) -> None:
     """Raise if what a block made of some batches is not finite, or a sum over it.
 
     Its weights are finite, so it is the numbers between them that were too large.
@@ -56,8 +56,9 @@ def check_output(block: OpenBlock, batches: Sequence[Batch], *sums: Tensor) -> N
         NumericalError: names the block.
     """
     # One look for all batches: each look would wait for the accelerator.
-    found = [batch.hidden.sum(dtype=torch.float32) for batch in batches]
-    if not found or all_finite(torch.stack([*found, *(value.float() for value in sums)])):
+    sums_of_batches = [batch.hidden.sum(dtype=torch.float32) for batch in batches]
+    numbers = [*sums_of_batches, *(value.float() for value in sums)]
+    if not sums_of_batches or all_finite(torch.stack(numbers)):
         return
     for value in (*(batch.hidden for batch in batches), *sums):
         check_finite(value, "the block's output is", f"block {block.index}")

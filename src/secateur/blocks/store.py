@@ -1,9 +1,15 @@
-"""The new weights of an open block: into its parameters, and as they will be stored."""
+"""The weights of an open block: new ones into its parameters, for good or for a while.
+
+Whatever changes a weight of a model that is being pruned is here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.blocks.new_weights import OpenBlock
 from secateur.checkpoint import BlockModel, Matrix
@@ -43,3 +49,29 @@ def write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> di
     pruned.clear()
     by_name = {block.prefix + name: value for name, value in changed.items()}
     return {name: value.to(source.storage_dtype(name)) for name, value in by_name.items()}
+
+
+@torch.no_grad()
+def put_back(module: nn.Module, prefix: str, changed: Mapping[str, Tensor]) -> None:
+    """Put what `write` gave in an earlier process into the parameters of a block.
+
+    Args:
+        module: the block, open; its parameters are written to.
+        prefix: what their names begin with in the model.
+        changed: by parameter name in the model what was to be stored.
+    """
+    for name, value in changed.items():
+        module.get_parameter(name.removeprefix(prefix)).copy_(value)
+
+
+@contextmanager
+def for_a_while(weights: Mapping[Matrix, Tensor]) -> Iterator[None]:
+    """Inside, some matrices of an open block have other weights [out, in]."""
+    before = {matrix: matrix.read().clone() for matrix in weights}
+    try:
+        for matrix, weight in weights.items():
+            matrix.write(weight)
+        yield
+    finally:
+        for matrix, weight in before.items():
+            matrix.write(weight)

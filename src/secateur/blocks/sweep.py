@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from secateur.blocks.new_weights import Observed, OpenBlock, new_weights
-from secateur.blocks.observe import PROBE_TOKENS, Observer, observe
-from secateur.blocks.onepass import groups_in_order, run_once
-from secateur.blocks.propagate import check_output, propagate
+from secateur.blocks.observe import Observation, observe
+from secateur.blocks.observer import Observer, ToGather
+from secateur.blocks.onepass import GroupSteps, groups_in_order, run_once
+from secateur.blocks.propagate import check_block_output, propagate
 from secateur.blocks.store import write
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
@@ -80,39 +81,50 @@ class Aim:
     error_factors: Sequence[Tensor] | None = None
 
 
-def sweep(
-    source: BlockModel,
-    stream: Stream | None,
-    plan: Plan,
-    gradients: GradientFile | None = None,
-    tick: Tick = silent,
-    first: tuple[Observer, list[Tensor]] | None = None,
-    done: int = 0,
-    aim: Aim | None = None,
-) -> Iterator[BlockResult]:
-    """Prune every block in turn. Weights are changed in the open block only.
+@dataclass(frozen=True)
+class SweepInputs:
+    """What a sweep works with.
+
+    Attributes:
+        source: the model; weights are changed in its open block only.
+        plan: what is done with every block.
+        stream: the calibration sequences before the first block that is to be pruned; None for a
+            method that needs no data.
+        gradients: full-model gradients, for a method that needs them.
+        aim: of the regional optimiser.
+        first: what observing block 0 gave to another run on the same inputs; None if nothing is
+            known of it.
+        tick: told of progress within a block.
+    """
+
+    source: BlockModel
+    plan: Plan
+    stream: Stream | None
+    gradients: GradientFile | None = None
+    aim: Aim = Aim()
+    first: Observation | None = None
+    tick: Tick = silent
+
+
+def sweep(inputs: SweepInputs, done: int = 0) -> Iterator[BlockResult]:
+    """Prune every block in turn.
 
     Args:
-        source: the model.
-        stream: the calibration sequences before block 0; None for a method that needs no data.
-        plan: what to do.
-        gradients: full-model gradients, for a method that needs them.
-        tick: told of progress within a block.
-        first: what observing block 0 gave to another run on the same inputs; see `observe`.
-        done: blocks at the bottom that are finished; `stream` is where it leaves them.
-        aim: of the regional optimiser.
+        inputs: what to work with.
+        done: blocks at the bottom that are finished; the streams are where those leave them.
 
     Raises:
         PatternError: the pattern does not fit a matrix.
         ModelError: a block's matrices cannot be pruned.
         NumericalError: something is not finite; names the matrix.
     """
+    source, selection = inputs.source, inputs.plan.selection
     _check_surroundings(source)
     every = find_all_matrices(source.blocks)
     for index in range(done, len(source.blocks)):
         clock = _Clock()
         prefix = source.blocks.prefix(index)
-        chosen = {m: plan.selection.pattern_of(index, prefix + m.name) for m in every[index]}
+        chosen = {m: selection.pattern_of(index, prefix + m.name) for m in every[index]}
         with source.open_block(index) as module:
             block = OpenBlock(
                 index,
@@ -123,56 +135,28 @@ def sweep(
             )
             clock.lap("load")
             # In a function of its own, so that nothing of this block outlives it but the result.
-            known = first if index == 0 else None
-            yield _prune_block(
-                block, source, stream, plan, gradients, tick, clock, known, aim or Aim()
-            )
+            yield _prune_block(block, inputs, clock)
 
 
-def _prune_block(
-    block: OpenBlock,
-    source: BlockModel,
-    stream: Stream | None,
-    plan: Plan,
-    gradients: GradientFile | None,
-    tick: Tick,
-    clock: _Clock,
-    known: tuple[Observer, list[Tensor]] | None,
-    aim: Aim,
-) -> BlockResult:
+def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: _Clock) -> BlockResult:
     """Everything that happens to one open block."""
+    source, plan, stream, tick = inputs.source, inputs.plan, inputs.stream, inputs.tick
     for matrix, pattern in block.patterns.items():
         pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
     for name, weight in block.module.named_parameters():
         check_finite(weight, "the weights are", block.prefix + name, ANOTHER_COPY)
     if not block.patterns:
-        return _pass_by(block, stream, aim.dense, tick, clock)
+        return _pass_by(block, inputs, clock)
     if plan.schedule == "matrix" and stream is not None:
         groups = groups_in_order(block.module, block.index, stream, block.matrices)
         if groups is not None:
-            return _prune_as_it_runs(block, groups, source, stream, plan, gradients, tick, clock)
+            return _prune_as_it_runs(block, groups, inputs, stream, clock)
     observed = error = None
     matrix_errors: dict[str, float] = {}
-    # All outputs are wanted where the optimiser aims at them, and not at the dense model's stream,
-    # which is the same in the first block.
-    whole = plan.method.refine is not Refine.NONE and (aim.dense is None or block.index == 0)
     if stream is not None:
-        observer, outputs = known or observe(
-            block.module, block.index, stream, block.matrices, plan.method.needs, tick,
-            plan.route_all, plan.expert_tokens, whole,
-        )  # fmt: skip
-        outputs = list(outputs)  # they are let go; those that are known serve other runs too
-        dense, factors = aim.dense, aim.error_factors
-        if dense is not None:
-            if block.index == 0:  # the same inputs
-                dense.hidden = outputs
-            else:
-                dense.advance(block.module, block.index, tick)
-        targets = outputs if dense is None else dense.hidden
-        factor = None if factors is None else factors[block.index].to(source.device)
-        observed = Observed(stream, observer, outputs, targets, factor)
+        observed = _observe(block, inputs, stream)
         clock.lap("observe")
-    pruned = new_weights(block, observed, gradients, plan, tick)
+    pruned = new_weights(block, observed, inputs.gradients, plan, tick)
     if observed is not None:
         matrix_errors = _errors_by_matrix(block, observed.observer, pruned.weights)
     clock.lap("prune")
@@ -190,26 +174,51 @@ def _prune_block(
     )  # fmt: skip
 
 
+def _observe(block: OpenBlock, inputs: SweepInputs, stream: Stream) -> Observed:
+    """What the dense block shows of itself, and what the optimiser is to make of its outputs."""
+    plan, dense, factors = inputs.plan, inputs.aim.dense, inputs.aim.error_factors
+    # The optimiser needs all outputs if it aims at them, and not at the dense model's stream,
+    # which is the same in the first block.
+    all_outputs = plan.method.refine is not Refine.NONE and (dense is None or block.index == 0)
+    observation = inputs.first if block.index == 0 else None
+    if observation is None:
+        to_gather = ToGather(
+            plan.method.needs,
+            route_all=plan.route_all,
+            expert_tokens=plan.expert_tokens,
+            all_outputs=all_outputs,
+        )
+        observation = observe(
+            block.module, block.index, stream, block.matrices, to_gather, inputs.tick
+        )
+    outputs = list(observation.outputs)  # let go later; those of `first` serve other runs too
+    if dense is not None:
+        if block.index == 0:  # the same inputs
+            dense.hidden = outputs
+        else:
+            dense.advance(block.module, block.index, inputs.tick)
+    targets = outputs if dense is None else dense.hidden
+    factor = None if factors is None else factors[block.index].to(inputs.source.device)
+    return Observed(stream, observation.observer, outputs, targets, factor)
+
+
 def _prune_as_it_runs(
     block: OpenBlock,
     groups: Sequence[Sequence[Matrix]],
-    source: BlockModel,
+    inputs: SweepInputs,
     stream: Stream,
-    plan: Plan,
-    gradients: GradientFile | None,
-    tick: Tick,
     clock: _Clock,
 ) -> BlockResult:
     """The same in one pass: each group of matrices is pruned as the stream reaches it."""
+    plan, tick = inputs.plan, inputs.tick
     changed: dict[str, Tensor] = {}
     matrix_errors: dict[str, float] = {}
     notices: list[str] = []
-    needs = plan.method.needs - {Need.FULL_GRADIENT}
-    made = (Observer(group, needs, probe_tokens=PROBE_TOKENS) for group in groups)
-    observers = dict(enumerate(made))
+    to_gather = ToGather(plan.method.needs - {Need.FULL_GRADIENT})
+    observers = {number: Observer(group, to_gather) for number, group in enumerate(groups)}
 
-    def look(number: int, batch: Batch, inputs: Tensor) -> None:
-        observers[number].count(groups[number], inputs, len(batch.hidden))
+    def look(number: int, batch: Batch, read: Tensor) -> None:
+        observers[number].count(groups[number], read, len(batch.hidden))
 
     def prune(number: int) -> None:
         observer = observers.pop(number)  # its statistics are let go with this call
@@ -217,14 +226,14 @@ def _prune_as_it_runs(
         clock.lap("observe")
         patterns = {matrix: block.patterns[matrix] for matrix in groups[number]}
         part = replace(block, patterns=patterns)
-        pruned = new_weights(part, Observed(stream, observer, [], []), gradients, plan, tick)
+        pruned = new_weights(part, Observed(stream, observer, [], []), inputs.gradients, plan, tick)
         matrix_errors.update(_errors_by_matrix(part, observer, pruned.weights))
-        changed.update(write(part, pruned.weights, source))
+        changed.update(write(part, pruned.weights, inputs.source))
         notices.extend(pruned.notices)
         clock.lap("prune")
 
-    run_once(block.module, block.index, stream, groups, look, prune, tick)
-    check_output(block, stream.batches)
+    run_once(block.module, block.index, stream, groups, GroupSteps(look, prune), tick)
+    check_block_output(block, stream.batches)
     clock.lap("observe")
     return BlockResult(
         block.index, changed, _audits(block), None, matrix_errors, clock.seconds, tuple(notices)
@@ -235,21 +244,19 @@ def _errors_by_matrix(
     block: OpenBlock, observer: Observer, pruned: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """The output error of every matrix that saw inputs, by its name in the model."""
-    found = {
+    errors = {
         block.prefix + matrix.name: observer.output_error(matrix, pruned[matrix.name])
         for matrix in block.matrices
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: error for name, error in errors.items() if error is not None}
 
 
-def _pass_by(
-    block: OpenBlock, stream: Stream | None, dense: Stream | None, tick: Tick, clock: _Clock
-) -> BlockResult:
+def _pass_by(block: OpenBlock, inputs: SweepInputs, clock: _Clock) -> BlockResult:
     """A block in which nothing is pruned: the streams move through it as it is."""
-    for moving in (stream, dense):
-        if moving is not None:
-            moving.advance(block.module, block.index, tick)
-    if stream is not None:
+    for stream in (inputs.stream, inputs.aim.dense):
+        if stream is not None:
+            stream.advance(block.module, block.index, inputs.tick)
+    if inputs.stream is not None:
         clock.lap("propagate")
     return BlockResult(block.index, {}, _audits(block), None, {}, clock.seconds, ())
 

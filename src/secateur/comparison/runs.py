@@ -27,7 +27,7 @@ from secateur.machine.facts import reset_peak_memory
 from secateur.progress import Progress
 from secateur.pruning import pipeline
 from secateur.pruning.prepare import check_fit
-from secateur.pruning.reuse import Remembered
+from secateur.pruning.reuse import SharedWork
 from secateur.recipe import Recipe
 from secateur.record import RunRecord, read_record, write_record
 from secateur.sparsity import parse_pattern
@@ -140,7 +140,7 @@ def compare(
     todo = [run for run in runs if found.get(run.name) is None]
     needs = frozenset[Any]().union(*(run.recipe.chosen_method.needs for run in todo))
     with tempfile.TemporaryDirectory() as scratch:
-        shared = Remembered(Path(scratch), needs)
+        shared = SharedWork(Path(scratch), needs)
         for recipe in {run.recipe.pattern: run.recipe for run in todo}.values():
             check_fit(recipe, shared)
         for run in runs:

@@ -82,7 +82,7 @@ def perplexity_of(
     dense = None
     if against is not None:
         dense = against, pass_through(against, text.input_ids, batch_size, tick, "dense")
-    return measure(source, passed, text, dense, began)
+    return measure_windows(source, passed, text, dense, began)
 
 
 def pass_through(
@@ -101,7 +101,7 @@ def pass_through(
     return stream
 
 
-def measure(
+def measure_windows(
     source: BlockModel,
     passed: Stream,
     text: TokenBatch,
@@ -136,7 +136,7 @@ def measure(
     )
 
 
-def divergence(source: BlockModel, passed: Stream, dense: Stream) -> float:
+def mean_divergence(source: BlockModel, passed: Stream, dense: Stream) -> float:
     """Mean KL divergence per token between what two streams of the same windows predict, in nats.
 
     Args:

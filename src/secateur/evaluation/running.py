@@ -15,7 +15,7 @@ from torch import nn
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import BlockModel
 from secateur.data import TokenBatch
-from secateur.evaluation.perplexity import Evaluation, measure
+from secateur.evaluation.perplexity import Evaluation, measure_windows
 
 
 class Following:
@@ -63,7 +63,7 @@ class Following:
         for place, (stream, text) in enumerate(zip(self.streams, self._texts, strict=True)):
             began = time.perf_counter() - self._seconds[place]
             dense = self._source, self._dense[place]
-            found.append(measure(self._source, stream, text, dense, began))
+            found.append(measure_windows(self._source, stream, text, dense, began))
             self._seconds[place] = found[-1].seconds
         return tuple(found)
 

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,12 +25,14 @@ import torch
 from torch import Tensor
 
 from secateur.blocks.batching import batch_size
-from secateur.blocks.observe import Observer, observe
+from secateur.blocks.observe import observe
+from secateur.blocks.observer import Observer, ToGather
+from secateur.blocks.store import for_a_while
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.durable import write_text
 from secateur.data import TokenBatch
-from secateur.evaluation.perplexity import divergence
+from secateur.evaluation.perplexity import mean_divergence
 from secateur.machine import processes
 from secateur.methods.wanda import WandaParams, wanda
 from secateur.progress import Progress
@@ -41,12 +42,14 @@ from secateur.sparsity.allocation import Count, by_damage, by_outliers
 from secateur.statistics import Need, Statistics
 
 TOKENS = 4096
-"""Of calibration, at most, but a sequence at least."""
+"""Calibration tokens that are used at most, but one sequence at least: what their hidden states
+take is held once for every part and ratio."""
 OUTLIER = 5.0
-"""Times the mean score of a block, above which a weight is an outlier."""
+"""How many times the mean score of its block a weight exceeds to be an outlier: OWL's choice."""
 STEP = 0.1
-"""Between the ratios at which damage is measured."""
-NEEDS = frozenset({Need.INPUT_NORM})
+"""Distance from the target of the two ratios at which damage is measured."""
+TO_GATHER = ToGather(frozenset({Need.INPUT_NORM}))
+"""What Wanda scores need."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Part:
 
     Attributes:
         block: which block it is of.
-        expression: found in the names of its matrices, and of no others.
-        matrices: its own.
+        expression: matches the names of its matrices, and of no others.
+        matrices: what it is made of.
     """
 
     block: int
@@ -65,22 +68,23 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Its weights."""
+        """How many weights it has."""
         return sum(rows * columns for rows, columns in (m.shape for m in self.matrices))
 
     def pruned(self, ratio: float) -> int:
-        """Its weights that are pruned at a ratio, the same in every row."""
+        """How many of its weights are pruned at a ratio, the same in every row."""
         shapes = (matrix.shape for matrix in self.matrices)
         return sum(rows * Unstructured(ratio).pruned_of(columns) for rows, columns in shapes)
 
 
-def allocate(prepared: Prepared, shown: Progress, scratch: Path | None = None) -> Prepared:
+def allocate(prepared: Prepared, progress: Progress, folder: Path | None) -> Prepared:
     """The run with a ratio of its own for every part, if its recipe asks for that.
 
     Args:
         prepared: the run.
-        shown: told of progress.
-        scratch: folder where the ratios are kept for a run that goes on after an interruption.
+        progress: told what happens.
+        folder: where the ratios are kept for a process that goes on after an interruption; None
+            for a run that nothing goes on with.
     """
     recipe, source, plan = prepared.recipe, prepared.source, prepared.plan
     calibration, pattern = prepared.calibration, plan.selection.pattern
@@ -88,29 +92,29 @@ def allocate(prepared: Prepared, shown: Progress, scratch: Path | None = None) -
         return prepared
     assert isinstance(calibration, TokenBatch)  # prepare.py has seen to it
     assert isinstance(pattern, Unstructured)
-    kept = None if scratch is None else scratch / "allocation.json"
-    ratios = processes.from_first(lambda: _read(kept))
+    file = None if folder is None else folder / "allocation.json"
+    ratios = processes.from_first(lambda: _read(file))
     if ratios is None:
         parts = _parts(source, plan.selection, whole_blocks=recipe.allocation == "owl")
-        shown.begin(f"allocation {recipe.allocation}", len(source.blocks))
+        progress.begin(f"allocation {recipe.allocation}", len(source.blocks))
         few = max(1, TOKENS // calibration.inputs.shape[1])
         inputs = calibration.inputs[-few:]  # what the model wrote itself comes first
         size = batch_size(recipe.batch_size, inputs.shape[1], source)
         stream = Stream(source, inputs, size)
         if recipe.allocation == "owl":
-            shares = outliers(source, stream, parts, shown.tick)
-            found = by_outliers(shares, pattern.ratio, _counter(parts))
+            shares = outliers(source, stream, parts, progress.tick)
+            by_part = by_outliers(shares, pattern.ratio, _counter(parts))
         else:
             tried = _ratios_around(pattern.ratio)
-            damage = damages(source, stream, parts, tried, shown.tick)
+            damage = damages(source, stream, parts, tried, progress.tick)
             sizes = torch.tensor([float(part.size) for part in parts], dtype=torch.float64)
             tried_ratios = torch.tensor(tried, dtype=torch.float64)
-            found = by_damage(damage, tried_ratios, sizes, pattern.ratio, _counter(parts))
-        ratios = {part.expression: ratio for part, ratio in zip(parts, found, strict=True)}
-        if kept is not None and processes.first():
-            write_text(kept, json.dumps(ratios, indent=1))
-    own = tuple((expression, Unstructured(ratio)) for expression, ratio in ratios.items())
-    selection = replace(plan.selection, patterns=(*plan.selection.patterns, *own))
+            by_part = by_damage(damage, tried_ratios, sizes, pattern.ratio, _counter(parts))
+        ratios = {part.expression: ratio for part, ratio in zip(parts, by_part, strict=True)}
+        if file is not None and processes.first():
+            write_text(file, json.dumps(ratios, indent=1))
+    patterns = tuple((expression, Unstructured(ratio)) for expression, ratio in ratios.items())
+    selection = replace(plan.selection, patterns=(*plan.selection.patterns, *patterns))
     return replace(prepared, plan=replace(plan, selection=selection))
 
 
@@ -121,15 +125,15 @@ def outliers(source: BlockModel, stream: Stream, parts: Sequence[Part], tick: Ti
     for index in range(len(source.blocks)):
         tick("outliers", index, len(source.blocks))
         with source.open_block(index) as module:
-            own = [number for number, part in enumerate(parts) if part.block == index]
-            matrices = [matrix for number in own for matrix in parts[number].matrices]
-            observer, outputs = observe(module, index, stream, matrices, NEEDS)
-            for number in own:
+            numbers = [number for number, part in enumerate(parts) if part.block == index]
+            matrices = [matrix for number in numbers for matrix in parts[number].matrices]
+            dense = observe(module, index, stream, matrices, TO_GATHER)
+            for number in numbers:
                 scores = torch.cat(
-                    [_score(matrix, observer).flatten() for matrix in parts[number].matrices]
+                    [_score(matrix, dense.observer).flatten() for matrix in parts[number].matrices]
                 )
                 shares[number] = (scores > OUTLIER * scores.mean()).double().mean().cpu()
-        stream.hidden = outputs
+        stream.hidden = dense.outputs
     return shares
 
 
@@ -144,33 +148,28 @@ def damages(
         with source.open_block(index) as module:
             for other in pruned.values():
                 other.advance(module, index)
-            own = [number for number, part in enumerate(parts) if part.block == index]
-            matrices = [matrix for number in own for matrix in parts[number].matrices]
-            observer, outputs = observe(module, index, stream, matrices, NEEDS)
-            for number in own:
-                for place, ratio in enumerate(ratios):
-                    with _pruned(parts[number].matrices, observer, ratio):
-                        pruned[number, place] = stream.fork()
-                        pruned[number, place].advance(module, index)
-        stream.hidden = outputs
-    found = torch.zeros(len(parts), len(ratios), dtype=torch.float64)
-    for (number, place), other in pruned.items():
-        found[number, place] = divergence(source, other, stream)
-    return found
+            numbers = [number for number, part in enumerate(parts) if part.block == index]
+            matrices = [matrix for number in numbers for matrix in parts[number].matrices]
+            dense = observe(module, index, stream, matrices, TO_GATHER)
+            for number in numbers:
+                for column, ratio in enumerate(ratios):
+                    with for_a_while(_pruned(parts[number], dense.observer, ratio)):
+                        pruned[number, column] = stream.fork()
+                        pruned[number, column].advance(module, index)
+        stream.hidden = dense.outputs
+    damage = torch.zeros(len(parts), len(ratios), dtype=torch.float64)
+    for (number, column), other in pruned.items():
+        damage[number, column] = mean_divergence(source, other, stream)
+    return damage
 
 
-@contextmanager
-def _pruned(matrices: Sequence[Matrix], observer: Observer, ratio: float) -> Iterator[None]:
-    """Some matrices pruned by Wanda, inside."""
-    dense = [matrix.read().clone() for matrix in matrices]
-    try:
-        for matrix, weight in zip(matrices, dense, strict=True):
-            keep = keep_mask(_score(matrix, observer), Unstructured(ratio))
-            matrix.write(without_dropped(weight, keep))
-        yield
-    finally:
-        for matrix, weight in zip(matrices, dense, strict=True):
-            matrix.write(weight)
+def _pruned(part: Part, observer: Observer, ratio: float) -> dict[Matrix, Tensor]:
+    """The weights [out, in] of the matrices of a part, pruned by Wanda."""
+    pattern = Unstructured(ratio)
+    return {
+        matrix: without_dropped(matrix.read(), keep_mask(_score(matrix, observer), pattern))
+        for matrix in part.matrices
+    }
 
 
 def _score(matrix: Matrix, observer: Observer) -> Tensor:
@@ -183,16 +182,16 @@ def _parts(source: BlockModel, selection: Selection, *, whole_blocks: bool) -> l
     parts: list[Part] = []
     for index, matrices in enumerate(find_all_matrices(source.blocks)):
         prefix = source.blocks.prefix(index)
-        grouped: dict[str, list[Matrix]] = {}
+        by_expression: dict[str, list[Matrix]] = {}
         for matrix in matrices:
             if selection.pattern_of(index, prefix + matrix.name) == selection.pattern:
-                inside = "" if whole_blocks else _places(matrix)
-                grouped.setdefault("^" + re.escape(prefix) + inside, []).append(matrix)
-        parts += [Part(index, found, tuple(own)) for found, own in grouped.items()]
+                inside = "" if whole_blocks else _names_alike(matrix)
+                by_expression.setdefault("^" + re.escape(prefix) + inside, []).append(matrix)
+        parts += [Part(index, names, tuple(group)) for names, group in by_expression.items()]
     return parts
 
 
-def _places(matrix: Matrix) -> str:
+def _names_alike(matrix: Matrix) -> str:
     """What the names of a matrix, and of all experts in its place, are within their block."""
     if matrix.expert is None:
         return re.escape(matrix.name) + "$"
@@ -208,11 +207,11 @@ def _counter(parts: Sequence[Part]) -> Count:
     )
 
 
-def _read(kept: Path | None) -> dict[str, float] | None:
-    """The ratios that an interrupted run had found."""
-    if kept is None or not kept.is_file():
+def _read(file: Path | None) -> dict[str, float] | None:
+    """The ratios that an interrupted run had computed."""
+    if file is None or not file.is_file():
         return None
-    ratios: dict[str, float] = json.loads(kept.read_text())
+    ratios: dict[str, float] = json.loads(file.read_text())
     return ratios
 
 

@@ -1,23 +1,28 @@
-"""Done on the dense model before its first block is pruned; the runs of a comparison share it.
+"""Done on the dense model before its first block is pruned: `make_ready` does it all, in order.
 
-follow          held-out windows go through the dense model, for the divergence from it
-gradients_of    full-model gradients, for a method that needs them
-aim_of          what the regional optimiser aims at
-first_block     the statistics of block 0, whose inputs no pruning changes
+ratios             of every part of every block, where the recipe asks for an allocation
+held-out windows   go through the dense model, for the divergence from it, and then follow the run
+gradients          of the full model, for a method that needs them
+aim                of the regional optimiser
+first block        its statistics, whose inputs no pruning changes, if other runs share them
+
+The runs of a comparison share what is the same for all of them (`reuse.py`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from secateur.blocks.batching import batch_size
+from secateur.blocks.batching import batch_size, tokens_in_each
 from secateur.blocks.error_factors import error_factors
-from secateur.blocks.full_gradients import full_gradients
-from secateur.blocks.observe import Observer, observe
+from secateur.blocks.full_gradients import UpAndDown, full_gradients
+from secateur.blocks.observe import Observation, observe
+from secateur.blocks.observer import ToGather
 from secateur.blocks.stream import Stream
-from secateur.blocks.sweep import Aim
+from secateur.blocks.sweep import Aim, SweepInputs
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.unfinished import DENSE, read_batches, write_batches
@@ -25,75 +30,140 @@ from secateur.evaluation import Following, pass_through
 from secateur.machine import processes
 from secateur.methods import Refine
 from secateur.progress import Progress
+from secateur.pruning.allocate import allocate
 from secateur.pruning.prepare import Prepared, matrix_shapes
-from secateur.pruning.reuse import Remembered
+from secateur.pruning.reuse import DenseKey, FirstBlockKey, GradientsKey, SharedWork, Stopwatch
 
 
-def follow(
-    prepared: Prepared, shared: Remembered, shown: Progress, scratch: Path | None = None
-) -> Following | None:
-    """The held-out windows, ready to follow the run; None if nothing is to be measured.
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run stands in while it lasts.
 
-    With a `scratch` folder, what the dense model made of them is kept there if the run is
-    interrupted, and found there again.
+    Attributes:
+        progress: told what happens.
+        shared: what it has in common with other runs.
+        watch: the seconds that it would take alone.
+        scratch: folder for files.
+        outlasts: whether the folder is there again for the next process if this one is killed, so
+            that what took long is worth being written into it.
     """
-    source, texts = prepared.source, prepared.heldout
+
+    progress: Progress
+    shared: SharedWork
+    watch: Stopwatch
+    scratch: Path
+    outlasts: bool
+
+    @property
+    def for_the_next_process(self) -> Path | None:
+        """The folder, if it outlasts this process."""
+        return self.scratch if self.outlasts else None
+
+
+@dataclass(frozen=True)
+class ReadyRun:
+    """A run whose blocks are to be pruned next: all that was made on the dense model.
+
+    Attributes:
+        prepared: its recipe and inputs, with the ratios that were allocated.
+        surroundings: what it stands in.
+        inputs: of the sweep over the blocks: the calibration sequences, gradients and aim.
+        following: the held-out windows that follow the run; None if nothing is to be measured.
+        done: blocks that earlier processes have finished.
+    """
+
+    prepared: Prepared
+    surroundings: Surroundings
+    inputs: SweepInputs
+    following: Following | None
+    done: int
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """What moves from block to block, by name."""
+        streams = {"calibration": self.inputs.stream, "dense": self.inputs.aim.dense}
+        for number, windows in enumerate(self.following.streams if self.following else ()):
+            streams[f"held-out {number}" if number else "held-out"] = windows
+        return {name: stream for name, stream in streams.items() if stream is not None}
+
+    @property
+    def seconds(self) -> float:
+        """That the run has taken so far in this process, what only measures it left out."""
+        measuring = 0.0 if self.following is None else self.following.seconds
+        return self.surroundings.watch.seconds - measuring
+
+
+def make_ready(prepared: Prepared, surroundings: Surroundings, done: int) -> ReadyRun:
+    """Everything that is done on the dense model.
+
+    Args:
+        prepared: the run.
+        surroundings: what it stands in.
+        done: blocks that earlier processes have finished.
+
+    Raises:
+        SecateurError: something is not finite, does not fit or cannot be written.
+    """
+    prepared = allocate(prepared, surroundings.progress, surroundings.for_the_next_process)
+    following = _follow(prepared, surroundings)
+    stream = _calibration_stream(prepared)
+    gradients, aim, first = prepared.gradients, Aim(), None
+    if stream is not None:
+        gradients = _gradients(prepared, surroundings, stream)
+        aim = _aim(prepared, surroundings, stream)
+        first = None if done else _first_block(prepared, surroundings, stream)
+    inputs = SweepInputs(
+        prepared.source, prepared.plan, stream, gradients, aim, first, surroundings.progress.tick
+    )
+    return ReadyRun(prepared, surroundings, inputs, following, done)
+
+
+def _calibration_stream(prepared: Prepared) -> Stream | None:
+    """The calibration sequences before block 0; None for a method that needs none."""
+    if prepared.calibration is None:
+        return None
+    calibration, source = prepared.calibration, prepared.source
+    size = batch_size(prepared.recipe.batch_size, tokens_in_each(calibration, source), source)
+    return Stream(source, calibration.inputs, size, calibration.labels)
+
+
+def _follow(prepared: Prepared, surroundings: Surroundings) -> Following | None:
+    """The held-out windows, ready to follow the run; None if nothing is to be measured."""
+    source, texts, shared = prepared.source, prepared.heldout, surroundings.shared
+    progress, folder = surroundings.progress, surroundings.for_the_next_process
     if not texts:
         return None
     asked = prepared.recipe.batch_size
     sizes = [batch_size(asked, text.input_ids.shape[1], source) for text in texts]
 
-    def through_dense(place: int) -> Stream:
-        inputs, size = texts[place].input_ids, sizes[place]
-        kept = None
-        if scratch is not None and shared.folder is None:
-            kept = processes.own_file(scratch / (f"{place}_{DENSE}" if place else DENSE))
-        if kept is not None and kept.is_file():
+    def through_dense(number: int) -> Stream:
+        inputs, size = texts[number].input_ids, sizes[number]
+        file = None
+        if folder is not None and shared.folder is None:
+            file = processes.own_file(folder / (f"{number}_{DENSE}" if number else DENSE))
+        if file is not None and file.is_file():
             stream = Stream(source, inputs, size)
-            stream.hidden = read_batches(kept, {"dense": stream.hidden})["dense"]
+            stream.hidden = read_batches(file, {"dense": stream.hidden})["dense"]
             return stream
-        shown.begin("dense", len(source.blocks))
-        stream = pass_through(source, inputs, size, shown.tick, "held out")
-        if kept is not None:
-            write_batches(kept, {"dense": stream.hidden})
+        progress.begin("dense", len(source.blocks))
+        stream = pass_through(source, inputs, size, progress.tick, "held out")
+        if file is not None:
+            write_batches(file, {"dense": stream.hidden})
         return stream
 
-    dense = shared.once(
-        "dense",
-        tuple((text.protocol.token_sha256, size) for text, size in zip(texts, sizes, strict=True)),
-        lambda: [through_dense(place) for place in range(len(texts))],
-    )
-    return Following(source, texts, dense)
+    key = DenseKey(tuple(text.protocol.token_sha256 for text in texts), tuple(sizes))
+    dense = shared.dense.once(key, lambda: [through_dense(number) for number in range(len(texts))])
+    streams = surroundings.watch.measuring(dense)
+    return Following(source, texts, streams)
 
 
-def first_block(
-    prepared: Prepared, shared: Remembered, stream: Stream
-) -> tuple[Observer, list[Tensor]] | None:
-    """What observing block 0 gives to every run of a comparison; None for a run alone."""
-    source, calibration, plan = prepared.source, prepared.calibration, prepared.plan
-    if not shared.needs or calibration is None or isinstance(source, ResidentModel):
-        return None
-    if plan.schedule == "matrix":  # no matrix but the first sees what the dense block gives it
-        return None
-
-    def watch() -> tuple[Observer, list[Tensor]]:
-        with source.open_block(0) as block:
-            return observe(
-                block, 0, stream, find_matrices(block), shared.needs,
-                route_all=plan.route_all, expert_tokens=plan.expert_tokens,
-            )  # fmt: skip
-
-    key = calibration.protocol.sha256, len(stream.batches), plan.route_all, plan.expert_tokens
-    return shared.once("first block", key, watch)
-
-
-def gradients_of(
-    prepared: Prepared, shared: Remembered, stream: Stream | None, scratch: Path, shown: Progress
+def _gradients(
+    prepared: Prepared, surroundings: Surroundings, stream: Stream
 ) -> GradientFile | None:
     """The full-model gradients, as given or computed now; None if the method needs none."""
-    source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
-    facts = prepared.gradient_facts
-    if facts is None or stream is None or prepared.gradients is not None:
+    source, recipe, facts = prepared.source, prepared.recipe, prepared.gradient_facts
+    shared, scratch, progress = surroundings.shared, surroundings.scratch, surroundings.progress
+    if facts is None or prepared.gradients is not None:
         return prepared.gradients
     path = (shared.folder or scratch) / "gradients.safetensors"
     if recipe.save_gradients is not None:
@@ -105,32 +175,58 @@ def gradients_of(
             return processes.from_first(
                 lambda: GradientFile.open(path, matrix_shapes(source), facts)
             )
-        shown.begin("gradients", 2 * len(source.blocks))
+        progress.begin("gradients", 2 * len(source.blocks))
+        order = prepared.plan.params.gradient_order
         with GradientFile.create(path, matrix_shapes(source), facts) as file:
-            full_gradients(
-                source, stream, file, plan.params.gradient_order, scratch, recipe.block_inputs,
-                shown.tick, shown.block,
-            )  # fmt: skip
+            full_gradients(source, stream, file, order, _up_and_down(prepared, surroundings))
         return GradientFile(path)
 
-    return shared.once("gradients", (path, *facts.items()), compute)
+    key = GradientsKey(path, tuple(facts.items()))
+    return surroundings.watch.pruning(shared.gradients.once(key, compute))
 
 
-def aim_of(
-    prepared: Prepared, shared: Remembered, stream: Stream | None, scratch: Path, shown: Progress
-) -> Aim:
-    """What the regional optimiser aims at, if the method has one; `stream` is before block 0."""
+def _aim(prepared: Prepared, surroundings: Surroundings, stream: Stream) -> Aim:
+    """What the regional optimiser aims at, if the method has one."""
     plan, calibration = prepared.plan, prepared.calibration
-    if stream is None or calibration is None or plan.method.refine is not Refine.REGIONAL:
+    if calibration is None or plan.method.refine is not Refine.REGIONAL:
         return Aim()
 
     def compute() -> list[Tensor]:
-        shown.begin("error factors", 2 * len(prepared.source.blocks))
-        return error_factors(
-            prepared.source, stream, scratch, prepared.recipe.block_inputs, shown.tick, shown.block
-        )
+        surroundings.progress.begin("error factors", 2 * len(prepared.source.blocks))
+        return error_factors(prepared.source, stream, _up_and_down(prepared, surroundings))
 
     factors = None
     if plan.regional.weigh == "loss":
-        factors = shared.once("error factors", calibration.protocol.sha256, compute)
+        made = surroundings.shared.error_factors.once(calibration.protocol.sha256, compute)
+        factors = surroundings.watch.pruning(made)
     return Aim(stream.fork() if plan.regional.target == "model" else None, factors)
+
+
+def _up_and_down(prepared: Prepared, surroundings: Surroundings) -> UpAndDown:
+    """How gradients go through the dense model."""
+    progress = surroundings.progress
+    return UpAndDown(
+        surroundings.scratch, prepared.recipe.block_inputs, progress.tick, progress.block
+    )
+
+
+def _first_block(
+    prepared: Prepared, surroundings: Surroundings, stream: Stream
+) -> Observation | None:
+    """What observing block 0 gives to every run of a comparison; None for a run alone."""
+    source, calibration, plan = prepared.source, prepared.calibration, prepared.plan
+    shared = surroundings.shared
+    if not shared.needs or calibration is None or isinstance(source, ResidentModel):
+        return None
+    if plan.schedule == "matrix":  # no matrix but the first sees what the dense block gives it
+        return None
+    to_gather = ToGather(shared.needs, route_all=plan.route_all, expert_tokens=plan.expert_tokens)
+
+    def watch_block() -> Observation:
+        with source.open_block(0) as block:
+            return observe(block, 0, stream, find_matrices(block), to_gather)
+
+    key = FirstBlockKey(
+        calibration.protocol.sha256, len(stream.batches), plan.route_all, plan.expert_tokens
+    )
+    return surroundings.watch.pruning(shared.first_block.once(key, watch_block))

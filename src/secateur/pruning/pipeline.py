@@ -1,44 +1,39 @@
-"""The whole story in order: a newcomer starts here.
+"""The whole story of a run, in order: a newcomer starts here.
 
-recipe -> model and texts -> [full-model gradients] -> blocks, one after the other
-       -> [held-out perplexity] -> result folder and its record
+prepare     the recipe's model and texts are opened, read and checked           (prepare.py)
+open        the result folder begins, or goes on with an unfinished run         (result.py)
+make ready  what needs the dense model: ratios, held-out windows, gradients     (dense_passes.py)
+sweep       blocks are pruned one after the other, and handed over              (blocks/sweep.py)
+record      everything that was done and measured, beside the weights           (record/)
+
+Pruning into a folder, only measuring, and pruning a model in memory are the same story: they
+differ in where the inputs come from and where the blocks go.
 """
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from functools import partial
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.blocks.batching import batch_size, tokens_in_each
-from secateur.blocks.stream import Stream
-from secateur.blocks.sweep import Aim, BlockResult, sweep
-from secateur.checkpoint import ResidentModel, StreamedModel
-from secateur.checkpoint.background import Behind
-from secateur.checkpoint.gradient_store import GradientFile
+from secateur.blocks.sweep import BlockResult, sweep
+from secateur.checkpoint import StreamedModel
 from secateur.errors import RecipeError
-from secateur.evaluation import Following
 from secateur.machine import processes
 from secateur.machine.facts import machine, now, peak_memory_bytes, repeatability, versions
 from secateur.progress import Progress, Quiet
-from secateur.pruning.allocate import allocate
-from secateur.pruning.dense_passes import aim_of, first_block, follow, gradients_of
+from secateur.pruning.dense_passes import ReadyRun, Surroundings, make_ready
 from secateur.pruning.prepare import Prepared, prepare, prepare_in_place
-from secateur.pruning.resume import go_on, keep, open_output, streams_of
-from secateur.pruning.reuse import Remembered
+from secateur.pruning.result import Result, open_result
+from secateur.pruning.reuse import SharedWork, Stopwatch
 from secateur.recipe import Recipe
 from secateur.record import BlockRecord, MatrixRecord, RunRecord
 
 
 def prune(
-    recipe: Recipe, progress: Progress | None = None, shared: Remembered | None = None
+    recipe: Recipe, progress: Progress | None = None, shared: SharedWork | None = None
 ) -> RunRecord:
     """Prune the model of a recipe into the recipe's folder; without one, only measure it.
 
@@ -51,48 +46,13 @@ def prune(
         SecateurError: something could not be read, done or written; no result folder is left, but
             finished blocks are, and the next run of the same recipe goes on after them.
     """
-    began = time.perf_counter()
+    watch = Stopwatch()
     if recipe.out is None and recipe.text is None:
         raise RecipeError(
             "no folder for the result", hint="--out FOLDER, or --text SOURCE to measure only"
         )
-    shared = shared or Remembered()
-    shared.owed = 0.0
-    prepared = prepare(recipe, shared)
-    if recipe.out is None:
-        return _only_measure(prepared, shared, progress or Quiet(), began)
-    with (
-        progress or Quiet() as shown,
-        open_output(prepared, shown.notice) as output,
-        Behind() as behind,
-    ):
-        scratch = output.state.folder
-        prepared = allocate(prepared, shown, scratch)
-        following, stream = follow(prepared, shared, shown, scratch), _stream(prepared)
-        blocks = [BlockRecord.model_validate(done.record) for done in output.state.finished]
-        gradients = gradients_of(prepared, shared, stream, scratch, shown)
-        aim = aim_of(prepared, shared, stream, scratch, shown)
-        streams = streams_of(stream, aim.dense, following)
-        done = go_on(output, prepared, streams)
-        for result in _results(prepared, shared, gradients, shown, stream, aim, following, done):
-            blocks.append(_record_block(result))
-            spent = output.seconds_before + _seconds(shared, following, began)
-            changed = dict(result.changed)
-            hidden = {name: moving.hidden for name, moving in streams.items()}
-            behind.do(partial(keep, output, prepared, changed, blocks[-1], hidden, spent))
-        behind.wait()
-        files = {}
-        if processes.first():
-            if isinstance(prepared.source, ResidentModel):
-                output.write_whole(prepared.source)
-            else:
-                output.write_surroundings(prepared.source)
-            files = output.seal()
-        began -= output.seconds_before
-        record = _record(prepared, shared, blocks, following, began, output.notices, files)
-        if processes.first():
-            output.finish(record.model_dump_json(indent=2) + "\n")
-    return processes.from_first(lambda: record)
+    shared = shared or SharedWork()
+    return _carry_out(prepare(recipe, shared, watch), progress or Quiet(), shared, watch)
 
 
 def prune_in_place(
@@ -115,80 +75,66 @@ def prune_in_place(
     Raises:
         SecateurError: something does not fit; blocks already pruned stay pruned.
     """
-    began = time.perf_counter()
+    watch = Stopwatch()
     prepared = prepare_in_place(model, recipe, tokenizer, tokens)
-    return _only_measure(prepared, Remembered(), progress or Quiet(), began)
+    return _carry_out(prepared, progress or Quiet(), SharedWork(), watch)
 
 
-def _only_measure(
-    prepared: Prepared, shared: Remembered, progress: Progress, began: float
+def _carry_out(
+    prepared: Prepared, progress: Progress, shared: SharedWork, watch: Stopwatch
 ) -> RunRecord:
-    """Prune and write nothing; what is in memory stays pruned."""
-    with progress as shown, tempfile.TemporaryDirectory() as scratch:
-        prepared = allocate(prepared, shown)
-        following, stream = follow(prepared, shared, shown), _stream(prepared)
-        gradients = gradients_of(prepared, shared, stream, Path(scratch), shown)
-        aim = aim_of(prepared, shared, stream, Path(scratch), shown)
-        results = _results(prepared, shared, gradients, shown, stream, aim, following)
-        blocks = [_record_block(result) for result in results]
-        return _record(prepared, shared, blocks, following, began)
+    """Do a run whose inputs are prepared, from its first pass over the model to its record."""
+    with progress, open_result(prepared, progress.notice) as result:
+        surroundings = Surroundings(progress, shared, watch, result.scratch, result.outlasts)
+        run = make_ready(prepared, surroundings, done=len(result.finished))
+        result.go_on(run)
+        blocks = [*result.finished, *_prune_blocks(run, result)]
+        files = result.complete(run)
+        record = _record(run, blocks, result, files)
+        result.finish(record)
+    return processes.from_first(lambda: record)
 
 
-def _stream(prepared: Prepared) -> Stream | None:
-    """The calibration sequences before block 0; None for a method that needs none."""
-    if prepared.calibration is None:
-        return None
-    calibration, source = prepared.calibration, prepared.source
-    size = batch_size(prepared.recipe.batch_size, tokens_in_each(calibration, source), source)
-    return Stream(source, calibration.inputs, size, calibration.labels)
-
-
-def _results(
-    prepared: Prepared,
-    shared: Remembered,
-    gradients: GradientFile | None,
-    shown: Progress,
-    stream: Stream | None,
-    aim: Aim,
-    following: Following | None,
-    done: int = 0,
-) -> Iterator[BlockResult]:
-    """The blocks of a run as they are pruned, shown as they pass; `done` are finished already."""
-    source, plan, recipe = prepared.source, prepared.plan, prepared.recipe
-    for line in prepared.notices:
-        shown.notice(line)
-    shown.begin(f"{recipe.method} {recipe.pattern}", len(source.blocks))
-    first = None if stream is None or done else first_block(prepared, shared, stream)
-    for result in sweep(source, stream, plan, gradients, shown.tick, first, done, aim):
-        if following is not None:
-            following.advance(source.blocks.modules[result.index], result.index)
-        yield result
-        result.changed.clear()  # who wants it has it by now, and the next block needs the room
-        for line in result.notices:
-            shown.notice(line)
-        zeros = sum(audit.zeros for audit in result.audits.values())
-        weights = sum(audit.weights for audit in result.audits.values())
-        shown.block(
-            block=result.index,
+def _prune_blocks(run: ReadyRun, result: Result) -> list[BlockRecord]:
+    """Prune what is not finished yet, block by block, and hand each over; their records."""
+    source, recipe, progress = run.prepared.source, run.prepared.recipe, run.surroundings.progress
+    for line in run.prepared.notices:
+        progress.notice(line)
+    progress.begin(f"{recipe.method} {recipe.pattern}", len(source.blocks))
+    records = []
+    for block in sweep(run.inputs, run.done):
+        if run.following is not None:
+            run.following.advance(source.blocks.modules[block.index], block.index)
+        records.append(_record_block(block))
+        result.take(run, block, records[-1])
+        block.changed.clear()  # the result has it by now, and the next block needs the room
+        for line in block.notices:
+            progress.notice(line)
+        progress.block(
+            block=block.index,
             blocks=len(source.blocks),
-            sparsity=round(zeros / weights, 6),
-            output_error=result.output_error,
-            seconds={name: round(value, 3) for name, value in result.seconds.items()},
+            sparsity=_sparsity(block),
+            output_error=block.output_error,
+            seconds={name: round(value, 3) for name, value in block.seconds.items()},
         )
+    return records
+
+
+def _sparsity(block: BlockResult) -> float:
+    """The share of zeros in the matrices of a block, to six digits."""
+    zeros = sum(audit.zeros for audit in block.audits.values())
+    weights = sum(audit.weights for audit in block.audits.values())
+    return round(zeros / weights, 6)
 
 
 def _record(
-    prepared: Prepared,
-    shared: Remembered,
-    blocks: list[BlockRecord],
-    following: Following | None,
-    began: float,
-    notices: tuple[str, ...] = (),
-    files: Mapping[str, str] = MappingProxyType({}),
+    run: ReadyRun, blocks: Sequence[BlockRecord], result: Result, files: Mapping[str, str]
 ) -> RunRecord:
+    """What was done and measured, once all blocks are pruned."""
+    prepared = run.prepared
     source, calibration = prepared.source, prepared.calibration
+    evaluations = () if run.following is None else run.following.evaluations()
     on_cuda = source.device.type == "cuda"
-    evaluations = () if following is None else following.evaluations()
     return RunRecord(
         created=now(),
         recipe=prepared.recipe.spelled_out(),
@@ -199,7 +145,7 @@ def _record(
         calibration=None if calibration is None else calibration.protocol,
         blocks=tuple(blocks),
         evaluations=evaluations,
-        seconds=_seconds(shared, following, began),
+        seconds=result.seconds_before + run.seconds,
         peak_memory_bytes=processes.highest(peak_memory_bytes()),
         peak_device_memory_bytes=(
             processes.highest(torch.cuda.max_memory_allocated()) if on_cuda else None
@@ -208,26 +154,21 @@ def _record(
         versions=versions(),
         machine=machine(source.device),
         repeatable=repeatability(source.device),
-        notices=(*prepared.notices, *notices),
+        notices=(*prepared.notices, *result.notices),
         files=dict(files),
     )
 
 
-def _seconds(shared: Remembered, following: Following | None, began: float) -> float:
-    """What the run has taken so far but for measuring, with what others did for it."""
-    measuring = 0.0 if following is None else following.seconds
-    return time.perf_counter() - began - measuring + shared.owed
-
-
-def _record_block(result: BlockResult) -> BlockRecord:
+def _record_block(block: BlockResult) -> BlockRecord:
+    """What was done to one block."""
     return BlockRecord(
-        index=result.index,
-        output_error=result.output_error,
-        seconds=result.seconds,
-        notices=result.notices,
-        judged=result.judged,
+        index=block.index,
+        output_error=block.output_error,
+        seconds=block.seconds,
+        notices=block.notices,
+        judged=block.judged,
         matrices=tuple(
-            MatrixRecord.of(name, audit, result.matrix_errors.get(name))
-            for name, audit in result.audits.items()
+            MatrixRecord.of(name, audit, block.matrix_errors.get(name))
+            for name, audit in block.audits.items()
         ),
     )

@@ -30,7 +30,14 @@ from secateur.machine.device import choose_device, choose_dtype
 from secateur.pruning.estimate import Estimate, estimate
 from secateur.pruning.fit import check_selection
 from secateur.pruning.inputs import check_kind, read_calibration, read_heldout, read_images
-from secateur.pruning.reuse import Remembered
+from secateur.pruning.reuse import (
+    CalibrationKey,
+    HeldOutKey,
+    Made,
+    ModelKey,
+    SharedWork,
+    Stopwatch,
+)
 from secateur.recipe import Plan, Recipe, plan_of
 from secateur.statistics import Need
 
@@ -64,34 +71,37 @@ class Prepared:
     notices: tuple[str, ...]
 
 
-def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe, shared: SharedWork | None = None, watch: Stopwatch | None = None
+) -> Prepared:
     """Open the model, read the texts, check that everything fits together.
 
     Args:
         recipe: what was asked for.
         shared: what other runs of this model have made already, and will make use of.
+        watch: keeps account of the seconds that they spent.
 
     Raises:
         SecateurError: something does not fit; nothing was written.
     """
-    shared = shared or Remembered()
+    shared, watch = shared or SharedWork(), watch or Stopwatch()
     trust = recipe.trust_remote_code
     folder = locate(recipe.model, trust_remote_code=trust)
     if recipe.out is not None:
         check_output(Path(recipe.out), folder, overwrite=recipe.overwrite)
-    source = _open(recipe, folder, shared)
+    source = watch.pruning(_open(recipe, folder, shared))
     notices: tuple[str, ...] = ()
     if isinstance(source, ResidentModel):
         notices = ("the files cannot be read block by block: the model was loaded whole",)
-        shared.forget("model")  # it is changed in place
+        shared.model.forget()  # it is changed in place
     if trust:
         notices += (f"code in {folder} is trusted and may run with all your rights",)
 
     def dense() -> PreTrainedModel:
         return load_whole(folder, source.dtype, trust_remote_code=trust).to(source.device)
 
-    tokenizer = shared.once(
-        "tokenizer", folder, lambda: load_tokenizer(folder, trust_remote_code=trust)
+    tokenizer = watch.pruning(
+        shared.tokenizer.once(folder, lambda: load_tokenizer(folder, trust_remote_code=trust))
     )
     check_kind(recipe, source)
 
@@ -100,45 +110,44 @@ def prepare(recipe: Recipe, shared: Remembered | None = None) -> Prepared:
             return read_images(recipe, source, folder)
         return read_calibration(recipe, source, tokenizer, dense)
 
-    calibration = shared.once(
-        "calibration",
-        (
-            recipe.calibration,
-            recipe.images,
-            recipe.samples,
-            recipe.sequence_length,
-            recipe.seed,
-            recipe.chosen_written,
-        ),
-        lambda: processes.from_first(calibrate),
+    calibration_key = CalibrationKey(
+        recipe.calibration,
+        recipe.images,
+        recipe.samples,
+        recipe.sequence_length,
+        recipe.seed,
+        recipe.chosen_written,
     )
-    heldout = shared.once(
-        "heldout",
-        (recipe.texts, recipe.windows, recipe.sequence_length),
-        lambda: processes.from_first(lambda: read_heldout(recipe, source, tokenizer)),
+    calibration = watch.pruning(
+        shared.calibration.once(calibration_key, lambda: processes.from_first(calibrate))
+    )
+    heldout = watch.measuring(
+        shared.heldout.once(
+            HeldOutKey(recipe.texts, recipe.windows, recipe.sequence_length),
+            lambda: processes.from_first(lambda: read_heldout(recipe, source, tokenizer)),
+        )
     )
     return _prepare(recipe, folder, source, calibration, heldout, notices)
 
 
-def check_fit(recipe: Recipe, shared: Remembered) -> None:
+def check_fit(recipe: Recipe, shared: SharedWork) -> None:
     """Raise unless a recipe's patterns fit the matrices of its model; no text is read.
 
     Raises:
         SecateurError: the model cannot be opened, or a pattern does not fit.
     """
     folder = locate(recipe.model, trust_remote_code=recipe.trust_remote_code)
-    source, plan = _open(recipe, folder, shared), plan_of(recipe)
+    source, plan = _open(recipe, folder, shared).value, plan_of(recipe)
     check_selection(plan.selection, source.blocks)
     estimate(source, plan, sequences=0, length=0)
 
 
-def _open(recipe: Recipe, folder: Path, shared: Remembered) -> StreamedModel | ResidentModel:
+def _open(recipe: Recipe, folder: Path, shared: SharedWork) -> Made[StreamedModel | ResidentModel]:
     """The model, as an earlier run opened it or anew."""
     device = choose_device(recipe.device)
     dtype, trust = choose_dtype(recipe.dtype, device), recipe.trust_remote_code
-    return shared.once(
-        "model",
-        (folder, device, dtype),
+    return shared.model.once(
+        ModelKey(folder, device, dtype),
         lambda: open_model(folder, device, dtype, trust_remote_code=trust),
     )
 

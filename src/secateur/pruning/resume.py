@@ -8,18 +8,18 @@ versions, machines and numbers of threads are allowed, with a notice: the bits m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from secateur.blocks.stream import Stream
-from secateur.checkpoint import Checkpoint, OutputFolder, StreamedModel
+from secateur.blocks.store import put_back
+from secateur.checkpoint import Checkpoint, OutputFolder, ResidentModel, StreamedModel
 from secateur.errors import RecipeError
-from secateur.evaluation import Following
 from secateur.machine import processes
 from secateur.machine.facts import machine, versions
+from secateur.pruning.dense_passes import ReadyRun
 from secateur.pruning.prepare import Prepared
 from secateur.record import BlockRecord
 
@@ -80,69 +80,64 @@ def circumstances(prepared: Prepared) -> dict[str, Any]:
     return {**versions(), **machine(prepared.source.device)}
 
 
-def streams_of(
-    stream: Stream | None, dense: Stream | None, following: Following | None
-) -> dict[str, Stream]:
-    """What moves from block to block, by name."""
-    streams = {"calibration": stream, "dense": dense}
-    for place, heldout in enumerate(() if following is None else following.streams):
-        streams[f"held-out {place}" if place else "held-out"] = heldout
-    return {name: stream for name, stream in streams.items() if stream is not None}
+def go_on(output: OutputFolder, run: ReadyRun) -> None:
+    """Put everything where it was after the last block that an earlier process finished.
 
-
-def go_on(output: OutputFolder, prepared: Prepared, streams: Mapping[str, Stream]) -> int:
-    """Put everything where it was after the last finished block; how many are finished.
+    Args:
+        output: has what was kept.
+        run: its streams, and the weights of a model that was loaded whole, are put there.
 
     Raises:
         CheckpointError: what was kept cannot be read.
     """
-    done, source = len(output.state.finished), prepared.source
-    if not done:
-        return 0
-    kept = output.state.restore_streams({name: s.hidden for name, s in streams.items()})
+    source, streams = run.prepared.source, run.streams
+    if not run.done:
+        return
+    hidden = output.state.restore_streams({name: s.hidden for name, s in streams.items()})
     for name, stream in streams.items():
-        stream.hidden = kept[name]
+        stream.hidden = hidden[name]
     if not isinstance(source, StreamedModel):
-        for index in range(done):
+        for index in range(run.done):
             changed = output.state.kept_weights(index)
-            with source.open_block(index), torch.no_grad():
-                for name, value in changed.items():
-                    source.model.get_parameter(name).copy_(value)
-    return done
+            with source.open_block(index) as block:
+                put_back(block, source.blocks.prefix(index), changed)
 
 
-def keep(
-    output: OutputFolder,
-    prepared: Prepared,
-    changed: Mapping[str, Tensor],
-    record: BlockRecord,
-    hidden: Mapping[str, list[Tensor]],
-    seconds: float,
-) -> None:
+@dataclass(frozen=True)
+class FinishedNow:
+    """A block that has just been pruned, and what the next process needs to go on after it.
+
+    Attributes:
+        record: of the block.
+        changed: its new weights, by parameter name in the model, as they are stored.
+        hidden: the streams by name, as they leave the block: their hidden states by batch.
+        seconds: that the run has taken so far, earlier processes included.
+    """
+
+    record: BlockRecord
+    changed: Mapping[str, Tensor]
+    hidden: Mapping[str, list[Tensor]]
+    seconds: float
+
+
+def keep(output: OutputFolder, source: StreamedModel | ResidentModel, block: FinishedNow) -> None:
     """Make a block finished: whatever happens now, it need not be pruned again.
 
     Args:
         output: takes the block.
-        prepared: the run.
-        changed: the block's new weights, by parameter name in the model, as they are stored.
-        record: of the block.
-        hidden: the streams by name, as they leave the block: their hidden states by batch.
-        seconds: that the run has taken so far, earlier processes included.
+        source: the model that is pruned.
+        block: what is kept of it.
 
     Raises:
         OutputError: it cannot be written.
     """
-    shard, source = None, prepared.source
+    shard, index = None, block.record.index
     if not processes.first():
         pass  # the weights are the same in all processes
     elif isinstance(source, StreamedModel):
-        shard = output.write_block(source, record.index, changed)
+        shard = output.write_block(source, index, block.changed)
     else:
-        output.state.keep_weights(record.index, changed)
+        output.state.keep_weights(index, block.changed)
     output.state.finish_block(
-        record.index,
-        record.model_dump(mode="json"),
-        shard,
-        hidden,
-        seconds,
+        index, block.record.model_dump(mode="json"), shard, block.hidden, block.seconds
     )

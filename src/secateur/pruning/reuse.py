@@ -1,61 +1,196 @@
-"""What the runs of a comparison have in common, made once: opened model, tokens, dense outputs."""
+"""What the runs of a comparison have in common, made once; and the seconds of each as if alone.
+
+Every entry remembers the last thing that was made, and what it was made of: the runs come in an
+order in which that is enough.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from secateur.blocks.observe import Observation
+from secateur.blocks.stream import Stream
+from secateur.checkpoint import ResidentModel, StreamedModel
+from secateur.checkpoint.gradient_store import GradientFile
+from secateur.data import ImageBatch, TokenBatch
 from secateur.statistics import Need
 
-T = TypeVar("T")
-
-FOR_MEASURING = frozenset({"heldout", "dense"})
-"""Names of what is made to measure a run, and is no part of the work of pruning."""
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
-class _Made:
-    key: Hashable
-    value: Any
+class Made(Generic[V]):
+    """What an entry has.
+
+    Attributes:
+        value: what was made.
+        seconds: wall time that making it took.
+        reused: whether it was made for an earlier run.
+    """
+
+    value: V
     seconds: float
+    reused: bool
 
 
-class Remembered:
-    """Remembers the last thing that was made under each name; nothing, for a run that stands alone.
+class Entry(Generic[K, V]):
+    """One thing that runs share: the last one made, by a key of all that it depends on."""
 
-    It also keeps account of time, so that the seconds of a run are those that it would take alone:
-    `owed` is what others spent for it, less what it spent on measuring.
+    def __init__(self) -> None:
+        self._last: tuple[K, Made[V]] | None = None
+
+    def once(self, key: K, make: Callable[[], V]) -> Made[V]:
+        """What `make` gives, or gave the last time if the key was the same."""
+        if self._last is not None and self._last[0] == key:
+            return self._last[1]
+        self._last = None  # let go of the last one before there are two
+        began = time.perf_counter()
+        value = make()
+        seconds = time.perf_counter() - began
+        self._last = key, Made(value, seconds, reused=True)
+        return Made(value, seconds, reused=False)
+
+    def forget(self) -> None:
+        """Make it anew the next time."""
+        self._last = None
+
+
+@dataclass(frozen=True)
+class CalibrationKey:
+    """What decides the calibration of a run; the fields are those of the recipe."""
+
+    calibration: str | None
+    images: str | None
+    samples: int
+    sequence_length: int
+    seed: int
+    chosen_written: int
+
+
+@dataclass(frozen=True)
+class HeldOutKey:
+    """What decides the held-out windows of a run; the fields are those of the recipe."""
+
+    texts: tuple[str, ...]
+    windows: int | None
+    sequence_length: int
+
+
+@dataclass(frozen=True)
+class ModelKey:
+    """What decides how a model is opened; without a dtype in that of the checkpoint."""
+
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype | None
+
+
+@dataclass(frozen=True)
+class DenseKey:
+    """What decides the held-out windows behind the dense model: of every text, in order.
+
+    Attributes:
+        tokens: SHA-256 of the tokens.
+        batch_sizes: windows that run through a block together.
+    """
+
+    tokens: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FirstBlockKey:
+    """What decides the observation of the first block.
+
+    Attributes:
+        calibration: SHA-256 of the sequences.
+        batches: into which they are divided.
+        route_all, expert_tokens: of the plan.
+    """
+
+    calibration: str
+    batches: int
+    route_all: bool
+    expert_tokens: int
+
+
+@dataclass(frozen=True)
+class GradientsKey:
+    """What decides a file of full-model gradients.
+
+    Attributes:
+        path: of the file.
+        facts: what they are made of, in the order in which they are written down.
+    """
+
+    path: Path
+    facts: tuple[tuple[str, str], ...]
+
+
+class SharedWork:
+    """What runs of one model have in common; a run alone has one that nobody else looks into.
 
     Args:
         folder: for files that outlast one run; None lets every run keep its own.
         needs: the statistics that any of the runs needs of the first block, which is dense and
-            sees the same inputs in all of them.
+            sees the same inputs in all of them; none for a run alone.
+
+    Attributes:
+        model: opened.
+        tokenizer: by the model's folder; None if there is none.
+        calibration: sequences or images; None for methods that need none.
+        heldout: the windows of every text.
+        dense: the same windows after the last block of the dense model.
+        first_block: what was gathered of block 0.
+        gradients: of the full model.
+        error_factors: of every block, by the SHA-256 of the calibration.
     """
 
     def __init__(self, folder: Path | None = None, needs: frozenset[Need] = frozenset()) -> None:
         self.folder = folder
         self.needs = needs
-        self.owed = 0.0
-        self._made: dict[str, _Made] = {}
+        self.model = Entry[ModelKey, StreamedModel | ResidentModel]()
+        self.tokenizer = Entry[Path, PreTrainedTokenizerBase | None]()
+        self.calibration = Entry[CalibrationKey, TokenBatch | ImageBatch | None]()
+        self.heldout = Entry[HeldOutKey, tuple[TokenBatch, ...]]()
+        self.dense = Entry[DenseKey, list[Stream]]()
+        self.first_block = Entry[FirstBlockKey, Observation]()
+        self.gradients = Entry[GradientsKey, GradientFile]()
+        self.error_factors = Entry[str, list[Tensor]]()
 
-    def once(self, name: str, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives, or gave the last time under this name if the key is the same."""
-        made = self._made.get(name)
-        if made is None or made.key != key:
-            self._made.pop(name, None)  # let go of it before there are two
-            began = time.perf_counter()
-            value = make()
-            made = _Made(key, value, time.perf_counter() - began)
-            self._made[name] = made
-            self.owed -= made.seconds if name in FOR_MEASURING else 0.0
-        elif name not in FOR_MEASURING:
-            self.owed += made.seconds
-        remembered: T = made.value
-        return remembered
 
-    def forget(self, name: str) -> None:
-        """Make it anew the next time."""
-        self._made.pop(name, None)
+class Stopwatch:
+    """The wall seconds of a run as it would take them alone, and not to be measured.
+
+    It runs from when it is made. What is shared goes through `pruning` or `measuring`, which hand
+    it on and add what another run spent on it, or take off what this run spent to be measured.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    def pruning(self, made: Made[V]) -> V:
+        """Something that belongs to the work of pruning."""
+        if made.reused:
+            self._began -= made.seconds
+        return made.value
+
+    def measuring(self, made: Made[V]) -> V:
+        """Something that only measures the run."""
+        if not made.reused:
+            self._began += made.seconds
+        return made.value
+
+    @property
+    def seconds(self) -> float:
+        """That the run has taken so far."""
+        return time.perf_counter() - self._began
