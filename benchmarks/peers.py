@@ -57,7 +57,7 @@ from transformers.utils import logging
 
 from secateur.checkpoint import locate, open_model
 from secateur.checkpoint.model_facts import load_tokenizer
-from secateur.data import load_calibration, load_heldout
+from secateur.data import Draw, load_calibration, load_heldout
 from secateur.evaluation.text import evaluate_text
 
 PEER, OURS, DISK = "llm-compressor", "secateur", "secateur from disk"
@@ -189,8 +189,8 @@ def prepare(folder: Path, options: argparse.Namespace) -> Inputs:
     tokens, heldout = at_random(options.samples), at_random(options.windows)
     if options.calibration is not None:
         tokens = load_calibration(
-            options.calibration, tokenizer=load_tokenizer(model), samples=options.samples,
-            sequence_length=length, seed=0, vocabulary=vocabulary,
+            options.calibration, Draw(options.samples, length), tokenizer=load_tokenizer(model),
+            vocabulary=vocabulary,
         ).input_ids  # fmt: skip
     if options.text is not None:
         heldout = load_heldout(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from secateur.bundled import BUILTIN_MODEL, FOLDER
 from secateur.checkpoint.model_facts import load_tokenizer
-from secateur.data import load_calibration, load_heldout
+from secateur.data import Draw, load_calibration, load_heldout
 from secateur.machine.facts import now, versions
 from secateur.methods import every
 from secateur.pruning import pipeline
@@ -56,9 +56,7 @@ def measure(tokens: dict[str, Tensor], folder: Path) -> dict[str, float]:
 def cut_tokens() -> dict[str, Tensor]:
     """Calibration and held-out windows, int32 [sequences, tokens]."""
     tokenizer = load_tokenizer(FOLDER)
-    calibration = load_calibration(
-        "builtin", tokenizer=tokenizer, samples=SEQUENCES, sequence_length=LENGTH, seed=0
-    )
+    calibration = load_calibration("builtin", Draw(SEQUENCES, LENGTH), tokenizer=tokenizer)
     heldout = load_heldout(
         "builtin", tokenizer=tokenizer, sequence_length=LENGTH, windows=None
     ).input_ids

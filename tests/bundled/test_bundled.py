@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 import secateur
 from secateur.data import (
+    Draw,
     load_calibration,
     load_heldout,
     read_documents,
@@ -72,7 +73,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def test_calibration_is_cut_from_training_documents_only() -> None:
     tokenizer = byte_tokenizer()
-    batch = load_calibration("builtin", tokenizer=tokenizer, samples=4, sequence_length=64, seed=5)
+    batch = load_calibration("builtin", Draw(4, 64, seed=5), tokenizer=tokenizer)
     assert batch.input_ids.shape == (4, 64)
     assert batch.protocol.sampling == "documents"
     training = builtin_documents("train").values()
@@ -154,9 +155,7 @@ def test_self_is_no_held_out_text(llama_folder: Path, tmp_path: Path) -> None:
 
 def test_more_text_goes_on_from_parts_of_what_there_is() -> None:
     model = make_model("llama")
-    batch = load_calibration(
-        make_tokens(6, 32), tokenizer=None, samples=6, sequence_length=32, seed=0
-    )
+    batch = load_calibration(make_tokens(6, 32), Draw(6, 32), tokenizer=None)
     both = with_more(model, batch, 5, seed=3)
     assert both.input_ids.shape == (11, 32)
     assert torch.equal(both.input_ids[5:], batch.input_ids)

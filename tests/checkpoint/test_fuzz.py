@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from secateur.checkpoint import Checkpoint, open_model
-from secateur.data import load_calibration, read_documents
+from secateur.data import Draw, load_calibration, read_documents
 from secateur.errors import PatternError, RecipeError, SecateurError
 from secateur.recipe import Recipe
 from secateur.recipe.yaml_file import read_value, read_yaml
@@ -124,9 +124,7 @@ def test_headers_of_weights(scratch: Path, data: bytes) -> None:
 def test_headers_of_tokens(scratch: Path, data: bytes) -> None:
     path = scratch.parent / "tokens.safetensors"
     with replaced(path, data), one_line_at_most():
-        load_calibration(
-            str(path), tokenizer=None, samples=4, sequence_length=8, seed=0, vocabulary=128
-        )
+        load_calibration(str(path), Draw(4, 8), tokenizer=None, vocabulary=128)
 
 
 @fuzz

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from secateur.data import (
     Documents,
+    Draw,
     Protocol,
     TokenBatch,
     calibration,
@@ -90,13 +91,9 @@ def stream(tokenizer: PreTrainedTokenizerFast, text: str = CORPUS) -> list[int]:
 
 
 def calibrate(source: Any, tokenizer: Any, **changes: Any) -> TokenBatch:
-    options: dict[str, Any] = {
-        "samples": 8,
-        "sequence_length": 32,
-        "seed": 0,
-        "vocabulary": None,
-    } | changes
-    return load_calibration(source, tokenizer=tokenizer, **options)
+    vocabulary = changes.pop("vocabulary", None)
+    draw = Draw(**{"samples": 8, "sequence_length": 32, "seed": 0} | changes)
+    return load_calibration(source, draw, tokenizer=tokenizer, vocabulary=vocabulary)
 
 
 # Sources

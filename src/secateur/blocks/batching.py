@@ -14,7 +14,7 @@ TOKENS_PER_BATCH_ELSEWHERE = 16384
 """On an accelerator, which larger matrix products keep busy."""
 
 
-SHARE = 4
+MEMORY_PARTS = 4
 """A batch may take this part of the free memory, one in so many."""
 
 
@@ -36,7 +36,7 @@ def batch_size(asked: int | None, length: int, source: BlockModel) -> int:
     if asked:
         return asked
     tokens = TOKENS_PER_BATCH if source.device.type == "cpu" else TOKENS_PER_BATCH_ELSEWHERE
-    room = free_bytes(source.device) // SHARE // _bytes_of_token(source)
+    room = free_bytes(source.device) // MEMORY_PARTS // _bytes_of_token(source)
     while tokens > max(room, length):
         tokens //= 2
     return max(1, tokens // length)

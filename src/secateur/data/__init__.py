@@ -1,6 +1,6 @@
 """Text, tokens or images -> batches for a model, each with its protocol."""
 
-from secateur.data.calibration import CHARACTER_LIMIT, Sampling, load_calibration
+from secateur.data.calibration import CHARACTER_LIMIT, Draw, Sampling, load_calibration
 from secateur.data.heldout import load_heldout
 from secateur.data.hub import HUB_TEXTS, Split
 from secateur.data.images import ImageBatch, ImageProtocol, images_in_memory, load_images
@@ -13,6 +13,7 @@ __all__ = [
     "HUB_TEXTS",
     "SELF",
     "Documents",
+    "Draw",
     "ImageBatch",
     "ImageProtocol",
     "Protocol",

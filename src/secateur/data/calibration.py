@@ -26,7 +26,7 @@ from torch import Tensor
 from secateur.data.builtin import BUILTIN
 from secateur.data.texts import read_documents
 from secateur.data.token_files import given_tokens, is_token_file
-from secateur.data.tokens import TokenBatch, check_size, make_batch
+from secateur.data.tokens import Provenance, TokenBatch, check_size, make_batch
 from secateur.data.windows import (
     JOINER,
     cut,
@@ -50,33 +50,45 @@ microsecond and two hundred bytes per character.
 """
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn from a source of calibration text.
+
+    Attributes:
+        samples: how many sequences; given tokens may be fewer, with a notice.
+        sequence_length: tokens in each; given ones may be shorter, and longer ones are clipped,
+            with a notice.
+        seed: of the random choice; given tokens leave nothing to choose.
+        sampling: "documents" or "joined", as at the head of this module; "auto" takes "documents"
+            for C4 and the built-in text, "joined" for everything else. Given tokens ignore it.
+    """
+
+    samples: int
+    sequence_length: int
+    seed: int = 0
+    sampling: Sampling = "auto"
+
+
 def load_calibration(
     source: str | Tensor,
+    draw: Draw,
     *,
     tokenizer: PreTrainedTokenizerBase | None,
-    samples: int,
-    sequence_length: int,
-    seed: int,
     vocabulary: int | None = None,
-    sampling: Sampling = "auto",
 ) -> TokenBatch:
     """Calibration sequences, int64 [samples, sequence_length], with their protocol and notices.
 
     Args:
         source: text as `read_documents` takes it (the training split of a hub data set), a
             `.safetensors` file with `input_ids`, or a tensor of them [sequences, length].
+        draw: how many sequences of how many tokens, and how they are chosen.
         tokenizer: turns text into tokens; not needed for given tokens.
-        samples: how many sequences; given tokens may be fewer, with a notice.
-        sequence_length: tokens in each; given ones may be shorter, and longer ones are clipped,
-            with a notice.
-        seed: of the random choice; given tokens leave nothing to choose.
         vocabulary: rows of the model's embedding, to check ids against; None checks none.
-        sampling: "documents" or "joined", as at the head of this module; "auto" takes "documents"
-            for C4 and the built-in text, "joined" for everything else. Given tokens ignore it.
 
     Raises:
         DataError: the source cannot be read, has too little text, or ids beyond the vocabulary.
     """
+    samples, sequence_length, sampling = draw.samples, draw.sequence_length, draw.sampling
     check_size("samples", samples, least=1)
     check_size("sequence_length", sequence_length, least=1)
     if isinstance(source, Tensor) or is_token_file(source):
@@ -89,8 +101,9 @@ def load_calibration(
     documents = read_documents(source, "train")
     if sampling == "auto":
         sampling = "documents" if source in ("c4", BUILTIN) else "joined"
-    draw = _from_documents if sampling == "documents" else _from_stream
-    drawn = draw(documents.texts, tokenizer, samples, sequence_length, random.Random(seed))
+    windows_of = _from_documents if sampling == "documents" else _from_stream
+    chance = random.Random(draw.seed)
+    drawn = windows_of(documents.texts, tokenizer, samples, sequence_length, chance)
     require_windows(
         drawn.windows,
         samples,
@@ -99,20 +112,18 @@ def load_calibration(
         hint="fewer samples, a shorter sequence length, more text"
         + (', or sampling "joined"' if sampling == "documents" else ""),
     )
-    return make_batch(
-        drawn.windows,
-        vocabulary=vocabulary,
-        source=source,
-        kind=documents.kind,
-        origin=documents.origin,
-        sampling=sampling,
+    provenance = Provenance(
+        source,
+        documents.kind,
+        documents.origin,
+        sampling,
         joiner=JOINER if sampling == "joined" else None,
-        seed=seed,
+        seed=draw.seed,
         text_characters=drawn.characters,
         text_tokens=drawn.tokens,
         tokenizer=tokenizer,
-        notices=drawn.notices,
     )
+    return make_batch(drawn.windows, provenance, vocabulary=vocabulary, notices=drawn.notices)
 
 
 @dataclass(frozen=True)
@@ -134,7 +145,7 @@ def _from_documents(
 ) -> _Drawn:
     """One window from each of the first `samples` documents, in random order, that are longer."""
     windows = torch.empty(samples, length, dtype=torch.int64)  # [N, T]
-    found = characters = tokens = 0
+    drawn = characters = tokens = 0
     for index in _shuffled(len(texts), chance):
         document = tokenise(texts[index], tokenizer)  # [tokens]
         characters += len(texts[index])
@@ -142,11 +153,11 @@ def _from_documents(
         if len(document) <= length:
             continue
         start = chance.randint(0, len(document) - length)
-        windows[found] = document[start : start + length]
-        found += 1
-        if found == samples:
+        windows[drawn] = document[start : start + length]
+        drawn += 1
+        if drawn == samples:
             break
-    return _Drawn(windows[:found], characters, tokens)
+    return _Drawn(windows[:drawn], characters, tokens)
 
 
 def _from_stream(
@@ -167,7 +178,7 @@ def _from_stream(
             f"{len(texts):,} documents in random order",
         )
     stream = tokenise(text, tokenizer)  # [tokens]
-    windows = cut(stream, length)  # [found, T]
+    windows = cut(stream, length)  # [all, T]
     chosen = windows[_shuffled(len(windows), chance)[:samples]]  # [up to N, T]
     return _Drawn(chosen, len(text), len(stream), notices)
 

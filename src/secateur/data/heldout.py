@@ -14,7 +14,7 @@ from torch import Tensor
 
 from secateur.data.texts import read_documents
 from secateur.data.token_files import given_tokens, is_token_file
-from secateur.data.tokens import TokenBatch, check_size, make_batch
+from secateur.data.tokens import Provenance, TokenBatch, check_size, make_batch
 from secateur.data.windows import (
     JOINER,
     cut,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CHARACTERS_PER_TOKEN = 8
 """A first guess, rather high, at how much text some tokens need."""
-MARGIN = 256
+TOKENS_TO_SPARE = 256
 """Tokens at the end of cut text that may differ from those of the whole text."""
 
 
@@ -63,8 +63,8 @@ def load_heldout(
         )
     tokenizer = need_tokenizer(tokenizer, source)
     documents = read_documents(source, "test")
-    wanted = None if windows is None else windows * sequence_length
-    stream, characters = _beginning(documents.texts, tokenizer, wanted)
+    tokens = None if windows is None else windows * sequence_length
+    stream, characters = _beginning(documents.texts, tokenizer, tokens)
     held = cut(stream, sequence_length)[:windows]  # [windows, T]
     require_windows(
         held,
@@ -76,34 +76,32 @@ def load_heldout(
     notices: tuple[str, ...] = ()
     if windows is not None and len(held) < windows:
         notices = (f"{source} holds {len(held)} windows, fewer than the {windows} asked for",)
-    return make_batch(
-        held,
-        vocabulary=vocabulary,
-        source=source,
-        kind=documents.kind,
-        origin=documents.origin,
-        sampling="windows",
+    provenance = Provenance(
+        source,
+        documents.kind,
+        documents.origin,
+        "windows",
         joiner=JOINER,
         text_characters=characters,
         text_tokens=len(stream),
         tokenizer=tokenizer,
-        notices=notices,
     )
+    return make_batch(held, provenance, vocabulary=vocabulary, notices=notices)
 
 
 def _beginning(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, wanted: int | None
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, least: int | None
 ) -> tuple[Tensor, int]:
-    """The joined text's first tokens, at least `wanted` (None: all) if it has them; int64 [tokens].
+    """The joined text's first tokens, at least `least` (None: all) if it has them; int64 [tokens].
 
     A shard of C4 has a hundred million characters, of which a few windows need a hundredth: only
     the beginning is tokenised, with so much to spare that the windows are the same as of the whole.
     Also says how many characters that was.
     """
-    limit = None if wanted is None else (wanted + MARGIN) * CHARACTERS_PER_TOKEN
+    limit = None if least is None else (least + TOKENS_TO_SPARE) * CHARACTERS_PER_TOKEN
     while True:
         text, whole = join_documents(texts, limit)
         stream = tokenise(text, tokenizer)
-        if limit is None or wanted is None or whole or len(stream) >= wanted + MARGIN:
+        if limit is None or least is None or whole or len(stream) >= least + TOKENS_TO_SPARE:
             return stream, len(text)
         limit *= 2

@@ -100,17 +100,13 @@ def load_images(
     mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
     pixels = [_read(files[number], processor, mode) for number in chosen]
     short = most is not None and len(files) < most
+    notice = f"{source} holds {len(files)} images, fewer than the {most} asked for"
     return _batch(
         pixels,
         None if labels is None else [labels[number] for number in chosen],
         config,
-        source=source,
-        found=len(files),
-        seed=None if most is None else seed,
-        processor=type(processor).__name__,
-        notices=(f"{source} holds {len(files)} images, fewer than the {most} asked for",)
-        if short
-        else (),
+        _Origin(source, len(files), None if most is None else seed, type(processor).__name__),
+        notices=(notice,) if short else (),
     )
 
 
@@ -128,46 +124,54 @@ def images_in_memory(pixel_values: Tensor, config: PreTrainedConfig) -> ImageBat
             wanted="pixel values, float [images, channels, height, width], not empty",
         )
     pixels = list(pixel_values.detach().to("cpu", torch.float32, copy=True))
-    return _batch(pixels, None, config, source=where, found=len(pixels), seed=None, processor=None)
+    return _batch(pixels, None, config, _Origin(where, len(pixels), None, None))
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where images come from; what it means stands on the fields of `ImageProtocol`."""
+
+    source: str
+    found: int
+    seed: int | None
+    processor: str | None
 
 
 def _batch(
     pixels: Sequence[Tensor],
     labels: Sequence[int] | None,
     config: PreTrainedConfig,
-    *,
-    source: str,
-    found: int,
-    seed: int | None,
-    processor: str | None,
+    origin: _Origin,
     notices: tuple[str, ...] = (),
 ) -> ImageBatch:
     """Images [channels, height, width] as a batch, once they are known to fit the model."""
     size = getattr(config, "image_size", None) or pixels[0].shape[-1]
     height, width = (size, size) if isinstance(size, int) else size
-    wanted = (getattr(config, "num_channels", 3), height, width)
+    shape = (getattr(config, "num_channels", 3), height, width)
     for number, image in enumerate(pixels):
-        if image.shape != wanted:
+        if image.shape != shape:
             raise DataError(
                 f"image {number} is {list(image.shape)} (channels, height, width)",
-                where=source,
-                wanted=f"{list(wanted)}, as the model reads",
-                hint=None if processor is None else "the model's own preprocessor_config.json",
+                where=origin.source,
+                wanted=f"{list(shape)}, as the model reads",
+                hint=None
+                if origin.processor is None
+                else "the model's own preprocessor_config.json",
             )
         if not bool(torch.isfinite(image).all()):
-            raise DataError(f"image {number} has pixels that are not finite", where=source)
+            raise DataError(f"image {number} has pixels that are not finite", where=origin.source)
     pixel_values = torch.stack(list(pixels)).contiguous()  # [images, channels, height, width]
     known = None if labels is None else torch.tensor(labels)
     protocol = ImageProtocol(
-        source=source,
+        source=origin.source,
         images=len(pixels),
-        found=found,
-        channels=wanted[0],
+        found=origin.found,
+        channels=shape[0],
         height=height,
         width=width,
         labelled=known is not None,
-        seed=seed,
-        processor=processor,
+        seed=origin.seed,
+        processor=origin.processor,
         pixel_sha256=_sha256(pixel_values, "<f4"),
         label_sha256=None if known is None else _sha256(known, "<i4"),
     )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from secateur.data.tokens import TokenBatch, check_size, make_batch, token_sha256
+from secateur.data.tokens import Provenance, TokenBatch, check_size, make_batch, token_sha256
 
 SELF = "self"
 
@@ -47,14 +47,11 @@ def self_written(
         torch.manual_seed(seed)
         first = _first_tokens(model, samples)  # [samples, 1]
         written = [_continue(model, part, sequence_length) for part in torch.split(first, TOGETHER)]
+    origin = {"model": model.name_or_path, "temperature": "1"}
     return make_batch(
         torch.cat(written),
+        Provenance(SELF, "self", origin, "written", seed=seed),
         vocabulary=model.get_input_embeddings().weight.shape[0],
-        source=SELF,
-        kind="self",
-        origin={"model": model.name_or_path, "temperature": "1"},
-        sampling="written",
-        seed=seed,
     )
 
 

@@ -74,7 +74,7 @@ def read_documents(source: str, split: Split) -> Documents:
             "documents": str(len(documents)),
         }
         return Documents(tuple(documents.values()), "builtin", origin)
-    path = locate(source)
+    path = locate_text(source)
     if path.is_dir():
         return _read_folder(source, path)
     kept = read_file(path)
@@ -83,7 +83,7 @@ def read_documents(source: str, split: Split) -> Documents:
     return _local(source, KINDS[path.suffix.lower()], kept, files=1)
 
 
-def locate(source: str) -> Path:
+def locate_text(source: str) -> Path:
     """The existing file or folder that `source` names.
 
     Raises:

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from secateur.data.texts import locate
-from secateur.data.tokens import TokenBatch, make_batch
+from secateur.data.texts import locate_text
+from secateur.data.tokens import Provenance, TokenBatch, make_batch
 from secateur.errors import DataError
 
 TENSOR = "input_ids"
@@ -54,27 +54,25 @@ def given_tokens(
             f"{name} holds sequences of {length} tokens, shorter than the {sequence_length} "
             "asked for"
         )
-    return make_batch(
-        tokens,
-        vocabulary=vocabulary,
-        source=name,
-        kind="tensor" if isinstance(source, Tensor) else "safetensors",
-        origin=origin | {"sequences": str(held), "sequence_length": str(length)},
-        sampling="given",
-        notices=tuple(notices),
+    provenance = Provenance(
+        name,
+        "tensor" if isinstance(source, Tensor) else "safetensors",
+        origin | {"sequences": str(held), "sequence_length": str(length)},
+        "given",
     )
+    return make_batch(tokens, provenance, vocabulary=vocabulary, notices=tuple(notices))
 
 
 def _read(source: str, sequences: int | None, length: int) -> tuple[Tensor, int, int]:
     """What `_first` gives of a file's tokens; the rest of the file stays on disk."""
-    path = locate(source)
+    path = locate_text(source)
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             if TENSOR not in names:
-                found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+                present = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
                 raise DataError(
-                    f"no tensor {TENSOR!r} (found: {found or 'none'})",
+                    f"no tensor {TENSOR!r} (found: {present or 'none'})",
                     where=source,
                     wanted=f"tokens under the name {TENSOR!r}",
                 )

@@ -84,44 +84,54 @@ def token_sha256(input_ids: Tensor) -> str:
     return hashlib.sha256(input_ids.cpu().numpy().astype("<i4").tobytes()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """Where tokens come from; what it means stands on the fields of `Protocol`."""
+
+    source: str
+    kind: Kind
+    origin: dict[str, str]
+    sampling: Sampled
+    joiner: str | None = None
+    seed: int | None = None
+    text_characters: int | None = None
+    text_tokens: int | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+
 def make_batch(
     tokens: Tensor,
+    provenance: Provenance,
     *,
     vocabulary: int | None,
-    source: str,
-    kind: Kind,
-    origin: dict[str, str],
-    sampling: Sampled,
-    joiner: str | None = None,
-    seed: int | None = None,
-    text_characters: int | None = None,
-    text_tokens: int | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
     notices: tuple[str, ...] = (),
 ) -> TokenBatch:
     """The only way a batch is made: ids checked, copied, hashed, and their protocol written down.
 
     Args:
         tokens: [sequences, length], any integer type, not empty.
+        provenance: where they come from.
         vocabulary: rows of the model's embedding; None when no model is known.
+        notices: what a person should be told, one line each.
 
     Raises:
         DataError: an id has no embedding.
     """
     copied = tokens.detach().to("cpu", torch.int64, copy=True)
     input_ids = copied.contiguous()  # [sequences, length]
-    _check_ids(input_ids, where=source, vocabulary=vocabulary)
+    _check_ids(input_ids, where=provenance.source, vocabulary=vocabulary)
+    tokenizer = provenance.tokenizer
     protocol = Protocol(
-        source=source,
-        kind=kind,
-        origin=origin,
-        sampling=sampling,
-        joiner=joiner,
+        source=provenance.source,
+        kind=provenance.kind,
+        origin=provenance.origin,
+        sampling=provenance.sampling,
+        joiner=provenance.joiner,
         sequences=input_ids.shape[0],
         sequence_length=input_ids.shape[1],
-        seed=seed,
-        text_characters=text_characters,
-        text_tokens=text_tokens,
+        seed=provenance.seed,
+        text_characters=provenance.text_characters,
+        text_tokens=provenance.text_tokens,
         token_sha256=token_sha256(input_ids),
         tokenizer=None
         if tokenizer is None

@@ -20,7 +20,8 @@ QUESTIONS = 1000
 CONTEXT = 160
 CHOICE = 40
 CHOICES = 4
-SEED = 0
+DRAWN_BY = 0
+"""Seed of the questions, if no other is given."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Question:
 
 
 def make_questions(
-    texts: Sequence[str], count: int = QUESTIONS, seed: int = SEED
+    texts: Sequence[str], count: int = QUESTIONS, seed: int = DRAWN_BY
 ) -> tuple[Question, ...]:
     """Questions in random order, spread over the documents by their length.
 

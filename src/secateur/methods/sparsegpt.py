@@ -25,6 +25,7 @@ Source: Frantar and Alistarh, arXiv 2301.00774, algorithm 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from pydantic import Field
@@ -77,6 +78,7 @@ def sparsegpt(
     errors = torch.zeros_like(current)
     sizes = [len(weight) for weight in weights]
     scale = factor.diagonal().square().masked_fill(dead, torch.inf)  # dead inputs go first
+    rows = _Rows(current, keep, errors, factor, scale, pattern)
     columns = current.shape[1]
     width = _aligned(params.block_size, pattern)
     for start in range(0, columns, width):
@@ -84,7 +86,7 @@ def sparsegpt(
         if isinstance(pattern, Unstructured):
             score = current[:, start:stop].square() / scale[start:stop]
             keep[:, start:stop] = _keep_in_block(score, keep, start, sizes, pattern, params)
-        _solve(current, keep, errors, factor, scale, pattern, start, stop)
+        _solve(rows, start, stop)
         current[:, stop:] -= errors[:, start:stop] @ factor[start:stop, stop:]
     grown = f"the Hessian was singular: its damping grew from {params.damping:g} to {damping:g}"
     return Solution(
@@ -128,30 +130,40 @@ def inverse_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tenso
     )
 
 
-def _solve(
-    current: Tensor,
-    keep: Tensor,
-    errors: Tensor,
-    factor: Tensor,
-    scale: Tensor,
-    pattern: Pattern,
-    start: int,
-    stop: int,
-) -> None:
-    """Prune columns start to stop and correct those to their right within the stretch.
+@dataclass(frozen=True)
+class _Rows:
+    """Stacked rows that are pruned column by column.
 
-    `current` and `errors` [rows, in] and, for N:M, `keep` are written to.
+    Attributes:
+        current: float32 [rows, in], the weights as far as they are corrected; written to.
+        keep: bool [rows, in]; written to for N:M, else decided before.
+        errors: float32 [rows, in], what each pruned weight leaves to be corrected; written to.
+        factor: U [in, in] with U' U = inv(H).
+        scale: [in], what divides a squared weight to give its score.
+        pattern: which of them stay.
     """
+
+    current: Tensor
+    keep: Tensor
+    errors: Tensor
+    factor: Tensor
+    scale: Tensor
+    pattern: Pattern
+
+
+def _solve(rows: _Rows, start: int, stop: int) -> None:
+    """Prune columns start to stop and correct those to their right within the stretch."""
+    current, errors, factor, pattern = rows.current, rows.errors, rows.factor, rows.pattern
     group = pattern.m if isinstance(pattern, NofM) else 1
     if stop - start > max(_LEAF, group):
         middle = start + _aligned((stop - start) // 2, pattern)
-        _solve(current, keep, errors, factor, scale, pattern, start, middle)
+        _solve(rows, start, middle)
         current[:, middle:stop] -= errors[:, start:middle] @ factor[start:middle, middle:stop]
-        _solve(current, keep, errors, factor, scale, pattern, middle, stop)
+        _solve(rows, middle, stop)
         return
     # Turned over, so that a column is one stretch of memory: the same arithmetic, faster.
     columns = current[:, start:stop].T.contiguous()  # [columns, rows]
-    pruned = ~keep[:, start:stop].T.contiguous()
+    pruned = ~rows.keep[:, start:stop].T.contiguous()
     lost = torch.empty_like(columns)
     shares, pivots = factor[start:stop, start:stop], factor.diagonal()[start:stop]
     for at, (column, dropped, error, share, pivot) in enumerate(
@@ -159,12 +171,12 @@ def _solve(
     ):
         if isinstance(pattern, NofM) and at % group == 0:
             weights = columns[at : at + group]
-            score = weights.square() / scale[start + at : start + at + group, None]
+            score = weights.square() / rows.scale[start + at : start + at + group, None]
             pruned[at : at + group] = ~keep_in_places(score, pattern.n)
         torch.mul(column, dropped, out=error).div_(pivot)
         columns[at + 1 :].addr_(share[at + 1 :], error, alpha=-1)
     current[:, start:stop] = columns.T
-    keep[:, start:stop] = ~pruned.T
+    rows.keep[:, start:stop] = ~pruned.T
     errors[:, start:stop] = lost.T
 
 

@@ -13,6 +13,7 @@ from secateur.checkpoint import BlockModel
 from secateur.checkpoint.model_facts import clip, reads_images, vocabulary
 from secateur.data import (
     SELF,
+    Draw,
     ImageBatch,
     TokenBatch,
     images_in_memory,
@@ -54,14 +55,8 @@ def read_calibration(
             dense(), samples=recipe.samples, sequence_length=length, seed=recipe.seed
         )
     else:
-        batch = load_calibration(
-            asked,
-            tokenizer=tokenizer,
-            samples=recipe.samples,
-            sequence_length=length,
-            seed=recipe.seed,
-            vocabulary=vocabulary(source),
-        )
+        draw = Draw(recipe.samples, length, recipe.seed)
+        batch = load_calibration(asked, draw, tokenizer=tokenizer, vocabulary=vocabulary(source))
     if recipe.chosen_written:
         batch = with_more(dense(), batch, recipe.chosen_written, recipe.seed)
     return replace(batch, notices=(*notices, *batch.notices))
@@ -76,7 +71,7 @@ def read_heldout(
         DataError: the source cannot be read or is too short.
     """
     length, notices = clip(recipe.sequence_length, source)
-    found = [
+    batches = [
         load_heldout(
             text,
             tokenizer=tokenizer,
@@ -86,7 +81,7 @@ def read_heldout(
         )
         for text in recipe.texts
     ]
-    return tuple(replace(batch, notices=(*notices, *batch.notices)) for batch in found)
+    return tuple(replace(batch, notices=(*notices, *batch.notices)) for batch in batches)
 
 
 def read_images(

@@ -15,7 +15,7 @@ from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import ResidentModel, StreamedModel, find_matrices, locate, open_model
 from secateur.checkpoint.destination import check_output
 from secateur.checkpoint.model_facts import clip, load_tokenizer, vocabulary
-from secateur.data import TokenBatch, load_calibration, load_heldout
+from secateur.data import Draw, TokenBatch, load_calibration, load_heldout
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
 from secateur.machine.device import choose_device
 from secateur.record import RunRecord, read_record
@@ -155,15 +155,13 @@ def _read(
     """The sequences to train and judge on, and the windows to measure on."""
     tokenizer = load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
     length, notices = clip(settings.sequence_length, source)
-    text = load_calibration(
-        settings.text,
-        tokenizer=tokenizer,
-        samples=settings.validation + settings.trained_sequences,
-        sequence_length=length,
-        seed=settings.seed,
-        vocabulary=vocabulary(source),
+    draw = Draw(
+        settings.validation + settings.trained_sequences,
+        length,
+        settings.seed,
         sampling="auto" if settings.text == "c4" else "joined",  # as much of it as there is
     )
+    text = load_calibration(settings.text, draw, tokenizer=tokenizer, vocabulary=vocabulary(source))
     if len(text.input_ids) <= settings.validation:
         raise DataError(
             f"{len(text.input_ids)} sequences, of which {settings.validation} are to judge by",
