@@ -45,6 +45,34 @@ LOOSE = {"__init__", "__main__", "api", "errors", "progress"}
 
 VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "shared", "base_utils"}
 MOST_LINES = 300
+MOST_PARAMETERS = 6
+"""Of a function, `self` and `cls` not counted; `*args` and `**kwargs` count one each."""
+MOST_EXCEPTIONS = 10
+"""Functions with more parameters than that."""
+
+MORE_PARAMETERS = {
+    "api.py:prune": "a door: everything but the model is an option with a name",
+    "inference/kernel.py:_read_groups": "part of a kernel: pointers, shapes and block sizes",
+    "inference/kernel.py:_multiply": "a kernel takes pointers, strides and block sizes one by one",
+    "inference/kernel.py:_unpack": "a kernel takes pointers, strides and block sizes one by one",
+}
+"""Functions of the package that may take more parameters, and why."""
+
+NOT_YET = {
+    "checkpoint/output.py:OutputFolder.__init__": "to take a record",
+    "cli/bench.py:bench": "parameters to be made from the fields",
+    "cli/compare.py:compare_command": "parameters to be made from the fields",
+    "cli/evaluate.py:evaluate": "parameters to be made from the fields",
+    "cli/prune.py:prune_command": "parameters to be made from the fields",
+    "cli/recover.py:recover": "parameters to be made from the fields",
+    "evaluation/images.py:evaluate_images": "to become a door",
+    "evaluation/text.py:evaluate_text": "to become a door",
+    "evaluation/zero_shot.py:Questions.__init__": "to take a record",
+    "inference/benchmark.py:bench": "to take a record",
+    "recovery/adapter.py:attach": "to take a record",
+    "reporting/charts.py:dot_plot": "to take a record",
+}
+"""Functions that are to lose parameters; whoever does it deletes the line."""
 
 
 def unit_of(path: Path, root: Path) -> str:
@@ -159,6 +187,72 @@ def test_files_are_short_and_say_what_they_are_for(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MOST_LINES
     assert ast.get_docstring(ast.parse(text)), "no docstring at the head of the file"
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """How many parameters a function takes; `self` and `cls` are not counted."""
+    arguments = function.args
+    names = [
+        argument.arg
+        for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+    ]
+    named = names[1:] if names[:1] in (["self"], ["cls"]) else names
+    return len(named) + (arguments.vararg is not None) + (arguments.kwarg is not None)
+
+
+def functions(node: ast.AST, inside: str = "") -> Iterator[tuple[str, int]]:
+    """Name, such as "Class.method", and number of parameters of every function of a file."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield inside + child.name, parameters(child)
+        named = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        yield from functions(child, f"{inside}{child.name}." if named else inside)
+
+
+def with_too_many_parameters(root: Path) -> dict[str, int]:
+    """The functions under `root` with more than six parameters, as "room/file.py:name"."""
+    return {
+        f"{path.relative_to(root).as_posix()}:{name}": count
+        for path in sorted(root.rglob("*.py"))
+        for name, count in functions(ast.parse(path.read_text(encoding="utf-8")))
+        if count > MOST_PARAMETERS
+    }
+
+
+def test_functions_take_few_parameters() -> None:
+    many = with_too_many_parameters(SOURCE)
+    assert {name: n for name, n in many.items() if name not in MORE_PARAMETERS | NOT_YET} == {}
+    assert MORE_PARAMETERS.keys() <= many.keys(), "an exception that is none any more"
+    assert len(MORE_PARAMETERS) <= MOST_EXCEPTIONS
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("def f(a, b, c, d, e, f, g): ...", "f"),
+        ("async def f(a, b, c, d, e, f, g): ...", "f"),
+        ("def f(a, /, b, c, *, d, e, f, g=1): ...", "f"),
+        ("def f(a, b, c, d, e, *args, **options): ...", "f"),
+        ("class C:\n    def f(self, a, b, c, d, e, f, g): ...", "C.f"),
+        ("def outer():\n    if True:\n        def f(a, b, c, d, e, f, g): ...", "outer.f"),
+    ],
+)
+def test_a_seventh_parameter_is_noticed(tmp_path: Path, code: str, name: str) -> None:
+    (tmp_path / "new.py").write_text(code, encoding="utf-8")
+    assert with_too_many_parameters(tmp_path) == {f"new.py:{name}": 7}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(a, b, c, d, *args, **options): ...",
+        "class C:\n    def f(self, a, b, c, d, e, f): ...",
+        "class C:\n    @classmethod\n    def f(cls, a, b, c, d, e, f): ...",
+    ],
+)
+def test_six_parameters_pass(tmp_path: Path, code: str) -> None:
+    (tmp_path / "new.py").write_text(code, encoding="utf-8")
+    assert with_too_many_parameters(tmp_path) == {}
 
 
 def test_the_library_does_not_load_the_command() -> None:
