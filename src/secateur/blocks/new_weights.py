@@ -26,7 +26,7 @@ class OpenBlock:
     """A block that is in memory, and what is pruned in it.
 
     Attributes:
-        index: its place in the model.
+        index: its number in the model.
         module: the block.
         prefix: what its parameters' names begin with in the model.
         patterns: what is pruned in it, and how.
@@ -207,7 +207,7 @@ def _of_one_pattern(
     for group in groups:
         chosen = {m: block.patterns[m] for m in group if m in block.patterns}
         for pattern in dict.fromkeys(chosen.values()):
-            yield [matrix for matrix, own in chosen.items() if own == pattern], pattern
+            yield [matrix for matrix, its in chosen.items() if its == pattern], pattern
 
 
 def _statistics(

@@ -110,7 +110,9 @@ def optimise(
     _apply(weights, keep)
     stepped, judging = _parted(task.stream.sequences, settings.judges)
     first = best = _judge(task, weights, judging)
-    kept = {name: weight.clone() for name, weight in weights.items()} if judging else weights
+    best_weights = weights
+    if judging:
+        best_weights = {name: weight.clone() for name, weight in weights.items()}
     moving = {name: weight for name, weight in weights.items() if name not in task.still}
     optimizer, schedule = _optimizer(moving, keep, settings, stepped)
     for number in range(settings.rounds):
@@ -135,9 +137,9 @@ def optimise(
             _apply(weights, keep)
         if judging and (error := _judge(task, weights, judging)) < best:
             best = error
-            kept = {name: weight.detach().clone() for name, weight in weights.items()}
+            best_weights = {name: weight.detach().clone() for name, weight in weights.items()}
     return Refined(
-        {name: weight.detach() + 0.0 for name, weight in kept.items()},  # no -0
+        {name: weight.detach() + 0.0 for name, weight in best_weights.items()},  # no -0
         (first, best) if judging else None,
     )
 
@@ -157,12 +159,12 @@ def _draw(stepped: list[int], settings: Regional, generator: torch.Generator) ->
         torch.tensor(stepped[first :: settings.batch_size])
         for first in range(min(settings.batch_size, len(stepped)))
     ]
-    drawn = [own[torch.randperm(len(own), generator=generator)] for own in strata]
+    drawn = [numbers[torch.randperm(len(numbers), generator=generator)] for numbers in strata]
     left = settings.samples
     for turn in range(max(map(len, drawn))):
         if left <= 0:
             return
-        step = torch.stack([own[turn] for own in drawn if turn < len(own)])[:left]
+        step = torch.stack([numbers[turn] for numbers in drawn if turn < len(numbers)])[:left]
         left -= len(step)
         yield step
 
@@ -175,8 +177,8 @@ def _optimizer(
     for name, weight in weights.items():
         rate = settings.learning_rate
         if rate is None:
-            kept = keep[name].sum().clamp_min(1)
-            rms = float((weight.square().sum() / kept).sqrt())
+            nonzeros = keep[name].sum().clamp_min(1)
+            rms = float((weight.square().sum() / nonzeros).sqrt())
             rate = settings.step * rms / math.sqrt(weight.shape[1])
         groups.append({"params": [weight.requires_grad_()], "lr": rate})
     optimizer: torch.optim.Optimizer
@@ -248,9 +250,9 @@ def _outputs(
     dtype = next(iter(task.matrices)).read().dtype
     stored = with_weights(task.matrices, weights, dtype)
     size = len(task.stream.batches[0].hidden)
-    own = torch.isin(task.stream.numbers, chosen).nonzero().flatten()  # places among those here
-    for places, hidden, call in task.stream.select(task.index, own):
-        rows = [divmod(place, size) for place in places.tolist()]
+    places = torch.isin(task.stream.numbers, chosen).nonzero().flatten()  # places among those here
+    for some, hidden, call in task.stream.select(task.index, places):
+        rows = [divmod(place, size) for place in some.tolist()]
         target = torch.stack([task.targets[number][row] for number, row in rows])
         yield call(lambda *a, **k: functional_call(task.module, stored, a, k), hidden), target
 

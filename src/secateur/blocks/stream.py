@@ -116,8 +116,8 @@ class Stream:
                 read = inputs[rows].to(source.device, dtype)
                 hidden, calls = _record(model, source.blocks, read, self._as_tuple)
                 _, single = _record(model, source.blocks, read[:1], self._as_tuple)
-                own = None if labels is None else labels[rows].to(source.device)
-                self.batches.append(Batch(read, hidden, keep(calls), keep(single), own))
+                batch_labels = None if labels is None else labels[rows].to(source.device)
+                self.batches.append(Batch(read, hidden, keep(calls), keep(single), batch_labels))
 
     @property
     def hidden(self) -> list[Tensor]:
@@ -244,13 +244,13 @@ def _record(
     with _hollow(blocks, visit, as_tuple):
         final = model.base_model(**_as_asked(inputs)).last_hidden_state
     # An image is as many tokens as its embedding makes of it.
-    wanted = passed_on[0].shape[:2] if inputs.is_floating_point() and passed_on else inputs.shape
-    if len(calls) != len(blocks) or final.shape[:2] != wanted:
+    expected = passed_on[0].shape[:2] if inputs.is_floating_point() and passed_on else inputs.shape
+    if len(calls) != len(blocks) or final.shape[:2] != expected:
         raise ModelError(
             f"{len(calls)} of {len(blocks)} blocks are called, and the result has shape"
             f" {list(final.shape)}",
             where=type(model).__name__,
-            wanted=f"every block, and [{', '.join(map(str, wanted))}, width]",
+            wanted=f"every block, and [{', '.join(map(str, expected))}, width]",
         )
     return passed_on[0], tuple(calls)
 

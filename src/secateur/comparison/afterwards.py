@@ -82,7 +82,7 @@ def _measure_further(folder: Path, record: RunRecord, recipe: Recipe) -> RunReco
     """The record of a recovered model with what it scores on further texts, as it was pruned."""
     recovery = record.recovery
     assert recovery is not None
-    if [found.protocol.source for found in recovery.also] == recipe.also_text:
+    if [evaluation.protocol.source for evaluation in recovery.also] == recipe.also_text:
         return record
     also = tuple(
         evaluate_text(
@@ -123,10 +123,10 @@ def ask_all(
         if questions.asked_before(record.tasks, model):
             yield run, record, repeated
             continue
-        with progress or Quiet() as shown:
+        with progress or Quiet() as told:
             dense = dense or questions.ask(
-                locate(model, trust_remote_code=questions.trust_remote_code), shown
+                locate(model, trust_remote_code=questions.trust_remote_code), told
             )
-            answers = questions.ask(run.folder, shown)
+            answers = questions.ask(run.folder, told)
         scored = questions.score(str(run.folder), answers, model, dense)
         yield run, add_to_record(run.folder, scored), False

@@ -31,6 +31,7 @@ from secateur.pruning.reuse import SharedWork
 from secateur.recipe import Recipe
 from secateur.record import RunRecord, read_record, write_record
 from secateur.sparsity import parse_pattern
+from secateur.statistics import Need
 
 _OF_NO_MATTER = ("out", "overwrite", "save_gradients", "restart")
 """Of a recipe: what changes nothing in the result."""
@@ -125,7 +126,7 @@ def plan_runs(
 def compare(
     runs: Sequence[Run], progress: Progress | None = None, *, overwrite: bool = False
 ) -> Iterator[tuple[Run, RunRecord, bool]]:
-    """Do what is still to do, in turn; each run with its record and whether it was found done.
+    """Do what is still to do, in turn; each run with its record and whether it was done before.
 
     Args:
         runs: of one comparison.
@@ -136,15 +137,15 @@ def compare(
         SecateurError: a pattern does not fit the model, and nothing was done; or a run cannot be
             done, and those before it are finished and stay.
     """
-    found = {} if overwrite else {run.name: run.finished() for run in runs}
-    todo = [run for run in runs if found.get(run.name) is None]
-    needs = frozenset[Any]().union(*(run.recipe.chosen_method.needs for run in todo))
+    finished = {} if overwrite else {run.name: run.finished() for run in runs}
+    todo = [run for run in runs if finished.get(run.name) is None]
+    needs = frozenset[Need]().union(*(run.recipe.chosen_method.needs for run in todo))
     with tempfile.TemporaryDirectory() as scratch:
         shared = SharedWork(Path(scratch), needs)
         for recipe in {run.recipe.pattern: run.recipe for run in todo}.values():
             check_fit(recipe, shared)
         for run in runs:
-            record = found.get(run.name)
+            record = finished.get(run.name)
             if record is not None:
                 yield run, record, True
                 continue

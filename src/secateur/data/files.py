@@ -125,8 +125,8 @@ def _record_text(line: str, where: str) -> str:
     return _checked(record["text"], where)
 
 
-def _without_text(part: str, found: list[str], where: object) -> DataError:
-    names = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+def _without_text(part: str, present: list[str], where: object) -> DataError:
+    names = ", ".join(present[:8]) + (", ..." if len(present) > 8 else "")
     return DataError(
         f'no {part} "text" (found: {names or "none"})', where=where, wanted=f'one {part} "text"'
     )

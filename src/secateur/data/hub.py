@@ -61,28 +61,32 @@ def read_hub(name: str, split: Split) -> tuple[Sequence[str], dict[str, str]]:
     """
     import datasets
 
-    place = HUB_TEXTS[name]
-    part = place.splits[split]
-    origin = {"repository": place.repository, "configuration": place.configuration, "split": part}
+    data_set = HUB_TEXTS[name]
+    part = data_set.splits[split]
+    origin = {
+        "repository": data_set.repository,
+        "configuration": data_set.configuration,
+        "split": part,
+    }
     options: dict[str, object] = {}
-    if split in place.data_files:
-        origin["data_file"] = place.data_files[split]
+    if split in data_set.data_files:
+        origin["data_file"] = data_set.data_files[split]
         # One shard never has the row count that the data set's card promises for all of them.
         options = {
-            "data_files": {part: place.data_files[split]},
+            "data_files": {part: data_set.data_files[split]},
             "verification_mode": "no_checks",
         }
     try:
         with _quiet("huggingface_hub"):
             data = datasets.load_dataset(
-                place.repository, place.configuration, split=part, **options
+                data_set.repository, data_set.configuration, split=part, **options
             )
         texts: Sequence[str] = data["text"]
     except Exception as error:  # the hub's client raises its own, httpx's and the system's errors
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise DataError(
             f"data set {name} cannot be loaded from the hub: {reason}",
-            where=place.repository,
+            where=data_set.repository,
             hint="a local text file or folder instead, or a network (or HTTPS_PROXY) that reaches "
             "huggingface.co",
         ) from error

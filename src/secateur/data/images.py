@@ -202,8 +202,8 @@ def _find(source: str, config: PreTrainedConfig) -> tuple[list[Path], list[int] 
     if loose:
         return loose, None
     numbers = _numbers(list(classes), config, source)
-    files = [path for own in classes.values() for path in own]
-    return files, [numbers[name] for name, own in classes.items() for _ in own]
+    files = [path for inside in classes.values() for path in inside]
+    return files, [numbers[name] for name, inside in classes.items() for _ in inside]
 
 
 def _images(paths: Any) -> list[Path]:

@@ -8,7 +8,7 @@
     builtin                  the text that every Python installation carries (see builtin.py)
 
 A short name comes before a path, so that one command means the same on every machine; write `./c4`
-for a folder of that name. Documents are kept verbatim, empty records included: WikiText-2 is
+for a folder of that name. Documents stay as they are, empty records included: WikiText-2 is
 published as lines, and the papers join all of them, blank ones too.
 """
 
@@ -77,10 +77,10 @@ def read_documents(source: str, split: Split) -> Documents:
     path = locate_text(source)
     if path.is_dir():
         return _read_folder(source, path)
-    kept = read_file(path)
-    if not any(map(str.strip, kept)):
+    texts = read_file(path)
+    if not any(map(str.strip, texts)):
         raise DataError("no text", where=source, wanted="at least one document")
-    return _local(source, KINDS[path.suffix.lower()], kept, files=1)
+    return _local(source, KINDS[path.suffix.lower()], texts, files=1)
 
 
 def locate_text(source: str) -> Path:
@@ -96,9 +96,9 @@ def locate_text(source: str) -> Path:
             return path
     except (OSError, RuntimeError) as error:  # too long a name, an unknown user after "~"
         reason = getattr(error, "strerror", None) or str(error)
-        shown = source if len(source) <= 80 else f"{source[:80]}..."
+        brief = source if len(source) <= 80 else f"{source[:80]}..."
         raise DataError(
-            f"{shown!r} cannot be opened ({reason})", wanted="a path or the name of a data set"
+            f"{brief!r} cannot be opened ({reason})", wanted="a path or the name of a data set"
         ) from error
     raise DataError(
         f"no file, folder or data set is called {source!r}",
@@ -118,19 +118,19 @@ def _near_path(path: Path) -> str | None:
 
 
 def _read_folder(source: str, folder: Path) -> Documents:
-    kept: list[str] = []
+    texts: list[str] = []
     read = empty = 0
     for path in _text_files(folder):
-        texts = read_file(path)
-        if any(map(str.strip, texts)):
-            kept += texts
+        documents = read_file(path)
+        if any(map(str.strip, documents)):
+            texts += documents
             read += 1
         else:
             empty += 1
-    if not kept:
-        found = f"only {empty} empty files" if empty else "no text files"
-        raise DataError(found, where=source, wanted=f"files ending in {', '.join(READERS)}")
-    return _local(source, "folder", kept, files=read, empty=empty)
+    if not texts:
+        nothing = f"only {empty} empty files" if empty else "no text files"
+        raise DataError(nothing, where=source, wanted=f"files ending in {', '.join(READERS)}")
+    return _local(source, "folder", texts, files=read, empty=empty)
 
 
 def _text_files(folder: Path) -> Iterator[Path]:

@@ -55,11 +55,11 @@ def cut(stream: Tensor, length: int) -> Tensor:
     return stream[: count * length].view(count, length)
 
 
-def require_windows(windows: Tensor, wanted: int, *, where: str, tokens: int, hint: str) -> None:
+def require_windows(windows: Tensor, least: int, *, where: str, tokens: int, hint: str) -> None:
     """Prove that the text gave as many windows [count, length] as were asked for.
 
     Args:
-        wanted: the least that is acceptable.
+        least: how many it must be.
         where: the source.
         tokens: how many tokens the windows were cut from.
         hint: what to try.
@@ -68,11 +68,11 @@ def require_windows(windows: Tensor, wanted: int, *, where: str, tokens: int, hi
         DataError: there are fewer.
     """
     count, length = windows.shape
-    if count < wanted:
+    if count < least:
         raise DataError(
             f"only {count} windows of {length} tokens among {tokens:,} tokens",
             where=where,
-            wanted=f"{wanted} windows",
+            wanted=f"{least} windows",
             hint=hint,
         )
 

@@ -62,18 +62,18 @@ def classify(
         NumericalError: a logit is not finite.
     """
     began = time.perf_counter()
-    found = predictions(source, images, batch_size, tick)
+    seen = predictions(source, images, batch_size, tick)
     dense = None if against is None else predictions(against, images, batch_size, tick, "dense")
     top1 = dense_top1 = error = None
     if images.labels is not None:
-        top1 = _share(found, images.labels)
-        error = math.sqrt(top1 * (1 - top1) / len(found))
+        top1 = _share(seen, images.labels)
+        error = math.sqrt(top1 * (1 - top1) / len(seen))
         dense_top1 = None if dense is None else _share(dense, images.labels)
     return Classification(
         top1=top1,
         standard_error=error,
         dense_top1=dense_top1,
-        agreement=None if dense is None else _share(found, dense),
+        agreement=None if dense is None else _share(seen, dense),
         protocol=images.protocol,
         dtype=str(source.dtype).removeprefix("torch."),
         seconds=time.perf_counter() - began,
@@ -102,6 +102,6 @@ def predictions(
     return torch.cat(seen)
 
 
-def _share(found: Tensor, wanted: Tensor) -> float:
-    """Share of classes [images] that are as wanted."""
-    return float((found == wanted).double().mean())
+def _share(seen: Tensor, right: Tensor) -> float:
+    """Share of classes [images] that are the right ones."""
+    return float((seen == right).double().mean())

@@ -65,16 +65,16 @@ def make_questions(
 
 def _question(text: str, chance: random.Random) -> Question:
     """A question about a random place in a document."""
-    place = _between_words(text, chance.randrange(CONTEXT, len(text) - 2 * CHOICE))
-    real = _piece(text, place)
+    start = _between_words(text, chance.randrange(CONTEXT, len(text) - 2 * CHOICE))
+    real = _piece(text, start)
     others: list[str] = []
     while len(others) < CHOICES - 1:
         elsewhere = _between_words(text, chance.randrange(len(text) - 2 * CHOICE))
-        if abs(elsewhere - place) > CHOICE:
+        if abs(elsewhere - start) > CHOICE:
             others.append(_piece(text, elsewhere))
     answer = chance.randrange(CHOICES)
     choices = (*others[:answer], real, *others[answer:])
-    return Question(text[max(0, place - CONTEXT) : place], choices, answer)
+    return Question(text[max(0, start - CONTEXT) : start], choices, answer)
 
 
 def _piece(text: str, start: int) -> str:
@@ -82,8 +82,8 @@ def _piece(text: str, start: int) -> str:
     return " " + text[start + 1 : _between_words(text, start + CHOICE)]
 
 
-def _between_words(text: str, place: int) -> int:
-    """The first white space at or after a place, or the end."""
-    while place < len(text) and not text[place].isspace():
-        place += 1
-    return place
+def _between_words(text: str, position: int) -> int:
+    """The first white space at or after a position, or the end."""
+    while position < len(text) and not text[position].isspace():
+        position += 1
+    return position

@@ -54,8 +54,8 @@ class TaskSet:
         texts: Sequence[str] | None = None,
     ) -> None:
         manager = _task_manager(include_path, defaults=False)
-        own = {*manager.all_tasks, continuation.NAME}
-        if not own.issuperset(names):  # lm-eval's own task files are many, and slow to look through
+        shipped = {*manager.all_tasks, continuation.NAME}
+        if not shipped.issuperset(names):  # lm-eval's task files are many, and slow to look through
             manager = _task_manager(include_path, defaults=True)
         known = [*manager.all_tasks, continuation.NAME]
         self.loaded: dict[str, dict[str, Any]] = {}
@@ -100,7 +100,7 @@ class TaskSet:
 def read_scores(
     name: str, results: dict[str, Any], dense: dict[str, Any] | None
 ) -> tuple[TaskScore, ...]:
-    """What lm-eval found in one task as records; for a tag, of each of its tasks.
+    """What lm-eval says of one task as records; for a tag, of each of its tasks.
 
     Args:
         name: as it was asked for.
@@ -113,17 +113,17 @@ def read_scores(
         samples = results.get("samples", {}).get(task)
         reference = None if dense is None else dense["results"][task]
         for key, value in every[task].items():
-            metric, _, kept = key.partition(",")
-            if not kept or metric.endswith("_stderr") or not isinstance(value, int | float):
+            metric, _, score_filter = key.partition(",")
+            if not score_filter or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             paired = None
             if dense is not None and samples:
-                paired = _paired(samples, dense["samples"][task], metric, kept)
-            error = f"{metric}_stderr,{kept}"
+                paired = _paired(samples, dense["samples"][task], metric, score_filter)
+            error = f"{metric}_stderr,{score_filter}"
             scores.append(
                 TaskScore(
                     task=task,
-                    metric=metric if kept == "none" else key,
+                    metric=metric if score_filter == "none" else key,
                     higher_is_better=results["higher_is_better"].get(task, {}).get(metric) is True,
                     documents=int(every[task]["sample_len"]),
                     shots=int(results["n-shot"].get(task) or 0),
@@ -146,14 +146,14 @@ def lm_eval_version() -> str:
 
 
 def _paired(
-    here: list[dict[str, Any]], there: list[dict[str, Any]], metric: str, kept: str
+    here: list[dict[str, Any]], there: list[dict[str, Any]], metric: str, score_filter: str
 ) -> float | None:
     """Standard error of the mean difference of two models' scores on the same documents."""
     scores = [
         {
             sample["doc_id"]: sample[metric]
             for sample in samples
-            if sample.get("filter") == kept and isinstance(sample.get(metric), int | float)
+            if sample.get("filter") == score_filter and isinstance(sample.get(metric), int | float)
         }
         for samples in (here, there)
     ]

@@ -171,10 +171,10 @@ def _by_window(
                 figures = [_loss(scores, following)]
                 if dense is not None:
                     stream = dense[1]
-                    wanted = _log_probabilities(stream, dense_model, stream.batches[number], row)
-                    apart = F.kl_div(scores, wanted, reduction="none", log_target=True)
+                    reference = _log_probabilities(stream, dense_model, stream.batches[number], row)
+                    apart = F.kl_div(scores, reference, reduction="none", log_target=True)
                     divergence = apart.sum(dim=-1).double().mean()
-                    figures += [_loss(wanted, following), divergence]
+                    figures += [_loss(reference, following), divergence]
                 if not bool((torch.stack(figures) < MOST_NATS).all()):  # nor if it is NaN
                     raise NumericalError(
                         "the likelihood is not finite, or next to nothing",

@@ -37,8 +37,8 @@ class Following:
         self._source, self._texts, self._dense = source, tuple(texts), tuple(dense)
         self.streams: list[Stream] = []
         self._seconds = [0.0] * len(self._texts)
-        for place, (text, passed) in enumerate(zip(texts, dense, strict=True)):
-            with self._timed(place):
+        for number, (text, passed) in enumerate(zip(texts, dense, strict=True)):
+            with self._timed(number):
                 size = max((len(batch.inputs) for batch in passed.batches), default=1)
                 self.streams.append(Stream(source, text.input_ids, size))
 
@@ -49,8 +49,8 @@ class Following:
 
     def advance(self, block: nn.Module, index: int) -> None:
         """Run the windows through the pruned block `index`, while it is open."""
-        for place, stream in enumerate(self.streams):
-            with self._timed(place):
+        for number, stream in enumerate(self.streams):
+            with self._timed(number):
                 stream.advance(block, index)
 
     def evaluations(self) -> tuple[Evaluation, ...]:
@@ -59,17 +59,17 @@ class Following:
         Raises:
             NumericalError: a window's likelihood is not finite.
         """
-        found = []
-        for place, (stream, text) in enumerate(zip(self.streams, self._texts, strict=True)):
-            began = time.perf_counter() - self._seconds[place]
-            dense = self._source, self._dense[place]
-            found.append(measure_windows(self._source, stream, text, dense, began))
-            self._seconds[place] = found[-1].seconds
-        return tuple(found)
+        evaluations = []
+        for number, (stream, text) in enumerate(zip(self.streams, self._texts, strict=True)):
+            began = time.perf_counter() - self._seconds[number]
+            dense = self._source, self._dense[number]
+            evaluations.append(measure_windows(self._source, stream, text, dense, began))
+            self._seconds[number] = evaluations[-1].seconds
+        return tuple(evaluations)
 
     @contextmanager
-    def _timed(self, place: int) -> Iterator[None]:
+    def _timed(self, number: int) -> Iterator[None]:
         """Add what is done within to the time of a text."""
         began = time.perf_counter()
         yield
-        self._seconds[place] += time.perf_counter() - began
+        self._seconds[number] += time.perf_counter() - began

@@ -65,19 +65,19 @@ def alps(
     sizes = [len(weight) for weight in weights]
     dense = torch.cat([weight.float() for weight in weights]) * scale  # [all rows, in]
 
-    def kept(candidate: Tensor) -> Tensor:
+    def mask_of(candidate: Tensor) -> Tensor:
         parts = torch.split(candidate.abs(), sizes)
         return torch.cat([keep_mask(part, pattern, params.chosen_competition) for part in parts])
 
     values, vectors = torch.linalg.eigh(hessian)  # [in], [in, in]
-    wanted = dense @ hessian  # [all rows, in]
+    target = dense @ hessian  # [all rows, in]
     dual, rho = torch.zeros_like(dense), params.rho
-    keep = before = kept(dense)
+    keep = before = mask_of(dense)
     sparse = without_dropped(dense, keep)
     for iteration in range(1, params.iterations + 1):
-        fitted = (wanted - dual + rho * sparse) @ vectors / (values + rho) @ vectors.T
+        fitted = (target - dual + rho * sparse) @ vectors / (values + rho) @ vectors.T
         aim = fitted + dual / rho
-        keep = kept(aim)
+        keep = mask_of(aim)
         sparse = without_dropped(aim, keep)
         dual += rho * (fitted - sparse)
         if iteration % _EVERY == 0:
@@ -86,7 +86,7 @@ def alps(
                 break
             before = keep
             rho *= next(factor for least, factor in _GROWTH if changed >= least)
-    refined = on_mask(sparse, wanted, hessian, keep, params.refinement)
+    refined = on_mask(sparse, target, hessian, keep, params.refinement)
     # A dead input is scaled to nothing there, and whatever stands on it does nothing.
     solved = torch.where(scale > 0, refined / scale, 0)
     return Solution(torch.split(without_dropped(solved, keep), sizes), torch.split(keep, sizes))
@@ -106,12 +106,12 @@ def alps_with_regional_optimisation(
     return alps(weights, statistics, pattern, params)
 
 
-def on_mask(start: Tensor, wanted: Tensor, hessian: Tensor, keep: Tensor, steps: int) -> Tensor:
+def on_mask(start: Tensor, target: Tensor, hessian: Tensor, keep: Tensor, steps: int) -> Tensor:
     """Least squares over the kept weights, by conjugate gradients in all rows at once.
 
     Args:
         start: [rows, in], zero where pruned.
-        wanted: W0 H, [rows, in].
+        target: W0 H, [rows, in].
         hessian: float32 [in, in], positive definite.
         keep: bool [rows, in].
         steps: of conjugate gradients.
@@ -120,7 +120,7 @@ def on_mask(start: Tensor, wanted: Tensor, hessian: Tensor, keep: Tensor, steps:
         [rows, in], zero where pruned; no row has a larger error than `start`.
     """
     solution = start
-    residual = without_dropped(wanted - start @ hessian, keep)
+    residual = without_dropped(target - start @ hessian, keep)
     direction = residual
     square = residual.square().sum(1, keepdim=True)  # [rows, 1]
     for _ in range(steps):

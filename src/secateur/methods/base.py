@@ -146,8 +146,8 @@ def score(
     """Register a scoring function under `name`; it is returned unchanged."""
 
     def register(function: _Score) -> _Score:
-        wanted = frozenset(needs or ())
-        _add(Method(name, _summary(function), paper, wanted, params, refine, score=function))
+        all_needs = frozenset(needs or ())
+        _add(Method(name, _summary(function), paper, all_needs, params, refine, score=function))
         return function
 
     return register
@@ -164,8 +164,8 @@ def solve(
     """Register a solving function under `name`; it is returned unchanged."""
 
     def register(function: _Solve) -> _Solve:
-        wanted = frozenset(needs)
-        _add(Method(name, _summary(function), paper, wanted, params, refine, solve=function))
+        all_needs = frozenset(needs)
+        _add(Method(name, _summary(function), paper, all_needs, params, refine, solve=function))
         return function
 
     return register

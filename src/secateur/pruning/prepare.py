@@ -1,4 +1,4 @@
-"""What a run needs before it begins: every input found, read and checked against the others."""
+"""What a run needs before it begins: every input located, read and checked against the others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from secateur.statistics import Need
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run whose inputs were all found and checked, before any work is done.
+    """A run whose inputs were all read and checked, before any work is done.
 
     Attributes:
         recipe: what was asked for.

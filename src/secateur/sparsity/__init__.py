@@ -1,4 +1,4 @@
-"""Tensors only: the pattern wanted, the weights it keeps, and the proof that it was done."""
+"""Tensors only: a pattern, the weights that it keeps, and the proof that it was done."""
 
 from secateur.sparsity.audit import MatrixAudit, audit
 from secateur.sparsity.mask import (

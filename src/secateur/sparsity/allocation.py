@@ -7,7 +7,7 @@
                one weight more costs the same everywhere:
                    ratio_u = (price + ln(sizes_u / b_u) - a_u) / b_u
 
-    price      found by halving, so that the weights pruned are as many as wanted; no ratio goes
+    price      found by halving, so that as many weights are pruned as were asked; no ratio goes
                further than `spread` from the target
 
 A part u is whatever shares a ratio, of sizes_u weights.
@@ -74,11 +74,11 @@ def _at_price(
         return [round(float(ratio), 6) for ratio in ratios_at(price).clamp(low, high)]
 
     parts = len(within(0.0))
-    wanted = count([target] * parts)
+    asked = count([target] * parts)
     below, above = -1e3, 1e3
     for _ in range(_HALVINGS):
         middle = (below + above) / 2
-        if count(within(middle)) <= wanted:
+        if count(within(middle)) <= asked:
             below = middle
         else:
             above = middle
@@ -86,5 +86,5 @@ def _at_price(
     for part in range(parts):  # rows have whole weights: one part can often take a few more
         for finer in _FINER:
             more = [*ratios[:part], min(high, round(ratios[part] + finer, 6)), *ratios[part + 1 :]]
-            ratios = more if count(more) <= wanted else ratios
+            ratios = more if count(more) <= asked else ratios
     return ratios

@@ -47,8 +47,8 @@ def keep_mask(
         at_once = max(1, PAIRS_AT_ONCE // (score.shape[1] * pattern.m))
         return torch.cat([_keep_in_groups(part, pattern) for part in torch.split(score, at_once)])
     rows = score if competition is Competition.ROW else score.reshape(1, -1)
-    kept = rows.shape[1] - pattern.pruned_of(rows.shape[1])
-    return keep_highest(rows, kept).view_as(score)
+    count = rows.shape[1] - pattern.pruned_of(rows.shape[1])
+    return keep_highest(rows, count).view_as(score)
 
 
 def _keep_in_groups(score: Tensor, pattern: NofM) -> Tensor:
@@ -72,10 +72,10 @@ def keep_in_places(places: Tensor, n: int) -> Tensor:
         bool [m, ...].
     """
     pairs, later = _places(len(places), places.device)
-    own = (len(places),) + (1,) * (places.dim() - 1)
+    along_first = (len(places),) + (1,) * (places.dim() - 1)
     wins = (places[:, None] >= places[None]).view(torch.int8)
-    wins *= pairs.view(len(places), *own)  # over later ones
-    rank = wins.sum(0, dtype=later.dtype) + later.view(own) - wins.sum(1, dtype=later.dtype)
+    wins *= pairs.view(len(places), *along_first)  # over later ones
+    rank = wins.sum(0, dtype=later.dtype) + later.view(along_first) - wins.sum(1, dtype=later.dtype)
     return rank < n
 
 
@@ -96,20 +96,20 @@ def without_dropped(weight: Tensor, keep: Tensor) -> Tensor:
     return (weight * keep.to(weight.dtype)).add_(0.0)
 
 
-def keep_highest(rows: Tensor, kept: int) -> Tensor:
-    """Keep exactly the `kept` highest of each row; of equals, the first.
+def keep_highest(rows: Tensor, count: int) -> Tensor:
+    """Keep exactly the `count` highest of each row; of equals, the first.
 
     Args:
-        rows: [rows, count], any float dtype, finite.
-        kept: 0 to count.
+        rows: [rows, columns], any float dtype, finite.
+        count: 0 to columns.
 
     Returns:
-        bool [rows, count].
+        bool [rows, columns].
     """
-    if kept == 0:
+    if count == 0:
         return torch.zeros_like(rows, dtype=torch.bool)
-    threshold = rows.kthvalue(rows.shape[1] - kept + 1, dim=1, keepdim=True).values  # [rows, 1]
+    threshold = rows.kthvalue(rows.shape[1] - count + 1, dim=1, keepdim=True).values  # [rows, 1]
     above = rows > threshold
     tied = rows == threshold
-    places = kept - above.sum(dim=1, keepdim=True)  # [rows, 1] left for the tied
+    places = count - above.sum(dim=1, keepdim=True)  # [rows, 1] left for the tied
     return above | (tied & (tied.cumsum(dim=1) <= places))

@@ -47,12 +47,12 @@ class Selection:
         """The pattern of a matrix, by its block's number and full name; None leaves it dense."""
         if not self.has_block(block):
             return None
-        if self.include and not any(re.search(wanted, name) for wanted in self.include):
+        if self.include and not any(re.search(expression, name) for expression in self.include):
             return None
-        if any(re.search(unwanted, name) for unwanted in self.exclude):
+        if any(re.search(expression, name) for expression in self.exclude):
             return None
-        own = (pattern for expression, pattern in self.patterns if re.search(expression, name))
-        return next(own, self.pattern)
+        patterns = (pattern for expression, pattern in self.patterns if re.search(expression, name))
+        return next(patterns, self.pattern)
 
     def has_block(self, block: int) -> bool:
         """Whether anything in a block may be pruned."""
@@ -66,7 +66,11 @@ class Selection:
     def idle(self, names: Iterable[str]) -> tuple[str, ...]:
         """The expressions that are found in none of the names."""
         known = list(names)
-        expressions = (*self.include, *self.exclude, *(wanted for wanted, _ in self.patterns))
+        expressions = (
+            *self.include,
+            *self.exclude,
+            *(expression for expression, _ in self.patterns),
+        )
         return tuple(e for e in expressions if not any(re.search(e, name) for name in known))
 
     def __str__(self) -> str:
@@ -83,7 +87,7 @@ def read_selection(values: Mapping[str, Any]) -> Selection:
     blocks = values.get("blocks")
     selection = Selection(
         parse_pattern(values["pattern"]),
-        tuple((e, parse_pattern(own)) for e, own in values.get("patterns", {}).items()),
+        tuple((e, parse_pattern(pattern)) for e, pattern in values.get("patterns", {}).items()),
         tuple(values.get("include", ())),
         tuple(values.get("exclude", ())),
         None if blocks is None else tuple(_range(part) for part in blocks.split(",")),

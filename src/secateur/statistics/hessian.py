@@ -47,14 +47,14 @@ class Hessian:
         """Count the inputs of some sequences in, [tokens, in] each; a sequence may have none."""
         self._mirrored = False
         for sequence in inputs:
-            kept = self.sequences / (self.sequences + 1)
+            weight_before = self.sequences / (self.sequences + 1)
             self.sequences += 1
             rows, after = sequence.detach().T, 2 / self.sequences  # [in, tokens]
             if not sums_in_float32(rows.device, rows.dtype):  # the script's order of operations
                 rows, after = math.sqrt(2 / self.sequences) * rows.float(), 1.0
             for start in range(0, len(rows), self._rows):
                 strip = self._mean[start : start + self._rows, start:]
-                strip *= kept
+                strip *= weight_before
                 strip.add_(product(rows[start : start + self._rows], rows[start:].T), alpha=after)
 
     @property

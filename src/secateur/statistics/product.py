@@ -29,7 +29,7 @@ def sums_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
         return False
     one = torch.ones(16, 16, dtype=dtype, device=device)
     try:
-        found = torch.mm(one, one, out_dtype=torch.float32)
+        total = torch.mm(one, one, out_dtype=torch.float32)
     except (RuntimeError, TypeError):
         return False
-    return bool((found == 16).all())
+    return bool((total == 16).all())
