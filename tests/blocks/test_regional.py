@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from secateur.blocks.observe import observe
 from secateur.blocks.observer import ToGather
-from secateur.blocks.regional import Task, _draw, _optimizer, optimise
+from secateur.blocks.regional import Masked, Task, _draw, _optimizer, optimise
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.errors import NumericalError
@@ -53,7 +53,7 @@ def refine(block, stream, matrices, targets, settings, seed=0, still=frozenset()
     start = {}
     for matrix in matrices:
         keep = by_magnitude(matrix, matrix.read())
-        start[matrix.name] = keep, matrix.read().float() * keep
+        start[matrix.name] = Masked(keep, matrix.read().float() * keep)
     task = Task(block, 0, matrices, stream, targets, still=still)
     return optimise(task, start, by_magnitude, settings, seed)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.blocks.observer import Observer
-from secateur.blocks.regional import Task, optimise
+from secateur.blocks.regional import Masked, Task, optimise
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import Matrix
 from secateur.checkpoint.gradient_store import GradientFile
@@ -131,15 +131,15 @@ def new_weights(
         for matrix in starved:
             weight = matrix.read().float()
             keep = keep_mask(weight.abs(), block.patterns[matrix], plan.params.chosen_competition)
-            start[matrix.name] = keep, without_dropped(weight, keep)
+            start[matrix.name] = Masked(keep, without_dropped(weight, keep))
     else:
         start = {}
         for matrix in block.matrices:
             weight = matrix.read().float()
             keep = choose(matrix, weight)
-            start[matrix.name] = keep, without_dropped(weight, keep)
+            start[matrix.name] = Masked(keep, without_dropped(weight, keep))
     if plan.method.refine is Refine.NONE:
-        return Pruned({name: weight for name, (_, weight) in start.items()}, told)
+        return Pruned({name: masked.weight for name, masked in start.items()}, told)
     assert observed is not None
     still = frozenset(matrix.name for matrix in starved)
     task = Task(
@@ -168,20 +168,20 @@ def _solve(
     groups: Sequence[Sequence[Matrix]],
     statistics: Mapping[str, Statistics],
     plan: Plan,
-) -> tuple[dict[str, tuple[Tensor, Tensor]], tuple[str, ...]]:
+) -> tuple[dict[str, Masked], tuple[str, ...]]:
     """Solve the matrices that read the same input, and get the same pattern, together.
 
     Of several processes each solves some of the groups.
     """
     assert plan.method.solve is not None
-    start: dict[str, tuple[Tensor, Tensor]] = {}
+    start: dict[str, Masked] = {}
     told: list[tuple[int, str]] = []
     parts = list(_of_one_pattern(block, groups))
     for number, (group, pattern) in enumerate(parts):
         if not processes.owns(number):
             for matrix in group:
                 weight = torch.empty_like(matrix.read().float())
-                start[matrix.name] = torch.empty_like(weight, dtype=torch.bool), weight
+                start[matrix.name] = Masked(torch.empty_like(weight, dtype=torch.bool), weight)
             continue
         shared = statistics[group[0].name]
         try:
@@ -193,10 +193,11 @@ def _solve(
             raise NumericalError(fault.what, where=where, hint=fault.hint) from fault
         for matrix, keep, weight in zip(group, solution.keep, solution.weights, strict=True):
             check_finite(weight, "the solution is", block.prefix + matrix.name)
-            start[matrix.name] = keep, weight
+            start[matrix.name] = Masked(keep, weight)
         told += [(number, f"{block.prefix}{group[0].kind}: {line}") for line in solution.notices]
     for number, (group, _) in enumerate(parts):
-        processes.copy_from(number, [part for matrix in group for part in start[matrix.name]])
+        solved = [start[matrix.name] for matrix in group]
+        processes.copy_from(number, [t for masked in solved for t in (masked.keep, masked.weight)])
     return start, tuple(line for _, line in sorted(processes.gather(told)))
 
 

@@ -44,6 +44,19 @@ Choose = Callable[[Matrix, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class Masked:
+    """A matrix whose weights are chosen.
+
+    Attributes:
+        keep: bool [out, in], the weights that stay.
+        weight: float32 [out, in], what they are.
+    """
+
+    keep: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
 class Refined:
     """What became of a block.
 
@@ -83,7 +96,7 @@ class Task:
 
 def optimise(
     task: Task,
-    start: Mapping[str, tuple[Tensor, Tensor]],
+    start: Mapping[str, Masked],
     choose: Choose | None,
     settings: Regional,
     seed: int,
@@ -93,8 +106,7 @@ def optimise(
 
     Args:
         task: the block, and its inputs and targets.
-        start: by matrix name, the keep-mask [out, in] and the weights float32 [out, in] to begin
-            with.
+        start: by matrix name, the mask and the weights to begin with.
         choose: gives the keep-mask for a matrix's current weights; for a mask that is not held.
         settings: how to optimise.
         seed: for drawing the sequences.
@@ -105,8 +117,8 @@ def optimise(
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + task.index)
     by_name = {matrix.name: matrix for matrix in task.matrices}
-    keep = {name: mask for name, (mask, _) in start.items()}
-    weights = {name: weight.detach().clone() for name, (_, weight) in start.items()}
+    keep = {name: masked.keep for name, masked in start.items()}
+    weights = {name: masked.weight.detach().clone() for name, masked in start.items()}
     _apply(weights, keep)
     stepped, judging = _parted(task.stream.sequences, settings.judges)
     first = best = _judge(task, weights, judging)
