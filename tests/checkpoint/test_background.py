@@ -152,7 +152,7 @@ def test_batches_are_smaller_where_memory_is_short(
     )
     assert batch_size(None, 16, cast("BlockModel", elsewhere)) == 16384 // 16
     features = sum(sum(p.shape) for p in source.blocks.modules[0].parameters() if p.dim() == 2)
-    of_token = device.HELD * features * 4
+    of_token = device.COPIES * features * 4
     for tokens, sequences in ((2048, 128), (2047, 64), (600, 32), (100, 4), (5, 1), (0, 1)):
         room = device.MEMORY_PARTS * tokens * of_token
         monkeypatch.setattr(device, "free_bytes", lambda device, room=room: room)

@@ -7,19 +7,19 @@ from secateur.data import ImageBatch, TokenBatch
 from secateur.machine.memory import free_bytes
 
 TOKENS_PER_BATCH = 2048
-"""On a CPU, where more at once is no faster and takes more memory."""
+"""Tokens of a batch at most on a CPU, where more at once are no faster and take more memory."""
 
 
 TOKENS_PER_BATCH_ELSEWHERE = 16384
-"""On an accelerator, which larger matrix products keep busy."""
+"""Tokens of a batch at most on an accelerator, which larger matrix products keep busy."""
 
 
 MEMORY_PARTS = 4
-"""A batch may take this part of the free memory, one in so many."""
+"""A batch takes at most one part in so many of the free memory: blocks and statistics need room."""
 
 
-HELD = 4
-"""How often a block holds what its matrices read and write, gradients and all between included."""
+COPIES = 4
+"""How often a running block holds what its matrices read and write, gradients included."""
 
 
 def batch_size(asked: int | None, length: int, source: BlockModel) -> int:
@@ -48,7 +48,7 @@ def _bytes_of_token(source: BlockModel) -> int:
         sum(sum(p.shape[-2:]) for p in block.parameters() if p.dim() > 1)
         for block in source.blocks.modules
     )
-    return HELD * features * source.dtype.itemsize
+    return COPIES * features * source.dtype.itemsize
 
 
 def tokens_in_each(batch: TokenBatch | ImageBatch, source: BlockModel) -> int:

@@ -27,12 +27,18 @@ from secateur.machine import processes
 from secateur.statistics import check_finite
 
 EVEN = 0.1
+"""Share of the error that counts the same in every direction, as at the head of this module."""
 _SCALE = 1e3
-"""Losses are means over tokens: their gradients are too small to be squared as they are."""
+"""Factor of gradients before they are squared: of a mean over tokens they are too small as is."""
 
 
 def error_factors(source: BlockModel, stream: Stream, way: UpAndDown) -> list[Tensor]:
-    """F of every block, float32 [width, width], in main memory; arguments as `full_gradients`.
+    """F of every block, float32 [width, width], in main memory.
+
+    Args:
+        source: the dense model.
+        stream: the sequences before block 0; they are there again afterwards.
+        way: how the blocks are run, and who is told.
 
     Raises:
         NumericalError: a loss or a gradient is not finite.

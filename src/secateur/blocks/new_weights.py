@@ -41,7 +41,7 @@ class OpenBlock:
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
-        """What is pruned."""
+        """The matrices that are pruned."""
         return tuple(self.patterns)
 
 
@@ -68,7 +68,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What became of a block's matrices.
+    """The matrices of a block, pruned.
 
     Attributes:
         weights: by matrix name float32 [out, in], zero where pruned.

@@ -29,8 +29,10 @@ from secateur.machine import processes
 from secateur.statistics import GradientNorm, Hessian, InputNorm, Need, Order
 
 GRADIENTS = frozenset({Need.REGIONAL_GRADIENT, Need.FULL_GRADIENT})
+"""Statistics that are known only once a loss is sent back."""
 PROBE_TOKENS = 256
-"""Inputs of every matrix that are kept, to measure later what pruning does to its output."""
+"""Inputs of a matrix that are held, to measure later what pruning does to its output: so many
+take little memory beside its weights."""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Masked:
 
 @dataclass(frozen=True)
 class Refined:
-    """What became of a block.
+    """The matrices of a block after the regional optimiser.
 
     Attributes:
         weights: by matrix name float32 [out, in], zero where pruned.
@@ -72,7 +72,7 @@ class Refined:
 
 @dataclass(frozen=True)
 class Task:
-    """One block, and what it is to do.
+    """A pruned block, its inputs, and what it is to make of them.
 
     Attributes:
         module: the dense block; it is not changed.

@@ -37,6 +37,7 @@ from secateur.sparsity import MatrixAudit, Pattern, audit
 from secateur.statistics import Need, check_finite
 
 ANOTHER_COPY = "another copy of the model: this one is damaged"
+"""What to try if a weight is not finite."""
 
 
 @dataclass(frozen=True)

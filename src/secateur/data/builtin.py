@@ -34,8 +34,9 @@ LEFT_OUT = frozenset(
         *("pydoc_data", "encodings", "ensurepip", "__phello__"),
     }
 )
+"""Folders of the library that are tests, tables, or not the language's own."""
 SHORTEST = 1000
-"""Characters; what is shorter is hardly a document."""
+"""Characters of a document at least: what is shorter is hardly one."""
 
 
 @functools.cache

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHARACTERS_PER_TOKEN = 8
-"""A first guess, rather high, at how much text some tokens need."""
+"""Characters that a token is first taken to need, rather many; if too few, twice as many."""
 TOKENS_TO_SPARE = 256
 """Tokens at the end of cut text that may differ from those of the whole text."""
 

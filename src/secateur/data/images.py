@@ -26,7 +26,7 @@ from transformers import AutoImageProcessor, PreTrainedConfig
 from secateur.errors import DataError
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"})
-"""Of files that are taken for images; all others in the folder are left alone."""
+"""Endings of files that are taken for images; all other files in the folder are left alone."""
 
 
 class ImageProtocol(BaseModel):

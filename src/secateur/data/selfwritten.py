@@ -20,11 +20,12 @@ from transformers import GenerationConfig, PreTrainedModel
 from secateur.data.tokens import Provenance, TokenBatch, check_size, make_batch, token_sha256
 
 SELF = "self"
+"""Name of this source."""
 
 BEGINNING = 16
-"""Tokens of a sequence that there is, from which more text goes on."""
+"""Tokens that more text begins with, taken out of a sequence that there is."""
 TOGETHER = 64
-"""Sequences that are written side by side."""
+"""Sequences that are written side by side at most, which bounds the memory that it takes."""
 
 
 def self_written(

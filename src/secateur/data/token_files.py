@@ -18,6 +18,7 @@ from secateur.data.tokens import Provenance, TokenBatch, make_batch
 from secateur.errors import DataError
 
 TENSOR = "input_ids"
+"""Name of the tokens in a file."""
 
 
 def is_token_file(source: str) -> bool:

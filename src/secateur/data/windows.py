@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 JOINER = "\n\n"
+"""What stands between two documents."""
 
 
 def join_documents(texts: Iterable[str], limit: int | None = None) -> tuple[str, bool]:

@@ -29,9 +29,9 @@ class Classification(BaseModel):
     top1: float | None
     """Share of images in the right class; none without labels."""
     standard_error: float | None
-    """Of top-1, as of a share of independent images."""
+    """Standard error of top-1, as of a share of independent images."""
     dense_top1: float | None
-    """Of the dense model on the same images."""
+    """Top-1 of the dense model on the same images."""
     agreement: float | None
     """Share of images that the dense model puts into the same class."""
     protocol: ImageProtocol

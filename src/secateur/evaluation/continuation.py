@@ -17,9 +17,13 @@ from secateur.errors import DataError
 
 NAME = "continuation"
 QUESTIONS = 1000
+"""Questions if no other number is asked: an accuracy has a standard error of 1.5 points."""
 CONTEXT = 160
+"""Characters that are read before the choice."""
 CHOICE = 40
+"""Characters of a continuation, to the end of a word."""
 CHOICES = 4
+"""Continuations to choose from: chance scores a quarter."""
 DRAWN_BY = 0
 """Seed of the questions, if no other is given."""
 

@@ -30,6 +30,7 @@ from secateur.evaluation import continuation
 from secateur.evaluation.scores import TaskScore
 
 FEWSHOT_SEED = 1234
+"""Seed of the examples before a question: lm-eval's own default."""
 BOOTSTRAP = 1000
 """Resamplings behind the standard error of a metric that has no formula."""
 
@@ -141,7 +142,7 @@ def read_scores(
 
 
 def lm_eval_version() -> str:
-    """Of the package."""
+    """The version of the package lm-eval that is installed."""
     return version("lm_eval")
 
 

@@ -30,7 +30,8 @@ from secateur.errors import NumericalError
 from secateur.machine import processes
 
 MOST_NATS = 700.0
-"""Per token, on average over a window: exp of more is no number."""
+"""Nats per token, on average over a window, from which a likelihood is refused: exp of more is no
+floating-point number."""
 
 
 class Evaluation(BaseModel):
@@ -41,7 +42,7 @@ class Evaluation(BaseModel):
     perplexity: float
     """exp of the mean negative log-likelihood per predicted token."""
     standard_error: float
-    """Of the perplexity, from the spread over windows (first order)."""
+    """Standard error of the perplexity, from the spread over windows (first order)."""
     negative_log_likelihood: float
     """Mean per predicted token, in nats."""
     predicted_tokens: int
@@ -49,7 +50,7 @@ class Evaluation(BaseModel):
     divergence: float | None
     """Mean KL divergence per predicted token from the dense model, in nats."""
     dense_perplexity: float | None = None
-    """Of the dense model on the same windows."""
+    """Perplexity of the dense model on the same windows."""
     protocol: Protocol
     """The text, how it was cut, and its hash."""
     dtype: str
@@ -108,7 +109,7 @@ def measure_windows(
     dense: tuple[BlockModel, Stream] | None,
     began: float,
 ) -> Evaluation:
-    """What is made of windows that have been through all blocks.
+    """Perplexity of windows that have been through all blocks, and divergence from the dense model.
 
     Args:
         source: the model; only its surroundings are opened.
@@ -151,7 +152,7 @@ def mean_divergence(source: BlockModel, passed: Stream, dense: Stream) -> float:
 def _by_window(
     source: BlockModel, passed: Stream, dense: tuple[BlockModel, Stream] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every window the mean loss, that of the dense model, and the mean divergence from it.
+    """The mean loss of every window, that of the dense model, and the mean divergence from it.
 
     Each float64 [windows]; the last two are zero without a dense model. Every process measures its
     own windows and knows all.

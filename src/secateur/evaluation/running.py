@@ -19,7 +19,7 @@ from secateur.evaluation.perplexity import Evaluation, measure_windows
 
 
 class Following:
-    """The windows on their way.
+    """Held-out windows on their way through a model that is being pruned.
 
     Args:
         source: the model that is pruned.
@@ -44,7 +44,7 @@ class Following:
 
     @property
     def seconds(self) -> float:
-        """That all of it has taken so far."""
+        """Seconds that all of it has taken so far."""
         return sum(self._seconds)
 
     def advance(self, block: nn.Module, index: int) -> None:

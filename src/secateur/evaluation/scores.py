@@ -18,11 +18,11 @@ class TaskScore(BaseModel):
     shots: int
     """Examples before every question."""
     version: str
-    """Of the task, as its file says."""
+    """Version of the task, as its file says."""
     value: float
     standard_error: float | None
     dense: float | None = None
-    """Of the dense model on the same documents."""
+    """The value of the dense model on the same documents."""
     dense_standard_error: float | None = None
     difference_error: float | None = None
     """Standard error of value - dense, paired over documents; none for a group of tasks."""
@@ -47,7 +47,7 @@ class TaskEvaluation(BaseModel):
 
     model: str
     against: str | None
-    """The dense model."""
+    """The dense model that stands beside it; None without one."""
     asked: tuple[str, ...]
     """Tasks as they were asked for."""
     scores: tuple[TaskScore, ...]
@@ -58,6 +58,6 @@ class TaskEvaluation(BaseModel):
     dtype: str
     """Precision of the computation."""
     lm_eval: str
-    """Its version."""
+    """Version of lm-eval."""
     seconds: float
     """Wall time of asking the model; the dense one, which many share, is not counted in."""

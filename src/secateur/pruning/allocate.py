@@ -54,7 +54,7 @@ TO_GATHER = ToGather(frozenset({Need.INPUT_NORM}))
 
 @dataclass(frozen=True)
 class Part:
-    """What shares a ratio.
+    """Matrices that share a ratio.
 
     Attributes:
         block: which block it is of.
@@ -120,7 +120,7 @@ def allocate(prepared: Prepared, progress: Progress, folder: Path | None) -> Pre
 
 @torch.no_grad()
 def outliers(source: BlockModel, stream: Stream, parts: Sequence[Part], tick: Tick) -> Tensor:
-    """Of every part the share of weights whose Wanda score is an outlier: float64 [parts]."""
+    """The share of weights whose Wanda score is an outlier, in every part: float64 [parts]."""
     shares = torch.zeros(len(parts), dtype=torch.float64)
     for index in range(len(source.blocks)):
         tick("outliers", index, len(source.blocks))

@@ -88,13 +88,13 @@ class ReadyRun:
 
     @property
     def seconds(self) -> float:
-        """That the run has taken so far in this process, what only measures it left out."""
+        """Seconds that the run has taken so far in this process, without what only measures it."""
         measuring = 0.0 if self.following is None else self.following.seconds
         return self.surroundings.watch.seconds - measuring
 
 
 def make_ready(prepared: Prepared, surroundings: Surroundings, done: int) -> ReadyRun:
-    """Everything that is done on the dense model.
+    """Do all that is done on the dense model.
 
     Args:
         prepared: the run.

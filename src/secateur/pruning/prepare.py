@@ -158,7 +158,7 @@ def prepare_in_place(
     tokenizer: PreTrainedTokenizerBase | None,
     tokens: Tensor | None,
 ) -> Prepared:
-    """The same for a model in memory; the arguments are those of `pipeline.prune_in_place`."""
+    """Prepare a run on a model in memory; the arguments are those of `pipeline.prune_in_place`."""
     device = model.device if recipe.device == "auto" else choose_device(recipe.device)
     source = ResidentModel(model, device, choose_dtype(recipe.dtype, device) or model.dtype)
     check_kind(recipe, source)

@@ -29,7 +29,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Made(Generic[V]):
-    """What an entry has.
+    """Something that was made, by this run or by an earlier one.
 
     Attributes:
         value: what was made.
@@ -179,18 +179,18 @@ class Stopwatch:
         self._began = time.perf_counter()
 
     def pruning(self, made: Made[V]) -> V:
-        """Something that belongs to the work of pruning."""
+        """Hand on something that belongs to the work of pruning."""
         if made.reused:
             self._began -= made.seconds
         return made.value
 
     def measuring(self, made: Made[V]) -> V:
-        """Something that only measures the run."""
+        """Hand on something that only measures the run."""
         if not made.reused:
             self._began += made.seconds
         return made.value
 
     @property
     def seconds(self) -> float:
-        """That the run has taken so far."""
+        """Seconds that the run has taken so far."""
         return time.perf_counter() - self._began

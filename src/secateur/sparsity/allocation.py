@@ -28,7 +28,9 @@ Count = Callable[[list[float]], float]
 """Ratio of every part -> share of all weights that this really prunes, never falling."""
 
 OWL_SPREAD = 0.08
+"""Half the distance between the highest and the lowest ratio with `owl`: the paper's choice."""
 MEASURED_SPREAD = 0.1
+"""How far a ratio may be from the target with `measured`: as far as damage is measured."""
 MOST = 0.95
 """No part is pruned further than this, unless all of them are."""
 _LEAST_SLOPE = 0.5

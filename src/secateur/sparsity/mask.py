@@ -18,7 +18,7 @@ from torch import Tensor
 from secateur.sparsity.pattern import NofM, Pattern
 
 PAIRS_AT_ONCE = 2**22
-"""That are compared for N:M masks, of a weight and those of its group: what it takes in memory."""
+"""Pairs of weights of one group that are compared together for N:M masks, a byte of memory each."""
 
 
 class Competition(StrEnum):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 HALVES = (torch.bfloat16, torch.float16)
+"""Dtypes of half precision."""
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
