@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -79,11 +80,13 @@ def perplexity_of(
         NumericalError: a window's likelihood is not finite.
     """
     began = time.perf_counter()
-    passed = pass_through(source, text.input_ids, batch_size, tick, "run")
+    windows = text.input_ids
+    passed = PassedWindows(source, pass_through(source, windows, batch_size, tick, "run"))
     dense = None
     if against is not None:
-        dense = against, pass_through(against, text.input_ids, batch_size, tick, "dense")
-    return measure_windows(source, passed, text, dense, began)
+        stream = pass_through(against, windows, batch_size, tick, "dense")
+        dense = PassedWindows(against, stream)
+    return measure_windows(passed, text, dense, began)
 
 
 def pass_through(
@@ -102,26 +105,34 @@ def pass_through(
     return stream
 
 
+@dataclass(frozen=True)
+class PassedWindows:
+    """Windows that have been through all blocks of a model.
+
+    Attributes:
+        source: the model; only its surroundings are opened.
+        stream: the windows after its last block.
+    """
+
+    source: BlockModel
+    stream: Stream
+
+
 def measure_windows(
-    source: BlockModel,
-    passed: Stream,
-    text: TokenBatch,
-    dense: tuple[BlockModel, Stream] | None,
-    began: float,
+    passed: PassedWindows, text: TokenBatch, dense: PassedWindows | None, began: float
 ) -> Evaluation:
     """Perplexity of windows that have been through all blocks, and divergence from the dense model.
 
     Args:
-        source: the model; only its surroundings are opened.
-        passed: the windows after its last block.
+        passed: the windows after the model's last block.
         text: the windows.
-        dense: the dense model, and the same windows after its last block.
+        dense: the same windows after the dense model's last block.
         began: when the work began, by `time.perf_counter`.
 
     Raises:
         NumericalError: a window's likelihood is not finite.
     """
-    losses, dense_losses, divergences = _by_window(source, passed, dense)
+    losses, dense_losses, divergences = _by_window(passed, dense)
     mean = float(losses.mean())
     spread = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
     return Evaluation(
@@ -132,7 +143,7 @@ def measure_windows(
         divergence=None if dense is None else float(divergences.mean()),
         dense_perplexity=None if dense is None else math.exp(float(dense_losses.mean())),
         protocol=text.protocol,
-        dtype=str(source.dtype).removeprefix("torch."),
+        dtype=str(passed.source.dtype).removeprefix("torch."),
         seconds=time.perf_counter() - began,
     )
 
@@ -145,34 +156,34 @@ def mean_divergence(source: BlockModel, passed: Stream, dense: Stream) -> float:
         passed: the windows after the last block.
         dense: the same after the last block of the dense model.
     """
-    return float(_by_window(source, passed, (source, dense))[2].mean())
+    both = PassedWindows(source, passed), PassedWindows(source, dense)
+    return float(_by_window(*both)[2].mean())
 
 
 @torch.no_grad()
-def _by_window(
-    source: BlockModel, passed: Stream, dense: tuple[BlockModel, Stream] | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _by_window(passed: PassedWindows, dense: PassedWindows | None) -> tuple[Tensor, Tensor, Tensor]:
     """The mean loss of every window, that of the dense model, and the mean divergence from it.
 
     Each float64 [windows]; the last two are zero without a dense model. Every process measures its
     own windows and knows all.
     """
-    rows = torch.zeros(passed.sequences, 3, dtype=torch.float64)
-    numbers = iter(passed.numbers.tolist())
+    stream = passed.stream
+    rows = torch.zeros(stream.sequences, 3, dtype=torch.float64)
+    numbers = iter(stream.numbers.tolist())
     with ExitStack() as opened:
-        model = opened.enter_context(source.open_surroundings())
+        model = opened.enter_context(passed.source.open_surroundings())
         dense_model = model
-        if dense is not None and dense[0] is not source:
-            dense_model = opened.enter_context(dense[0].open_surroundings())
-        for number, batch in enumerate(passed.batches):
+        if dense is not None and dense.source is not passed.source:
+            dense_model = opened.enter_context(dense.source.open_surroundings())
+        for number, batch in enumerate(stream.batches):
             for row in range(len(batch.inputs)):
                 window = next(numbers)
                 following = batch.inputs[row, 1:]  # [tokens - 1]
-                scores = _log_probabilities(passed, model, batch, row)
+                scores = _log_probabilities(stream, model, batch, row)
                 figures = [_loss(scores, following)]
                 if dense is not None:
-                    stream = dense[1]
-                    reference = _log_probabilities(stream, dense_model, stream.batches[number], row)
+                    same = dense.stream.batches[number]
+                    reference = _log_probabilities(dense.stream, dense_model, same, row)
                     apart = F.kl_div(scores, reference, reduction="none", log_target=True)
                     divergence = apart.sum(dim=-1).double().mean()
                     figures += [_loss(reference, following), divergence]

@@ -15,7 +15,7 @@ from torch import nn
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import BlockModel
 from secateur.data import TokenBatch
-from secateur.evaluation.perplexity import Evaluation, measure_windows
+from secateur.evaluation.perplexity import Evaluation, PassedWindows, measure_windows
 
 
 class Following:
@@ -62,8 +62,10 @@ class Following:
         evaluations = []
         for number, (stream, text) in enumerate(zip(self.streams, self._texts, strict=True)):
             began = time.perf_counter() - self._seconds[number]
-            dense = self._source, self._dense[number]
-            evaluations.append(measure_windows(self._source, stream, text, dense, began))
+            passed, dense = (
+                PassedWindows(self._source, moved) for moved in (stream, self._dense[number])
+            )
+            evaluations.append(measure_windows(passed, text, dense, began))
             self._seconds[number] = evaluations[-1].seconds
         return tuple(evaluations)
 
