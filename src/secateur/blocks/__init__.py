@@ -1,1 +1,2 @@
-"""Runs decoder blocks. The weights of a model that is pruned change here, and nowhere else."""
+"""Runs decoder blocks and changes their weights, which of all rooms of a pruning run only this and
+checkpoint/ do."""

@@ -1,6 +1,6 @@
 """The weights of an open block: new ones into its parameters, for good or for a while.
 
-Whatever changes a weight of a model that is being pruned is here.
+Pruning changes weights through these functions only.
 """
 
 from __future__ import annotations
