@@ -32,7 +32,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from secateur.data.builtin import HELD_OUT, builtin_documents
+from secateur.data.builtin import HELD_OUT_MODULES, builtin_documents
 
 VOCABULARY = 4096
 CONTEXT = 512  # tokens of a training sequence, of an evaluation window, and the longest it reads
@@ -304,7 +304,7 @@ def model_card(
         training_tokens=len(stream),
         epochs=steps * BATCH * CONTEXT / len(stream),
         heldout_tokens=windows.numel(),
-        heldout=", ".join(f"`{name}`" for name in sorted(HELD_OUT)),
+        heldout=", ".join(f"`{name}`" for name in sorted(HELD_OUT_MODULES)),
         rate=PEAK_LEARNING_RATE,
         warm_up=WARM_UP,
         decay=WEIGHT_DECAY,

@@ -18,7 +18,7 @@ from secateur.data.hub import Split
 
 BUILTIN = "builtin"
 
-HELD_OUT = frozenset(
+HELD_OUT_MODULES = frozenset(
     {
         *("argparse", "asyncio.locks", "bisect", "calendar", "configparser", "contextlib", "csv"),
         *("difflib", "email.message", "fractions", "heapq", "html.parser", "http.cookies"),
@@ -51,7 +51,7 @@ def builtin_documents(split: Split) -> dict[str, str]:
         if len(parts) > 1 and parts[-1] == "__init__":
             parts = parts[:-1]
         name = ".".join(parts)
-        held_out = name in HELD_OUT or parts[0] in HELD_OUT
+        held_out = name in HELD_OUT_MODULES or parts[0] in HELD_OUT_MODULES
         if (
             LEFT_OUT.isdisjoint(parts)
             and not name.startswith("_sysconfigdata")
