@@ -5,16 +5,27 @@
     run = secateur.prune("path/to/model", method="wanda++", pattern="2:4",
                          calibration="texts/", out="pruned")
     run.sparsity, run.mean_output_error
+    secateur.evaluate("pruned", text="wikitext2", against="path/to/model").divergence
+    secateur.check("pruned").complaint
 
-The same function prunes a model that is already in memory, in place.
+`prune` also prunes a model that is already in memory, in place. api.py lists all doors.
 """
 
 from __future__ import annotations
 
-from secateur.api import load, prune
+from secateur.api import (
+    accelerate_inference,
+    check,
+    compare,
+    evaluate,
+    load,
+    pack,
+    prune,
+    recover,
+    report,
+    unpack,
+)
 from secateur.errors import SecateurError
-from secateur.export import pack, unpack
-from secateur.inference import accelerate_inference
 from secateur.record import RunRecord
 
 __version__ = "0.1.0"
@@ -23,8 +34,13 @@ __all__ = [
     "SecateurError",
     "__version__",
     "accelerate_inference",
+    "check",
+    "compare",
+    "evaluate",
     "load",
     "pack",
     "prune",
+    "recover",
+    "report",
     "unpack",
 ]

@@ -1,30 +1,57 @@
-"""The library's front door: `secateur.prune` for a folder, a hub name, or a live model; `load`."""
+"""The library's front doors: each does what the command of its name does, and gives a record.
+
+An option that a door does not name is a field of its settings, checked as the command checks it.
+The examples follow each other: "pruned" is the folder that `prune` writes in its own.
+"""
 
 from __future__ import annotations
 
-from os import PathLike
-from typing import Any
+from collections.abc import Callable, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.checkpoint import load_whole, locate
+from secateur.comparison.pipeline import FinishedRun, do_comparison, plan_comparison
+from secateur.comparison.settings import split_options
 from secateur.errors import RecipeError
+from secateur.evaluation import Classification, Evaluation, EvaluationSettings, TaskEvaluation
+from secateur.evaluation.images import evaluate_images
+from secateur.evaluation.text import evaluate_text
+from secateur.evaluation.zero_shot import evaluate_tasks
+from secateur.export import pack as pack
+from secateur.export import unpack as unpack
+from secateur.inference import accelerate_inference as accelerate_inference
 from secateur.machine.device import choose_device
 from secateur.progress import Progress
 from secateur.pruning import pipeline
 from secateur.recipe import Recipe
-from secateur.record import RunRecord
+from secateur.recipe.setting import without_paths
+from secateur.record import RunRecord, add_to_record, find_records
+from secateur.record.check import Proof, prove
+from secateur.reporting import (
+    ComparisonResult,
+    Report,
+    ReportFormat,
+    write_comparison,
+    write_report,
+)
+
+Location = str | PathLike[str]
+"""A folder, a file, or a name on the hub."""
 
 
 def prune(
-    model: str | PathLike[str] | PreTrainedModel,
+    model: Location | PreTrainedModel,
     *,
     method: str = "wanda++",
     pattern: str | float = "2:4",
-    calibration: str | PathLike[str] | Tensor | None = None,
-    out: str | PathLike[str] | None = None,
+    calibration: Location | Tensor | None = None,
+    out: Location | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -42,33 +69,33 @@ def prune(
         out: folder for the result; with a model in memory, leave it out.
         tokenizer: for texts with a model in memory.
         progress: told what happens; silent by default.
-        options: every other key of a recipe: samples, sequence_length, seed, parameters, preset,
-            regional, batch_size, dtype, device, overwrite.
+        options: every other key of a recipe (`secateur.recipe.Recipe`), such as samples,
+            sequence_length, seed, text, overwrite.
 
     Returns:
         the record of the run; `run.json` in the result folder holds the same.
 
     Raises:
         SecateurError: bad input, in one line; no result folder is left.
+
+    >>> run = secateur.prune("builtin", method="magnitude", pattern="2:4", out="pruned")
+    >>> run.sparsity
+    0.5
     """
-    given = isinstance(calibration, Tensor)
-    pixels = given and getattr(model, "main_input_name", None) == "pixel_values"
-    values = {
-        "method": method,
-        "pattern": str(pattern),
-        "calibration": "tokens in memory" if given else _text(calibration),
-        "out": _text(out),
-        **options,
-    }
-    if pixels:
-        values |= {"calibration": None, "images": "images in memory"}
+    in_memory = isinstance(calibration, Tensor)
+    values: dict[str, Any] = {"method": method, "pattern": str(pattern), "out": out, **options}
+    if in_memory and getattr(model, "main_input_name", None) == "pixel_values":
+        values["images"] = "images in memory"
+    else:
+        values["calibration"] = "tokens in memory" if in_memory else calibration
+    values = without_paths(values)
     if not isinstance(model, PreTrainedModel):
-        if given:
+        if in_memory:
             raise RecipeError(
                 "token ids in memory go with a model in memory",
                 hint="saving them as input_ids in a .safetensors file",
             )
-        return pipeline.prune(Recipe.build({"model": str(model), **values}), progress)
+        return pipeline.prune(Recipe.build({"model": fspath(model), **values}), progress)
     if out is not None:
         raise RecipeError(
             "a model in memory is pruned in place", hint="save_pretrained instead of out"
@@ -78,8 +105,192 @@ def prune(
     return pipeline.prune_in_place(model, recipe, tokenizer, tokens, progress)
 
 
+@overload
+def evaluate(
+    model: Location, *, tasks: str, images: None = None, **options: Any
+) -> TaskEvaluation: ...
+@overload
+def evaluate(
+    model: Location, *, images: Location, tasks: None = None, **options: Any
+) -> Classification: ...
+@overload
+def evaluate(
+    model: Location, *, text: Location, tasks: None = None, images: None = None, **options: Any
+) -> Evaluation: ...
+@overload
+def evaluate(model: Location, **options: Any) -> Evaluation | TaskEvaluation | Classification: ...
+def evaluate(
+    model: Location,
+    *,
+    text: Location | None = None,
+    tasks: str | None = None,
+    images: Location | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Evaluation | TaskEvaluation | Classification:
+    """Measure a model on held-out text, in zero-shot tasks, or on images.
+
+    Args:
+        model: folder or hub name.
+        text: held-out text to measure perplexity on; with tasks, what `continuation` is made of.
+        tasks: names of zero-shot tasks with commas between, asked by lm-eval.
+        images: folder of images to measure a classifier's top-1 on.
+        progress: told what happens; silent by default.
+        options: every other field of `secateur.evaluation.EvaluationSettings`, such as against
+            (the dense model to compare with), windows, limit, device.
+
+    Raises:
+        SecateurError: something cannot be read, or does not fit.
+
+    >>> measured = secateur.evaluate("pruned", text="builtin", sequence_length=64, windows=2)
+    >>> measured.protocol.sequences
+    2
+    """
+    settings = EvaluationSettings.build(
+        {"model": model, "text": text, "tasks": tasks, "images": images, **options}
+    )
+    if settings.images is not None:
+        return evaluate_images(settings, progress)
+    if settings.tasks is None:
+        return evaluate_text(settings, progress)
+    scored = evaluate_tasks(settings, progress)
+    if settings.record:
+        add_to_record(locate(settings.model), scored)
+    return scored
+
+
+def check(
+    model: Location,
+    *,
+    pattern: str | float | None = None,
+    trust_remote_code: bool = False,
+) -> Proof:
+    """Count the zeros of every prunable matrix of a model folder, and verify its checksums.
+
+    Args:
+        model: folder or hub name.
+        pattern: what every matrix must have; None takes what the folder's run.json says, or looks
+            for nothing if there is none.
+        trust_remote_code: run the code that lies beside the weights, if the model needs it.
+
+    Returns:
+        what was counted; its `complaint` says what does not hold, and is None if all does.
+
+    Raises:
+        SecateurError: the pattern or the folder cannot be read.
+
+    >>> secateur.check("pruned", pattern="2:4").complaint is None
+    True
+    """
+    asked = None if pattern is None else str(pattern)
+    return prove(fspath(model), asked, trust_remote_code=trust_remote_code)
+
+
+def recover(
+    model: Location,
+    *,
+    text: Location,
+    out: Location,
+    progress: Progress | None = None,
+    **options: Any,
+) -> RunRecord:
+    """Train a sparse model back, keep every zero, and write it to a new folder.
+
+    Args:
+        model: folder of the sparse model, or a hub name.
+        text: text or tokens to train on.
+        out: folder for the recovered model.
+        progress: told what happens; silent by default.
+        options: every other field of `secateur.recovery.Recovery`, such as steps, heldout,
+            objective, dense, resume.
+
+    Returns:
+        the record of the pruning run with `recovery` filled in; `run.json` holds the same.
+
+    Raises:
+        SecateurError: something could not be read, done or written; no result folder is left.
+
+    >>> run = secateur.recover("pruned", text="builtin", out="recovered", steps=1, samples=2,
+    ...                        validation=1, batch_size=1, sequence_length=32)
+    >>> run.recovery.zeros_after == run.recovery.zeros_before
+    True
+    """
+    from secateur.recovery import Recovery  # loads peft, which nothing else needs
+    from secateur.recovery import recover as train_back
+
+    settings = Recovery.build({"model": model, "text": text, "out": out, **options})
+    return train_back(settings, progress)
+
+
+def compare(
+    model: Location,
+    *,
+    out: Location,
+    methods: str | Sequence[str] | None = None,
+    progress: Progress | None = None,
+    each: Callable[[FinishedRun], None] | None = None,
+    **options: Any,
+) -> ComparisonResult:
+    """Prune a model by every method at every pattern, measure each, and write table and report.
+
+    Args:
+        model: folder or hub name.
+        out: folder for the records, the tables and the report; what is finished there is not
+            done again.
+        methods: what to compare: a list, or names with commas between; None takes all.
+        progress: told what happens; silent by default.
+        each: called with every run as it is done.
+        options: every other field of `ComparisonSettings`, such as patterns, seeds, recover, tasks;
+            and the keys of a recipe that all runs share: text (needed), calibration, samples, ...
+
+    Raises:
+        SecateurError: a run cannot be done; those before it are finished and stay.
+
+    >>> done = secateur.compare("builtin", out="table", methods=["magnitude", "wanda"],
+    ...                         text="builtin", windows=2, calibration="builtin", samples=2,
+    ...                         sequence_length=64)
+    >>> [run.recipe["method"] for run in done.records]
+    ['magnitude', 'wanda']
+    >>> done.report.name
+    'report.html'
+    """
+    values = {"model": model, "out": out, "methods": methods, **options}
+    plan = plan_comparison(*split_options(without_paths(values)))
+    records = []
+    for run in do_comparison(plan, progress):
+        records.append(run.record)
+        if each is not None:
+            each(run)
+    return write_comparison(records, Path(out))
+
+
+def report(
+    places: Location | Sequence[Location],
+    *,
+    out: Location | None = None,
+    format: ReportFormat = "html",  # noqa: A002 - as the command's option is called
+) -> Report:
+    """Put earlier runs side by side: one HTML file that needs nothing else, or the table alone.
+
+    Args:
+        places: folders with run.json below them, or such files.
+        out: file to write; None writes a page to report.html, and a table nowhere.
+        format: "html" for the page; "markdown", "latex" or "csv" for the table.
+
+    Raises:
+        SecateurError: a place holds no record, or the file cannot be written.
+
+    >>> secateur.report("table", format="csv").text.splitlines()[1].split(",")[1:3]
+    ['2:4', 'magnitude']
+    """
+    if isinstance(places, str) or not isinstance(places, Sequence):
+        places = [places]
+    records = find_records([Path(place) for place in places])
+    return write_report(records, None if out is None else Path(out), format)
+
+
 def load(
-    model: str | PathLike[str],
+    model: Location,
     *,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
@@ -87,9 +298,8 @@ def load(
 ) -> PreTrainedModel:
     """A model in memory from its folder, packed or plain.
 
-    What is packed is unpacked tensor by tensor, and the dense model is never written. While that
-    lasts, the packed files are mapped: their pages count as resident, and the system may take them
-    back. `AutoModelForCausalLM.from_pretrained` does the same.
+    What is packed is unpacked tensor by tensor from mapped files, and the dense model is never
+    written. `AutoModelForCausalLM.from_pretrained` does the same.
 
     Args:
         model: folder or hub name.
@@ -99,11 +309,9 @@ def load(
 
     Raises:
         SecateurError: there is no such model, or its files are damaged.
+
+    >>> secateur.load("pruned").dtype
+    torch.bfloat16
     """
     folder = locate(str(model), trust_remote_code=trust_remote_code)
-    where = choose_device(device)
-    return load_whole(folder, dtype, trust_remote_code=trust_remote_code).to(where)
-
-
-def _text(value: str | PathLike[str] | Tensor | None) -> str | None:
-    return None if value is None else str(value)
+    return load_whole(folder, dtype, trust_remote_code=trust_remote_code).to(choose_device(device))

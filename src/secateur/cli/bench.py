@@ -10,7 +10,6 @@ from rich.markup import escape
 from secateur import inference
 from secateur.cli import printing
 from secateur.cli.app import Device, Dtype, Json, Model, app, shown
-from secateur.errors import RecipeError
 
 
 @app.command()
@@ -32,31 +31,22 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time prompts and decoding of a 2:4 MODEL: dense beside every sparse form, losses and all."""
-    found = inference.bench(
-        model,
-        batches=_numbers(batches),
-        prompt=prompt,
-        new_tokens=new_tokens,
-        repeats=repeats,
-        forms=None if forms is None else _split(forms),
-        dtype=dtype,
-        device=device,
-        progress=shown(),
+    settings = inference.BenchSettings.build(
+        {
+            "model": model,
+            "batches": batches,
+            "prompt": prompt,
+            "new_tokens": new_tokens,
+            "repeats": repeats,
+            "forms": forms,
+            "dtype": dtype,
+            "device": device,
+        }
     )
+    found = inference.bench(settings, shown())
     if as_json:
         print(found.model_dump_json(indent=2))
     else:
         printing.out.print(printing.table(*inference.tabulate(found)))
         for line in inference.summarise(found):
             printing.say(escape(line))
-
-
-def _numbers(text: str) -> list[int]:
-    parts = _split(text)
-    if not all(part.isdecimal() for part in parts):
-        raise RecipeError(f"--batches {text!r}", wanted="whole numbers, such as 1,4,16,64")
-    return [int(part) for part in parts]
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import secateur
 from secateur import methods
 from secateur.cli import printing
 from secateur.cli.app import (
@@ -23,21 +21,8 @@ from secateur.cli.app import (
     app,
     shown,
 )
-from secateur.comparison.afterwards import ask_all, recover_all
-from secateur.comparison.runs import Run, compare, plan_runs
-from secateur.errors import RecipeError
-from secateur.evaluation.zero_shot import Questions
-from secateur.record import RunRecord
-from secateur.reporting import ReportFormat, write_report
 
 EVERY = ",".join(method.name for method in methods.every())
-FILES: dict[str, ReportFormat] = {
-    "report.html": "html",
-    "table.md": "markdown",
-    "table.tex": "latex",
-    "table.csv": "csv",
-}
-"""What is written beside the runs."""
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do finished runs again.")]
 
 
@@ -111,63 +96,33 @@ def compare_command(
 
     Finished runs are not repeated: what was interrupted goes on.
     """
-    runs = plan_runs(
-        Path(out_folder),
-        _split(method_names),
-        _split(patterns),
-        _seeds(seeds),
-        {
-            "model": model,
-            "calibration": calibration,
-            "text": text,
-            "also_text": also_text or [],
-            "samples": samples,
-            "sequence_length": sequence_length,
-            "windows": windows,
-            "preset": preset,
-            "effort": effort,
-            "allocation": allocation,
-            "batch_size": batch_size,
-            "dtype": dtype,
-            "device": device,
-            "trust_remote_code": trust_remote_code,
-        },
-        keep_models=keep_models or recover is not None or asked is not None,
+    done = secateur.compare(
+        model,
+        out=out_folder,
+        methods=method_names,
+        progress=shown(),
+        each=printing.compared,
+        patterns=patterns,
+        seeds=seeds,
+        calibration=calibration,
+        text=text,
+        also_text=also_text or [],
+        samples=samples,
+        sequence_length=sequence_length,
+        windows=windows,
+        preset=preset,
+        effort=effort,
+        allocation=allocation,
+        batch_size=batch_size,
+        dtype=dtype,
+        device=device,
+        keep_models=keep_models,
+        recover=recover,
+        objective=objective,
+        tasks=asked,
+        include_path=include_path,
+        limit=limit,
+        trust_remote_code=trust_remote_code,
+        overwrite=overwrite,
     )
-    questions = None
-    if asked is not None:
-        questions = Questions(
-            asked, text=text, include_path=include_path, limit=limit, together=batch_size,
-            dtype=dtype, device=device, trust_remote_code=trust_remote_code,
-        )  # fmt: skip
-    elif include_path is not None or limit is not None:
-        raise RecipeError("--include-path and --limit are of --tasks", wanted="--tasks NAMES")
-    finished, total = compare(runs, shown(), overwrite=overwrite), len(runs)
-    if recover is not None:
-        recovered = recover_all(runs, recover, objective, shown(), overwrite=overwrite)
-        finished, total = itertools.chain(finished, recovered), 2 * total
-    if questions is not None:
-        finished = ask_all(finished, questions, shown())
-    tell_runs(finished, total, Path(out_folder))
-
-
-def tell_runs(finished: Iterable[tuple[Run, RunRecord, bool]], total: int, out: Path) -> None:
-    """Print every run as it is done, then the table; write the report."""
-    records = []
-    for run, record, repeated in finished:
-        records.append(record)
-        printing.compared(run.name, record, repeated, f"{len(records)} of {total}")
-    for name, form in FILES.items():
-        write_report(records, out / name, form)
-    printing.comparison(records, out, list(FILES))
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _seeds(text: str) -> list[int]:
-    parts = _split(text)
-    if not all(part.isdecimal() for part in parts):
-        raise RecipeError(f"--seeds {text!r}", wanted="whole numbers, such as 0,1,2")
-    return [int(part) for part in parts]
+    printing.comparison(done)

@@ -9,8 +9,9 @@ import typer
 
 from secateur.cli import printing
 from secateur.cli.app import app, shown
-from secateur.cli.compare import Overwrite, tell_runs
+from secateur.cli.compare import Overwrite
 from secateur.comparison.demo import demo, demo_runs
+from secateur.reporting import write_comparison
 
 
 @app.command("demo")
@@ -23,4 +24,8 @@ def demo_command(
     """Prune the bundled model with every method at 2:4, and write a report: minutes, offline."""
     runs = demo_runs(Path(out_folder))
     printing.say(f"every method on the bundled model: {len(runs)} runs, a few minutes")
-    tell_runs(demo(runs, shown(), overwrite=overwrite), len(runs), Path(out_folder))
+    records = []
+    for done in demo(runs, shown(), overwrite=overwrite):
+        records.append(done.record)
+        printing.compared(done)
+    printing.comparison(write_comparison(records, Path(out_folder)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from secateur.checkpoint import locate
+import secateur
 from secateur.cli import printing
 from secateur.cli.app import (
     HELD_OUT,
@@ -19,13 +19,7 @@ from secateur.cli.app import (
     app,
     shown,
 )
-from secateur.errors import RecipeError
-from secateur.evaluation import Classification, Evaluation, TaskEvaluation
-from secateur.evaluation.images import evaluate_images
-from secateur.evaluation.text import evaluate_text
-from secateur.evaluation.zero_shot import evaluate_tasks
-from secateur.machine import processes
-from secateur.record import add_to_record
+from secateur.evaluation import Classification, TaskEvaluation
 
 
 @app.command()
@@ -72,35 +66,23 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Perplexity of MODEL on text, block by block; its scores in --tasks; its top-1 on --images."""
-    options: dict[str, Any] = {
-        "against": against,
-        "together": batch_size,
-        "dtype": dtype,
-        "device": device,
-        "trust_remote_code": trust_remote_code,
-        "progress": shown(),
-    }
-    found: Evaluation | TaskEvaluation | Classification
-    if asked is not None:
-        processes.alone("evaluate --tasks")
-        found = evaluate_tasks(
-            model, asked, text=text, include_path=include_path, limit=limit, **options
-        )
-        if record:
-            add_to_record(locate(model), found)
-    elif images is not None:
-        processes.alone("evaluate --images")
-        if text is not None:
-            raise RecipeError("text and images to evaluate on: leave one out", where="--images")
-        found = evaluate_images(model, images, limit=limit, **options)
-    elif text is not None:
-        found = evaluate_text(
-            model, text, sequence_length=sequence_length, windows=windows, **options
-        )
-    else:
-        raise RecipeError(
-            "nothing to evaluate on", hint="--text SOURCE, --tasks NAMES or --images FOLDER"
-        )
+    found = secateur.evaluate(
+        model,
+        text=text,
+        tasks=asked,
+        images=images,
+        progress=shown(),
+        against=against,
+        sequence_length=sequence_length,
+        windows=windows,
+        batch_size=batch_size,
+        include_path=include_path,
+        limit=limit,
+        record=record,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
     if as_json:
         print(found.model_dump_json(indent=2))
     elif isinstance(found, TaskEvaluation):

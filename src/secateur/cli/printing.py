@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from secateur.comparison.pipeline import FinishedRun
 from secateur.data import ImageProtocol, Protocol
 from secateur.evaluation import Classification, Evaluation, TaskEvaluation
 from secateur.export import Packing
@@ -17,7 +15,7 @@ from secateur.pruning.prepare import Prepared
 from secateur.recipe import Regional
 from secateur.record import RunRecord
 from secateur.record.check import Proof
-from secateur.reporting import as_measured, side_by_side, table_of
+from secateur.reporting import ComparisonResult, Report, as_measured, side_by_side, table_of
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
@@ -45,20 +43,23 @@ def run(record: RunRecord) -> None:
         say("measured only: no --out was given, nothing is written")
 
 
-def compared(name: str, record: RunRecord, repeated: bool, place: str) -> None:
-    """One run of a comparison, as it is done."""
-    record = as_measured(record)
-    measured = record.evaluations[0]
+def compared(done: FinishedRun) -> None:
+    """One run of a comparison, as it is done; of a classifier nothing is measured yet."""
+    record = as_measured(done.record)
+    place = f"{done.number} of {done.total}"
+    measured = "".join(
+        f" perplexity {first.perplexity:.2f} (dense {first.dense_perplexity:.2f})"
+        for first in record.evaluations[:1]
+    )
     say(
-        f"{place:>8}  {escape(name):<28} perplexity {measured.perplexity:.2f}"
-        f" (dense {measured.dense_perplexity:.2f})"
-        + ("  found done" if repeated else f"  {record.seconds:.1f} s")
+        f"{place:>8}  {escape(done.name):<28}{measured}"
+        + ("  found done" if done.repeated else f"  {record.seconds:.1f} s")
     )
 
 
-def comparison(records: Sequence[RunRecord], folder: Path, files: Sequence[str]) -> None:
+def comparison(result: ComparisonResult) -> None:
     """The table of a comparison, what its models write, and where all of it is."""
-    for shown in map(table_of, side_by_side(records)):
+    for shown in map(table_of, side_by_side(result.records)):
         rows = [
             [
                 f"{pattern:<5}{line.name}",
@@ -71,15 +72,16 @@ def comparison(records: Sequence[RunRecord], folder: Path, files: Sequence[str])
         out.print(table(["", *shown.heads], rows))
         for note in shown.notes:
             say(f"[dim]{escape(note)}[/]")
-    samples = [(record.recipe["method"], record.sample) for record in records if record.sample]
+    samples = [
+        (record.recipe["method"], record.sample) for record in result.records if record.sample
+    ]
     if samples:
         first = samples[0][1]
         say(f"\nwhat they write after\n\n{escape(first.prompt)}")
         for name, text in (("dense", first.dense), *((name, s.pruned) for name, s in samples)):
             say(f"[bold]{escape(name)}[/]\n{escape(text.rstrip())}\n")
-    report, *tables = (str(folder / name) for name in files)
-    say(f"\ntables    {escape(', '.join(tables))}")
-    say(f"report    {escape(report)}")
+    say(f"\ntables    {escape(', '.join(map(str, result.tables)))}")
+    say(f"report    {escape(str(result.report))}")
 
 
 def evaluation(found: Evaluation, against: str | None) -> None:
@@ -184,12 +186,12 @@ def task_scores(found: TaskEvaluation) -> None:
     say(f"lm-eval {found.lm_eval}, {found.dtype}{limit}, {found.seconds:.1f} s")
 
 
-def report(path: Path | None, text: str) -> None:
+def report(written: Report) -> None:
     """Where a report was written; its text, if it was written nowhere."""
-    if path is None:
-        print(text, end="")
+    if written.path is None:
+        print(written.text, end="")
     else:
-        say(f"written to {escape(str(path))}")
+        say(f"written to {escape(str(written.path))}")
 
 
 def methods() -> None:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+import secateur
 from secateur.cli import printing
 from secateur.cli.app import app
-from secateur.record import find_records
-from secateur.reporting import ReportFormat, write_report
+from secateur.reporting import ReportFormat
 
 
 @app.command()
@@ -33,4 +33,4 @@ def report(
     ] = "html",
 ) -> None:
     """Put earlier runs side by side: one HTML file that needs nothing else, or the table alone."""
-    printing.report(*write_report(find_records(places), out_file, form))
+    printing.report(secateur.report(places, out=out_file, format=form))

@@ -8,6 +8,7 @@ from pathlib import Path
 from secateur.checkpoint import locate
 from secateur.comparison.runs import Run
 from secateur.errors import OutputError
+from secateur.evaluation import EvaluationSettings
 from secateur.evaluation.text import evaluate_text
 from secateur.evaluation.zero_shot import Answers, Questions
 from secateur.progress import Progress, Quiet
@@ -86,14 +87,16 @@ def _measure_further(folder: Path, record: RunRecord, recipe: Recipe) -> RunReco
         return record
     also = tuple(
         evaluate_text(
-            str(folder),
-            text,
-            sequence_length=recipe.sequence_length,
-            windows=recipe.windows,
-            together=recipe.batch_size,
-            dtype="float32",  # as `recover` measures
-            device=recipe.device,
-            trust_remote_code=recipe.trust_remote_code,
+            EvaluationSettings(
+                model=str(folder),
+                text=text,
+                sequence_length=recipe.sequence_length,
+                windows=recipe.windows,
+                batch_size=recipe.batch_size,
+                dtype="float32",  # as `recover` measures
+                device=recipe.device,
+                trust_remote_code=recipe.trust_remote_code,
+            )
         )
         for text in recipe.also_text
     )

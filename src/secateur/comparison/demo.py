@@ -16,11 +16,12 @@ from secateur import methods
 from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import load_whole, locate
 from secateur.checkpoint.model_facts import load_tokenizer
+from secateur.comparison.pipeline import FinishedRun
 from secateur.comparison.runs import Run, compare, plan_runs
 from secateur.data.builtin import BUILTIN
 from secateur.errors import CheckpointError
 from secateur.progress import Progress
-from secateur.record import RunRecord, write_record
+from secateur.record import write_record
 from secateur.record.record import Sample
 
 PATTERN = "2:4"
@@ -56,7 +57,7 @@ def demo_runs(out: Path) -> list[Run]:
 
 def demo(
     runs: list[Run], progress: Progress | None = None, *, overwrite: bool = False
-) -> Iterator[tuple[Run, RunRecord, bool]]:
+) -> Iterator[FinishedRun]:
     """Do the runs, each with a sample of what its model writes; arguments are those of `compare`.
 
     Raises:
@@ -67,13 +68,14 @@ def demo(
     if tokenizer is None:
         raise CheckpointError("the bundled model has no tokenizer", where=folder)
     dense = continue_text(folder, tokenizer)
-    for run, record, repeated in compare(runs, progress, overwrite=overwrite):
+    done = compare(runs, progress, overwrite=overwrite)
+    for number, (run, record, repeated) in enumerate(done, 1):
         if record.sample is None:
             pruned = continue_text(run.folder, tokenizer)
             sample = Sample(prompt=PROMPT, dense=dense, pruned=pruned)
             record = record.model_copy(update={"sample": sample})
             write_record(run.folder, record)
-        yield run, record, repeated
+        yield FinishedRun(run.name, record, repeated, number, len(runs))
 
 
 def continue_text(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur import methods
+from secateur.comparison.settings import options_of
 from secateur.errors import OutputError, RecipeError
 from secateur.machine.device import choose_device
 from secateur.machine.facts import reset_peak_memory
@@ -90,7 +91,8 @@ def plan_runs(
         out: folder of the comparison.
         method_names, patterns, seeds: what to combine. Magnitude needs no calibration and so is
             the same for every seed: it runs for the first one only.
-        options: every other key of a recipe; `text` must be among them.
+        options: every other key of a recipe, each for the methods that it concerns; `text`, or
+            `images` for a classifier, must be among them.
         keep_models: write the pruned models too, beside their records.
 
     Raises:
@@ -101,7 +103,7 @@ def plan_runs(
             raise RecipeError(f"no {what} to compare", wanted="at least one")
         if len(set(given)) < len(given):
             raise RecipeError(f"a {what} is named twice: {', '.join(map(str, given))}")
-    if options.get("text") is None:
+    if options.get("text") is None and options.get("images") is None:
         raise RecipeError("no held-out text to measure on", hint="--text SOURCE")
     runs = []
     for seed in seeds:
@@ -113,7 +115,7 @@ def plan_runs(
                 name = f"{method}_{spelled}_seed{seed}"
                 folder = out / "runs" / name
                 values = {
-                    **options,
+                    **options_of(method, options),
                     "method": method,
                     "pattern": pattern,
                     "seed": seed,

@@ -5,10 +5,12 @@ from secateur.evaluation.classification import Classification, classify
 from secateur.evaluation.perplexity import Evaluation, pass_through, perplexity_of
 from secateur.evaluation.running import Following
 from secateur.evaluation.scores import TaskEvaluation, TaskScore
+from secateur.evaluation.settings import EvaluationSettings
 
 __all__ = [
     "Classification",
     "Evaluation",
+    "EvaluationSettings",
     "Following",
     "TaskEvaluation",
     "TaskScore",

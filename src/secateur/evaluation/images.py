@@ -8,49 +8,30 @@ from secateur.checkpoint.model_facts import reads_images
 from secateur.data import load_images
 from secateur.errors import DataError, RecipeError
 from secateur.evaluation import Classification, classify
+from secateur.evaluation.settings import EvaluationSettings
+from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.progress import Progress, Quiet
 
 
 def evaluate_images(
-    model: str,
-    images: str,
-    *,
-    against: str | None = None,
-    limit: int | None = None,
-    together: int | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    progress: Progress | None = None,
+    settings: EvaluationSettings, progress: Progress | None = None
 ) -> Classification:
     """Top-1 of a model folder, and how often it agrees with another.
 
     Args:
-        model: folder or hub name.
-        images: folder of images; without class folders only the agreement can be told.
-        against: folder or hub name of the dense model.
-        limit: so many images at most, drawn at random with seed 0.
-        together: images per batch.
-        dtype, device, trust_remote_code, progress: as for `prune`.
+        settings: which model, on what, and how. Images without class folders tell the agreement
+            alone; `limit` draws so many at most, at random with seed 0.
+        progress: told what happens; silent by default.
 
     Raises:
         SecateurError: something cannot be read, or does not fit.
     """
-    where = choose_device(device)
-
-    def opened(name: str) -> BlockModel:
-        folder = locate(name, trust_remote_code=trust_remote_code)
-        precision = choose_dtype(dtype, where)
-        found = open_model(folder, where, precision, trust_remote_code=trust_remote_code)
-        if not reads_images(found):
-            raise RecipeError(
-                f"{type(found.model).__name__} reads text, not images", where=name, hint="--text"
-            )
-        return found
-
-    source = opened(model)
-    dense = None if against is None else opened(against)
+    processes.alone("evaluate --images")
+    if settings.images is None:
+        raise RecipeError("no images to measure on", hint="--images FOLDER")
+    source = _open(settings, settings.model)
+    dense = None if settings.against is None else _open(settings, settings.against)
     config = source.model.config
     if dense is not None and dense.model.config.num_labels != config.num_labels:
         raise RecipeError(
@@ -58,15 +39,32 @@ def evaluate_images(
             where="--against",
             wanted="the dense model that this one was made from",
         )
-    folder = locate(model, trust_remote_code=trust_remote_code)
-    batch = load_images(images, folder, config, limit, seed=0)
+    folder = locate(settings.model, trust_remote_code=settings.trust_remote_code)
+    batch = load_images(settings.images, folder, config, settings.limit, seed=0)
     if batch.labels is None and dense is None:
         raise DataError(
             "the images have no labels",
-            where=images,
+            where=settings.images,
             wanted="a folder for every class",
             hint="--against DENSE, to count how often the models agree",
         )
-    with progress or Quiet() as shown:
-        size = batch_size(together, tokens_in_each(batch, source), source)
-        return classify(source, batch, size, dense, shown.tick)
+    with progress or Quiet() as told:
+        size = batch_size(settings.batch_size, tokens_in_each(batch, source), source)
+        return classify(source, batch, size, dense, told.tick)
+
+
+def _open(settings: EvaluationSettings, model: str) -> BlockModel:
+    """A classifier of images by its folder or hub name, its blocks closed.
+
+    Raises:
+        RecipeError: it reads text.
+    """
+    trust, device = settings.trust_remote_code, choose_device(settings.device)
+    folder = locate(model, trust_remote_code=trust)
+    precision = choose_dtype(settings.dtype, device)
+    source = open_model(folder, device, precision, trust_remote_code=trust)
+    if not reads_images(source):
+        raise RecipeError(
+            f"{type(source.model).__name__} reads text, not images", where=model, hint="--text"
+        )
+    return source

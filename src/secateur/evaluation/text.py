@@ -5,68 +5,62 @@ from __future__ import annotations
 from torch import Tensor
 
 from secateur.blocks.batching import batch_size
-from secateur.checkpoint import locate, open_model
+from secateur.checkpoint import BlockModel, locate, open_model
 from secateur.checkpoint.model_facts import clip, load_tokenizer, vocabulary
 from secateur.data import load_heldout
 from secateur.errors import RecipeError
 from secateur.evaluation.perplexity import Evaluation, perplexity_of
+from secateur.evaluation.settings import EvaluationSettings
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.progress import Progress, Quiet
 
 
 def evaluate_text(
-    model: str,
-    text: str | Tensor,
-    *,
-    against: str | None = None,
-    sequence_length: int = 2048,
-    windows: int | None = None,
-    together: int | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    progress: Progress | None = None,
+    settings: EvaluationSettings, progress: Progress | None = None, tokens: Tensor | None = None
 ) -> Evaluation:
     """Perplexity of a model folder on held-out text, and its divergence from another.
 
     Args:
-        model: folder or hub name.
-        text: held-out text, or int64 windows [windows, tokens].
-        against: folder or hub name of the dense model.
-        sequence_length: tokens per window, clipped to what the model allows.
-        windows: how many at most.
-        together: windows per batch.
-        dtype, device, trust_remote_code, progress: as for `prune`.
+        settings: which model, on what, and how.
+        progress: told what happens; silent by default.
+        tokens: int64 windows [windows, tokens] to measure on, in place of `settings.text`.
 
     Raises:
         SecateurError: something cannot be read, or does not fit.
     """
-    trust, where = trust_remote_code, choose_device(device)
-    folder = locate(model, trust_remote_code=trust)
-    source = open_model(folder, where, choose_dtype(dtype, where), trust_remote_code=trust)
-    dense = None
-    if against is not None:
-        other = locate(against, trust_remote_code=trust)
-        dense = open_model(other, where, choose_dtype(dtype, where), trust_remote_code=trust)
-        if vocabulary(dense) != vocabulary(source):
-            raise RecipeError(
-                f"the models have vocabularies of {vocabulary(source)} and {vocabulary(dense)}",
-                where="--against",
-                wanted="the dense model that this one was made from",
-            )
-    length, notices = clip(sequence_length, source)
+    source = _open(settings, settings.model)
+    dense = None if settings.against is None else _open(settings, settings.against)
+    if dense is not None and vocabulary(dense) != vocabulary(source):
+        raise RecipeError(
+            f"the models have vocabularies of {vocabulary(source)} and {vocabulary(dense)}",
+            where="--against",
+            wanted="the dense model that this one was made from",
+        )
+    length, notices = clip(settings.sequence_length, source)
+    trust = settings.trust_remote_code
+    tokenizer_folder = locate(settings.model, trust_remote_code=trust)
+    text = tokens if tokens is not None else settings.text
+    if text is None:
+        raise RecipeError("no held-out text to measure on", hint="--text SOURCE")
     heldout = processes.from_first(
         lambda: load_heldout(
             text,
-            tokenizer=load_tokenizer(folder, trust_remote_code=trust),
+            tokenizer=load_tokenizer(tokenizer_folder, trust_remote_code=trust),
             sequence_length=length,
-            windows=windows,
+            windows=settings.windows,
             vocabulary=vocabulary(source),
         )
     )
-    with progress or Quiet() as shown:
+    with progress or Quiet() as told:
         for line in (*notices, *heldout.notices):
-            shown.notice(line)
-        size = batch_size(together, heldout.input_ids.shape[1], source)
-        return perplexity_of(source, heldout, size, dense, shown.tick)
+            told.notice(line)
+        size = batch_size(settings.batch_size, heldout.input_ids.shape[1], source)
+        return perplexity_of(source, heldout, size, dense, told.tick)
+
+
+def _open(settings: EvaluationSettings, model: str) -> BlockModel:
+    """A model by its folder or hub name, its blocks closed."""
+    trust, device = settings.trust_remote_code, choose_device(settings.device)
+    folder = locate(model, trust_remote_code=trust)
+    return open_model(folder, device, choose_dtype(settings.dtype, device), trust_remote_code=trust)

@@ -21,12 +21,16 @@ from secateur.errors import CheckpointError, RecipeError
 from secateur.evaluation import TaskEvaluation
 from secateur.evaluation.continuation import NAME as CONTINUATION
 from secateur.evaluation.lm_eval import TaskSet, lm_eval_version, read_scores
+from secateur.evaluation.settings import EvaluationSettings
 from secateur.evaluation.suites import spell_out
+from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.progress import Progress, Quiet
 
 LONGEST = 2048
 """Tokens of a question at most, where the model would allow more."""
+TOGETHER = 8
+"""Questions that a model is asked at once, unless the settings say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -46,54 +50,39 @@ class Questions:
     """Tasks with their data, loaded and ready to be asked of one model after the other.
 
     Args:
-        tasks: names of tasks, groups or suites, with commas between.
-        text: held-out text that `continuation` is made of.
-        include_path: a folder of task files beside lm-eval's own.
-        limit: documents of each task at most; for trying out, not for tables.
-        together: questions per batch.
-        dtype, device, trust_remote_code: as for `pipeline.prune`.
+        settings: tasks, the text that `continuation` is made of, and how the models are asked;
+            which model they name does not matter here.
 
     Raises:
         SecateurError: a task is unknown, or its data cannot be read.
     """
 
-    def __init__(
-        self,
-        tasks: str,
-        *,
-        text: str | None = None,
-        include_path: str | None = None,
-        limit: int | None = None,
-        together: int | None = None,
-        dtype: str = "auto",
-        device: str = "auto",
-        trust_remote_code: bool = False,
-    ) -> None:
-        self.trust_remote_code = trust_remote_code
-        self.asked = spell_out(tasks)
+    def __init__(self, settings: EvaluationSettings) -> None:
+        self.trust_remote_code = settings.trust_remote_code
+        self.asked = spell_out(settings.tasks or "")
         if not self.asked:
             raise RecipeError("no task", where="--tasks", wanted="names with commas between")
-        self._text = text if CONTINUATION in self.asked else None
+        self._text = settings.text if CONTINUATION in self.asked else None
         texts: Sequence[str] | None = None
         if self._text is not None:
             texts = read_documents(self._text, "test").texts
-        self._ready = TaskSet(self.asked, include_path, texts)
-        self._limit, self._together = limit, together or 8
-        self._device = choose_device(device)
-        self._dtype = choose_dtype(dtype, self._device)
+        self._ready = TaskSet(self.asked, settings.include_path, texts)
+        self._limit, self._together = settings.limit, settings.batch_size or TOGETHER
+        self._device = choose_device(settings.device)
+        self._dtype = choose_dtype(settings.dtype, self._device)
 
-    def ask(self, folder: Path, shown: Progress) -> Answers:
+    def ask(self, folder: Path, told: Progress) -> Answers:
         """What the model in a folder answers; it is in memory, whole, until it has.
 
         Raises:
             SecateurError: it cannot be read.
         """
         began = time.perf_counter()
-        shown.begin(folder.name, len(self._ready.loaded))
+        told.begin(folder.name, len(self._ready.loaded))
         results = {}
         for name, result in self._put_to(folder):
             results[name] = result
-            shown.block(task=name, **_headline(name, result))
+            told.block(task=name, **_headline(name, result))
         return Answers(results, time.perf_counter() - began)
 
     def score(
@@ -149,33 +138,27 @@ class Questions:
 
 
 def evaluate_tasks(
-    model: str,
-    tasks: str,
-    *,
-    against: str | None = None,
-    progress: Progress | None = None,
-    **options: Any,
+    settings: EvaluationSettings, progress: Progress | None = None
 ) -> TaskEvaluation:
     """What a model scores in tasks, and the dense model beside it.
 
     Args:
-        model: folder or hub name.
-        tasks: names of tasks, groups or suites, with commas between.
-        against: folder or hub name of the dense model.
-        progress: as for `pipeline.prune`.
-        options: of `Questions`.
+        settings: which model, what it is asked, and how.
+        progress: told what happens; silent by default.
 
     Raises:
         SecateurError: something cannot be read, or a task is unknown.
     """
-    trust = options.get("trust_remote_code", False)
+    processes.alone("evaluate --tasks")
     folders = [
-        locate(name, trust_remote_code=trust) for name in (model, against) if name is not None
+        locate(name, trust_remote_code=settings.trust_remote_code)
+        for name in (settings.model, settings.against)
+        if name is not None
     ]
-    questions = Questions(tasks, **options)
-    with progress or Quiet() as shown:
-        answers, *dense = (questions.ask(folder, shown) for folder in folders)
-    return questions.score(model, answers, against, *dense)
+    questions = Questions(settings)
+    with progress or Quiet() as told:
+        answers, *dense = (questions.ask(folder, told) for folder in folders)
+    return questions.score(settings.model, answers, settings.against, *dense)
 
 
 def _headline(name: str, result: dict[str, Any]) -> dict[str, float]:

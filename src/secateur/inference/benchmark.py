@@ -21,6 +21,7 @@ from secateur.inference.generation import Latency, measure
 from secateur.inference.layers import matrix_bytes, replace, two_of_four
 from secateur.inference.packed_linear import PackedLinear
 from secateur.inference.probe import tune
+from secateur.inference.settings import BenchSettings
 from secateur.inference.tile import MOST_VECTORS
 from secateur.inference.timings import Record
 from secateur.machine.device import choose_device, choose_dtype
@@ -86,29 +87,12 @@ class BenchReport(Record):
     """What was not measured, and why."""
 
 
-def bench(
-    model: str,
-    *,
-    batches: Sequence[int] = (1, 4, 16, 64),
-    prompt: int = 128,
-    new_tokens: int = 32,
-    repeats: int = 5,
-    forms: Sequence[str] | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> BenchReport:
+def bench(settings: BenchSettings, progress: Progress | None = None) -> BenchReport:
     """Measure how fast a 2:4 model reads prompts and writes tokens, in every form.
 
     Args:
-        model: folder or hub name.
-        batches: sequences at once.
-        prompt: tokens of each prompt.
-        new_tokens: tokens decoded after it.
-        repeats: passes behind each median.
-        forms: of "dense", "semi-structured", "packed", "chosen"; None is all of them on CUDA and
-            dense alone elsewhere.
-        dtype, device, progress: as for `pipeline.prune`.
+        settings: which model, in which forms, and how often.
+        progress: told what happens; silent by default.
 
     Raises:
         RecipeError: an option is out of range, or a sparse form is asked for without CUDA.
@@ -116,42 +100,36 @@ def bench(
             write tokens.
         CheckpointError: it cannot be loaded.
     """
-    for name, number in (("prompt", prompt), ("new_tokens", new_tokens), ("repeats", repeats)):
-        if number < 1:
-            raise RecipeError(f"{name}={number}", wanted="at least 1")
-    if not batches or min(batches) < 1:
-        raise RecipeError(
-            f"batches={','.join(map(str, batches))}", wanted="numbers of at least 1, as in 1,4,16"
-        )
-    where = choose_device(device)
-    asked = _columns(forms, where)
-    folder = locate(model)
-    notices = [] if where.type == "cuda" else [f"dense alone is measured: {NO_GAIN}"]
+    device = choose_device(settings.device)
+    prompt, new_tokens, batches = settings.prompt, settings.new_tokens, settings.batches
+    asked = _columns(settings.forms, device)
+    folder = locate(settings.model)
+    notices = [] if device.type == "cuda" else [f"dense alone is measured: {NO_GAIN}"]
     loaded: list[Loaded] = []
     found: list[Measurement] = []
-    precision = choose_dtype(dtype, where)
+    precision = choose_dtype(settings.dtype, device)
     stored = ""
     with progress or Quiet() as shown:
         shown.begin("bench", len(asked) * len(batches))
         for column in asked:
-            reset_peak_memory(where)
-            run = load_whole(folder, precision).to(where).eval()
+            reset_peak_memory(device)
+            run = load_whole(folder, precision).to(device).eval()
             stored = str(run.dtype).removeprefix("torch.")
             _check(run, prompt + new_tokens)
             sparse = 0
-            if forms is None or asked != ("dense",):
+            if settings.forms is None or asked != ("dense",):
                 sparse = _prepare(run, column, batches, notices)
             for batch in batches:
                 try:
-                    both = measure(run, batch, prompt, new_tokens, repeats)
+                    both = measure(run, batch, prompt, new_tokens, settings.repeats)
                 except torch.OutOfMemoryError:
                     notices.append(f"{column}: a batch of {batch} does not fit into memory")
                     continue
                 found += _measurements(column, batch, both, prompt, found)
                 shown.block(form=column, batch=batch, decode_ms=1000 * both[1].seconds)
             peak = (
-                torch.cuda.max_memory_allocated(where)
-                if where.type == "cuda"
+                torch.cuda.max_memory_allocated(device)
+                if device.type == "cuda"
                 else peak_memory_bytes()
             )
             loaded.append(
@@ -161,15 +139,15 @@ def bench(
                 )
             )  # fmt: skip
             del run
-    facts = machine(where)
+    facts = machine(device)
     return BenchReport(
-        model=model,
-        device=f"{where}: " + ", ".join(f"{name} {fact}" for name, fact in facts.items()),
+        model=settings.model,
+        device=f"{device}: " + ", ".join(f"{name} {fact}" for name, fact in facts.items()),
         dtype=stored,
         torch=torch.__version__,
         prompt_tokens=prompt,
         new_tokens=new_tokens,
-        repeats=repeats,
+        repeats=settings.repeats,
         forms=tuple(loaded),
         measurements=tuple(found),
         notices=tuple(dict.fromkeys(notices)),

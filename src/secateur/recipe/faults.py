@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from secateur.errors import SecateurError, closest
+from secateur.errors import SecateurError
 from secateur.methods import Refine, get
 from secateur.recipe.regional import EFFORTS, Regional, ready_made
+from secateur.recipe.setting import phrase_of
 from secateur.sparsity import NofM, parse_pattern, read_selection
 from secateur.statistics import Need
 
@@ -18,7 +18,7 @@ from secateur.statistics import Need
 def faults_of(recipe: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
     """Everything that is wrong with the values, a phrase each."""
     faults = [
-        _phrase(error, recipe.model_fields)
+        phrase_of(error, recipe.model_fields)
         for error in _errors(lambda: recipe.model_validate(dict(values)))
     ]
     also = values.get("also_text") or []
@@ -42,7 +42,7 @@ def faults_of(recipe: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
     params = None
     if method is not None and isinstance(parameters, dict):
         wrong = _errors(lambda: method.params.model_validate(parameters))
-        faults += [_phrase(error, method.params.model_fields, "parameters") for error in wrong]
+        faults += [phrase_of(error, method.params.model_fields, "parameters") for error in wrong]
         params = None if wrong else method.params.model_validate(parameters)
         sources = [key for key in ("calibration", "images") if values.get(key) is not None]
         if method.needs_calibration and not sources:
@@ -81,7 +81,7 @@ def faults_of(recipe: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
         faults.append("preset paper sets its own rounds: leave effort out")
     if known and isinstance(regional, dict):
         wrong = _errors(lambda: ready_made(preset, effort, regional))
-        faults += [_phrase(error, Regional.model_fields, "regional") for error in wrong]
+        faults += [phrase_of(error, Regional.model_fields, "regional") for error in wrong]
         held = wrong or ready_made(preset, effort, regional).hold_mask
         if method is not None and method.solve and method.refine is Refine.REGIONAL and not held:
             faults.append(
@@ -105,18 +105,3 @@ def _errors(make: Any) -> list[Any]:
     except ValidationError as fault:
         return list(fault.errors())
     return []
-
-
-def _phrase(error: Any, known: Mapping[str, Any], under: str | None = None) -> str:
-    """One of pydantic's errors as a phrase."""
-    key = ".".join(str(part) for part in ([under] if under else []) + list(error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {key!r}, wanted {closest(str(error['loc'][-1]), known)}"
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{key}={_BRIEFLY.repr(error['input'])}, wanted {message}" if error["loc"] else message
-
-
-_BRIEFLY = reprlib.Repr()
-_BRIEFLY.maxstring = _BRIEFLY.maxother = 100

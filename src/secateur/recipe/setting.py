@@ -9,10 +9,22 @@ with told, the report and its recipes. There is no second list.
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from os import PathLike, fspath
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    model_validator,
+)
+
+from secateur.errors import RecipeError, closest
 
 
 class Mark(StrEnum):
@@ -58,3 +70,104 @@ def setting_of(settings: type[BaseModel], name: str) -> Setting:
 def names_of(settings: type[BaseModel], *marks: Mark) -> tuple[str, ...]:
     """The fields with one of these marks, in the order in which they are written."""
     return tuple(name for name in settings.model_fields if setting_of(settings, name).mark in marks)
+
+
+class Settings(BaseModel):
+    """The settings of one command, frozen. Make it with `build`, which names all that is wrong.
+
+    A field that is a tuple takes its members separated by commas, one that is a list takes them
+    one by one; either takes a list of Python too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    command: ClassVar[str]
+    """Name of the command, for the line that counts its faults."""
+
+    def contradictions(self) -> list[str]:
+        """What is wrong with settings that are each right by themselves, a phrase each."""
+        return []
+
+    @model_validator(mode="after")
+    def _without_contradiction(self) -> Self:
+        if faults := self.contradictions():
+            raise ValueError("\n".join(faults))
+        return self
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any]) -> Self:
+        """Check everything and make the record.
+
+        Raises:
+            RecipeError: with all faults, in one line.
+        """
+        try:
+            return cls.model_validate(without_paths(values))
+        except ValidationError as fault:
+            faults = [
+                line
+                for error in fault.errors()
+                for line in phrase_of(error, cls.model_fields).splitlines()
+            ]
+            several = f"{len(faults)} faults in the options of {cls.command}: "
+            head = several if len(faults) > 1 else ""
+            raise RecipeError(head + " | ".join(faults)) from fault
+
+
+def without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with every path as text, alone or in a list."""
+    return {name: _without_path(value) for name, value in values.items()}
+
+
+def _without_path(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_without_path(member) for member in value]
+    return fspath(value) if isinstance(value, PathLike) else value
+
+
+def phrase_of(error: Mapping[str, Any], known: Mapping[str, Any], under: str | None = None) -> str:
+    """One of pydantic's errors as a phrase.
+
+    Args:
+        error: as `ValidationError.errors` gives it.
+        known: the fields that there are, by name.
+        under: the key of the recipe that the values stood under.
+    """
+    key = ".".join(str(part) for part in ([under] if under else []) + list(error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key!r}, wanted {closest(str(error['loc'][-1]), known)}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    message: str = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{key}={_BRIEFLY.repr(error['input'])}, wanted {message}" if error["loc"] else message
+
+
+_BRIEFLY = reprlib.Repr()
+_BRIEFLY.maxstring = _BRIEFLY.maxother = 100
+
+
+def split_names(value: Any) -> Any:
+    """The names in a text that separates them by commas; what is no text stays as it is."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def split_numbers(value: Any) -> Any:
+    """The whole numbers in a text that separates them by commas.
+
+    Raises:
+        ValueError: one of them is none.
+    """
+    if isinstance(value, int):
+        return [value]
+    parts = split_names(value)
+    if isinstance(value, str) and not all(part.isdecimal() for part in parts):
+        raise ValueError("whole numbers with commas between, such as 1,4,16")
+    return parts
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
+"""A field of names with commas between."""
+Numbers = Annotated[tuple[int, ...], BeforeValidator(split_numbers)]
+"""A field of whole numbers with commas between."""

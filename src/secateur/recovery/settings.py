@@ -6,13 +6,11 @@ at 4096; a rate that is too high shows in the validation loss, and the best stat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field
 
-from secateur.errors import RecipeError, closest
-from secateur.recipe.setting import Mark, Setting
+from secateur.recipe.setting import Mark, Setting, Settings
 
 CONTENT, PLACE, RESULT, RUN = Mark.CONTENT, Mark.PLACE, Mark.RESULT, Mark.RUN
 
@@ -21,10 +19,10 @@ OUTSIDE = frozenset({"out", "overwrite", "resume", "device", "heldout", "windows
 """Settings that change nothing in what is trained, so that a run can go on with other ones."""
 
 
-class Recovery(BaseModel):
+class Recovery(Settings):
     """One recovery of a pruned model. Make it with `Recovery.build`, which names what is wrong."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    command = "recover"
 
     model: Annotated[str, Setting(CONTENT)]
     """Folder of the sparse model, or a hub name."""
@@ -95,28 +93,16 @@ class Recovery(BaseModel):
     resume: Annotated[bool, Setting(RUN)] = False
     """Go on from the checkpoint of an interrupted run."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def contradictions(self) -> list[str]:
+        """What is wrong with settings that are each right by themselves, a phrase each."""
+        faults = []
         if self.block_weight and self.objective != "distill":
-            raise ValueError("block_weight goes with objective distill")
+            faults.append("block_weight goes with objective distill")
         if self.resume and self.overwrite:
-            raise ValueError("resume goes on, overwrite begins anew: give one of them")
+            faults.append("resume goes on, overwrite begins anew: give one of them")
         if self.chosen_warm_up >= self.steps:
-            raise ValueError(f"warm_up={self.warm_up} leaves none of {self.steps} steps")
-        return self
-
-    @classmethod
-    def build(cls, values: Mapping[str, Any]) -> Recovery:
-        """Check everything and make the record.
-
-        Raises:
-            RecipeError: with all faults, in one line.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as fault:
-            faults = " | ".join(_phrase(error) for error in fault.errors())
-            raise RecipeError(faults, where="the options of recover") from fault
+            faults.append(f"warm_up={self.warm_up} leaves none of {self.steps} steps")
+        return faults
 
     @property
     def chosen_alpha(self) -> float:
@@ -151,12 +137,3 @@ class Recovery(BaseModel):
             "evaluate_every": self.chosen_interval,
             "samples": self.trained_sequences,
         }
-
-
-def _phrase(error: Any) -> str:
-    """One of pydantic's errors as a phrase."""
-    name = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"unknown setting {name!r}, wanted {closest(name, Recovery.model_fields)}"
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{name}={error['input']!r}, wanted {message}" if name else message

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -37,6 +38,13 @@ MARKS = (
 COLOURS = 8
 
 ReportFormat = Literal["html", "markdown", "latex", "csv"]
+FILES: dict[str, ReportFormat] = {
+    "report.html": "html",
+    "table.md": "markdown",
+    "table.tex": "latex",
+    "table.csv": "csv",
+}
+"""Name of a file -> what a comparison writes into it, beside its runs."""
 
 
 def render(records: Sequence[RunRecord]) -> str:
@@ -68,18 +76,28 @@ def render(records: Sequence[RunRecord]) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Report:
+    """Runs side by side, as they were written.
+
+    Attributes:
+        path: the file; None if it was written nowhere.
+        text: what stands in it.
+    """
+
+    path: Path | None
+    text: str
+
+
 def write_report(
     records: Sequence[RunRecord], out: Path | None = None, form: ReportFormat = "html"
-) -> tuple[Path | None, str]:
+) -> Report:
     """Put runs side by side and write the report; the file appears whole or not at all.
 
     Args:
         records: at least one.
         out: the file; none: report.html for a page, nowhere for text.
         form: the page, or its table alone as text.
-
-    Returns:
-        Where it was written, and what.
 
     Raises:
         OutputError: it cannot be written there.
@@ -94,7 +112,34 @@ def write_report(
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
-    return out, text
+    return Report(out, text)
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """What a comparison did, and where it is written.
+
+    Attributes:
+        records: of every run, in the order in which they were done; recovered models come last.
+        report: the page, report.html.
+        tables: the table as table.md, table.tex and table.csv.
+    """
+
+    records: tuple[RunRecord, ...]
+    report: Path
+    tables: tuple[Path, ...]
+
+
+def write_comparison(records: Sequence[RunRecord], folder: Path) -> ComparisonResult:
+    """Write the page and every form of the table into the folder of a comparison.
+
+    Raises:
+        OutputError: they cannot be written there.
+    """
+    for name, form in FILES.items():
+        write_report(records, folder / name, form)
+    page, *tables = (folder / name for name in FILES)
+    return ComparisonResult(tuple(records), page, tuple(tables))
 
 
 def _hash(text: str) -> str:

@@ -1,0 +1,132 @@
+"""What a comparison has beyond a recipe, and which keys of the recipe it takes as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from secateur import methods
+from secateur.errors import RecipeError
+from secateur.recipe import Recipe
+from secateur.recipe.setting import Mark, Names, Numbers, Setting, Settings
+from secateur.statistics import Need
+
+CONTENT, PLACE, RESULT, RUN = Mark.CONTENT, Mark.PLACE, Mark.RESULT, Mark.RUN
+
+
+class ComparisonSettings(Settings):
+    """What is compared, and what is done with it, beside the recipe that all runs share."""
+
+    command = "compare"
+
+    out: Annotated[str, Setting(PLACE)]
+    """Folder for the records, the table and the report."""
+    methods: Annotated[Names | None, Setting(RESULT, unset="all", metavar="NAME,...")] = None
+    """Methods to compare, with commas between; `secateur methods` lists them."""
+    patterns: Annotated[Names, Setting(RESULT, metavar="PATTERN,...")] = ("2:4",)
+    """Patterns to compare, with commas between, such as 50%,2:4,4:8. N:M: N of every M weights
+    along the input are KEPT."""
+    seeds: Annotated[Numbers, Setting(RESULT, metavar="N,...")] = (0,)
+    """Seeds to compare, with commas between; each draws calibration sequences of its own."""
+    matrix_patterns: Annotated[dict[str, str], Setting(RESULT, metavar="REGEX=PATTERN")] = Field(
+        default={}
+    )
+    """Give the matrices whose name matches REGEX a pattern of their own in every run; the first
+    match decides. May be repeated."""
+    keep_models: Annotated[bool, Setting(RUN)] = False
+    """Write the pruned models too, beside their records."""
+    recover: Annotated[int | None, Setting(RESULT, unset="no training", metavar="STEPS")] = Field(
+        default=None, ge=1
+    )
+    """Train every pruned model back for this many steps on the calibration text, as `secateur
+    recover` does; the models are written."""
+    objective: Annotated[Literal["lm", "distill"], Setting(RESULT)] = "lm"
+    """What recovery learns. lm: the text itself; distill: what the dense model says of it."""
+    tasks: Annotated[str | None, Setting(RESULT)] = None
+    """Ask the dense and every pruned or recovered model these zero-shot tasks, as `secateur
+    evaluate` does; the models are written. continuation is made from text."""
+    include_path: Annotated[str | None, Setting(CONTENT)] = None
+    """Folder of task files beside lm-eval's own; the code in them is run."""
+    limit: Annotated[int | None, Setting(RESULT, unset="all")] = Field(default=None, ge=1)
+    """Ask at most this many questions of each task."""
+    overwrite: Annotated[bool, Setting(RUN)] = False
+    """Do finished runs again."""
+
+    def contradictions(self) -> list[str]:
+        """What is wrong with settings that are each right by themselves, a phrase each."""
+        if self.tasks is None and (self.include_path is not None or self.limit is not None):
+            return ["--include-path and --limit are of --tasks; wanted --tasks NAMES"]
+        return []
+
+    @property
+    def chosen_methods(self) -> tuple[str, ...]:
+        """The methods, the default filled in."""
+        if self.methods is not None:
+            return self.methods
+        return tuple(method.name for method in methods.every())
+
+    @property
+    def writes_models(self) -> bool:
+        """Whether the pruned models are needed after they were measured."""
+        return self.keep_models or self.recover is not None or self.tasks is not None
+
+
+def shared_keys() -> tuple[str, ...]:
+    """The keys of a recipe that `compare` takes as they are: all that it does not set itself."""
+    by_comparison = {"method", "pattern", "seed", *ComparisonSettings.model_fields}
+    return tuple(name for name in Recipe.model_fields if name not in by_comparison)
+
+
+def split_options(values: Mapping[str, Any]) -> tuple[ComparisonSettings, dict[str, Any]]:
+    """The settings of a comparison, and what all of its recipes share, out of one mapping.
+
+    Raises:
+        RecipeError: a key is neither, or a setting of the comparison is wrong.
+    """
+    shared = {name: values[name] for name in shared_keys() if name in values}
+    settings = ComparisonSettings.build(
+        {name: value for name, value in values.items() if name not in shared}
+    )
+    if settings.matrix_patterns:
+        shared["patterns"] = settings.matrix_patterns
+    return settings, shared
+
+
+def options_of(method: str, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the shared keys concerns a method: parameters, regional settings and gradients
+    go to the methods that have them.
+
+    Raises:
+        RecipeError: there is no such method.
+    """
+    chosen = methods.get(method)
+    concerning = dict(shared)
+    parameters = shared.get("parameters")
+    if isinstance(parameters, Mapping):
+        names = chosen.params.model_fields
+        concerning["parameters"] = {
+            name: value for name, value in parameters.items() if name in names
+        }
+    if chosen.refine is not methods.Refine.REGIONAL:
+        concerning.pop("regional", None)
+    if Need.FULL_GRADIENT not in chosen.needs:
+        concerning.pop("gradients", None)
+        concerning.pop("save_gradients", None)
+    return concerning
+
+
+def refuse_unused(names: tuple[str, ...], shared: Mapping[str, Any]) -> None:
+    """Refuse what concerns none of the methods that are compared.
+
+    Raises:
+        RecipeError: such a key, by name; or there is no such method.
+    """
+    used = [options_of(name, shared) for name in names]
+    for key in ("regional", "gradients", "save_gradients"):
+        if shared.get(key) and not any(options.get(key) for options in used):
+            raise RecipeError(f"{key} concerns none of the methods {', '.join(names)}")
+    for name in shared.get("parameters") or {}:
+        if not any(name in options["parameters"] for options in used):
+            raise RecipeError(f"none of the methods {', '.join(names)} has a parameter {name!r}")

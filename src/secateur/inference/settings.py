@@ -1,0 +1,44 @@
+"""All that decides what `bench` measures, in one frozen record."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from secateur.recipe import Precision
+from secateur.recipe.setting import Mark, Names, Numbers, Setting, Settings
+
+
+class BenchSettings(Settings):
+    """One measurement of how fast a 2:4 model reads prompts and writes tokens."""
+
+    command = "bench"
+
+    model: Annotated[str, Setting(Mark.CONTENT)]
+    """Folder of a Hugging Face checkpoint, a hub name, or builtin (the model in the package)."""
+    batches: Annotated[Numbers, Setting(Mark.RESULT, metavar="N,...")] = (1, 4, 16, 64)
+    """Numbers of sequences at once, with commas between."""
+    prompt: Annotated[int, Setting(Mark.RESULT)] = Field(default=128, ge=1)
+    """Tokens of each prompt."""
+    new_tokens: Annotated[int, Setting(Mark.RESULT)] = Field(default=32, ge=1)
+    """Tokens that are decoded after the prompt."""
+    repeats: Annotated[int, Setting(Mark.RESULT)] = Field(default=5, ge=1)
+    """Passes behind each median; one more before them is not measured."""
+    forms: Annotated[
+        Names | None,
+        Setting(Mark.RESULT, unset="all on CUDA, dense elsewhere", metavar="FORM,..."),
+    ] = None
+    """Some of dense, semi-structured, packed and chosen (by accelerate_inference), with commas
+    between."""
+    dtype: Annotated[Precision, Setting(Mark.RESULT)] = "auto"
+    """Precision of the weights; auto takes float32 on a CPU, the checkpoint's own elsewhere."""
+    device: Annotated[str, Setting(Mark.PLACE)] = "auto"
+    """Where to compute: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
+
+    def contradictions(self) -> list[str]:
+        """What is wrong with settings that are each right by themselves, a phrase each."""
+        if self.batches and min(self.batches) >= 1:
+            return []
+        asked = ",".join(map(str, self.batches))
+        return [f"batches={asked}; wanted numbers of at least 1, as in 1,4,16"]
