@@ -58,6 +58,7 @@ from transformers.utils import logging
 from secateur.checkpoint import locate, open_model
 from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.data import Draw, load_calibration, load_heldout
+from secateur.evaluation import EvaluationSettings
 from secateur.evaluation.text import evaluate_text
 
 PEER, OURS, DISK = "llm-compressor", "secateur", "secateur from disk"
@@ -125,7 +126,13 @@ def main() -> None:
             agreed[way] = Agreement(same(own, rival, names), same(own, rival, first))
             text = inputs.heldout
             perplexity[way] = evaluate_text(
-                str(own), text, sequence_length=text.shape[1], device="cpu"
+                EvaluationSettings(
+                    model=str(own),
+                    text="tokens in memory",
+                    sequence_length=text.shape[1],
+                    device="cpu",
+                ),
+                tokens=text,
             ).perplexity
     found["peer"] = runs[ways[0]][0]["versions"]
     theirs = ", ".join(f"{name} {number}" for name, number in found["peer"].items())

@@ -24,7 +24,6 @@ from transformers.utils import logging
 
 import secateur
 from secateur.checkpoint import load_whole
-from secateur.evaluation.text import evaluate_text
 
 REFERENCE = "float32"
 
@@ -40,8 +39,8 @@ def pruned(method: str, dtype: str, options: argparse.Namespace) -> tuple[torch.
         names = [matrix.name for block in record.blocks for matrix in block.matrices]
         weights = load_whole(out).state_dict()
         kept = torch.cat([(weights[name] != 0).flatten() for name in names])
-        measured = evaluate_text(
-            str(out), options.text, sequence_length=options.sequence_length,
+        measured = secateur.evaluate(
+            out, text=options.text, sequence_length=options.sequence_length,
             windows=options.windows, dtype=REFERENCE,
         )  # fmt: skip
         return kept, measured.perplexity

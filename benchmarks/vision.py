@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 
 import secateur
-from secateur.evaluation.images import evaluate_images
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import digits
@@ -30,7 +29,7 @@ PATTERNS = ["50%", "2:4"]
 
 def top1(model: Path, images: Path) -> float:
     """In per cent."""
-    found = evaluate_images(str(model), str(images)).top1
+    found = secateur.evaluate(model, images=images).top1
     assert found is not None
     return 100 * found
 

@@ -23,7 +23,6 @@ import secateur
 from secateur import cli
 from secateur.blocks import sweep
 from secateur.errors import SecateurError
-from secateur.evaluation.text import evaluate_text
 from secateur.machine import processes
 from tiny import make_model
 
@@ -66,7 +65,9 @@ def several(folder: Path) -> None:
     state = {name: value.contiguous() for name, value in live.state_dict().items()}
     save_file(state, folder / f"live-{processes.number()}.safetensors")
     given = options(folder, "wanda")
-    found = evaluate_text(given["model"], given["calibration"], sequence_length=32, windows=1)
+    found = secateur.evaluate(
+        given["model"], text=given["calibration"], sequence_length=32, windows=1
+    )
     (folder / f"evaluation-{processes.number()}.json").write_text(found.model_dump_json())
     for refused in (
         lambda: secateur.prune(**{**options(folder, "wanda"), "samples": 1}, out=folder / "no"),

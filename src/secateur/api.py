@@ -1,6 +1,5 @@
 """The library's front doors: each does what the command of its name does, and gives a record.
 
-An option that a door does not name is a field of its settings, checked as the command checks it.
 The examples follow each other: "pruned" is the folder that `prune` writes in its own.
 """
 
@@ -59,14 +58,13 @@ def prune(
     """Prune a checkpoint into a new folder, or a model in memory in place.
 
     Args:
-        model: folder or hub name of a checkpoint; or a transformers model, which is changed in
-            place and keeps its device and dtype.
+        model: folder or hub name; or a transformers model, which keeps its device and dtype.
         method: see `secateur methods`.
         pattern: "50%", 0.5, "2:4", ...
         calibration: as on the command line; for a model in memory also int64 token ids
             [sequences, tokens], or texts together with `tokenizer`; for a classifier its
             pixel_values, float [images, channels, height, width].
-        out: folder for the result; with a model in memory, leave it out.
+        out: folder for the result; none with a model in memory.
         tokenizer: for texts with a model in memory.
         progress: told what happens; silent by default.
         options: every other key of a recipe (`secateur.recipe.Recipe`), such as samples,
@@ -106,13 +104,9 @@ def prune(
 
 
 @overload
-def evaluate(
-    model: Location, *, tasks: str, images: None = None, **options: Any
-) -> TaskEvaluation: ...
+def evaluate(model: Location, *, tasks: str, **options: Any) -> TaskEvaluation: ...
 @overload
-def evaluate(
-    model: Location, *, images: Location, tasks: None = None, **options: Any
-) -> Classification: ...
+def evaluate(model: Location, *, images: Location, **options: Any) -> Classification: ...
 @overload
 def evaluate(
     model: Location, *, text: Location, tasks: None = None, images: None = None, **options: Any
@@ -167,14 +161,13 @@ def check(
 ) -> Proof:
     """Count the zeros of every prunable matrix of a model folder, and verify its checksums.
 
+    What does not hold is the `complaint` of the proof.
+
     Args:
         model: folder or hub name.
         pattern: what every matrix must have; None takes what the folder's run.json says, or looks
             for nothing if there is none.
         trust_remote_code: run the code that lies beside the weights, if the model needs it.
-
-    Returns:
-        what was counted; its `complaint` says what does not hold, and is None if all does.
 
     Raises:
         SecateurError: the pattern or the folder cannot be read.
@@ -201,8 +194,7 @@ def recover(
         text: text or tokens to train on.
         out: folder for the recovered model.
         progress: told what happens; silent by default.
-        options: every other field of `secateur.recovery.Recovery`, such as steps, heldout,
-            objective, dense, resume.
+        options: every other field of `secateur.recovery.Recovery`, such as steps and heldout.
 
     Returns:
         the record of the pruning run with `recovery` filled in; `run.json` holds the same.
@@ -251,8 +243,6 @@ def compare(
     ...                         sequence_length=64)
     >>> [run.recipe["method"] for run in done.records]
     ['magnitude', 'wanda']
-    >>> done.report.name
-    'report.html'
     """
     values = {"model": model, "out": out, "methods": methods, **options}
     plan = plan_comparison(*split_options(without_paths(values)))
@@ -274,13 +264,13 @@ def report(
 
     Args:
         places: folders with run.json below them, or such files.
-        out: file to write; None writes a page to report.html, and a table nowhere.
+        out: file to write; without it a page goes to report.html, and a table nowhere.
         format: "html" for the page; "markdown", "latex" or "csv" for the table.
 
     Raises:
         SecateurError: a place holds no record, or the file cannot be written.
 
-    >>> secateur.report("table", format="csv").text.splitlines()[1].split(",")[1:3]
+    >>> secateur.report("table", format="csv").text.splitlines()[1].split(",")[2:4]
     ['2:4', 'magnitude']
     """
     if isinstance(places, str) or not isinstance(places, Sequence):
@@ -298,8 +288,7 @@ def load(
 ) -> PreTrainedModel:
     """A model in memory from its folder, packed or plain.
 
-    What is packed is unpacked tensor by tensor from mapped files, and the dense model is never
-    written. `AutoModelForCausalLM.from_pretrained` does the same.
+    What is packed is unpacked tensor by tensor. `AutoModelForCausalLM.from_pretrained` does it too.
 
     Args:
         model: folder or hub name.

@@ -703,7 +703,7 @@ BENCH: dict[str, Case] = {
     "a batch of none": Case(lambda p: ["bench", p.pruned, "--batches", "1,0"], ["batches=1,0"]),
     "no batch": Case(lambda p: ["bench", p.pruned, "--batches", ","], ["batches=; wanted"]),
     "a batch in words": Case(
-        lambda p: ["bench", p.pruned, "--batches", "1,two"], ["--batches '1,two'", "whole numbers"]
+        lambda p: ["bench", p.pruned, "--batches", "1,two"], ["batches='1,two'", "whole numbers"]
     ),
     "no prompt": Case(lambda p: ["bench", p.pruned, "--prompt", 0], ["--prompt"]),
     "no new token": Case(lambda p: ["bench", p.pruned, "--new-tokens", 0], ["--new-tokens"]),

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import secateur
 from secateur import methods
 from secateur.comparison import demo
-from secateur.evaluation.zero_shot import Answers, Questions, evaluate_tasks
+from secateur.evaluation.zero_shot import Answers, Questions
 from secateur.progress import Progress
 from secateur.record import read_record
 from tiny import Command
@@ -182,9 +183,9 @@ def test_compare_asks_dense_pruned_and_recovered_models(
     for name in runs:
         record = read_record(out_folder / "runs" / name)
         assert record is not None
-        alone = evaluate_tasks(
-            str(out_folder / "runs" / name), "offline", against=str(llama_folder),
-            text=str(text_folder), limit=20,
+        alone = secateur.evaluate(
+            out_folder / "runs" / name, tasks="offline", against=llama_folder, text=text_folder,
+            limit=20,
         )  # fmt: skip
         (found,) = record.tasks
         assert found.scores == alone.scores

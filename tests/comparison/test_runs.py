@@ -16,7 +16,6 @@ from secateur.checkpoint import StreamedModel
 from secateur.comparison.afterwards import recover_all
 from secateur.comparison.runs import Run, compare, plan_runs
 from secateur.errors import OutputError, RecipeError
-from secateur.evaluation.text import evaluate_text
 from secateur.pruning import pipeline
 from secateur.recipe import Recipe
 from secateur.record import RunRecord, read_record
@@ -145,8 +144,8 @@ def test_kept_models_are_whole_and_measured_the_same(
     [(_, measured, _)] = compare(planned(tmp_path / "a", values, **kinds))
     [(run, kept, _)] = compare(planned(tmp_path / "b", values, keep_models=True, **kinds))
     assert outcome(kept) == outcome(measured)
-    found = evaluate_text(
-        str(run.folder), str(tokens_file), against=str(llama_folder), sequence_length=16
+    found = secateur.evaluate(
+        run.folder, text=tokens_file, against=llama_folder, sequence_length=16
     )
     [along] = kept.evaluations
     assert found.model_dump(exclude={"seconds"}) == along.model_dump(exclude={"seconds"})
@@ -197,7 +196,7 @@ def test_a_recovered_model_is_measured_on_every_text(
     ((run, recovered, _),) = recover_all(trained, 1, "lm")
     assert recovered.recovery is not None
     (found,) = recovered.recovery.also
-    alone = evaluate_text(str(run.folder), str(other_text), sequence_length=16)
+    alone = secateur.evaluate(run.folder, text=other_text, sequence_length=16)
     assert found.model_dump(exclude={"seconds"}) == alone.model_dump(exclude={"seconds"})
     (comparison,) = side_by_side([pruned, recovered])  # one comparison: the texts are the same
     assert [row.name for row in comparison.rows] == ["wanda", "wanda (recovered, lm)"]
@@ -274,8 +273,8 @@ def test_perplexity_as_blocks_pass_is_that_of_the_folder(
         llama_folder, method="wanda", calibration=tokens_file, samples=6, sequence_length=16,
         text=str(tokens_file), out=out,
     )  # fmt: skip
-    found = evaluate_text(str(out), str(tokens_file), against=str(llama_folder), sequence_length=16)
-    dense = evaluate_text(str(llama_folder), str(tokens_file), sequence_length=16)
+    found = secateur.evaluate(out, text=tokens_file, against=llama_folder, sequence_length=16)
+    dense = secateur.evaluate(llama_folder, text=tokens_file, sequence_length=16)
     [along] = record.evaluations
     assert along.perplexity == found.perplexity
     assert along.divergence == found.divergence

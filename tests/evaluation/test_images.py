@@ -21,7 +21,6 @@ from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.data import ImageProtocol, images_in_memory, load_images
 from secateur.errors import DataError, ModelError, RecipeError, SecateurError
-from secateur.evaluation.images import evaluate_images
 from secateur.pruning.prepare import matrix_shapes
 from secateur.record import read_record
 from secateur.record.check import prove
@@ -70,7 +69,7 @@ def test_top1_is_that_of_the_model(vit: PreTrainedModel, vit_folder: Path, held_
     pixels, labels = digits.pixel_values(grey[-digits.HELD_OUT :]), labels[-digits.HELD_OUT :]
     with torch.no_grad():
         expected = (vit(pixel_values=pixels).logits.argmax(-1) == labels).double().mean()
-    found = evaluate_images(str(vit_folder), str(held_out))
+    found = secateur.evaluate(vit_folder, images=held_out)
     assert found.top1 == pytest.approx(float(expected))
     assert found.top1 > 0.85
     assert found.standard_error == pytest.approx((expected * (1 - expected) / 597) ** 0.5)
@@ -133,7 +132,7 @@ def test_a_vit_is_pruned_and_proved(
     assert prove(str(out), None).complaint is None
     kept = (out / "preprocessor_config.json").read_bytes()
     assert kept == (vit_folder / "preprocessor_config.json").read_bytes()
-    found = evaluate_images(str(out), str(held_out), against=str(vit_folder))
+    found = secateur.evaluate(out, images=held_out, against=vit_folder)
     assert found.top1 is not None
     assert found.dense_top1 is not None
     assert found.agreement is not None
@@ -172,11 +171,11 @@ def test_images_without_class_folders_take_the_models_own_predictions(
     record = secateur.prune(vit_folder, method="gblm", out=out, images=str(plain), samples=32)
     assert isinstance(record.calibration, ImageProtocol)
     assert not record.calibration.labelled
-    found = evaluate_images(str(out), str(plain), against=str(vit_folder))
+    found = secateur.evaluate(out, images=plain, against=vit_folder)
     assert found.top1 is None
     assert found.agreement is not None
     with pytest.raises(DataError, match="the images have no labels"):
-        evaluate_images(str(out), str(plain))
+        secateur.evaluate(out, images=plain)
 
 
 def test_pixel_values_in_memory_give_what_their_files_give(
@@ -289,13 +288,13 @@ def test_images_need_pillow(
     with pytest.raises(
         DataError, match=r"images need Pillow; try pip install 'secateur\[vision\]'"
     ):
-        evaluate_images(str(vit_folder), str(calibration))
+        secateur.evaluate(vit_folder, images=calibration)
 
 
 def test_images_need_a_processor(vit: PreTrainedModel, calibration: Path, tmp_path: Path) -> None:
     vit.save_pretrained(tmp_path / "bare")
     with pytest.raises(DataError, match=r"wanted its preprocessor_config\.json"):
-        evaluate_images(str(tmp_path / "bare"), str(calibration))
+        secateur.evaluate(tmp_path / "bare", images=calibration)
 
 
 @pytest.mark.parametrize(
@@ -336,12 +335,12 @@ def test_a_language_model_takes_no_images(
     with pytest.raises(RecipeError, match="LlamaForCausalLM reads text, not images"):
         secateur.prune(llama_folder, out=tmp_path / "out", images=str(calibration))
     with pytest.raises(RecipeError, match="LlamaForCausalLM reads text, not images"):
-        evaluate_images(str(llama_folder), str(calibration))
+        secateur.evaluate(llama_folder, images=calibration)
 
 
 def test_a_classifier_has_no_perplexity(vit_folder: Path) -> None:
     with pytest.raises(ModelError, match="reads images; wanted a language model"):
-        secateur.evaluate_text(str(vit_folder), "builtin")
+        secateur.evaluate(vit_folder, text="builtin")
 
 
 def test_a_model_that_shrinks_its_images_is_refused(calibration: Path, tmp_path: Path) -> None:

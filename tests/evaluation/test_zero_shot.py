@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+import secateur
 import tiny
 from secateur.errors import CheckpointError, DataError, RecipeError
 from secateur.evaluation import TaskEvaluation, TaskScore
 from secateur.evaluation.continuation import CHOICE, CHOICES, CONTEXT, make_questions
 from secateur.evaluation.lm_eval import TaskSet, _published, read_scores
 from secateur.evaluation.suites import SUITES, spell_out
-from secateur.evaluation.zero_shot import evaluate_tasks
 from secateur.pruning.pipeline import prune
 from secateur.recipe import Recipe
 from secateur.record import add_to_record, read_record
@@ -112,9 +112,9 @@ def asked(
     sparse_folder: Path, llama_folder: Path, own_tasks: Path, long_text: Path,
     tmp_path_factory: pytest.TempPathFactory, module_cache: None,
 ) -> TaskEvaluation:  # fmt: skip
-    return evaluate_tasks(
-        str(sparse_folder), "herons,continuation", against=str(llama_folder),
-        include_path=str(own_tasks), text=str(long_text), limit=40,
+    return secateur.evaluate(
+        sparse_folder, tasks="herons,continuation", against=llama_folder,
+        include_path=own_tasks, text=long_text, limit=40,
     )  # fmt: skip
 
 
@@ -171,8 +171,8 @@ def test_the_score_is_that_of_the_model_itself(asked: TaskEvaluation, sparse_fol
 def test_the_same_question_twice_gives_the_same_numbers(
     asked: TaskEvaluation, sparse_folder: Path, llama_folder: Path, long_text: Path
 ) -> None:
-    again = evaluate_tasks(
-        str(sparse_folder), "continuation", against=str(llama_folder), text=str(long_text), limit=40
+    again = secateur.evaluate(
+        sparse_folder, tasks="continuation", against=llama_folder, text=long_text, limit=40
     )
     assert again.scores == tuple(s for s in asked.scores if s.task == "continuation")
 
@@ -224,7 +224,7 @@ def test_a_fault_is_one_line(
     llama_folder: Path, names: str, options: dict[str, Any], fault: str
 ) -> None:
     with pytest.raises(RecipeError, match=fault):
-        evaluate_tasks(str(llama_folder), names, **options)
+        secateur.evaluate(llama_folder, tasks=names, **options)
 
 
 def test_every_task_of_the_suites_is_known_to_lm_eval() -> None:
@@ -245,4 +245,4 @@ def test_without_lm_eval_the_extra_is_named(
 
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(RecipeError, match=r"pip install 'secateur\[tasks\]'"):
-        evaluate_tasks(str(llama_folder), "arc_easy")
+        secateur.evaluate(llama_folder, tasks="arc_easy")

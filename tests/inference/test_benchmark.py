@@ -14,7 +14,7 @@ from torch import Tensor
 
 import secateur
 from secateur import cli, inference
-from secateur.inference import PackedLinear, benchmark, forms, summarise, tabulate
+from secateur.inference import BenchSettings, PackedLinear, benchmark, forms, summarise, tabulate
 from secateur.inference.benchmark import BenchReport, Loaded, Measurement
 from secateur.inference.generation import Latency, measure
 from secateur.inference.tile import Tile
@@ -68,9 +68,13 @@ def test_decoding_goes_on_from_the_prompt(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.allclose(last[-1], whole, atol=1e-5)
 
 
+def bench(model: str, **options: Any) -> BenchReport:
+    return inference.bench(BenchSettings.build({"model": model, **options}))
+
+
 @cpu_only
 def test_without_cuda_dense_alone_is_measured(pruned: Path) -> None:
-    found = inference.bench(str(pruned), batches=(1, 3), prompt=4, new_tokens=2, repeats=2)
+    found = bench(str(pruned), batches=(1, 3), prompt=4, new_tokens=2, repeats=2)
     assert [(m.form, m.phase, m.batch) for m in found.measurements] == [
         ("dense", phase, batch) for batch in (1, 3) for phase in ("prefill", "decode")
     ]
@@ -89,7 +93,7 @@ def test_without_cuda_dense_alone_is_measured(pruned: Path) -> None:
 
 @cpu_only
 def test_a_dense_model_may_be_measured_dense(llama_folder: Path) -> None:
-    found = inference.bench(
+    found = bench(
         str(llama_folder), batches=(1,), prompt=4, new_tokens=1, repeats=1, forms=["dense"]
     )
     assert len(found.measurements) == 2

@@ -17,7 +17,6 @@ from torch import Tensor
 import secateur
 from processes import DYING, RUNS, options
 from secateur.errors import RecipeError
-from secateur.evaluation.text import evaluate_text
 from secateur.machine import processes
 from tiny import BLOCKS, fingerprint, make_model, make_tokens, save
 
@@ -114,7 +113,9 @@ def test_weights_are_the_same_in_both(two: Path) -> None:
 
 def test_a_process_may_have_no_window(two: Path) -> None:
     given = options(two, "wanda")
-    alone = evaluate_text(given["model"], given["calibration"], sequence_length=32, windows=1)
+    alone = secateur.evaluate(
+        given["model"], text=given["calibration"], sequence_length=32, windows=1
+    )
     for rank in (0, 1):
         assert record(two, "evaluation", rank)["perplexity"] == alone.perplexity
 

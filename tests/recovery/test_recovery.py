@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+import secateur
 import tiny
 from secateur.checkpoint import find_blocks, find_matrices
 from secateur.errors import CheckFailedError, CheckpointError, RecipeError, SecateurError
-from secateur.evaluation.text import evaluate_text
 from secateur.progress import Quiet
 from secateur.pruning.pipeline import prune
 from secateur.recipe import Recipe
@@ -275,7 +275,7 @@ def test_every_zero_is_kept_in_the_files_and_nothing_else_is_touched(
 
 
 def test_the_files_score_what_the_record_says(done: tuple[Path, Any], text_file: Path) -> None:
-    found = evaluate_text(str(done[0]), str(text_file), sequence_length=32, windows=8)
+    found = secateur.evaluate(done[0], text=text_file, sequence_length=32, windows=8)
     recorded = done[1].recovery.recovered
     assert found.negative_log_likelihood == pytest.approx(
         recorded.negative_log_likelihood, rel=1e-6
@@ -457,8 +457,8 @@ def test_distillation_brings_the_model_nearer_to_the_dense_one(
 ) -> None:
     recover(settings(objective="distill", block_weight=0.1, dense=str(llama_folder)))
     apart = [
-        evaluate_text(
-            str(folder), str(text_file), against=str(llama_folder), sequence_length=32, windows=8
+        secateur.evaluate(
+            folder, text=text_file, against=llama_folder, sequence_length=32, windows=8
         ).divergence
         for folder in (sparse_folder, settings().out)
     ]
@@ -526,7 +526,7 @@ def test_every_sequence_comes_once_before_any_comes_twice(
         ({"objective": "kl"}, "objective='kl'"),
         ({"block_weight": 1.0}, "block_weight goes with objective distill"),
         ({"resume": True, "overwrite": True}, "give one of them"),
-        ({"learning_rte": 1.0}, "unknown setting 'learning_rte'.*did you mean 'learning_rate'"),
+        ({"learning_rte": 1.0}, "unknown key 'learning_rte'.*did you mean 'learning_rate'"),
         ({"dtype": "float16"}, "dtype='float16'"),
     ],
 )

@@ -75,7 +75,7 @@ class ComparisonSettings(Settings):
 
 def shared_keys() -> tuple[str, ...]:
     """The keys of a recipe that `compare` takes as they are: all that it does not set itself."""
-    by_comparison = {"method", "pattern", "seed", *ComparisonSettings.model_fields}
+    by_comparison = {"method", "pattern", "seed", "stages", *ComparisonSettings.model_fields}
     return tuple(name for name in Recipe.model_fields if name not in by_comparison)
 
 

@@ -68,6 +68,10 @@ def pack(
 
     Raises:
         SecateurError: the model cannot be read or is packed already; or the result not written.
+
+    >>> packing = secateur.pack("pruned", "packed")
+    >>> packing.after < packing.before
+    True
     """
     checkpoint = _open(model, trust_remote_code)
     if checkpoint.packed:
@@ -111,7 +115,22 @@ def unpack(
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Packing:
-    """Write a plain copy of a packed model, its tensors bit for bit as they were; as `pack`."""
+    """Write a plain copy of a packed model, its tensors bit for bit as they were.
+
+    Args:
+        model: folder or hub name of a packed model.
+        out: the new folder.
+        overwrite: replace it if it exists.
+        trust_remote_code: copy the code that lies beside the weights too.
+        progress: told what happens; silent by default.
+
+    Raises:
+        SecateurError: the model cannot be read or is not packed; or the result not written.
+
+    >>> packing = secateur.unpack("packed", "plain")
+    >>> packing.after > packing.before
+    True
+    """
     checkpoint = _open(model, trust_remote_code)
     if not checkpoint.packed and not (checkpoint.folder / INDEX).is_file():
         raise CheckpointError(

@@ -44,6 +44,10 @@ def accelerate_inference(
     Raises:
         ModelError: no linear layer has a 2:4 matrix.
         RecipeError: `vectors` is empty or has a number below 1.
+
+    >>> model = secateur.load("pruned")
+    >>> secateur.accelerate_inference(model).changed  # layers; on CUDA those that gain by it
+    0
     """
     if not vectors or min(vectors) < 1:
         raise RecipeError(f"vectors={tuple(vectors)}", wanted="numbers of at least 1")
