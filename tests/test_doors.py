@@ -109,11 +109,10 @@ def test_the_public_names_and_signatures_are_these() -> None:
 # --- the examples ---
 
 
-def test_the_example_of_every_door_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
-) -> None:
+def test_the_example_of_every_door_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order in which they follow each other: others read the folder that `prune` writes."""
     monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text(inspect.getsource(doctest), encoding="utf-8")
     ordered = ["prune", "pack", "unpack", "compare"]
     ordered += [name for name in DOORS if name not in ordered]
     runner, finder = doctest.DocTestRunner(), doctest.DocTestFinder(recurse=False)
@@ -325,6 +324,8 @@ def test_compare_chooses_matrices_as_prune_does(
         ({"regional": {"rounds": 1}}, "regional concerns none of the methods wanda"),
         ({"parameters": {"alpah": 1}}, "none of the methods wanda has a parameter 'alpah'"),
         ({"gradients": "g"}, "gradients concerns none of the methods wanda"),
+        ({"images": "i", "recover": 5}, "recover and tasks are for language models"),
+        ({"images": "i", "tasks": "offline"}, "recover and tasks are for language models"),
         ({"text": None}, "no held-out text to measure on"),
         ({"smaples": 3}, "unknown key 'smaples'"),
         ({"method": "wanda"}, "unknown key 'method'"),

@@ -1,6 +1,7 @@
 """The library's front doors: each does what the command of its name does, and gives a record.
 
-The examples follow each other: "pruned" is the folder that `prune` writes in its own.
+The examples follow each other: "pruned" is the folder that `prune` writes in its own, and
+notes.txt is any text.
 """
 
 from __future__ import annotations
@@ -130,8 +131,7 @@ def evaluate(
         tasks: names of zero-shot tasks with commas between, asked by lm-eval.
         images: folder of images to measure a classifier's top-1 on.
         progress: told what happens; silent by default.
-        options: every other field of `secateur.evaluation.EvaluationSettings`, such as against
-            (the dense model to compare with), windows, limit, device.
+        options: every other field of `EvaluationSettings`, such as against (the dense model).
 
     Raises:
         SecateurError: something cannot be read, or does not fit.
@@ -202,7 +202,7 @@ def recover(
     Raises:
         SecateurError: something could not be read, done or written; no result folder is left.
 
-    >>> run = secateur.recover("pruned", text="builtin", out="recovered", steps=1, samples=2,
+    >>> run = secateur.recover("pruned", text="notes.txt", out="recovered", steps=1, samples=2,
     ...                        validation=1, batch_size=1, sequence_length=32)
     >>> run.recovery.zeros_after == run.recovery.zeros_before
     True
@@ -239,7 +239,7 @@ def compare(
         SecateurError: a run cannot be done; those before it are finished and stay.
 
     >>> done = secateur.compare("builtin", out="table", methods=["magnitude", "wanda"],
-    ...                         text="builtin", windows=2, calibration="builtin", samples=2,
+    ...                         text="builtin", windows=2, calibration="notes.txt", samples=2,
     ...                         sequence_length=64)
     >>> [run.recipe["method"] for run in done.records]
     ['magnitude', 'wanda']

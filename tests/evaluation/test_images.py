@@ -338,6 +338,19 @@ def test_a_language_model_takes_no_images(
         secateur.evaluate(llama_folder, images=calibration)
 
 
+def test_classifiers_are_compared(
+    vit_folder: Path, calibration: Path, tmp_path: Path, command: Command
+) -> None:
+    done = secateur.compare(
+        vit_folder, out=tmp_path, methods="magnitude,wanda", images=calibration, samples=16
+    )
+    assert [record.sparsity for record in done.records] == [0.5, 0.5]
+    table = done.tables[0].read_text()
+    assert "| 2:4 | magnitude |" in table
+    assert "| 2:4 | wanda |" in table
+    assert "16 images" in done.report.read_text()
+
+
 def test_a_classifier_has_no_perplexity(vit_folder: Path) -> None:
     with pytest.raises(ModelError, match="reads images; wanted a language model"):
         secateur.evaluate(vit_folder, text="builtin")

@@ -17,6 +17,7 @@ from typing import Any
 from secateur.comparison.afterwards import ask_all, recover_all
 from secateur.comparison.runs import Run, compare, plan_runs
 from secateur.comparison.settings import ComparisonSettings, refuse_unused
+from secateur.errors import RecipeError
 from secateur.evaluation import EvaluationSettings
 from secateur.evaluation.zero_shot import Questions
 from secateur.progress import Progress
@@ -71,6 +72,12 @@ def plan_comparison(settings: ComparisonSettings, shared: Mapping[str, Any]) -> 
     Raises:
         SecateurError: something is unknown, missing, or does not fit; or a task cannot be read.
     """
+    classifier = shared.get("images") is not None  # nothing is measured as it passes: it is written
+    trained_or_asked = settings.recover is not None or settings.tasks is not None
+    if trained_or_asked and classifier:
+        raise RecipeError(
+            "recover and tasks are for language models", wanted="neither of them with images"
+        )
     method_names = settings.chosen_methods
     refuse_unused(method_names, shared)
     runs = plan_runs(
@@ -79,7 +86,7 @@ def plan_comparison(settings: ComparisonSettings, shared: Mapping[str, Any]) -> 
         settings.patterns,
         settings.seeds,
         shared,
-        keep_models=settings.writes_models,
+        keep_models=settings.writes_models or classifier,
     )
     questions = None
     if settings.tasks is not None:

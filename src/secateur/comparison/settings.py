@@ -36,7 +36,7 @@ class ComparisonSettings(Settings):
     """Give the matrices whose name matches REGEX a pattern of their own in every run; the first
     match decides. May be repeated."""
     keep_models: Annotated[bool, Setting(RUN)] = False
-    """Write the pruned models too, beside their records."""
+    """Write the pruned models too, beside their records; classifiers of images always are."""
     recover: Annotated[int | None, Setting(RESULT, unset="no training", metavar="STEPS")] = Field(
         default=None, ge=1
     )
