@@ -80,7 +80,8 @@ SIGNATURES = {
     " tasks: 'str | None' = None, images: 'Location | None' = None,"
     " progress: 'Progress | None' = None, **options: 'Any')"
     " -> 'Evaluation | TaskEvaluation | Classification'",
-    "load": "(model: 'Location', *, dtype: 'torch.dtype | None' = None, device: 'str' = 'cpu',"
+    "load": "(model: 'str | PathLike[str]', *, dtype: 'torch.dtype | None' = None,"
+    " device: 'str' = 'cpu',"
     " trust_remote_code: 'bool' = False) -> 'PreTrainedModel'",
     "pack": "(model: 'str | Path', out: 'str | Path', *, overwrite: 'bool' = False,"
     " trust_remote_code: 'bool' = False, progress: 'Progress | None' = None) -> 'Packing'",
@@ -91,7 +92,7 @@ SIGNATURES = {
     "recover": "(model: 'Location', *, text: 'Location', out: 'Location',"
     " progress: 'Progress | None' = None, **options: 'Any') -> 'RunRecord'",
     "report": "(places: 'Location | Sequence[Location]', *, out: 'Location | None' = None,"
-    " format: 'Form' = 'html') -> 'Report'",
+    " format: 'ReportFormat' = 'html') -> 'Report'",
     "unpack": "(model: 'str | Path', out: 'str | Path', *, overwrite: 'bool' = False,"
     " trust_remote_code: 'bool' = False, progress: 'Progress | None' = None) -> 'Packing'",
 }
@@ -130,6 +131,7 @@ def test_every_door_says_what_it_takes_and_gives(name: str) -> None:
     text = inspect.getdoc(door) or ""
     for parameter in inspect.signature(door).parameters:
         assert f"{parameter}:" in text or f"{parameter}," in text, parameter
+    assert "Returns:" in text
     assert "Raises:" in text
 
 

@@ -11,11 +11,11 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, overload
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.checkpoint import load_whole, locate
+from secateur.checkpoint import locate
+from secateur.checkpoint.load import load as load
 from secateur.comparison.pipeline import FinishedRun, do_comparison, plan_comparison
 from secateur.comparison.settings import split_options
 from secateur.errors import RecipeError
@@ -26,7 +26,6 @@ from secateur.evaluation.zero_shot import evaluate_tasks
 from secateur.export import pack as pack
 from secateur.export import unpack as unpack
 from secateur.inference import accelerate_inference as accelerate_inference
-from secateur.machine.device import choose_device
 from secateur.progress import Progress
 from secateur.pruning import pipeline
 from secateur.recipe import Recipe
@@ -131,7 +130,11 @@ def evaluate(
         tasks: names of zero-shot tasks with commas between, asked by lm-eval.
         images: folder of images to measure a classifier's top-1 on.
         progress: told what happens; silent by default.
-        options: every other field of `EvaluationSettings`, such as against (the dense model).
+        options: every other field of `secateur.evaluation.EvaluationSettings`, such as against
+            (the dense model to compare with), windows, limit, device.
+
+    Returns:
+        an Evaluation for text, a TaskEvaluation for tasks, a Classification for images.
 
     Raises:
         SecateurError: something cannot be read, or does not fit.
@@ -161,13 +164,14 @@ def check(
 ) -> Proof:
     """Count the zeros of every prunable matrix of a model folder, and verify its checksums.
 
-    What does not hold is the `complaint` of the proof.
-
     Args:
         model: folder or hub name.
         pattern: what every matrix must have; None takes what the folder's run.json says, or looks
             for nothing if there is none.
         trust_remote_code: run the code that lies beside the weights, if the model needs it.
+
+    Returns:
+        what was counted; its `complaint` says what does not hold, and is None if all does.
 
     Raises:
         SecateurError: the pattern or the folder cannot be read.
@@ -235,6 +239,9 @@ def compare(
         options: every other field of `ComparisonSettings`, such as patterns, seeds, recover, tasks;
             and the keys of a recipe that all runs share: text (needed), calibration, samples, ...
 
+    Returns:
+        the records in order, and where tables and report were written.
+
     Raises:
         SecateurError: a run cannot be done; those before it are finished and stay.
 
@@ -267,6 +274,9 @@ def report(
         out: file to write; without it a page goes to report.html, and a table nowhere.
         format: "html" for the page; "markdown", "latex" or "csv" for the table.
 
+    Returns:
+        where it was written, and what.
+
     Raises:
         SecateurError: a place holds no record, or the file cannot be written.
 
@@ -277,30 +287,3 @@ def report(
         places = [places]
     records = find_records([Path(place) for place in places])
     return write_report(records, None if out is None else Path(out), format)
-
-
-def load(
-    model: Location,
-    *,
-    dtype: torch.dtype | None = None,
-    device: str = "cpu",
-    trust_remote_code: bool = False,
-) -> PreTrainedModel:
-    """A model in memory from its folder, packed or plain.
-
-    What is packed is unpacked tensor by tensor. `AutoModelForCausalLM.from_pretrained` does it too.
-
-    Args:
-        model: folder or hub name.
-        dtype: of the weights; None keeps that of the checkpoint.
-        device: "cpu", "cuda", ...; "auto" takes what there is.
-        trust_remote_code: run the code that lies beside the weights, if the model needs it.
-
-    Raises:
-        SecateurError: there is no such model, or its files are damaged.
-
-    >>> secateur.load("pruned").dtype
-    torch.bfloat16
-    """
-    folder = locate(str(model), trust_remote_code=trust_remote_code)
-    return load_whole(folder, dtype, trust_remote_code=trust_remote_code).to(choose_device(device))

@@ -66,6 +66,9 @@ def pack(
         trust_remote_code: copy the code that lies beside the weights too.
         progress: told what happens; silent by default.
 
+    Returns:
+        the bytes before and after, and how many tensors have which form.
+
     Raises:
         SecateurError: the model cannot be read or is packed already; or the result not written.
 
@@ -123,6 +126,9 @@ def unpack(
         overwrite: replace it if it exists.
         trust_remote_code: copy the code that lies beside the weights too.
         progress: told what happens; silent by default.
+
+    Returns:
+        the bytes before and after, and how many tensors have which form.
 
     Raises:
         SecateurError: the model cannot be read or is not packed; or the result not written.

@@ -1,0 +1,44 @@
+"""The door `secateur.load`: a whole model in memory from its folder, packed or plain."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+import torch
+from transformers import PreTrainedModel
+
+from secateur.checkpoint.open import load_whole
+from secateur.checkpoint.read import locate
+from secateur.machine.device import choose_device
+
+
+def load(
+    model: str | PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A model in memory from its folder, packed or plain.
+
+    What is packed is unpacked tensor by tensor, and the dense model is never written. While that
+    lasts, the packed files are mapped: their pages count as resident, and the system may take them
+    back. `AutoModelForCausalLM.from_pretrained` does the same.
+
+    Args:
+        model: folder or hub name.
+        dtype: of the weights; None keeps that of the checkpoint.
+        device: "cpu", "cuda", ...; "auto" takes what there is.
+        trust_remote_code: run the code that lies beside the weights, if the model needs it.
+
+    Returns:
+        the model, on its device.
+
+    Raises:
+        SecateurError: there is no such model, or its files are damaged.
+
+    >>> secateur.load("pruned").dtype
+    torch.bfloat16
+    """
+    folder = locate(str(model), trust_remote_code=trust_remote_code)
+    return load_whole(folder, dtype, trust_remote_code=trust_remote_code).to(choose_device(device))
