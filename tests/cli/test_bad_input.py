@@ -245,7 +245,7 @@ RECIPES: dict[str, Case] = {
         lambda p: p.recipe("sampels: 3\n"), ["unknown key 'sampels'", "did you mean 'samples'"]
     ),
     "an unknown parameter": Case(
-        lambda p: p.recipe("parameters: {compair: row}\n"), ["'parameters.compair'", "compare"]
+        lambda p: p.recipe("parameters: {compair: row}\n"), ["'parameters.compair'", "competition"]
     ),
     "a recipe that is a list": Case(lambda p: p.recipe("[1, 2]"), ["the file holds a list"]),
     "an empty recipe": Case(lambda p: p.recipe(""), ["the file holds nothing"]),
