@@ -2,96 +2,200 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from secateur.errors import SecateurError
-from secateur.methods import Refine, get
+from secateur.methods import Method, Params, Refine, get
 from secateur.recipe.regional import EFFORTS, Regional, ready_made
 from secateur.recipe.setting import phrase_of
-from secateur.sparsity import NofM, parse_pattern, read_selection
+from secateur.recipe.stage import KIND, PRUNE, STAGES, Stage, kind_named
+from secateur.sparsity import NofM, Pattern, parse_pattern, read_selection
 from secateur.statistics import Need
 
+T = TypeVar("T")
 
-def faults_of(recipe: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
-    """Everything that is wrong with the values, a phrase each."""
-    faults = [
-        phrase_of(error, recipe.model_fields)
-        for error in _errors(lambda: recipe.model_validate(dict(values)))
-    ]
-    also = values.get("also_text") or []
-    texts = [values.get("text"), *(also if isinstance(also, list) else [also])]
-    if len(texts) > 1 and texts[0] is None:
-        faults.append("also_text is measured beside text: give --text SOURCE")
-    elif any(texts.count(text) > 1 for text in texts):
-        faults.append("a held-out text is named twice")
-    name, written = values.get("method", "wanda++"), values.get("pattern", "2:4")
-    method = _try(lambda: get(name), faults) if isinstance(name, str) else None
-    readable = isinstance(written, str | int | float) and not isinstance(written, bool)
-    pattern = _try(lambda: parse_pattern(written), faults) if readable else None
-    patterns = [] if pattern is None else [pattern]
-    if pattern is not None and not _errors(lambda: recipe.model_validate(dict(values))):
-        selection = _try(
-            lambda: read_selection(recipe.model_validate(dict(values)).model_dump()), faults
-        )
-        patterns = patterns if selection is None else selection.every_pattern
-    parameters = values.get("parameters") or {}
-    preset, regional = values.get("preset", "auto"), values.get("regional") or {}
-    params = None
-    if method is not None and isinstance(parameters, dict):
-        wrong = _errors(lambda: method.params.model_validate(parameters))
-        faults += [phrase_of(error, method.params.model_fields, "parameters") for error in wrong]
-        params = None if wrong else method.params.model_validate(parameters)
-        sources = [key for key in ("calibration", "images") if values.get(key) is not None]
-        if method.needs_calibration and not sources:
-            faults.append(
-                f"method {method.name} needs calibration text: give --calibration SOURCE"
-                " (a classifier needs --images FOLDER)"
-            )
-        if len(sources) == 2:
-            faults.append("text and images to calibrate with: leave calibration or images out")
-        files = [key for key in ("gradients", "save_gradients") if values.get(key) is not None]
-        if files and Need.FULL_GRADIENT not in method.needs:
-            faults.append(
-                f"method {method.name} uses no full-model gradients: leave {files[0]} out"
-            )
-        elif len(files) == 2:
-            faults.append("gradients are read from a file: leave save_gradients out")
-        dense = method.refine is Refine.REGIONAL or Need.REGIONAL_GRADIENT in method.needs
-        if values.get("schedule") == "matrix" and dense:
-            faults.append(
-                f"method {method.name} needs what the dense block gives, which schedule matrix"
-                " never computes: leave schedule out"
-            )
-        if regional and method.refine is not Refine.REGIONAL:
-            faults.append(f"method {method.name} has no regional optimiser: leave regional.* out")
-    shared_out = values.get("allocation", "uniform")
-    if shared_out in ("owl", "measured"):
-        if isinstance(pattern, NofM):
-            faults.append(f"allocation {shared_out} shares out a ratio, such as 60%, not {pattern}")
-        if values.get("calibration") is None:
-            faults.append(f"allocation {shared_out} needs calibration text: --calibration SOURCE")
-    if params is not None:
-        faults += [no for own in patterns if (no := params.objection(own)) is not None]
-    effort = values.get("effort", "balanced")
-    known = preset in ("auto", "paper") and effort in tuple(EFFORTS)
-    if known and preset == "paper" and "effort" in values and effort != "balanced":
-        faults.append("preset paper sets its own rounds: leave effort out")
-    if known and isinstance(regional, dict):
-        wrong = _errors(lambda: ready_made(preset, effort, regional))
-        faults += [phrase_of(error, Regional.model_fields, "regional") for error in wrong]
-        held = wrong or ready_made(preset, effort, regional).hold_mask
-        if method is not None and method.solve and method.refine is Refine.REGIONAL and not held:
-            faults.append(
-                f"method {method.name} has no score to choose another mask by:"
-                " regional.hold_mask must be true, and preset auto"
-            )
+
+def faults_of(recipe: type[Stage], values: Mapping[str, Any]) -> list[str]:
+    """Everything that is wrong with the values of a recipe, a phrase each.
+
+    Args:
+        recipe: the class of recipes, which is also the stage of a flat one.
+        values: unchecked; a key that is not there has its default.
+    """
+    flat = {key: value for key, value in values.items() if key != STAGES}
+    faults = phrases(lambda: recipe.model_validate(flat), recipe)
+    faults += _faults_of_texts(values)
+    if STAGES in values:
+        faults += _faults_of_stages(recipe, values[STAGES], flat)
+    else:
+        faults += recipe.faults(flat, flat)
     return faults
 
 
-def _try(make: Any, faults: list[str]) -> Any:
+def _faults_of_texts(run: Mapping[str, Any]) -> Iterator[str]:
+    also = run.get("also_text") or []
+    texts = [run.get("text"), *(also if isinstance(also, list) else [also])]
+    if len(texts) > 1 and texts[0] is None:
+        yield "also_text is measured beside text: give --text SOURCE"
+    elif any(texts.count(text) > 1 for text in texts):
+        yield "a held-out text is named twice"
+
+
+def _faults_of_stages(recipe: type[Stage], stages: Any, run: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a list of stages, and in each of them."""
+    if not isinstance(stages, list | tuple) or not stages:
+        return [f"stages={_BRIEFLY.repr(stages)}, wanted a list of stages, each with its method"]
+    faults = []
+    inside = kind_named(PRUNE).model_fields
+    if beside := [key for key in run if key in inside]:
+        faults.append(f"{', '.join(beside)} beside stages: put each into the stage that it is for")
+    if len(stages) > 1 and (files := _given(run, "gradients", "save_gradients")):
+        faults.append(f"a file of gradients is of one model, and stages change it: no {files[0]}")
+    for number, values in enumerate(stages, 1):
+        faults += [f"stage {number}: {fault}" for fault in _faults_of_stage(values, run)]
+    return faults
+
+
+def _faults_of_stage(values: Any, run: Mapping[str, Any]) -> list[str]:
+    if isinstance(values, Stage):
+        values = values.spelled_out()
+    if not isinstance(values, Mapping):
+        return [f"{_BRIEFLY.repr(values)}, wanted settings, such as method: wanda"]
+    settings = {str(key): value for key, value in values.items()}
+    name = settings.pop(KIND, PRUNE)
+    try:
+        kind = kind_named(name)
+    except SecateurError as fault:
+        return [str(fault)]
+    return [*phrases(lambda: kind.model_validate(settings), kind), *kind.faults(settings, run)]
+
+
+def faults_of_pruning(
+    stage: type[Stage], values: Mapping[str, Any], run: Mapping[str, Any]
+) -> list[str]:
+    """What does not fit together in the settings of a stage that prunes.
+
+    Args:
+        stage: the class of the settings.
+        values: of the stage, unchecked.
+        run: settings of the run, unchecked.
+    """
+    faults: list[str] = []
+    name = values.get("method", "wanda++")
+    method = _try(lambda: get(name), faults) if isinstance(name, str) else None
+    patterns = _patterns(stage, values, faults)
+    params = None
+    if method is not None:
+        params = _parameters(method, values, faults)
+        faults += _faults_of_sources(method, run)
+        faults += _faults_of_gradient_files(method, run)
+        faults += _faults_of_schedule(method, values)
+    faults += _faults_of_allocation(patterns, values, run)
+    if params is not None:
+        faults += [no for pattern in patterns if (no := params.objection(pattern)) is not None]
+    faults += _faults_of_regional(method, values)
+    return faults
+
+
+def _patterns(
+    stage: type[Stage], values: Mapping[str, Any], faults: list[str]
+) -> tuple[Pattern, ...]:
+    """Every pattern that a matrix may get, as far as they can be read; the stage's own first."""
+    written = values.get("pattern", "2:4")
+    if not isinstance(written, str | int | float) or isinstance(written, bool):
+        return ()
+    pattern = _try(lambda: parse_pattern(written), faults)
+    if pattern is None:
+        return ()
+    if phrases(lambda: stage.model_validate(dict(values)), stage):
+        return (pattern,)
+    whole = stage.model_validate(dict(values)).model_dump()
+    selection = _try(lambda: read_selection(whole), faults)
+    return (pattern,) if selection is None else selection.every_pattern
+
+
+def _parameters(method: Method, values: Mapping[str, Any], faults: list[str]) -> Params | None:
+    """The parameters of the method; None if something is wrong with them."""
+    parameters = values.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        return None
+    wrong = phrases(lambda: method.params.model_validate(parameters), method.params, "parameters")
+    faults += wrong
+    return None if wrong else method.params.model_validate(parameters)
+
+
+def _faults_of_sources(method: Method, run: Mapping[str, Any]) -> Iterator[str]:
+    sources = _given(run, "calibration", "images")
+    if method.needs_calibration and not sources:
+        yield (
+            f"method {method.name} needs calibration text: give --calibration SOURCE"
+            " (a classifier needs --images FOLDER)"
+        )
+    if len(sources) == 2:
+        yield "text and images to calibrate with: leave calibration or images out"
+
+
+def _faults_of_gradient_files(method: Method, run: Mapping[str, Any]) -> Iterator[str]:
+    files = _given(run, "gradients", "save_gradients")
+    if files and Need.FULL_GRADIENT not in method.needs:
+        yield f"method {method.name} uses no full-model gradients: leave {files[0]} out"
+    elif len(files) == 2:
+        yield "gradients are read from a file: leave save_gradients out"
+
+
+def _faults_of_schedule(method: Method, values: Mapping[str, Any]) -> Iterator[str]:
+    dense = method.refine is Refine.REGIONAL or Need.REGIONAL_GRADIENT in method.needs
+    if values.get("schedule") == "matrix" and dense:
+        yield (
+            f"method {method.name} needs what the dense block gives, which schedule matrix"
+            " never computes: leave schedule out"
+        )
+
+
+def _faults_of_allocation(
+    patterns: tuple[Pattern, ...], values: Mapping[str, Any], run: Mapping[str, Any]
+) -> Iterator[str]:
+    allocation = values.get("allocation", "uniform")
+    if allocation not in ("owl", "measured"):
+        return
+    if patterns and isinstance(patterns[0], NofM):
+        yield f"allocation {allocation} shares out a ratio, such as 60%, not {patterns[0]}"
+    if run.get("calibration") is None:
+        yield f"allocation {allocation} needs calibration text: --calibration SOURCE"
+
+
+def _faults_of_regional(method: Method | None, values: Mapping[str, Any]) -> Iterator[str]:
+    preset, effort = values.get("preset", "auto"), values.get("effort", "balanced")
+    changes = values.get("regional") or {}
+    if changes and method is not None and method.refine is not Refine.REGIONAL:
+        yield f"method {method.name} has no regional optimiser: leave regional.* out"
+    if preset not in ("auto", "paper") or effort not in tuple(EFFORTS):
+        return
+    if preset == "paper" and "effort" in values and effort != "balanced":
+        yield "preset paper sets its own rounds: leave effort out"
+    if not isinstance(changes, dict):
+        return
+    wrong = phrases(lambda: ready_made(preset, effort, changes), Regional, "regional")
+    yield from wrong
+    held = wrong or ready_made(preset, effort, changes).hold_mask
+    if method is not None and method.solve and method.refine is Refine.REGIONAL and not held:
+        yield (
+            f"method {method.name} has no score to choose another mask by:"
+            " regional.hold_mask must be true, and preset auto"
+        )
+
+
+def _given(values: Mapping[str, Any], *names: str) -> list[str]:
+    """Those of the names under which there is a value."""
+    return [name for name in names if values.get(name) is not None]
+
+
+def _try(make: Callable[[], T], faults: list[str]) -> T | None:
+    """What `make` gives; None if it complains, and its complaint is added to the faults."""
     try:
         return make()
     except SecateurError as fault:
@@ -99,9 +203,22 @@ def _try(make: Any, faults: list[str]) -> Any:
         return None
 
 
-def _errors(make: Any) -> list[Any]:
+def phrases(
+    make: Callable[[], object], settings: type[BaseModel], group: str | None = None
+) -> list[str]:
+    """What pydantic complains of while `make` runs, a phrase each.
+
+    Args:
+        make: validates values.
+        settings: the class that they are validated by, which knows the keys.
+        group: the key of the recipe that these settings stand under.
+    """
     try:
         make()
     except ValidationError as fault:
-        return list(fault.errors())
+        return [phrase_of(error, settings.model_fields, group) for error in fault.errors()]
     return []
+
+
+_BRIEFLY = reprlib.Repr()
+_BRIEFLY.maxstring = _BRIEFLY.maxother = 100

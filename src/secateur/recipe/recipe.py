@@ -1,9 +1,16 @@
-"""All that decides a pruning run, in one frozen record: flags over a YAML file over defaults.
+"""All that decides a run, in one frozen record: flags over a YAML file over defaults.
 
     model: ./llama                   parameters: {alpha: 100}
     method: wanda++                  preset: auto
     pattern: "2:4"                   regional: {rounds: 5}
     calibration: c4                  out: ./llama-2of4
+
+What is done to the model is a stage (`prune_stage.py`). A recipe of one stage says it flat, as
+above; a recipe of several has a list, and each goes on with the result of the one before:
+
+    model: ./llama                   stages:
+    calibration: c4                    - {method: sparsegpt, pattern: "2:4", include: mlp}
+    out: ./llama-sparse                - {method: wanda, pattern: 50%, include: self_attn}
 
 Reading collects every fault before it complains, and complains in one line. A recipe holds values
 only: it cannot name code.
@@ -14,52 +21,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from secateur.errors import RecipeError
-from secateur.methods import Method, Params, Refine, get
 from secateur.recipe.faults import faults_of
-from secateur.recipe.regional import Regional, ready_made
+from secateur.recipe.prune_stage import PruneStage, Schedule
 from secateur.recipe.setting import Mark, Setting
-from secateur.sparsity import Pattern, Selection, parse_pattern, read_selection
-from secateur.sparsity.allocation import Allocation
+from secateur.recipe.stage import KIND, PRUNE, STAGES, Stage, read_stage
 
 CONTENT, PLACE, RESULT, RUN = Mark.CONTENT, Mark.PLACE, Mark.RESULT, Mark.RUN
-_OPTIONS = "the options"
 WRITTEN_FOR_BEST = 3
 """Sequences that the dense model writes for each that there is, under effort best."""
+_OPTIONS = "the options"
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-Schedule = Literal["block", "matrix"]
+
+__all__ = ["Precision", "Recipe", "Schedule"]
 
 
-class Recipe(BaseModel):
-    """One pruning run. Make it with `Recipe.build`, which checks the whole."""
+class Recipe(PruneStage):
+    """One run. Make it with `Recipe.build`, which checks the whole.
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=False
-    )
+    The fields that it has from `PruneStage` are its one stage, unless `stages` lists several: then
+    they stand at their defaults and nothing reads them.
+    """
 
     model: Annotated[str, Setting(CONTENT)]
     """Folder of a Hugging Face checkpoint, a hub name, or builtin (the model in the package)."""
     out: Annotated[str | None, Setting(PLACE, unset="nothing is written")] = None
     """Folder for the pruned model."""
-    method: Annotated[str, Setting(RESULT)] = "wanda++"
-    """The pruning method; `secateur methods` lists them."""
-    pattern: Annotated[str, Setting(RESULT)] = "2:4"
-    """What is pruned. 50% or 0.5: that share of the weights. N:M, such as 2:4: N of every M weights
-    along the input are KEPT."""
-    patterns: Annotated[dict[str, str], Setting(RESULT, metavar="REGEX=PATTERN")] = {}
-    """Give the matrices whose name matches REGEX a pattern of their own; the first match decides.
-    May be repeated."""
-    include: Annotated[list[str], Setting(RESULT, metavar="REGEX")] = []
-    """Prune only the matrices whose name matches. May be repeated."""
-    exclude: Annotated[list[str], Setting(RESULT, metavar="REGEX")] = []
-    """Leave the matrices whose name matches dense. May be repeated."""
-    blocks: Annotated[str | None, Setting(RESULT, unset="all")] = None
-    """Prune only these blocks, counted from 0, such as 4-27 or 0,3,8-."""
-    dense_first: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0)
-    """Leave this many blocks dense, from the first one on."""
     calibration: Annotated[str | None, Setting(CONTENT)] = None
     """Text to calibrate on: a .txt, .jsonl or .parquet file, a folder of texts, a .safetensors file
     with input_ids, c4, wikitext2, builtin (source of the standard library), or self (the dense
@@ -76,33 +66,14 @@ class Recipe(BaseModel):
     text: Annotated[str | None, Setting(CONTENT)] = None
     """Held-out text to measure perplexity on while the blocks pass: a file, a folder, c4 or
     wikitext2 (their test splits), or builtin (modules held out)."""
-    also_text: Annotated[list[str], Setting(CONTENT)] = []
+    also_text: Annotated[list[str], Setting(CONTENT)] = Field(default=[])
     """A further held-out text to measure on, such as one from another domain. May be repeated."""
     windows: Annotated[int | None, Setting(CONTENT, unset="all")] = Field(default=None, ge=1)
     """Measure on at most this many windows of each held-out text."""
-    parameters: Annotated[dict[str, Any], Setting(RESULT)] = {}
-    """Parameters of the method, by name."""
-    preset: Annotated[Literal["auto", "paper"], Setting(RESULT)] = "auto"
-    """Settings of the regional optimiser: auto derives its rate from the layers, paper takes the
-    published ones."""
-    effort: Annotated[Literal["fast", "balanced", "best"], Setting(RESULT)] = "balanced"
-    """How long the regional optimiser works, under preset auto."""
-    regional: Annotated[dict[str, Any], Setting(RESULT)] = {}
-    """Single settings of the regional optimiser, by name; they go over the preset."""
     written: Annotated[
         int | None, Setting(RESULT, unset="0; three per sample under effort best")
     ] = Field(default=None, ge=0)
     """Number of sequences that the dense model writes, calibrated on beside the text's."""
-    allocation: Annotated[Allocation, Setting(RESULT)] = "uniform"
-    """How an unstructured ratio is shared out. uniform: the same everywhere; owl: blocks with
-    outliers lose less; measured: matrices lose more where pruning was measured to hurt less."""
-    schedule: Annotated[Schedule, Setting(RESULT)] = "block"
-    """block: a block is observed, pruned and run again, as in the papers; matrix: each matrix is
-    pruned as the data reach it, in half the passes (magnitude, wanda, sparsegpt, alps, gblm)."""
-    route_all: Annotated[bool, Setting(RESULT)] = False
-    """Show every expert every token, not only those that the router sends it."""
-    expert_tokens: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1)
-    """Prune an expert that fewer tokens than this reach by magnitude, with a notice."""
     gradients: Annotated[str | None, Setting(PLACE)] = None
     """File of full-model gradients that an earlier run saved (gblm)."""
     save_gradients: Annotated[str | None, Setting(PLACE, unset="not kept")] = None
@@ -124,26 +95,36 @@ class Recipe(BaseModel):
     """Replace the result folder if it exists."""
     restart: Annotated[bool, Setting(RUN)] = False
     """Give up what an interrupted run has finished, and begin again."""
+    stages: Annotated[tuple[SerializeAsAny[Stage], ...], Setting(RESULT)] = ()
+    """Stages that are done one after the other, in place of the method and its settings: a list of
+    the settings of each, with their kind (prune, if none is named). In a recipe file only."""
 
-    @field_validator("pattern", "blocks", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _written(cls, pattern: Any) -> Any:
-        """A ratio, or a block, may stand in a recipe file as a number."""
-        return str(pattern) if type(pattern) in (int, float) else pattern
+    def _alone(cls, values: Any) -> Any:
+        """A list of one stage that prunes is the same recipe as a flat one, and becomes it."""
+        stages = values.get(STAGES) if isinstance(values, Mapping) else None
+        if not isinstance(stages, list | tuple) or len(stages) != 1:
+            return values
+        (stage,) = stages
+        if not isinstance(stage, Stage | Mapping):
+            return values
+        settings = stage.spelled_out() if isinstance(stage, Stage) else dict(stage)
+        if settings.pop(KIND, PRUNE) != PRUNE:
+            return values
+        return {**{key: value for key, value in values.items() if key != STAGES}, **settings}
 
-    @field_validator("patterns", mode="before")
+    @field_validator(STAGES, mode="before")
     @classmethod
-    def _each_written(cls, patterns: Any) -> Any:
-        """So may the ratios among them."""
-        if not isinstance(patterns, Mapping):
-            return patterns
-        return {name: cls._written(pattern) for name, pattern in patterns.items()}
+    def _each_read(cls, stages: Any) -> Any:
+        """Every stage becomes a record of its kind."""
+        return tuple(one if isinstance(one, Stage) else read_stage(one) for one in stages)
 
-    @field_validator("include", "exclude", "also_text", mode="before")
+    @field_validator("also_text", mode="before")
     @classmethod
-    def _listed(cls, expressions: Any) -> Any:
+    def _one_text(cls, texts: Any) -> Any:
         """One may stand alone."""
-        return [expressions] if isinstance(expressions, str) else expressions
+        return [texts] if isinstance(texts, str) else texts
 
     @classmethod
     def build(cls, values: Mapping[str, Any], origin: str = _OPTIONS) -> Recipe:
@@ -160,52 +141,52 @@ class Recipe(BaseModel):
         return cls.model_validate(dict(values))
 
     @property
+    def every_stage(self) -> tuple[Stage, ...]:
+        """The stages in their order; a flat recipe is its own."""
+        return self.stages or (self,)
+
+    @property
+    def by_stage(self) -> tuple[Recipe, ...]:
+        """A flat recipe for every stage, with the settings of this run; itself if it is flat."""
+        if not self.stages:
+            return (self,)
+        run = {name: value for name, value in self if name in run_settings()}
+        run["written"] = self.chosen_written  # one calibration serves all of them
+        return tuple(Recipe.model_validate({**run, STAGES: (one,)}) for one in self.stages)
+
+    @property
+    def title(self) -> str:
+        """What the stages do: the method of one, or of each."""
+        return " + ".join(stage.title for stage in self.stages) or self.method
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """All held-out texts, the first one first."""
         return () if self.text is None else (self.text, *self.also_text)
-
-    @property
-    def chosen_method(self) -> Method:
-        """The method."""
-        return get(self.method)
-
-    @property
-    def chosen_pattern(self) -> Pattern:
-        """The pattern of all matrices that have none of their own."""
-        return parse_pattern(self.pattern)
-
-    @property
-    def selection(self) -> Selection:
-        """Which matrix gets which pattern."""
-        return read_selection(self.model_dump())
-
-    @property
-    def chosen_params(self) -> Params:
-        """The method's parameters, defaults filled in."""
-        return self.chosen_method.params.model_validate(self.parameters)
-
-    @property
-    def chosen_regional(self) -> Regional:
-        """The settings of the regional optimiser, defaults filled in."""
-        return ready_made(self.preset, self.effort, self.regional)
 
     @property
     def chosen_written(self) -> int:
         """How many sequences the dense model writes beside the calibration's."""
         if self.written is not None or self.images is not None:
             return self.written or 0
-        refines = self.chosen_method.refine is Refine.REGIONAL and self.preset == "auto"
-        return WRITTEN_FOR_BEST * self.samples if refines and self.effort == "best" else 0
+        best = any(
+            isinstance(stage, PruneStage)
+            and stage.refines
+            and (stage.preset, stage.effort) == ("auto", "best")
+            for stage in self.every_stage
+        )
+        return WRITTEN_FOR_BEST * self.samples if best else 0
 
     def spelled_out(self) -> dict[str, Any]:
-        """The recipe with every default written down, for the record."""
-        method = self.chosen_method
-        regional = self.chosen_regional.model_dump() if method.refine is Refine.REGIONAL else {}
-        if regional.get("learning_rate") is not None:
-            del regional["step"]  # it is not used, and Regional refuses the two together
-        return {
-            **self.model_dump(),
-            "written": self.chosen_written,
-            "parameters": self.chosen_params.model_dump(mode="json"),
-            "regional": regional,
-        }
+        """The recipe with every default written down, as `build` takes it."""
+        run = {**self.model_dump(include=set(run_settings())), "written": self.chosen_written}
+        if self.stages:
+            return {**run, STAGES: [stage.spelled_out() for stage in self.stages]}
+        flat = super().spelled_out()
+        return {name: {**flat, **run}[name] for name in Recipe.model_fields if name != STAGES}
+
+
+def run_settings() -> tuple[str, ...]:
+    """The fields of a recipe that belong to the run, whatever its stages are."""
+    inside = PruneStage.model_fields
+    return tuple(name for name in Recipe.model_fields if name not in inside and name != STAGES)

@@ -48,11 +48,13 @@ class Setting:
         mark: what a change of it changes.
         unset: what None stands for, as the help shows it in place of a default.
         metavar: what the help calls the value, where its type says too little.
+        group: whether the value is a mapping whose members are settings of their own.
     """
 
     mark: Mark
     unset: str | None = None
     metavar: str | None = None
+    group: bool = False
 
 
 def setting_of(settings: type[BaseModel], name: str) -> Setting:

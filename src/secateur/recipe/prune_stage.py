@@ -1,0 +1,137 @@
+"""The stage that prunes: a method with its parameters, a pattern, and which matrices get it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from secateur.methods import Method, Params, Refine, get
+from secateur.recipe.faults import faults_of_pruning
+from secateur.recipe.regional import Regional, ready_made
+from secateur.recipe.setting import Mark, Setting
+from secateur.recipe.stage import KIND, PRUNE, Stage, register
+from secateur.sparsity import Pattern, Selection, parse_pattern, read_selection
+from secateur.sparsity.allocation import Allocation
+
+RESULT = Mark.RESULT
+
+Schedule = Literal["block", "matrix"]
+
+
+@register
+class PruneStage(Stage):
+    """Settings of a stage that prunes."""
+
+    kind: ClassVar[str] = PRUNE
+
+    method: Annotated[str, Setting(RESULT)] = "wanda++"
+    """The pruning method; `secateur methods` lists them."""
+    pattern: Annotated[str, Setting(RESULT)] = "2:4"
+    """What is pruned. 50% or 0.5: that share of the weights. N:M, such as 2:4: N of every M weights
+    along the input are KEPT."""
+    patterns: Annotated[dict[str, str], Setting(RESULT, metavar="REGEX=PATTERN")] = Field(
+        default={}
+    )
+    """Give the matrices whose name matches REGEX a pattern of their own; the first match decides.
+    May be repeated."""
+    include: Annotated[list[str], Setting(RESULT, metavar="REGEX")] = Field(default=[])
+    """Prune only the matrices whose name matches. May be repeated."""
+    exclude: Annotated[list[str], Setting(RESULT, metavar="REGEX")] = Field(default=[])
+    """Leave the matrices whose name matches dense. May be repeated."""
+    blocks: Annotated[str | None, Setting(RESULT, unset="all")] = None
+    """Prune only these blocks, counted from 0, such as 4-27 or 0,3,8-."""
+    dense_first: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0)
+    """Leave this many blocks dense, from the first one on."""
+    parameters: Annotated[dict[str, Any], Setting(RESULT, group=True)] = Field(default={})
+    """Parameters of the method, by name."""
+    preset: Annotated[Literal["auto", "paper"], Setting(RESULT)] = "auto"
+    """Settings of the regional optimiser: auto derives its rate from the layers, paper takes the
+    published ones."""
+    effort: Annotated[Literal["fast", "balanced", "best"], Setting(RESULT)] = "balanced"
+    """How long the regional optimiser works, under preset auto."""
+    regional: Annotated[dict[str, Any], Setting(RESULT, group=True)] = Field(default={})
+    """Single settings of the regional optimiser, by name; they go over the preset."""
+    allocation: Annotated[Allocation, Setting(RESULT)] = "uniform"
+    """How an unstructured ratio is shared out. uniform: the same everywhere; owl: blocks with
+    outliers lose less; measured: matrices lose more where pruning was measured to hurt less."""
+    schedule: Annotated[Schedule, Setting(RESULT)] = "block"
+    """block: a block is observed, pruned and run again, as in the papers; matrix: each matrix is
+    pruned as the data reach it, in half the passes (magnitude, wanda, sparsegpt, alps, gblm)."""
+    route_all: Annotated[bool, Setting(RESULT)] = False
+    """Show every expert every token, not only those that the router sends it."""
+    expert_tokens: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1)
+    """Prune an expert that fewer tokens than this reach by magnitude, with a notice."""
+
+    @field_validator("pattern", "blocks", mode="before")
+    @classmethod
+    def _written(cls, pattern: Any) -> Any:
+        """A ratio, or a block, may stand in a recipe file as a number."""
+        return str(pattern) if type(pattern) in (int, float) else pattern
+
+    @field_validator("patterns", mode="before")
+    @classmethod
+    def _each_written(cls, patterns: Any) -> Any:
+        """So may the ratios among them."""
+        if not isinstance(patterns, Mapping):
+            return patterns
+        return {name: cls._written(pattern) for name, pattern in patterns.items()}
+
+    @field_validator("include", "exclude", mode="before")
+    @classmethod
+    def _listed(cls, expressions: Any) -> Any:
+        """One may stand alone."""
+        return [expressions] if isinstance(expressions, str) else expressions
+
+    @classmethod
+    def faults(cls, values: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+        """What does not fit together: the method, its parameters, the pattern, the optimiser."""
+        return faults_of_pruning(cls, values, run)
+
+    @property
+    def title(self) -> str:
+        """The method."""
+        return self.method
+
+    @property
+    def chosen_method(self) -> Method:
+        """The method."""
+        return get(self.method)
+
+    @property
+    def chosen_pattern(self) -> Pattern:
+        """The pattern of all matrices that have none of their own."""
+        return parse_pattern(self.pattern)
+
+    @property
+    def selection(self) -> Selection:
+        """Which matrix gets which pattern."""
+        return read_selection(self.model_dump())
+
+    @property
+    def chosen_params(self) -> Params:
+        """The method's parameters, defaults filled in."""
+        return self.chosen_method.params.model_validate(self.parameters)
+
+    @property
+    def chosen_regional(self) -> Regional:
+        """The settings of the regional optimiser, defaults filled in."""
+        return ready_made(self.preset, self.effort, self.regional)
+
+    @property
+    def refines(self) -> bool:
+        """Whether the regional optimiser works after the method."""
+        return self.chosen_method.refine is Refine.REGIONAL
+
+    def spelled_out(self) -> dict[str, Any]:
+        """Every setting of the stage with its default written down, its kind first."""
+        regional = self.chosen_regional.model_dump() if self.refines else {}
+        if regional.get("learning_rate") is not None:
+            del regional["step"]  # it is not used, and Regional refuses the two together
+        return {
+            KIND: self.kind,
+            **self.model_dump(include=set(PruneStage.model_fields)),
+            "parameters": self.chosen_params.model_dump(mode="json"),
+            "regional": regional,
+        }
