@@ -75,6 +75,7 @@ def make_record(
     errors = [None if error is None else error / 2**index for index in range(blocks)]
     return RunRecord.model_validate(
         {
+            "format": "secateur/run/1",
             "created": f"2026-01-0{seed + 1}T00:00:00+00:00",
             "recipe": {
                 "model": "models/heron", "out": f"out/{method}-{seed}", "method": method,

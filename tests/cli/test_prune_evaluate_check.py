@@ -125,7 +125,7 @@ def test_the_record_tells_everything(
     folder, _ = first
     record = RunRecord.model_validate_json((folder / "run.json").read_bytes())
     assert record.recipe["model"] == str(llama_folder)
-    assert record.recipe["parameters"] == {"alpha": 100.0, "compare": "row"}
+    assert record.recipe["parameters"] == {"alpha": 100.0, "competition": "row"}
     assert record.recipe["regional"]["rounds"] == 1
     assert record.streamed
     assert record.dtype == "float32"

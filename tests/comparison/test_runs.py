@@ -217,7 +217,7 @@ def test_a_run_from_before_an_option_was_there_is_found(
     list(compare([run]))
     path = run.folder / "run.json"
     record = json.loads(path.read_text())
-    assert record["recipe"].pop("also_text") == []
+    assert record["settings"].pop("also_text") == []
     path.write_text(json.dumps(record))
     assert run.finished() is not None
 

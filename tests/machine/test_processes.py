@@ -86,7 +86,7 @@ def test_two_processes_prune_as_one(two: Path, tmp_path: Path, run: str) -> None
     written = json.loads((two / "two" / run / "run.json").read_text())
     assert told == record(two, run, 1) == written
     assert (told["processes"], alone.processes) == (2, 1)
-    for block, other in zip(told["blocks"], alone.blocks, strict=True):
+    for block, other in zip(told["stages"][0]["blocks"], alone.blocks, strict=True):
         assert (block["output_error"] is None) == (alone.recipe["schedule"] == "matrix")
         if alone.recipe["batch_size"] == 7:  # it is of first batches, which here hold everything
             within = 1e-2 if run == "sparsegpt" else 1e-5

@@ -172,11 +172,13 @@ def test_the_record_and_the_index_tell_the_truth(folders, tokens_file, tmp_path)
     written = json.loads((out / "run.json").read_text())
     assert written == json.loads(run.model_dump_json())
     assert written["calibration"]["sequences"] == 8
-    assert written["recipe"]["regional"]["rounds"] == 2
-    assert written["recipe"]["parameters"] == {"alpha": 100.0, "compare": "row"}
-    assert len(written["blocks"]) == 3
-    assert all(0 < block["output_error"] < 1 for block in written["blocks"])
-    assert all(matrix["holds"] for block in written["blocks"] for matrix in block["matrices"])
+    assert written["stages"][0]["settings"]["regional"]["rounds"] == 2
+    assert written["stages"][0]["settings"]["parameters"] == {"alpha": 100.0, "competition": "row"}
+    assert len(written["stages"][0]["blocks"]) == 3
+    assert all(0 < block["output_error"] < 1 for block in written["stages"][0]["blocks"])
+    assert all(
+        matrix["holds"] for block in written["stages"][0]["blocks"] for matrix in block["matrices"]
+    )
     index = json.loads((out / "model.safetensors.index.json").read_text())
     for name, file in index["weight_map"].items():
         with safe_open(out / file, "pt") as shard:

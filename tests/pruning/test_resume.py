@@ -31,7 +31,7 @@ from secateur.pruning import dense_passes
 from secateur.record import RunRecord
 from tiny import BLOCKS, fingerprint, make_model, make_tokens, save
 
-CHANGES = {"created", "seconds", "peak_memory_bytes", "notices", "recipe"}
+CHANGES = {"created", "seconds", "peak_memory_bytes", "settings"}
 """What two records of the same run may differ in."""
 UP = "model.layers.1.mlp.up_proj.weight"
 
@@ -95,8 +95,10 @@ def weights_of(folder: Path) -> dict[str, str]:
 def facts_of(record: RunRecord) -> dict[str, Any]:
     """A record without what time and place decide."""
     facts = record.model_dump(mode="json", exclude=CHANGES)
-    for block in facts["blocks"]:
-        del block["seconds"]
+    for stage in facts["stages"]:
+        del stage["seconds"], stage["notices"]
+        for block in stage["blocks"]:
+            del block["seconds"]
     for evaluation in facts["evaluations"]:
         del evaluation["seconds"]
     return facts

@@ -170,7 +170,7 @@ def test_presets_and_changes_over_them() -> None:
 
 def test_spelled_out_holds_every_default() -> None:
     facts = Recipe.build(GOOD).spelled_out()
-    assert facts.keys() == Recipe.model_fields.keys()
+    assert facts.keys() == Recipe.model_fields.keys() - {"stages"}
     assert facts["parameters"] == {"alpha": 100.0, "competition": "row"}
     assert facts["regional"] == Regional().model_dump()
     assert (facts["samples"], facts["seed"], facts["dtype"]) == (128, 0, "auto")
@@ -193,8 +193,9 @@ def test_what_is_spelled_out_makes_the_same_run(method: str, preset: str) -> Non
     again = Recipe.build(recipe.spelled_out())
     assert again.spelled_out() == recipe.spelled_out()
     assert again.chosen_params == recipe.chosen_params
-    left = again.chosen_regional.model_dump(exclude={"step"})
-    assert left == recipe.chosen_regional.model_dump(exclude={"step"})
+    if recipe.refines:  # who has no optimiser has no settings of one
+        left = again.chosen_regional.model_dump(exclude={"step"})
+        assert left == recipe.chosen_regional.model_dump(exclude={"step"})
 
 
 # --- YAML ---

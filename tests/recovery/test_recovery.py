@@ -545,7 +545,7 @@ def test_distillation_without_a_dense_model_is_refused(
     for path in sparse_folder.iterdir():
         (foreign / path.name).write_bytes(path.read_bytes())
     record = json.loads((foreign / "run.json").read_text())
-    record["recipe"]["model"] = "/nowhere"
+    record["settings"]["model"] = "/nowhere"
     (foreign / "run.json").write_text(json.dumps(record))
     with pytest.raises(RecipeError, match="--dense"):
         recover(settings(model=str(foreign), objective="distill"))

@@ -206,7 +206,7 @@ def test_settings_make_rows_of_their_own() -> None:
 def test_a_copy_counts_once_and_a_repeat_is_told() -> None:
     record = make_record()
     beside_the_model = record.model_copy(
-        update={"evaluations": (), "recipe": {**record.recipe, "out": "elsewhere"}}
+        update={"evaluations": (), "settings": {**record.settings, "out": "elsewhere"}}
     )
     (found,) = side_by_side([beside_the_model, record, record])
     assert found.runs == (record,)
@@ -266,9 +266,9 @@ def test_experts_are_taken_together() -> None:
         matrix.model_copy(update={"name": name})
         for matrix, name in zip(block.matrices, named, strict=True)
     )
-    record = record.model_copy(
-        update={"blocks": (block.model_copy(update={"matrices": matrices}),)}
-    )
+    (stage,) = record.stages
+    stage = stage.model_copy(update={"blocks": (block.model_copy(update={"matrices": matrices}),)})
+    record = record.model_copy(update={"stages": (stage,)})
     (found,) = side_by_side([record])
     (place,) = matrix_groups(found.rows[0])
     assert (place.kind, place.matrices) == ("mlp.experts.*.up_proj", 2)
@@ -277,7 +277,7 @@ def test_experts_are_taken_together() -> None:
 def test_a_matrix_that_fails_is_named() -> None:
     record = make_record()
     facts = record.model_dump(mode="json")
-    facts["blocks"][1]["matrices"][0] |= {"zeros": 15, "holds": False}
+    facts["stages"][0]["blocks"][1]["matrices"][0] |= {"zeros": 15, "holds": False}
     page = render([RunRecord.model_validate(facts)])
     assert "fails in 1 of 4: model.layers.1.self_attn.q_proj.weight" in page
     assert "46.8750 fails" in page
@@ -409,7 +409,7 @@ def test_a_study_has_every_section() -> None:
 def test_one_run_without_numbers_leaves_sections_out() -> None:
     record = make_record("magnitude", perplexity=None, error=None, calibration=None)
     facts = record.model_dump(mode="json")
-    for block in facts["blocks"]:
+    for block in facts["stages"][0]["blocks"]:
         for matrix in block["matrices"]:
             matrix["output_error"] = None
     outline = Outline(render([RunRecord.model_validate(facts)]))
@@ -543,11 +543,13 @@ def test_the_command_refuses_in_one_line(command: Command, runs: Path, tmp_path:
     assert "no such file or folder" in line(tmp_path / "nowhere")
     path = runs / "a" / "run.json"
     whole = json.loads(path.read_text(encoding="utf-8"))
+    (stage,) = whole["stages"]
     for damaged, said in (
         ("{", "cannot be read"),
         ('{"format": "secateur/run/99"}', "format"),
-        (json.dumps({**whole, "recipe": {"model": "m"}}), "names no method"),
-        (json.dumps({**whole, "blocks": []}), "counts no matrix"),
+        (json.dumps({**whole, "settings": {"model": "m"}}), "names no seed"),
+        (json.dumps({**whole, "stages": [{**stage, "settings": {}}]}), "names no method"),
+        (json.dumps({**whole, "stages": [{**stage, "blocks": []}]}), "counts no matrix"),
     ):
         path.write_text(damaged, encoding="utf-8")
         refused = line(runs)

@@ -111,7 +111,7 @@ def test_a_choice_is_written_recorded_and_proven(tokens_file, tmp_path):
         folder, method="wanda", calibration=str(tokens_file), samples=8, sequence_length=32,
         out=out, exclude=r"experts\.2\.", patterns={"self_attn": 0.25}, blocks=1,
     )  # fmt: skip
-    recipe = json.loads((out / "run.json").read_text())["recipe"]
+    recipe = json.loads((out / "run.json").read_text())["stages"][0]["settings"]
     assert recipe["exclude"] == [r"experts\.2\."]
     assert (recipe["patterns"], recipe["blocks"]) == ({"self_attn": "0.25"}, "1")
     proof = prove(str(out), None)  # by its own recipe

@@ -32,6 +32,7 @@ from torch import Tensor
 from secateur.checkpoint.durable import UNFINISHED, flush, write_tensors, write_text
 from secateur.errors import CheckpointError, RecipeError
 from secateur.machine import processes
+from secateur.recipe.differences import differences
 
 IDENTITY = "identity.json"
 DENSE = "dense.safetensors"
@@ -125,17 +126,17 @@ class RunState:
         Raises:
             RecipeError: it is another run; says what differs.
         """
-        if differing := _differences(found["identity"], identity):
+        if differing := differences(identity, found["identity"]):
             raise RecipeError(
                 f"an unfinished run with {len(self.finished)} finished blocks had"
-                f" {' | '.join(differing)}",
+                f" {' | '.join(map(str, differing))}",
                 where=self.folder.parent,
                 hint="the same command as before to continue it, --restart to give it up, or"
                 " another --out",
             )
         return tuple(
-            f"the run was begun with {line}: its bits may differ from an uninterrupted one's"
-            for line in _differences(found["circumstances"], circumstances)
+            f"the run was begun with {fact}: its bits may differ from an uninterrupted one's"
+            for fact in differences(circumstances, found["circumstances"])
         )
 
     def finish_block(
@@ -252,17 +253,3 @@ def _damaged(what: str, where: Path, fault: object) -> CheckpointError:
     return CheckpointError(
         f"the {what} of an unfinished run cannot be read ({fault})", where=where, hint="--restart"
     )
-
-
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What is not the same, a phrase each."""
-    return [
-        f"{key} {_brief(found.get(key))}, not {_brief(wanted.get(key))}"
-        for key in {**found, **wanted}
-        if found.get(key) != wanted.get(key)
-    ]
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."

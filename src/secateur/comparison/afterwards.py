@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from secateur.checkpoint import locate
-from secateur.comparison.runs import Run
-from secateur.errors import OutputError
+from secateur.comparison.runs import Run, refuse_another
 from secateur.evaluation import EvaluationSettings
 from secateur.evaluation.text import evaluate_text
 from secateur.evaluation.zero_shot import Answers, Questions
 from secateur.progress import Progress, Quiet
 from secateur.recipe import Recipe
+from secateur.recipe.differences import deciding, with_defaults
 from secateur.record import RunRecord, add_to_record, read_record, write_record
 
 
@@ -67,15 +67,9 @@ def recover_all(
             record = recover(settings, progress)
             yield Run(name, folder, recipe), _measure_further(folder, record, recipe), False
             continue
-        told, asked = record.recovery.settings, settings.spelled_out()
-        for key in settings.identity():
-            if told.get(key) != asked[key]:
-                raise OutputError(
-                    f"this recovery has {key} {told.get(key)!r}",
-                    where=folder,
-                    wanted=f"{asked[key]!r}, as asked now",
-                    hint="another --out, or --overwrite to do it again",
-                )
+        told = with_defaults(Recovery, record.recovery.settings)
+        asked = deciding(Recovery, settings.spelled_out())
+        refuse_another(asked, deciding(Recovery, told), folder)
         yield Run(name, folder, recipe), _measure_further(folder, record, recipe), True
 
 

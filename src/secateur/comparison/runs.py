@@ -30,12 +30,10 @@ from secateur.pruning import pipeline
 from secateur.pruning.prepare import check_fit
 from secateur.pruning.reuse import SharedWork
 from secateur.recipe import Recipe
+from secateur.recipe.differences import deciding, differences
 from secateur.record import RunRecord, read_record, write_record
 from secateur.sparsity import parse_pattern
 from secateur.statistics import Need
-
-_OF_NO_MATTER = ("out", "overwrite", "save_gradients", "restart")
-"""Of a recipe: what changes nothing in the result."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +60,28 @@ class Run:
         record = read_record(self.folder)
         if record is None or (self.recipe.out and not (self.folder / "config.json").is_file()):
             return None
-        asked = self.recipe.spelled_out()
-        defaults = Recipe.model_construct(model="").model_dump()  # of options newer than the run
-        told = {**defaults, **record.recipe}
-        for key in sorted((asked.keys() | told.keys()) - set(_OF_NO_MATTER)):
-            if asked.get(key) != told.get(key):
-                raise OutputError(
-                    f"this run has {key} {told.get(key)!r}",
-                    where=self.folder,
-                    wanted=f"{asked.get(key)!r}, as asked now",
-                    hint="another --out, or --overwrite to do it again",
-                )
+        asked, told = self.recipe.spelled_out(), record.recipe
+        refuse_another(deciding(Recipe, asked), deciding(Recipe, told), self.folder)
         return record
+
+
+def refuse_another(asked: Mapping[str, Any], told: Mapping[str, Any], folder: Path) -> None:
+    """Raise unless what decided a finished run is what is asked for now.
+
+    Args:
+        asked, told: what decides either of them.
+        folder: of the finished run.
+
+    Raises:
+        OutputError: it is another run.
+    """
+    if differing := differences(asked, told):
+        raise OutputError(
+            f"this run has {' | '.join(f'{one.name} {one.told_text}' for one in differing)}",
+            where=folder,
+            wanted=f"{' | '.join(one.asked_text for one in differing)}, as asked now",
+            hint="another --out, or --overwrite to do it again",
+        )
 
 
 def plan_runs(

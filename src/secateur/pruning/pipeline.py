@@ -29,7 +29,7 @@ from secateur.pruning.prepare import Prepared, prepare, prepare_in_place
 from secateur.pruning.result import Result, open_result
 from secateur.pruning.reuse import SharedWork, Stopwatch
 from secateur.recipe import Recipe
-from secateur.record import BlockRecord, MatrixRecord, RunRecord
+from secateur.record import BlockRecord, MatrixRecord, RunRecord, StageRecord
 
 
 def prune(
@@ -135,17 +135,25 @@ def _record(
     source, calibration = prepared.source, prepared.calibration
     evaluations = () if run.following is None else run.following.evaluations()
     on_cuda = source.device.type == "cuda"
+    seconds = result.seconds_before + run.seconds
+    stage = StageRecord(
+        kind=prepared.recipe.kind,
+        settings=prepared.recipe.stage_options(),
+        blocks=tuple(blocks),
+        seconds=seconds,
+        notices=(*prepared.notices, *result.notices),
+    )
     return RunRecord(
         created=now(),
-        recipe=prepared.recipe.spelled_out(),
+        settings=prepared.recipe.run_options(),
         architecture=type(source.model).__name__,
         streamed=isinstance(source, StreamedModel),
         device=str(source.device),
         dtype=str(source.dtype).removeprefix("torch."),
         calibration=None if calibration is None else calibration.protocol,
-        blocks=tuple(blocks),
+        stages=(stage,),
         evaluations=evaluations,
-        seconds=result.seconds_before + run.seconds,
+        seconds=seconds,
         peak_memory_bytes=processes.highest(peak_memory_bytes()),
         peak_device_memory_bytes=(
             processes.highest(torch.cuda.max_memory_allocated()) if on_cuda else None
@@ -154,7 +162,6 @@ def _record(
         versions=versions(),
         machine=machine(source.device),
         repeatable=repeatability(source.device),
-        notices=(*prepared.notices, *result.notices),
         files=dict(files),
     )
 

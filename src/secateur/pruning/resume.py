@@ -21,12 +21,9 @@ from secateur.machine import processes
 from secateur.machine.facts import machine, versions
 from secateur.pruning.dense_passes import ReadyRun
 from secateur.pruning.prepare import Prepared
+from secateur.recipe import Recipe
+from secateur.recipe.differences import deciding
 from secateur.record import BlockRecord
-
-NO_MATTER = frozenset(
-    {"model", "out", "overwrite", "restart", "calibration", "images", "text", "windows"}
-) | {"gradients", "save_gradients", "block_inputs", "device", "dtype"}
-"""Of a recipe: what changes no bit of the result, or is compared by its content."""
 
 
 def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFolder:
@@ -59,20 +56,20 @@ def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFold
 
 def identity(prepared: Prepared) -> dict[str, Any]:
     """What decides every bit of the result, by a name that a person knows."""
-    recipe = prepared.recipe.spelled_out()
-    facts = {key: value for key, value in recipe.items() if key not in NO_MATTER}
-    for group in ("parameters", "regional"):
-        facts.update({f"{group}.{name}": value for name, value in facts.pop(group).items()})
-    calibration, heldout = prepared.calibration, [text.protocol.sha256 for text in prepared.heldout]
-    facts["calibration tokens"] = None if calibration is None else calibration.protocol.sha256
-    facts["held-out tokens"] = ", ".join(heldout) or None
-    source = prepared.source
-    facts["precision"] = str(source.dtype).removeprefix("torch.")
-    facts["device"] = source.device.type
-    facts["processes"] = processes.count()
+    source, calibration = prepared.source, prepared.calibration
+    heldout = [text.protocol.sha256 for text in prepared.heldout]
+    content: dict[str, Any] = {
+        "calibration tokens": None if calibration is None else calibration.protocol.sha256,
+        "held-out tokens": ", ".join(heldout) or None,
+        "precision": str(source.dtype).removeprefix("torch."),
+    }
     if prepared.folder is not None:
-        facts["source weights"] = Checkpoint(prepared.folder).fingerprint()
-    return facts
+        content["source weights"] = Checkpoint(prepared.folder).fingerprint()
+    return {
+        **deciding(Recipe, prepared.recipe.spelled_out(), content),
+        "device": source.device.type,
+        "processes": processes.count(),
+    }
 
 
 def circumstances(prepared: Prepared) -> dict[str, Any]:

@@ -40,8 +40,18 @@ class Difference:
     asked: Any
     told: Any
 
+    @property
+    def told_text(self) -> str:
+        """The value that is there, short enough for a message."""
+        return _brief(self.told)
+
+    @property
+    def asked_text(self) -> str:
+        """The value that is asked for, short enough for a message."""
+        return _brief(self.asked)
+
     def __str__(self) -> str:
-        return f"{self.name} {_brief(self.told)}, not {_brief(self.asked)}"
+        return f"{self.name} {self.told_text}, not {self.asked_text}"
 
 
 def deciding(
@@ -84,6 +94,16 @@ def differences(asked: Mapping[str, Any], told: Mapping[str, Any]) -> tuple[Diff
     )
 
 
+def with_defaults(settings: type[BaseModel], told: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of a run, with the defaults of options that are newer than what told it."""
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in settings.model_fields.items()
+        if not field.is_required()
+    }
+    return {**defaults, **told}
+
+
 def _of_stages(stages: Any) -> Iterator[tuple[str, Any]]:
     """The settings of every stage of a list, one by one."""
     for number, stage in enumerate(stages, 1):
@@ -94,7 +114,7 @@ def _of_stages(stages: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as it comes back from a file; of a mapping the order counts (the first match does)."""
+    """A value as it comes back from a file; of a mapping the order counts, as it may decide."""
     if isinstance(value, Mapping):
         return [[key, _plain(inner)] for key, inner in value.items()]
     return json.loads(json.dumps(value, default=str))

@@ -62,7 +62,7 @@ def _faults_of_stages(recipe: type[Stage], stages: Any, run: Mapping[str, Any]) 
 
 def _faults_of_stage(values: Any, run: Mapping[str, Any]) -> list[str]:
     if isinstance(values, Stage):
-        values = values.spelled_out()
+        values = {KIND: values.kind, **values.stage_options()}
     if not isinstance(values, Mapping):
         return [f"{_BRIEFLY.repr(values)}, wanted settings, such as method: wanda"]
     settings = {str(key): value for key, value in values.items()}

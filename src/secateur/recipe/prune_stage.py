@@ -10,12 +10,12 @@ from pydantic import Field, field_validator
 from secateur.methods import Method, Params, Refine, get
 from secateur.recipe.faults import faults_of_pruning
 from secateur.recipe.regional import Regional, ready_made
-from secateur.recipe.setting import Mark, Setting
-from secateur.recipe.stage import KIND, PRUNE, Stage, register
+from secateur.recipe.setting import Mark, Part, Setting, setting_of
+from secateur.recipe.stage import PRUNE, Stage, register
 from secateur.sparsity import Pattern, Selection, parse_pattern, read_selection
 from secateur.sparsity.allocation import Allocation
 
-RESULT = Mark.RESULT
+RESULT, METHOD, OPTIMISER = Mark.RESULT, Part.METHOD, Part.OPTIMISER
 
 Schedule = Literal["block", "matrix"]
 
@@ -26,7 +26,7 @@ class PruneStage(Stage):
 
     kind: ClassVar[str] = PRUNE
 
-    method: Annotated[str, Setting(RESULT)] = "wanda++"
+    method: Annotated[str, Setting(RESULT, part=METHOD)] = "wanda++"
     """The pruning method; `secateur methods` lists them."""
     pattern: Annotated[str, Setting(RESULT)] = "2:4"
     """What is pruned. 50% or 0.5: that share of the weights. N:M, such as 2:4: N of every M weights
@@ -44,14 +44,20 @@ class PruneStage(Stage):
     """Prune only these blocks, counted from 0, such as 4-27 or 0,3,8-."""
     dense_first: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0)
     """Leave this many blocks dense, from the first one on."""
-    parameters: Annotated[dict[str, Any], Setting(RESULT, group=True)] = Field(default={})
+    parameters: Annotated[dict[str, Any], Setting(RESULT, group=True, part=METHOD)] = Field(
+        default={}
+    )
     """Parameters of the method, by name."""
-    preset: Annotated[Literal["auto", "paper"], Setting(RESULT)] = "auto"
+    preset: Annotated[Literal["auto", "paper"], Setting(RESULT, part=OPTIMISER)] = "auto"
     """Settings of the regional optimiser: auto derives its rate from the layers, paper takes the
     published ones."""
-    effort: Annotated[Literal["fast", "balanced", "best"], Setting(RESULT)] = "balanced"
+    effort: Annotated[Literal["fast", "balanced", "best"], Setting(RESULT, part=OPTIMISER)] = (
+        "balanced"
+    )
     """How long the regional optimiser works, under preset auto."""
-    regional: Annotated[dict[str, Any], Setting(RESULT, group=True)] = Field(default={})
+    regional: Annotated[dict[str, Any], Setting(RESULT, group=True, part=OPTIMISER)] = Field(
+        default={}
+    )
     """Single settings of the regional optimiser, by name; they go over the preset."""
     allocation: Annotated[Allocation, Setting(RESULT)] = "uniform"
     """How an unstructured ratio is shared out. uniform: the same everywhere; owl: blocks with
@@ -124,14 +130,24 @@ class PruneStage(Stage):
         """Whether the regional optimiser works after the method."""
         return self.chosen_method.refine is Refine.REGIONAL
 
-    def spelled_out(self) -> dict[str, Any]:
-        """Every setting of the stage with its default written down, its kind first."""
-        regional = self.chosen_regional.model_dump() if self.refines else {}
-        if regional.get("learning_rate") is not None:
-            del regional["step"]  # it is not used, and Regional refuses the two together
-        return {
-            KIND: self.kind,
+    def stage_options(self) -> dict[str, Any]:
+        """Every setting of the stage with its default written down, but not its kind."""
+        options = {
             **self.model_dump(include=set(PruneStage.model_fields)),
             "parameters": self.chosen_params.model_dump(mode="json"),
-            "regional": regional,
         }
+        if not self.refines:  # there is no optimiser for these to set
+            return {**options, **without_optimiser()}
+        regional = self.chosen_regional.model_dump()
+        if regional["learning_rate"] is not None:
+            del regional["step"]  # it is not used, and Regional refuses the two together
+        return {**options, "regional": regional}
+
+
+def without_optimiser() -> dict[str, Any]:
+    """The settings of the regional optimiser, of a method that has none."""
+    return {
+        name: field.get_default()
+        for name, field in PruneStage.model_fields.items()
+        if setting_of(PruneStage, name).part is OPTIMISER
+    }

@@ -109,7 +109,7 @@ class Recipe(PruneStage):
         (stage,) = stages
         if not isinstance(stage, Stage | Mapping):
             return values
-        settings = stage.spelled_out() if isinstance(stage, Stage) else dict(stage)
+        settings = _written_down(stage) if isinstance(stage, Stage) else dict(stage)
         if settings.pop(KIND, PRUNE) != PRUNE:
             return values
         return {**{key: value for key, value in values.items() if key != STAGES}, **settings}
@@ -179,11 +179,18 @@ class Recipe(PruneStage):
 
     def spelled_out(self) -> dict[str, Any]:
         """The recipe with every default written down, as `build` takes it."""
-        run = {**self.model_dump(include=set(run_settings())), "written": self.chosen_written}
         if self.stages:
-            return {**run, STAGES: [stage.spelled_out() for stage in self.stages]}
-        flat = super().spelled_out()
-        return {name: {**flat, **run}[name] for name in Recipe.model_fields if name != STAGES}
+            return {**self.run_options(), STAGES: [_written_down(one) for one in self.stages]}
+        return {**self.run_options(), **self.stage_options()}
+
+    def run_options(self) -> dict[str, Any]:
+        """Every setting of the run with its default written down, but none of its stages."""
+        return {**self.model_dump(include=set(run_settings())), "written": self.chosen_written}
+
+
+def _written_down(stage: Stage) -> dict[str, Any]:
+    """A stage with its kind and every default, as an element of the list."""
+    return {KIND: stage.kind, **stage.stage_options()}
 
 
 def run_settings() -> tuple[str, ...]:

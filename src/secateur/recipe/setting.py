@@ -40,6 +40,15 @@ class Mark(StrEnum):
     """How a run begins: anew, over what is there, with code that is trusted. No bit either."""
 
 
+class Part(StrEnum):
+    """Which part of a method a setting belongs to."""
+
+    METHOD = "method"
+    """Its score, or its solver."""
+    OPTIMISER = "optimiser"
+    """The regional optimiser; a method without one does not read the setting."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """Stands in the annotation of a field, beside its type.
@@ -49,12 +58,15 @@ class Setting:
         unset: what None stands for, as the help shows it in place of a default.
         metavar: what the help calls the value, where its type says too little.
         group: whether the value is a mapping whose members are settings of their own.
+        part: the part of a method that it belongs to; another method may have another one and still
+            be compared with it.
     """
 
     mark: Mark
     unset: str | None = None
     metavar: str | None = None
     group: bool = False
+    part: Part | None = None
 
 
 def setting_of(settings: type[BaseModel], name: str) -> Setting:

@@ -53,9 +53,9 @@ class Stage(BaseModel):
         """What the stage does, in a word or two."""
         return self.kind
 
-    def spelled_out(self) -> dict[str, Any]:
-        """Every setting of the stage with its default written down, its kind first."""
-        return {KIND: self.kind, **self.model_dump()}
+    def stage_options(self) -> dict[str, Any]:
+        """Every setting of the stage with its default written down, but not its kind."""
+        return self.model_dump()
 
 
 _KINDS: dict[str, type[Stage]] = {}

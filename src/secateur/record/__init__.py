@@ -4,15 +4,15 @@ from secateur.record.find import find_records
 from secateur.record.record import (
     BlockRecord,
     MatrixRecord,
-    RecoveryPoint,
-    RecoveryRecord,
     RunRecord,
     Sample,
+    StageRecord,
     add_to_record,
     read_record,
     read_record_file,
     write_record,
 )
+from secateur.record.recovery import RecoveryPoint, RecoveryRecord
 
 __all__ = [
     "BlockRecord",
@@ -21,6 +21,7 @@ __all__ = [
     "RecoveryRecord",
     "RunRecord",
     "Sample",
+    "StageRecord",
     "add_to_record",
     "find_records",
     "read_record",

@@ -17,7 +17,7 @@ from secateur.checkpoint import find_all_matrices, locate, open_model
 from secateur.checkpoint.durable import sha256
 from secateur.errors import CheckpointError
 from secateur.record.record import MatrixRecord, read_record
-from secateur.sparsity import Selection, audit, parse_pattern, read_selection
+from secateur.sparsity import Selection, audit, parse_pattern
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,11 @@ def prove(model: str, pattern: str | None, *, trust_remote_code: bool = False) -
     folder = locate(model, trust_remote_code=trust_remote_code)
     record = read_record(folder)
     if wanted is None and record is not None:
-        if "pattern" not in record.recipe:
+        wanted = record.selection
+        if wanted is None:
             raise CheckpointError(
                 "the run record names no pattern", where=folder / "run.json", hint="--pattern"
             )
-        wanted = read_selection(record.recipe)
     # float32 holds every stored value: half precision would round small weights to zero
     cpu = torch.device("cpu")
     source = open_model(folder, cpu, torch.float32, trust_remote_code=trust_remote_code)

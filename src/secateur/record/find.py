@@ -7,35 +7,30 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from secateur.errors import CheckpointError
+from secateur.recipe.stage import PRUNE
 from secateur.record.record import RunRecord, read_record_file
 
 RECORD = "run.json"
-_NEEDED: dict[str, type | tuple[type, ...]] = {
-    "model": str,
-    "method": str,
-    "pattern": (str, int, float),
-    "seed": int,
-}
 
 
-def find_records(places: Sequence[Path]) -> list[RunRecord]:
+def find_records(paths: Sequence[Path]) -> list[RunRecord]:
     """The records in these files, and below these folders, hidden folders left out.
 
     Raises:
-        CheckpointError: a place is not there or holds none, or a record cannot be read.
+        CheckpointError: a path is not there or holds none, or a record cannot be read.
     """
-    paths: dict[Path, Path] = {}
-    for place in places:
-        found = [place] if place.is_file() else list(_below(place))
-        if not found:
-            there = place.is_dir()
+    files: dict[Path, Path] = {}
+    for path in paths:
+        below = [path] if path.is_file() else list(_below(path))
+        if not below:
+            there = path.is_dir()
             raise CheckpointError(
                 f"no {RECORD}" if there else "no such file or folder",
-                where=f"{place} or below it" if there else place,
+                where=f"{path} or below it" if there else path,
                 wanted="the folder of a run of secateur prune, or one that holds several",
             )
-        paths |= {path.resolve(): path for path in found}
-    return [_read(path) for path in paths.values()]
+        files |= {file.resolve(): file for file in below}
+    return [_read(file) for file in files.values()]
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -46,10 +41,18 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> RunRecord:
+    """A record that says enough to stand beside others."""
     record = read_record_file(path)
-    for key, kind in _NEEDED.items():
-        if not isinstance(record.recipe.get(key), kind):
-            raise CheckpointError(f"the run record's recipe names no {key}", where=path)
+    lacking = [
+        name
+        for name, kind in (("model", str), ("seed", int))
+        if not isinstance(record.settings.get(name), kind)
+    ]
+    for stage in record.stages:
+        needed = (("method", str), ("pattern", str | int | float)) if stage.kind == PRUNE else ()
+        lacking += [name for name, kind in needed if not isinstance(stage.settings.get(name), kind)]
+    if lacking:
+        raise CheckpointError(f"the run record's recipe names no {lacking[0]}", where=path)
     if not record.weights:
         raise CheckpointError("the run record counts no matrix", where=path)
     return record

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from secateur.checkpoint.durable import write_text, writing
 from secateur.data import ImageProtocol, Protocol
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, PatternError
 from secateur.evaluation import Evaluation, TaskEvaluation
-from secateur.sparsity import MatrixAudit
+from secateur.recipe.stage import KIND, PRUNE, STAGES
+from secateur.record.recovery import Entry, RecoveryRecord
+from secateur.record.versions import bring_forward
+from secateur.sparsity import MatrixAudit, Selection, parse_pattern, read_selection
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-
-class MatrixRecord(_Record):
+class MatrixRecord(Entry):
     """What was counted in one matrix after pruning."""
 
     name: str
@@ -49,7 +49,7 @@ class MatrixRecord(_Record):
         return self.zeros / (self.rows * self.columns)
 
 
-class BlockRecord(_Record):
+class BlockRecord(Entry):
     """One block of the run."""
 
     index: int
@@ -65,7 +65,7 @@ class BlockRecord(_Record):
     matrices: tuple[MatrixRecord, ...]
 
 
-class Sample(_Record):
+class Sample(Entry):
     """A few lines that a model wrote, greedily."""
 
     prompt: str
@@ -75,73 +75,45 @@ class Sample(_Record):
     """How the pruned model went on."""
 
 
-class RecoveryPoint(_Record):
-    """One evaluation while a pruned model was trained."""
+class StageRecord(Entry):
+    """One stage of a run: what was asked of it, and what came out."""
 
-    step: int
-    """Steps that were done."""
-    loss: float | None
-    """Mean training loss per step since the evaluation before; none before the first step."""
-    validation_loss: float
-    """Mean negative log-likelihood per token of text that is not trained on, in nats."""
-    learning_rate: float
+    kind: str
+    """What kind of stage it is; "prune" is one."""
+    settings: dict[str, Any]
+    """Every option of the stage, defaults included."""
+    blocks: tuple[BlockRecord, ...]
+    """The model's blocks as the stage left them."""
     seconds: float
-    """Wall time since the beginning, interruptions left out."""
+    """Wall time of the stage but for measuring."""
+    notices: tuple[str, ...] = ()
+    """What the user should know."""
+
+    @property
+    def title(self) -> str:
+        """What the stage did, in a word: its method, or its kind if it has none."""
+        return str(self.settings.get("method", self.kind))
+
+    @property
+    def pattern(self) -> str | None:
+        """The pattern in its one spelling, so that 0.5 and 50% are one; None if it has none."""
+        written = self.settings.get("pattern")
+        if written is None:
+            return None
+        try:
+            return str(parse_pattern(str(written)))
+        except PatternError:
+            return str(written)
 
 
-class RecoveryRecord(_Record):
-    """What was done to a pruned model to take back what pruning cost."""
+class RunRecord(Entry):
+    """A whole run. Records of earlier versions are read as if they were of this one."""
 
+    format: Literal["secateur/run/2"] = "secateur/run/2"
     created: str
     """UTC, ISO 8601."""
     settings: dict[str, Any]
-    """Every option, defaults included."""
-    text: Protocol
-    """What it was trained on, the validation sequences included."""
-    trained_parameters: int
-    curve: tuple[RecoveryPoint, ...]
-    """The first point is before training."""
-    steps: int
-    """That were done; fewer than were asked for if it stopped early."""
-    best_step: int
-    """The result is the state after this step, the best by its validation loss."""
-    interruptions: int
-    """How often it went on from a checkpoint."""
-    dense: Evaluation | None
-    pruned: Evaluation | None
-    """Before training."""
-    adapted: Evaluation | None
-    """After training, before the merge."""
-    recovered: Evaluation | None
-    """The result; with adapters beside the model, the same as `adapted`."""
-    also: tuple[Evaluation, ...] = ()
-    """The result on further texts."""
-    zeros_before: int
-    """In all prunable matrices."""
-    zeros_after: int
-    """In the result; every zero before is one."""
-    seconds: float
-    versions: dict[str, str]
-    machine: dict[str, str]
-    notices: tuple[str, ...]
-
-    @property
-    def damage_removed(self) -> float | None:
-        """Share of what pruning cost in perplexity that was taken back; 1 is dense."""
-        if self.dense is None or self.pruned is None or self.recovered is None:
-            return None
-        damage = self.pruned.perplexity - self.dense.perplexity
-        return (self.pruned.perplexity - self.recovered.perplexity) / damage if damage else None
-
-
-class RunRecord(_Record):
-    """A whole pruning run."""
-
-    format: Literal["secateur/run/1"] = "secateur/run/1"
-    created: str
-    """UTC, ISO 8601."""
-    recipe: dict[str, Any]
-    """Every option, defaults included."""
+    """Every option of the run, defaults included; those of its stages stand with them."""
     architecture: str
     streamed: bool
     """Whether blocks came from disk one at a time; otherwise the model was in memory."""
@@ -149,9 +121,10 @@ class RunRecord(_Record):
     dtype: str
     """Precision of the computation; statistics and master weights are float32."""
     calibration: Protocol | ImageProtocol | None
-    blocks: tuple[BlockRecord, ...]
+    stages: tuple[StageRecord, ...]
+    """In their order, each on the result of the one before."""
     evaluations: tuple[Evaluation, ...] = ()
-    """Held-out perplexity, measured while the blocks passed."""
+    """Held-out perplexity of the result, beside that of the dense model."""
     recovery: RecoveryRecord | None = None
     """If the model was trained after it was pruned; everything above is of the pruning."""
     tasks: tuple[TaskEvaluation, ...] = ()
@@ -169,9 +142,55 @@ class RunRecord(_Record):
     machine: dict[str, str]
     repeatable: str = ""
     """Where the same recipe gives the same bits again."""
-    notices: tuple[str, ...]
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default={})
     """SHA-256 of every file in the result folder but this one, by name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _brought_forward(cls, values: Any) -> Any:
+        return bring_forward(values)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe as `Recipe.build` takes it: flat if the run has one stage, which pruned."""
+        if [stage.kind for stage in self.stages] == [PRUNE]:
+            return {**self.settings, **self.stages[0].settings}
+        stages = [{KIND: stage.kind, **stage.settings} for stage in self.stages]
+        return {**self.settings, STAGES: stages}
+
+    @property
+    def method(self) -> str:
+        """The method; of several stages the title of each, such as "sparsegpt + wanda"."""
+        return " + ".join(stage.title for stage in self.stages)
+
+    @property
+    def pattern(self) -> str:
+        """The pattern; of stages with different ones that of each, such as "2:4 + 50%"."""
+        patterns = [stage.pattern for stage in self.stages if stage.pattern is not None]
+        return " + ".join(patterns if len(set(patterns)) > 1 else patterns[:1])
+
+    @property
+    def selection(self) -> Selection | None:
+        """The pattern that the stages gave every matrix, the last that gave one; None if none did.
+
+        Raises:
+            PatternError: a pattern cannot be read.
+        """
+        selection: Selection | None = None
+        for stage in self.stages:
+            if "pattern" in stage.settings:
+                selection = replace(read_selection(stage.settings), before=selection)
+        return selection
+
+    @property
+    def blocks(self) -> tuple[BlockRecord, ...]:
+        """The blocks as the last stage left them."""
+        return self.stages[-1].blocks if self.stages else ()
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of any stage."""
+        return tuple(dict.fromkeys(line for stage in self.stages for line in stage.notices))
 
     @property
     def weights(self) -> int:
@@ -190,7 +209,7 @@ class RunRecord(_Record):
 
     @property
     def mean_output_error(self) -> float | None:
-        """Mean over blocks of the relative output error."""
+        """Mean over blocks of the relative output error of the last stage."""
         errors = [block.output_error for block in self.blocks if block.output_error is not None]
         return sum(errors) / len(errors) if errors else None
 
@@ -219,7 +238,8 @@ def read_record_file(path: Path) -> RunRecord:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(
-            f"the run record cannot be read ({where + ': ' if where else ''}{first['msg']})",
+            f"the run record cannot be read ({where + ': ' if where else ''}"
+            f"{first['msg'].removeprefix('Value error, ')})",
             where=path,
             wanted="the run.json that secateur wrote, or none",
         ) from fault

@@ -25,7 +25,7 @@ from secateur.checkpoint import BlockModel, OutputFolder, ResidentModel, open_mo
 from secateur.evaluation import Evaluation, perplexity_of
 from secateur.machine.facts import machine, now, peak_memory_bytes, versions
 from secateur.progress import Progress, Quiet
-from secateur.record import RecoveryRecord, RunRecord
+from secateur.record import RecoveryRecord, RunRecord, StageRecord
 from secateur.recovery.adapter import attach, find_targets
 from secateur.recovery.merge import count_zeros, merged_weights
 from secateur.recovery.objective import Objective, distillation, language_model_loss
@@ -174,20 +174,22 @@ def _whole_record(prepared: Prepared, recovery: RecoveryRecord, began: float) ->
         return prepared.record.model_copy(update={"recovery": recovery, "tasks": ()})
     source, settings = prepared.source, prepared.settings
     pattern = {} if settings.pattern is None else {"pattern": settings.pattern}
+    unknown = StageRecord(
+        kind="prune", settings={"method": "unknown", **pattern}, blocks=(), seconds=0.0
+    )
     return RunRecord(
         created=now(),
-        recipe={"model": settings.model, "out": settings.out, "method": "unknown", **pattern},
+        settings={"model": settings.model, "out": settings.out},
+        stages=(unknown,),
         architecture=type(source.model).__name__,
         streamed=not isinstance(source, ResidentModel),
         device=str(prepared.device),
         dtype=str(source.dtype).removeprefix("torch."),
         calibration=None,
-        blocks=(),
         recovery=recovery,
         seconds=time.perf_counter() - began,
         peak_memory_bytes=peak_memory_bytes(),
         peak_device_memory_bytes=None,
         versions=versions(),
         machine=machine(prepared.device),
-        notices=(),
     )

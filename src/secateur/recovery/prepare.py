@@ -12,17 +12,25 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from secateur.bundled import BUILTIN_MODEL
-from secateur.checkpoint import ResidentModel, StreamedModel, find_matrices, locate, open_model
+from secateur.checkpoint import (
+    Checkpoint,
+    ResidentModel,
+    StreamedModel,
+    find_matrices,
+    locate,
+    open_model,
+)
 from secateur.checkpoint.destination import check_output
 from secateur.checkpoint.model_facts import clip, load_tokenizer, vocabulary
 from secateur.data import Draw, TokenBatch, load_calibration, load_heldout
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
 from secateur.machine.device import choose_device
+from secateur.recipe.differences import deciding
 from secateur.record import RunRecord, read_record
 from secateur.recovery.merge import count_zeros
 from secateur.recovery.resume import StateFile
 from secateur.recovery.settings import Recovery
-from secateur.sparsity import Selection, parse_pattern, read_selection
+from secateur.sparsity import Selection, parse_pattern
 
 
 @dataclass(frozen=True)
@@ -94,11 +102,13 @@ class Prepared:
             with self.source.open_block(index) as block:
                 for matrix in find_matrices(block):
                     digest.update(matrix.read().contiguous().numpy().tobytes())
-        return {
-            **self.settings.identity(),
+        teacher = self.dense if self.settings.objective == "distill" else None
+        content = {
             "tokens": self.text.protocol.token_sha256,
             "weights": digest.hexdigest(),
+            "dense weights": None if teacher is None else Checkpoint(teacher).fingerprint(),
         }
+        return deciding(Recovery, self.settings.spelled_out(), content)
 
 
 def prepare(settings: Recovery) -> Prepared:
@@ -121,8 +131,8 @@ def prepare(settings: Recovery) -> Prepared:
     selection = None
     if settings.pattern is not None:
         selection = Selection(parse_pattern(settings.pattern))
-    elif record is not None and "pattern" in record.recipe:
-        selection = read_selection(record.recipe)
+    elif record is not None:
+        selection = record.selection
     cpu = torch.device("cpu")
     source = open_model(folder, cpu, torch.float32, trust_remote_code=trust)
     zeros = count_zeros(source, selection, {})
@@ -139,7 +149,7 @@ def _dense(settings: Recovery, record: RunRecord | None) -> Path | None:
     """The dense model: what was asked for, or what run.json names if that is a folder here."""
     if settings.dense is not None:
         return locate(settings.dense, trust_remote_code=settings.trust_remote_code)
-    named = None if record is None else record.recipe.get("model")
+    named = None if record is None else record.settings.get("model")
     if named == BUILTIN_MODEL or (
         isinstance(named, str) and (Path(named) / "config.json").is_file()
     ):

@@ -11,7 +11,6 @@ the data follows from seed and step and needs no state.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch.optim import Optimizer
 
 from secateur.checkpoint.durable import write_tensors, writing
 from secateur.errors import CheckpointError, RecipeError
+from secateur.recipe.differences import differences
 from secateur.record import RecoveryPoint
 
 
@@ -102,15 +102,12 @@ class StateFile:
             raise CheckpointError(
                 "the checkpoint cannot be read", where=self.path, hint="--overwrite to begin anew"
             ) from fault
-        wanted = json.loads(json.dumps(dict(identity)))
-        for key, value in wanted.items():
-            if position.identity.get(key) != value:
-                raise RecipeError(
-                    f"the checkpoint was made with {key}={position.identity.get(key)!r}",
-                    where=self.path,
-                    wanted=f"{key}={value!r}",
-                    hint="the same options again, or --overwrite to begin anew",
-                )
+        if differing := differences(identity, position.identity):
+            raise RecipeError(
+                f"the checkpoint was made with {' | '.join(map(str, differing))}",
+                where=self.path,
+                hint="the same options again, or --overwrite to begin anew",
+            )
         return position, tensors
 
     def remove(self) -> None:

@@ -14,10 +14,6 @@ from secateur.recipe.setting import Mark, Setting, Settings
 
 CONTENT, PLACE, RESULT, RUN = Mark.CONTENT, Mark.PLACE, Mark.RESULT, Mark.RUN
 
-OUTSIDE = frozenset({"out", "overwrite", "resume", "device", "heldout", "windows",
-                     "trust_remote_code"})  # fmt: skip
-"""Settings that change nothing in what is trained, so that a run can go on with other ones."""
-
 
 class Recovery(Settings):
     """One recovery of a pruned model. Make it with `Recovery.build`, which names what is wrong."""
@@ -123,10 +119,6 @@ class Recovery(Settings):
     def trained_sequences(self) -> int:
         """Different training sequences."""
         return self.samples or self.steps * self.batch_size * self.accumulation
-
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint must have been made with to go on from it."""
-        return self.model_dump(exclude=set(OUTSIDE))
 
     def spelled_out(self) -> dict[str, Any]:
         """Every setting with its default filled in, for the record."""

@@ -9,9 +9,9 @@ their own, with a label that says in what.
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from secateur.data import Protocol
 from secateur.errors import PatternError
 from secateur.evaluation import Evaluation
 from secateur.methods import every
+from secateur.recipe import Recipe
+from secateur.recipe.differences import deciding
 from secateur.record import RunRecord
 from secateur.reporting.comparison import Comparison, Row, Score, Spread, Text
+from secateur.reporting.labels import deciding_settings, key_of, labels, shared_with_baseline
 from secateur.reporting.recovered import as_measured
 from secateur.sparsity import parse_pattern
 
@@ -33,7 +36,7 @@ def side_by_side(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
     """Put runs that can be compared together, those with most runs first."""
     groups: dict[Any, list[RunRecord]] = {}
     for record in _without_copies(map(as_measured, records)):
-        key = (record.recipe["model"], record.architecture, record.weights, _hashes(record))
+        key = (record.settings["model"], record.architecture, record.weights, _hashes(record))
         groups.setdefault(key, []).append(record)
     return tuple(map(_comparison, sorted(groups.values(), key=len, reverse=True)))
 
@@ -43,8 +46,13 @@ def _without_copies(records: Iterable[RunRecord]) -> list[RunRecord]:
     evaluations or tasks."""
     kept: dict[str, list[RunRecord]] = {}
     for record in sorted(records, key=lambda run: (-len(run.evaluations), -len(run.tasks))):
-        recipe = {key: value for key, value in record.recipe.items() if key != "out"}
-        key = json.dumps([record.created, record.seconds, recipe], sort_keys=True, default=str)
+        key = key_of(
+            {
+                "created": record.created,
+                "seconds": record.seconds,
+                **deciding(Recipe, record.recipe),
+            }
+        )
         copies = kept.setdefault(key, [])
         if not any(_hashes(record) <= _hashes(copy) for copy in copies):
             copies.append(record)
@@ -56,127 +64,92 @@ def _hashes(record: RunRecord) -> frozenset[str]:
     return frozenset(found.protocol.token_sha256 for found in record.evaluations)
 
 
+@dataclass(frozen=True)
+class _RowKey:
+    """What the runs of one row have in common, as text."""
+
+    pattern: str
+    method: str
+    label: str
+    settings: str
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The runs of one row by seed, and the settings that decided them."""
+
+    settings: Mapping[str, Any]
+    by_seed: dict[int, RunRecord]
+
+
 def _comparison(records: list[RunRecord]) -> Comparison:
-    labels = _settings(records)
-    by_row: dict[tuple[str, str, str], dict[int, RunRecord]] = {}
-    for record, label in sorted(zip(records, labels, strict=True), key=lambda p: p[0].created):
-        key = (_pattern(record), record.recipe["method"], label)
-        by_row.setdefault(key, {})[record.recipe["seed"]] = record  # the latest of each seed
-    protocols = [found.protocol for found in records[0].evaluations]
+    by_row = _rows(records)
+    protocols = [scored.protocol for scored in records[0].evaluations]
     order = [protocol.token_sha256 for protocol in protocols]
     rows = []
-    for (pattern, method, label), by_seed in sorted(by_row.items(), key=_place):
+    for key in sorted(by_row, key=_order):
+        by_seed = by_row[key].by_seed
         runs = tuple(by_seed[seed] for seed in sorted(by_seed))
-        wanda = _baseline(by_row, pattern, runs[0])
+        wanda = _baseline(by_row, key)
         scores = tuple(_score(runs, wanda, token_sha256) for token_sha256 in order)
-        rows.append(Row(method, pattern, label, runs, scores))
-    shown = [run for row in rows for run in row.runs]
-    notices = list(_doubts(shown))
-    if len(shown) < len(records):
+        rows.append(Row(key.method, key.pattern, key.label, runs, scores))
+    compared = [run for row in rows for run in row.runs]
+    notices = list(_doubts(compared))
+    if len(compared) < len(records):
         notices.insert(0, "Some runs repeat a method, pattern and seed: the latest is shown.")
     return Comparison(
-        model=records[0].recipe["model"],
+        model=records[0].settings["model"],
         architecture=records[0].architecture,
         weights=records[0].weights,
-        texts=_texts(protocols, shown),
+        texts=_texts(protocols, compared),
         rows=tuple(rows),
         notices=tuple(notices),
     )
 
 
-def _place(item: tuple[tuple[str, str, str], Any]) -> tuple[Any, ...]:
+def _rows(records: Sequence[RunRecord]) -> dict[_RowKey, _Runs]:
+    """The runs by row; of those that repeat one the latest."""
+    settings = deciding_settings(records)
+    told = zip(records, settings, labels(records, settings), strict=True)
+    rows: dict[_RowKey, _Runs] = {}
+    for record, facts, label in sorted(told, key=lambda one: one[0].created):
+        key = _RowKey(record.pattern, record.method, label, key_of(facts))
+        rows.setdefault(key, _Runs(facts, {})).by_seed[record.settings["seed"]] = record
+    return rows
+
+
+def _order(row: _RowKey) -> tuple[Any, ...]:
     """Where a row stands: by sparsity, N:M before free choice; by the method's age; by label."""
-    (pattern, method, label), _ = item
     names = [known.name for known in every()]
-    age = names.index(method) if method in names else len(names)
+    age = names.index(row.method) if row.method in names else len(names)
     try:
-        share = parse_pattern(pattern).sparsity
+        share = parse_pattern(row.pattern).sparsity
     except PatternError:
         share = 2.0
-    return (share, ":" not in pattern, len(pattern), pattern, age, method, label)
+    pattern = (":" not in row.pattern, len(row.pattern), row.pattern)
+    return (share, *pattern, age, row.method, row.label, row.settings)
 
 
-def _pattern(record: RunRecord) -> str:
-    """The pattern in its one spelling, so that 0.5 and 50% are one."""
-    written = str(record.recipe["pattern"])
-    try:
-        return str(parse_pattern(written))
-    except PatternError:
-        return written
+def _baseline(rows: Mapping[_RowKey, _Runs], row: _RowKey) -> dict[int, RunRecord]:
+    """Wanda's runs at the pattern of a row, by seed, that differ from its runs in the method only.
 
-
-def _settings(records: Sequence[RunRecord]) -> list[str]:
-    """For every run what tells it from runs of the same method, in as few words as possible."""
-    by_method: dict[str, list[dict[str, str]]] = {}
-    for record in records:
-        by_method.setdefault(record.recipe["method"], []).append(_flat(record))
-    telling = {method: _telling(settings) for method, settings in by_method.items()}
-    labels = []
-    for record in records:
-        own = _flat(record)
-        names = telling[record.recipe["method"]]
-        parts = [f"{name}={own.get(name)}" for name in names]
-        if record.recovery is not None:
-            parts.append(f"recovered, {record.recovery.settings['objective']}")
-        labels.append(", ".join(parts))
-    return labels
-
-
-def _telling(settings: Sequence[dict[str, str]]) -> list[str]:
-    """The names of settings that tell apart all that differ; none that tells nothing new."""
-    telling: list[str] = []
-    parts = 1
-    for name in dict.fromkeys(name for own in settings for name in own):
-        classes = len({tuple(own.get(key) for key in [*telling, name]) for own in settings})
-        if classes > parts:
-            telling, parts = [*telling, name], classes
-    return telling
-
-
-def _flat(record: RunRecord) -> dict[str, str]:
-    """Everything but the seed that decides the result, most telling first."""
-    recipe = record.recipe
-    regional = recipe.get("regional") or {}
-    own = ("preset", "effort") if regional else ()
-    found = {name: recipe[name] for name in own if name in recipe}
-    if recipe.get("allocation", "uniform") != "uniform":
-        found["allocation"] = recipe["allocation"]
-    found |= {
-        name: recipe.get(name) for name in ("samples", "sequence_length", "calibration", "images")
-    }
-    found |= {"dtype": record.dtype, **(recipe.get("parameters") or {})}
-    found |= {f"regional.{name}": value for name, value in regional.items()}
-    return {name: str(value) for name, value in found.items()}
-
-
-def _baseline(
-    by_row: dict[tuple[str, str, str], dict[int, RunRecord]], pattern: str, run: RunRecord
-) -> dict[int, RunRecord]:
-    """Wanda's runs at a pattern: the only ones, or those calibrated as `run` was; else none."""
-    found = [
-        runs
-        for key, runs in by_row.items()
-        if key[:2] == (pattern, BASELINE) and next(iter(runs.values())).recovery is None
+    None where there are none, or several that differ in parameters of Wanda's own.
+    """
+    alike = [
+        rows[other].by_seed
+        for other in rows
+        if (other.pattern, other.method) == (row.pattern, BASELINE)
+        and next(iter(rows[other].by_seed.values())).recovery is None
+        and shared_with_baseline(rows[other].settings) == shared_with_baseline(rows[row].settings)
     ]
-    if len(found) > 1:
-        alike = [
-            runs for runs in found if _calibrated(next(iter(runs.values()))) == _calibrated(run)
-        ]
-        found = alike
-    return found[0] if len(found) == 1 else {}
-
-
-def _calibrated(run: RunRecord) -> tuple[Any, ...]:
-    return tuple(
-        run.recipe.get(name) for name in ("calibration", "images", "samples", "sequence_length")
-    )
+    return alike[0] if len(alike) == 1 else {}
 
 
 def _score(runs: Sequence[RunRecord], wanda: dict[int, RunRecord], token_sha256: str) -> Score:
     found = [_evaluation(run, token_sha256) for run in runs]
     removed = []
     for run, own in zip(runs, found, strict=True):
-        baseline = wanda.get(run.recipe["seed"], run)
+        baseline = wanda.get(run.settings["seed"], run)
         if baseline is run or own.dense_perplexity is None:
             continue
         before = _evaluation(baseline, token_sha256).perplexity
@@ -218,7 +191,7 @@ def _doubts(runs: Sequence[RunRecord]) -> Iterator[str]:
     by_seed: dict[int, set[str]] = {}
     for run in runs:
         if run.calibration is not None:
-            by_seed.setdefault(run.recipe["seed"], set()).add(run.calibration.sha256)
+            by_seed.setdefault(run.settings["seed"], set()).add(run.calibration.sha256)
     if any(len(hashes) > 1 for hashes in by_seed.values()):
         yield (
             "Runs of the same seed were not all calibrated on the same tokens:"

@@ -25,6 +25,7 @@ def as_measured(record: RunRecord) -> RunRecord:
             one.model_copy(update={"dense_perplexity": dense.get(one.protocol.token_sha256)})
             for one in (recovered, *recovery.also)
         )
+    (*before, last) = record.stages
     blocks = tuple(
         block.model_copy(
             update={
@@ -40,7 +41,7 @@ def as_measured(record: RunRecord) -> RunRecord:
         update={
             "created": recovery.created,
             "evaluations": evaluations,
-            "blocks": blocks,
+            "stages": (*before, last.model_copy(update={"blocks": blocks})),
             "seconds": record.seconds + recovery.seconds,
         }
     )

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import yaml
 
 from secateur.data import ImageProtocol, Protocol
+from secateur.recipe import Recipe
+from secateur.recipe.setting import Mark, names_of
 from secateur.record import RunRecord
 from secateur.reporting.comparison import Comparison, Row
 
-_OF_ITS_OWN = ("out", "seed", "overwrite", "restart", "trust_remote_code")
-
 
 @dataclass(frozen=True)
-class Recipe:
+class Repetition:
     """How to repeat the runs of a row."""
 
     name: str
@@ -41,7 +41,7 @@ def facts_of(comparison: Comparison) -> Iterator[tuple[str, str]]:
     protocols = [run.calibration for run in runs if run.calibration is not None]
     for said in dict.fromkeys(map(_described, protocols)):
         yield "calibration", said
-    seeds = sorted({run.recipe["seed"] for run in runs})
+    seeds = sorted({run.settings["seed"] for run in runs})
     yield ("seeds" if len(seeds) > 1 else "seed"), ", ".join(map(str, seeds))
     yield "runs", f"{len(runs)}, {_ends([run.created for run in runs])}"
     yield "computed in", ", ".join(dict.fromkeys(f"{run.dtype} on {run.device}" for run in runs))
@@ -78,16 +78,17 @@ def cut_of(protocol: Protocol | ImageProtocol) -> str:
     return f"{protocol.sequences} {unit} of {protocol.sequence_length} tokens"
 
 
-def recipe_of(comparison: Comparison, row: Row) -> Recipe:
+def recipe_of(comparison: Comparison, row: Row) -> Repetition:
     """How to repeat the runs of a row."""
-    file = f"{row.method}-{row.pattern.replace(':', 'of').replace('%', '')}.yaml"
-    return Recipe(
+    name = f"{row.method}-{row.pattern}".replace(":", "of").replace("%", "").replace(" + ", "_")
+    file = f"{name}.yaml"
+    return Repetition(
         name=row.name,
         pattern=row.pattern,
         commands=tuple(_commands(comparison, row, file)),
         yaml=f"# {file}\n" + _as_yaml(row.runs[0]),
         calibrations=tuple(
-            (run.recipe["seed"], run.calibration.sha256)
+            (run.settings["seed"], run.calibration.sha256)
             for run in row.runs
             if run.calibration is not None
         ),
@@ -97,9 +98,9 @@ def recipe_of(comparison: Comparison, row: Row) -> Recipe:
 
 def _commands(comparison: Comparison, row: Row, file: str) -> Iterator[str]:
     for run in row.runs:
-        out = str(run.recipe.get("out") or f"pruned-{run.recipe['seed']}")
+        out = str(run.settings.get("out") or f"pruned-{run.recipe['seed']}")
         yield shlex.join(["secateur", "prune", "--recipe", file, "--seed",
-                          str(run.recipe["seed"]), "--out", out])  # fmt: skip
+                          str(run.settings["seed"]), "--out", out])  # fmt: skip
     for text in comparison.texts:
         yield shlex.join(["secateur", "evaluate", out, "--text", text.protocol.source,
                           "--sequence-length", str(text.protocol.sequence_length), "--windows",
@@ -107,13 +108,15 @@ def _commands(comparison: Comparison, row: Row, file: str) -> Iterator[str]:
 
 
 def _as_yaml(run: RunRecord) -> str:
-    """The recipe without what every run has of its own."""
-    shared = {k: v for k, v in run.recipe.items() if k not in _OF_ITS_OWN}
+    """The recipe of a run: what decides its result, but the seed, which the commands name."""
+    deciding = {*names_of(Recipe, Mark.RESULT, Mark.CONTENT)} - {"seed"}
+    shared = {name: value for name, value in run.recipe.items() if name in deciding}
     return yaml.safe_dump(shared, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
 def _notices(row: Row) -> Iterator[str]:
     for run in row.runs:
         yield from run.notices
-        for block in run.blocks:
-            yield from block.notices
+        for stage in run.stages:
+            for block in stage.blocks:
+                yield from block.notices

@@ -14,7 +14,7 @@ from secateur.reporting.figures import Figure, Grid
 from secateur.reporting.formats import as_csv, as_latex, as_markdown
 from secateur.reporting.grouping import short_name
 from secateur.reporting.proof import RowAudit, audit_row, zeros_of_matrices
-from secateur.reporting.reproduce import Recipe, cut_of, facts_of, recipe_of
+from secateur.reporting.reproduce import Repetition, cut_of, facts_of, recipe_of
 from secateur.reporting.table import Cell, Table, printed_number, table_of
 
 LONGEST_SAMPLE = 600
@@ -59,7 +59,7 @@ class Section:
     time: Figure
     samples: tuple[Passages, ...]
     tasks: tuple[TaskRow, ...]
-    recipes: dict[str, tuple[Recipe, ...]]
+    recipes: dict[str, tuple[Repetition, ...]]
     glossary: tuple[Method, ...]
 
 
@@ -115,7 +115,7 @@ def _lead(comparison: Comparison) -> Iterator[str]:
     if protocols:
         cuts = dict.fromkeys(f"{short_name(p.source)} ({cut_of(p)})" for p in protocols)
         yield f"Calibrated on {_listed(cuts)}."
-    seeds = {run.recipe["seed"] for run in comparison.runs}
+    seeds = {run.settings["seed"] for run in comparison.runs}
     if len(comparison.runs) > 1:
         yield f"{len(comparison.runs)} runs, {len(seeds)} seed{'s' * (len(seeds) > 1)}."
 

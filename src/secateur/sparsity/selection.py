@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from secateur.errors import PatternError
@@ -29,6 +29,7 @@ class Selection:
     Attributes:
         pattern, patterns, include, exclude, dense_first: as above.
         blocks: (first, last) of each range, both included; last None is open; None: all blocks.
+        before: what an earlier stage pruned; its patterns stay where this one has none.
     """
 
     pattern: Pattern
@@ -37,6 +38,7 @@ class Selection:
     exclude: tuple[str, ...] = ()
     blocks: tuple[tuple[int, int | None], ...] | None = None
     dense_first: int = 0
+    before: Selection | None = None
 
     @property
     def every_pattern(self) -> tuple[Pattern, ...]:
@@ -44,7 +46,14 @@ class Selection:
         return (self.pattern, *(pattern for _, pattern in self.patterns))
 
     def pattern_of(self, block: int, name: str) -> Pattern | None:
-        """The pattern of a matrix, by its block's number and full name; None leaves it dense."""
+        """The pattern of a matrix, by its block's number and full name; None leaves it as it is."""
+        pattern = self._pattern_here(block, name)
+        if pattern is None and self.before is not None:
+            return self.before.pattern_of(block, name)
+        return pattern
+
+    def _pattern_here(self, block: int, name: str) -> Pattern | None:
+        """The same without what was before."""
         if not self.has_block(block):
             return None
         if self.include and not any(re.search(expression, name) for expression in self.include):
@@ -74,8 +83,9 @@ class Selection:
         return tuple(e for e in expressions if not any(re.search(e, name) for name in known))
 
     def __str__(self) -> str:
-        plain = self == Selection(self.pattern)
-        return f"{self.pattern}" if plain else f"{self.pattern}, by matrix"
+        plain = replace(self, before=None) == Selection(self.pattern)
+        text = f"{self.pattern}" if plain else f"{self.pattern}, by matrix"
+        return text if self.before is None else f"{self.before}; then {text}"
 
 
 def read_selection(values: Mapping[str, Any]) -> Selection:
