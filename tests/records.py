@@ -122,7 +122,7 @@ def make_recovery(record: RunRecord, perplexity: float, dense: float = 10.0) -> 
     assert record.evaluations
     recovery = RecoveryRecord(
         created="2026-01-09T00:00:00+00:00",
-        settings={"objective": "lm", "out": "out/recovered"},
+        settings={"objective": "lm", "out": "out/recovered", "text": "texts/training"},
         text=make_protocol("texts/training", "c" * 64),
         trained_parameters=64,
         curve=(),

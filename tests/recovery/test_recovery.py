@@ -348,7 +348,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_named(
 ) -> None:
     with pytest.raises(_StopError):
         recover(settings(), _Killed(6))
-    with pytest.raises(RecipeError, match=r"learning_rate=0\.01.*wanted learning_rate=0\.5"):
+    with pytest.raises(RecipeError, match=r"learning_rate 0\.01, not 0\.5"):
         recover(settings(learning_rate=0.5, resume=True))
     recover(settings(overwrite=True))
 

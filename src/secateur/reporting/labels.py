@@ -89,17 +89,19 @@ def _settings_of(record: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
     for name in [name for name in facts if name.split()[-1] in _IN_THE_ROW]:
         del facts[name]
     if record.recovery is not None:
-        facts.update(_settings_of_recovery(record, record.recovery))
+        facts.update(_settings_of_recovery(record, record.recovery, names))
     return facts
 
 
-def _settings_of_recovery(record: RunRecord, recovery: RecoveryRecord) -> Iterator[tuple[str, Any]]:
+def _settings_of_recovery(
+    record: RunRecord, recovery: RecoveryRecord, names: Mapping[str, str]
+) -> Iterator[tuple[str, Any]]:
     """What decided a recovery; the model that it began with is what the rest of the record says."""
     from secateur.recovery.settings import Recovery  # its room loads peft, which takes seconds
 
     told = recovery.settings
     content = {
-        "text": told.get("text"),
+        "text": names.get(str(told.get("text"))),
         "dense": told.get("dense") or record.settings.get("model"),
     }
     for name, value in deciding(Recovery, told, content).items():
@@ -117,17 +119,32 @@ def _written_by_default(recipe: Mapping[str, Any]) -> bool:
 
 
 def _names_of_sources(records: Sequence[RunRecord]) -> dict[str, str]:
-    """Source of calibration -> the name that stands for it: one for all that gave the same."""
+    """Source of tokens or images -> the name that stands for it: one for all that gave the same."""
     first: dict[str, str] = {}
     names: dict[str, str] = {}
     for record in records:
-        if record.calibration is None:
-            continue
-        for source in (record.settings.get("calibration"), record.settings.get("images")):
-            if source is not None:
-                name = names.get(str(source), str(source))
-                names.setdefault(str(source), first.setdefault(record.calibration.sha256, name))
+        digests = list(_tokens_of(record).values())
+        sources = [_source_of_calibration(record)] * (record.calibration is not None)
+        if record.recovery is not None:
+            sources.append(record.recovery.settings.get("text"))
+        for source, digest in zip(sources, digests, strict=True):
+            name = names.get(str(source), str(source))
+            names.setdefault(str(source), first.setdefault(digest, name))
     return names
+
+
+def _source_of_calibration(record: RunRecord) -> Any:
+    return record.settings.get("calibration") or record.settings.get("images")
+
+
+def _tokens_of(record: RunRecord) -> dict[str, str]:
+    """The hashes of what a run was calibrated on, and of what its model was trained on."""
+    digests = {}
+    if record.calibration is not None:
+        digests["calibration.tokens"] = record.calibration.sha256
+    if record.recovery is not None:
+        digests[f"{_RECOVERY}tokens"] = record.recovery.text.sha256
+    return digests
 
 
 def _tokens_if_told_apart(
@@ -136,15 +153,14 @@ def _tokens_if_told_apart(
     records: Sequence[RunRecord],
     settings: Sequence[Mapping[str, Any]],
 ) -> dict[str, str]:
-    """The hash of the calibration, if another run that is else the same had other tokens."""
-    if record.calibration is None:
-        return {}
-    digest = record.calibration.sha256
+    """The hashes of the tokens, as far as another run that is else the same had other ones."""
+    tokens, told = _tokens_of(record), {}
     for other, theirs in zip(records, settings, strict=True):
-        alike = _row_of(other) == _row_of(record) and theirs == facts
-        if alike and other.calibration is not None and other.calibration.sha256 != digest:
-            return {"calibration tokens": digest[:6]}
-    return {}
+        if _row_of(other) == _row_of(record) and theirs == facts:
+            for name, digest in _tokens_of(other).items():
+                if tokens.get(name, digest) != digest:
+                    told[name] = tokens[name][:6]
+    return told
 
 
 def _row_of(record: RunRecord) -> tuple[str, str, Any]:
