@@ -243,6 +243,19 @@ def test_names_and_places_do_not_matter(options: dict[str, Any], tmp_path: Path)
     assert run.files == whole.files
 
 
+def test_a_further_text_may_lie_elsewhere(options: dict[str, Any], tmp_path: Path) -> None:
+    text, also = options["calibration"], tmp_path / "also.safetensors"
+    save_file({"input_ids": make_tokens(seed=1)}, also)
+    options |= {"text": str(text), "out": tmp_path / "out"}
+    with stopped(1):
+        secateur.prune(**options, also_text=[str(also)])
+    moved = also.rename(tmp_path / "moved.safetensors")
+    told = Told()
+    run = secateur.prune(**options, also_text=[str(moved)], progress=told)
+    assert told.blocks == [1, 2]
+    assert len(run.evaluations) == 2
+
+
 # --- what is said, what is kept ---
 
 

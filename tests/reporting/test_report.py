@@ -7,6 +7,7 @@ import io
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -201,6 +202,65 @@ def test_settings_make_rows_of_their_own() -> None:
         ("wanda++ (preset=auto)", 2),
         ("wanda++ (preset=paper)", 1),
     ]
+
+
+MERGED_ONCE = [
+    {"schedule": "matrix"},
+    {"exclude": ["mlp"]},
+    {"include": ["mlp"]},
+    {"blocks": "1-"},
+    {"dense_first": 1},
+    {"patterns": {"mlp": "4:8"}},
+    {"route_all": True},
+    {"expert_tokens": 8},
+    {"written": 64},
+]
+"""Settings that the report once took for no difference."""
+
+
+@pytest.mark.parametrize("changes", MERGED_ONCE, ids=lambda changes: next(iter(changes)))
+def test_a_run_with_another_setting_is_another_row_and_no_baseline(
+    changes: dict[str, Any],
+) -> None:
+    """Dense 10, Wanda 14 with the setting: GBLM's 12 without it removes nothing of that."""
+    other = make_record("wanda", perplexity=14, recipe=changes)
+    gblm = make_record("gblm", perplexity=12)
+    (found,) = side_by_side([other, gblm])
+    assert [row.scores[0].removed for row in found.rows] == [None, None]
+    wanda = make_record("wanda", perplexity=13, created="2026-02-01T00:00:00+00:00")
+    (found,) = side_by_side([other, gblm, wanda])
+    ((name, _),) = changes.items()
+    plain, changed, last = found.rows
+    assert plain.name == ("wanda (expert_tokens=32)" if name == "expert_tokens" else
+                          "wanda (schedule=block)" if name == "schedule" else "wanda")  # fmt: skip
+    assert changed.name.startswith(f"wanda ({name}=")
+    assert len(changed.name) < 40
+    assert last.scores[0].removed == Spread(pytest.approx(1 / 3), None, 1)
+
+
+def test_sequences_that_an_effort_implies_are_no_other_run_than_wandas() -> None:
+    best = {"effort": "best", "regional": {"rounds": 4}, "written": 48}  # three for each of 16
+    (found,) = side_by_side(
+        [make_record("wanda", perplexity=14), make_record("wanda++", perplexity=12, recipe=best)]
+    )
+    assert found.rows[1].scores[0].removed == Spread(0.5, None, 1)
+
+
+def test_two_names_of_the_same_calibration_are_one_row() -> None:
+    records = [make_record("wanda", seed=seed) for seed in (0, 1)]
+    moved = [
+        make_record("wanda", seed=seed, recipe={"calibration": "moved"}, created="2026-02-01")
+        for seed in (0, 1)
+    ]
+    (found,) = side_by_side([*records, *moved])
+    (row,) = found.rows
+    assert row.runs == tuple(moved)
+    tokens = make_evaluation(1, token_sha256="f" * 64).protocol
+    (found,) = side_by_side(
+        [records[0], make_record("wanda", created="2026-02", calibration=tokens)]
+    )
+    assert len(found.rows) == 2
+    assert all("calibration.tokens=" in row.name for row in found.rows)
 
 
 def test_a_copy_counts_once_and_a_repeat_is_told() -> None:
@@ -475,6 +535,33 @@ def test_a_recipe_can_be_run_again(tmp_path: Path) -> None:
     assert shown.commands[0] == "secateur prune --recipe wanda++-2of4.yaml --seed 3 --out 'x y'"
     assert shown.commands[1].startswith("secateur evaluate 'x y' --text texts/heldout")
     assert yaml.safe_load(shown.yaml)["pattern"] == "2:4"
+
+
+def test_a_recipe_of_stages_can_be_run_again(tmp_path: Path) -> None:
+    stages = [
+        {"method": "sparsegpt", "include": "mlp"},
+        {"method": "wanda++", "pattern": "50%", "regional": {"rounds": 3}},
+    ]
+    values = {"model": "./heron", "calibration": "c4", "seed": 3, "stages": stages}
+    recipe = Recipe.build({**values, "device": "cuda:7", "out": "o", "overwrite": True})
+    made = make_record()
+    record = made.model_copy(
+        update={
+            "settings": recipe.run_options(),
+            "stages": tuple(
+                made.stages[0].model_copy(update={"settings": stage.stage_options()})
+                for stage in recipe.stages
+            ),
+        }
+    )
+    (found,) = side_by_side([record])
+    repetition = recipe_of(found, found.rows[0])
+    path = tmp_path / "recipe.yaml"
+    path.write_text(repetition.yaml, encoding="utf-8")
+    again = Recipe.build({**read_yaml(path), "seed": 3})
+    assert again.spelled_out() == Recipe.build(values).spelled_out()
+    assert repetition.commands[0].endswith("--seed 3 --out o")
+    assert not {"device", "out", "overwrite", "seed"} & yaml.safe_load(repetition.yaml).keys()
 
 
 # --- the command ---
