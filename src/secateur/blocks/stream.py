@@ -135,6 +135,12 @@ class Stream:
         other.batches = [replace(batch) for batch in self.batches]
         return other
 
+    def behind(self, source: BlockModel) -> Stream:
+        """The same sequences, where they are, of another model of the same shape."""
+        other = self.fork()
+        other.blocks = source.blocks
+        return other
+
     def select(self, index: int, places: Tensor) -> Iterator[tuple[Tensor, Tensor, Call]]:
         """Some sequences before block `index`, of whichever batches, at most as many as in a batch.
 

@@ -105,7 +105,7 @@ def make_ready(prepared: Prepared, surroundings: Surroundings, done: int) -> Rea
         SecateurError: something is not finite, does not fit or cannot be written.
     """
     prepared = allocate(prepared, surroundings.progress, surroundings.for_the_next_process)
-    following = _follow(prepared, surroundings)
+    following = follow(prepared, surroundings)
     stream = _calibration_stream(prepared)
     gradients, aim, first = prepared.gradients, Aim(), None
     if stream is not None:
@@ -127,7 +127,7 @@ def _calibration_stream(prepared: Prepared) -> Stream | None:
     return Stream(source, calibration.inputs, size, calibration.labels)
 
 
-def _follow(prepared: Prepared, surroundings: Surroundings) -> Following | None:
+def follow(prepared: Prepared, surroundings: Surroundings) -> Following | None:
     """The held-out windows, ready to follow the run; None if nothing is to be measured."""
     source, texts, shared = prepared.source, prepared.heldout, surroundings.shared
     progress, folder = surroundings.progress, surroundings.for_the_next_process
@@ -154,7 +154,7 @@ def _follow(prepared: Prepared, surroundings: Surroundings) -> Following | None:
     key = DenseKey(tuple(text.protocol.token_sha256 for text in texts), tuple(sizes))
     dense = shared.dense.once(key, lambda: [through_dense(number) for number in range(len(texts))])
     streams = surroundings.watch.measuring(dense)
-    return Following(source, texts, streams)
+    return Following(source, texts, [stream.behind(source) for stream in streams])
 
 
 def _gradients(

@@ -7,12 +7,14 @@ sweep       blocks are pruned one after the other, and handed over              
 record      everything that was done and measured, beside the weights           (record/)
 
 Pruning into a folder, only measuring, and pruning a model in memory are the same story: they
-differ in where the inputs come from and where the blocks go.
+differ in where the inputs come from and where the blocks go. A recipe of several stages is the
+story told once for each (stages.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,9 +27,10 @@ from secateur.machine import processes
 from secateur.machine.facts import machine, now, peak_memory_bytes, repeatability, versions
 from secateur.progress import Progress, Quiet
 from secateur.pruning.dense_passes import ReadyRun, Surroundings, make_ready
-from secateur.pruning.prepare import Prepared, prepare, prepare_in_place
+from secateur.pruning.prepare import prepare, prepare_in_place
 from secateur.pruning.result import Result, open_result
 from secateur.pruning.reuse import SharedWork, Stopwatch
+from secateur.pruning.stages import StageRun, prune_in_memory, prune_in_stages
 from secateur.recipe import Recipe
 from secateur.record import BlockRecord, MatrixRecord, RunRecord, StageRecord
 
@@ -51,8 +54,11 @@ def prune(
         raise RecipeError(
             "no folder for the result", hint="--out FOLDER, or --text SOURCE to measure only"
         )
-    shared = shared or SharedWork()
-    return _carry_out(prepare(recipe, shared, watch), progress or Quiet(), shared, watch)
+    progress, shared = progress or Quiet(), shared or SharedWork()
+    if recipe.stages:
+        return prune_in_stages(recipe, progress, partial(_carry_out, progress))
+    run = StageRun(prepare(recipe, shared, watch), shared, watch, lambda record: record)
+    return _carry_out(progress, run)
 
 
 def prune_in_place(
@@ -75,22 +81,26 @@ def prune_in_place(
     Raises:
         SecateurError: something does not fit; blocks already pruned stay pruned.
     """
-    watch = Stopwatch()
-    prepared = prepare_in_place(model, recipe, tokenizer, tokens)
-    return _carry_out(prepared, progress or Quiet(), SharedWork(), watch)
+    watch, progress = Stopwatch(), progress or Quiet()
+    stages = [prepare_in_place(model, one, tokenizer, tokens) for one in recipe.by_stage]
+    if recipe.stages:
+        return prune_in_memory(recipe, stages, progress, partial(_carry_out, progress))
+    run = StageRun(stages[0], SharedWork(), watch, lambda record: record)
+    return _carry_out(progress, run)
 
 
-def _carry_out(
-    prepared: Prepared, progress: Progress, shared: SharedWork, watch: Stopwatch
-) -> RunRecord:
-    """Do a run whose inputs are prepared, from its first pass over the model to its record."""
+def _carry_out(progress: Progress, stage: StageRun) -> RunRecord:
+    """Do a stage whose inputs are prepared, from its first pass over the model to its record."""
+    prepared = stage.prepared
     with progress, open_result(prepared, progress.notice) as result:
-        surroundings = Surroundings(progress, shared, watch, result.scratch, result.outlasts)
+        surroundings = Surroundings(
+            progress, stage.shared, stage.watch, result.scratch, result.outlasts
+        )
         run = make_ready(prepared, surroundings, done=len(result.finished))
         result.go_on(run)
         blocks = [*result.finished, *_prune_blocks(run, result)]
         files = result.complete(run)
-        record = _record(run, blocks, result, files)
+        record = stage.whole(_record(run, blocks, result, files))
         result.finish(record)
     return processes.from_first(lambda: record)
 

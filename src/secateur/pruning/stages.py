@@ -1,0 +1,226 @@
+"""A run of several stages: each is a run of one stage on what the one before has left.
+
+    .OUT.stages/identity.json     what the whole run is made of, as for a run of one stage
+    .OUT.stages/dense.*           held-out windows behind the dense model
+    .OUT.stages/stage-1, ...      what the stages before the last have left; removed at the end
+
+A run that was interrupted finds the stages that are finished there and goes on within the next.
+Measuring only does the same in a temporary folder, and a model in memory is changed stage by
+stage. Calibration is read once, before the first stage, and so is what the windows of held-out
+text are compared with: the model as it was before all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from secateur.checkpoint.durable import write_text, writing
+from secateur.checkpoint.unfinished import IDENTITY
+from secateur.errors import CheckpointError, RecipeError
+from secateur.machine import processes
+from secateur.progress import Progress
+from secateur.pruning.dense_passes import Surroundings, follow
+from secateur.pruning.prepare import Prepared, check_fit, prepare
+from secateur.pruning.resume import identity
+from secateur.pruning.reuse import SharedWork, Stopwatch
+from secateur.recipe import Recipe
+from secateur.recipe.differences import differences
+from secateur.record import RunRecord, read_record
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One stage, ready to be carried out.
+
+    Attributes:
+        prepared: its recipe and inputs.
+        shared: what it has in common with the other stages.
+        watch: its seconds.
+        whole: what becomes of its record before it is written.
+    """
+
+    prepared: Prepared
+    shared: SharedWork
+    watch: Stopwatch
+    whole: Callable[[RunRecord], RunRecord]
+
+
+CarryOut = Callable[[StageRun], RunRecord]
+"""Does a run whose inputs are prepared, and gives its record."""
+
+
+def prune_in_stages(recipe: Recipe, progress: Progress, carry_out: CarryOut) -> RunRecord:
+    """Do the stages of a recipe one after the other, from a model on disk.
+
+    Args:
+        recipe: what to do.
+        progress: told what happens.
+        carry_out: does one stage.
+
+    Raises:
+        SecateurError: something does not fit, or could not be read, done or written. Stages that
+            are finished are kept, and the next run of the same recipe goes on after them.
+    """
+    shared, records = SharedWork(), list[RunRecord]()
+    with _folder_between(recipe) as between:
+        _begin(recipe, between, shared, progress)
+        model = recipe.model
+        for number, one in enumerate(recipe.by_stage[:-1], 1):
+            folder = between / f"stage-{number}"
+            stage = _unmeasured(one).model_copy(update={"model": model, "out": str(folder)})
+            record = processes.from_first(partial(read_record, folder))
+            if record is None:
+                record = carry_out(_prepared(stage, _for_stage(shared, measured=False)))
+            else:
+                progress.notice(f"stage {number} was finished by an earlier run: going on after it")
+            records.append(record)
+            model = str(folder)
+        last = recipe.by_stage[-1].model_copy(update={"model": model})
+        run = _prepared(last, _for_stage(shared, measured=True))
+        return carry_out(replace(run, whole=lambda record: _joined(recipe, [*records, record])))
+
+
+def prune_in_memory(
+    recipe: Recipe, stages: Sequence[Prepared], progress: Progress, carry_out: CarryOut
+) -> RunRecord:
+    """Do the stages of a recipe one after the other, on a model in memory.
+
+    Args:
+        recipe: what to do.
+        stages: prepared while the model was dense.
+        progress: told what happens.
+        carry_out: does one stage.
+
+    Raises:
+        SecateurError: something does not fit; what is pruned stays pruned.
+    """
+    shared, records = SharedWork(), list[RunRecord]()
+    with progress, tempfile.TemporaryDirectory() as scratch:
+        surroundings = Surroundings(progress, shared, Stopwatch(), Path(scratch), outlasts=False)
+        follow(stages[-1], surroundings)  # `shared` remembers the windows behind the dense model
+    for prepared in stages[:-1]:
+        unmeasured = replace(prepared, heldout=())
+        records.append(
+            carry_out(StageRun(unmeasured, SharedWork(), Stopwatch(), lambda record: record))
+        )
+    return carry_out(
+        StageRun(
+            stages[-1],
+            _for_stage(shared, measured=True),
+            Stopwatch(),
+            lambda record: _joined(recipe, [*records, record]),
+        )
+    )
+
+
+@contextmanager
+def _folder_between(recipe: Recipe) -> Iterator[Path]:
+    """The folder for what stands between the stages; it stays if the run does not end."""
+    if recipe.out is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield processes.from_first(lambda: Path(scratch))
+            processes.wait()
+        return
+    out = Path(recipe.out).expanduser().resolve()
+    between = out.parent / f".{out.name}.stages"
+    try:
+        yield between
+    except BaseException:
+        if processes.first() and not any(between.glob("*stage-*")):
+            shutil.rmtree(between, ignore_errors=True)
+        raise
+    processes.wait()
+    if processes.first():
+        shutil.rmtree(between, ignore_errors=True)
+
+
+def _begin(recipe: Recipe, between: Path, shared: SharedWork, progress: Progress) -> None:
+    """Check all stages on the dense model, and read or make what they share.
+
+    Raises:
+        SecateurError: a stage does not fit the model, or the folder holds stages of another run.
+    """
+    for one in recipe.by_stage[1:]:
+        check_fit(one, shared)
+    first = prepare(recipe.by_stage[0], shared)
+    facts = identity(replace(first, recipe=recipe))
+    if processes.first():
+        _continue_or_begin(recipe, between, facts, progress)
+    processes.wait()
+    with progress:
+        outlasts = recipe.out is not None
+        follow(first, Surroundings(progress, shared, Stopwatch(), between, outlasts))
+
+
+def _continue_or_begin(
+    recipe: Recipe, between: Path, facts: dict[str, object], progress: Progress
+) -> None:
+    """Leave in the folder what is of this run, or nothing."""
+    path = between / IDENTITY
+    if recipe.restart:
+        shutil.rmtree(between, ignore_errors=True)
+    if path.is_file():
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            differing = differences(facts, dict(told))
+        except (OSError, ValueError, TypeError) as fault:
+            raise CheckpointError(
+                f"the state of an unfinished run cannot be read ({fault})",
+                where=path,
+                hint="--restart",
+            ) from fault
+        if differing:
+            raise RecipeError(
+                f"an unfinished run of stages had {' | '.join(map(str, differing))}",
+                where=between,
+                hint="the same command as before to continue it, --restart to give it up, or"
+                " another --out",
+            )
+        return
+    with writing(between):
+        shutil.rmtree(between, ignore_errors=True)
+        between.mkdir(parents=True)
+    write_text(path, json.dumps(facts, indent=2, default=str) + "\n")
+
+
+def _unmeasured(recipe: Recipe) -> Recipe:
+    """A stage before the last: nobody measures it, and its folder is nobody's but this run's."""
+    return recipe.model_copy(update={"text": None, "also_text": [], "overwrite": False})
+
+
+def _prepared(recipe: Recipe, shared: SharedWork) -> StageRun:
+    watch = Stopwatch()
+    return StageRun(prepare(recipe, shared, watch), shared, watch, lambda record: record)
+
+
+def _for_stage(shared: SharedWork, *, measured: bool) -> SharedWork:
+    """What a stage has in common with the others; what depends on the weights is its own."""
+    own = SharedWork()
+    own.calibration = shared.calibration
+    if measured:
+        own.heldout, own.dense = shared.heldout, shared.dense
+    return own
+
+
+def _joined(recipe: Recipe, records: Sequence[RunRecord]) -> RunRecord:
+    """The record of a run, made of the records of its stages."""
+    last = records[-1]
+    device_memory = [record.peak_device_memory_bytes for record in records]
+    return last.model_copy(
+        update={
+            "settings": recipe.run_options(),
+            "stages": tuple(stage for record in records for stage in record.stages),
+            "seconds": sum(record.seconds for record in records),
+            "peak_memory_bytes": max(record.peak_memory_bytes for record in records),
+            "peak_device_memory_bytes": max(
+                (amount for amount in device_memory if amount is not None), default=None
+            ),
+        }
+    )
