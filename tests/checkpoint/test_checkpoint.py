@@ -28,7 +28,7 @@ from secateur.checkpoint import (
     open_model,
 )
 from secateur.errors import CheckpointError, OutputError
-from secateur.record.check import prove
+from secateur.record.check import check_folder
 from tiny import BLOCKS, FAMILIES, Command, fingerprint, make_model, make_tokens
 
 CPU = torch.device("cpu")
@@ -160,8 +160,8 @@ def test_trusted_code_is_run_with_a_notice_and_goes_along(
     assert any("is trusted and may run with all your rights" in line for line in run.notices)
     assert (tmp_path / "out" / "modeling_own.py").is_file()
     with pytest.raises(CheckpointError, match="--trust-remote-code"):
-        prove(str(tmp_path / "out"), None)
-    assert prove(str(tmp_path / "out"), None, trust_remote_code=True).complaint is None
+        check_folder(str(tmp_path / "out"), None)
+    assert check_folder(str(tmp_path / "out"), None, trust_remote_code=True).complaint is None
 
     # no command trusts it unasked; with the option each of them runs it, and takes it along
     commands: list[tuple[object, ...]] = [

@@ -23,7 +23,7 @@ from secateur.data import ImageProtocol, images_in_memory, load_images
 from secateur.errors import DataError, ModelError, RecipeError, SecateurError
 from secateur.pruning.prepare import matrix_shapes
 from secateur.record import read_record
-from secateur.record.check import prove
+from secateur.record.check import check_folder
 from secateur.reporting import side_by_side
 from secateur.reporting.reproduce import facts_of
 from tiny import Command
@@ -129,7 +129,7 @@ def test_a_vit_is_pruned_and_proved(
         vit_folder, method=method, pattern=pattern, out=out, images=str(calibration), samples=64
     )
     assert record.sparsity == 0.5
-    assert prove(str(out), None).complaint is None
+    assert check_folder(str(out), None).complaint is None
     kept = (out / "preprocessor_config.json").read_bytes()
     assert kept == (vit_folder / "preprocessor_config.json").read_bytes()
     found = secateur.evaluate(out, images=held_out, against=vit_folder)

@@ -24,7 +24,7 @@ from secateur.progress import Quiet
 from secateur.pruning.pipeline import prune
 from secateur.recipe import Recipe
 from secateur.record import read_record
-from secateur.record.check import prove
+from secateur.record.check import check_folder
 from secateur.recovery import Recovery, pipeline, recover, training
 from secateur.recovery.adapter import MaskedLora, attach, find_targets, masked_layers
 from secateur.recovery.merge import merged_weights
@@ -267,7 +267,7 @@ def test_every_zero_is_kept_in_the_files_and_nothing_else_is_touched(
     for name in changed:
         assert after[name].dtype == torch.bfloat16
         assert torch.equal(before[name] == 0, after[name] == 0)
-    proof = prove(str(done[0]), "2:4")
+    proof = check_folder(str(done[0]), "2:4")
     assert not proof.failing
     assert not proof.changed  # the checksums in run.json are those of the new files
     assert proof.files > 0
@@ -375,7 +375,7 @@ def test_adapters_stay_beside_the_model(
     before, after = weights_of(sparse_folder), weights_of(out)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert record.recovery.adapted == record.recovery.recovered
-    assert not prove(str(out), "2:4").changed
+    assert not check_folder(str(out), "2:4").changed
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     tokens = tiny.make_tokens(2, 16)
     plain = model(input_ids=tokens).logits
@@ -471,7 +471,7 @@ def test_conv1d_and_other_families_are_recovered(
     dense = save(tiny.make_model("gpt2"))
     sparse = pruned_folder(dense, tmp_path / "sparse")
     record = recover(settings(model=str(sparse), steps=4))
-    assert not prove(settings().out, None).failing
+    assert not check_folder(settings().out, None).failing
     assert record.recovery.zeros_after == record.recovery.zeros_before
 
 
@@ -486,7 +486,7 @@ def test_a_sparse_model_without_a_record_can_be_recovered(
     record = recover(settings(model=str(foreign), steps=4))
     assert record.recovery.dense is None
     assert record.recovery.damage_removed is None
-    assert not prove(settings().out, "2:4").failing
+    assert not check_folder(settings().out, "2:4").failing
 
 
 def test_a_divergent_run_is_named(settings: Callable[..., Recovery]) -> None:

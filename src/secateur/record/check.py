@@ -1,4 +1,4 @@
-"""Proof of sparsity from the files alone: what `secateur check` prints.
+"""Proves the sparsity of a model from its files alone: `check_folder` is what `secateur check` runs.
 
 Every block is opened in turn and every prunable matrix is counted; what `run.json` claims is not
 believed, only compared. Its checksums tell whether the files are those that the run wrote.
@@ -101,7 +101,7 @@ class Proof:
         }
 
 
-def prove(model: str, pattern: str | None, *, trust_remote_code: bool = False) -> Proof:
+def check_folder(model: str, pattern: str | None, *, trust_remote_code: bool = False) -> Proof:
     """Count the zeros of every prunable matrix of a model folder.
 
     Args:
