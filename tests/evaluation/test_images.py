@@ -21,7 +21,6 @@ from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.data import ImageProtocol, images_in_memory, load_images
 from secateur.errors import DataError, ModelError, RecipeError, SecateurError
-from secateur.pruning.prepare import matrix_shapes
 from secateur.record import read_record
 from secateur.record.check import check_folder
 from secateur.reporting import side_by_side
@@ -101,7 +100,7 @@ def test_full_gradients_are_those_of_the_loss(family: str, labelled: bool, tmp_p
     source = resident(model)
     stream = Stream(source, pixels, 2, labels if labelled else None)
     path = tmp_path / "gradients.safetensors"
-    with GradientFile.create(path, matrix_shapes(source), {}) as file:
+    with GradientFile.create(path, {}, one_file=True) as file:
         full_gradients(source, stream, file, "l2", UpAndDown(tmp_path, "memory"))
     model.requires_grad_(True)
     squares: dict[str, torch.Tensor] = {}
@@ -203,7 +202,7 @@ def test_an_interrupted_run_goes_on(
 
     whole = prune("whole")
     with monkeypatch.context() as patched:
-        patched.setattr("secateur.checkpoint.OutputFolder.write_surroundings", _stop)
+        patched.setattr("secateur.checkpoint.OutputFolder.write_rest", _stop)
         with pytest.raises(KeyboardInterrupt):
             prune("halved")
     assert (tmp_path / ".halved.partial" / "state").is_dir()

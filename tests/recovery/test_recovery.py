@@ -26,7 +26,7 @@ from secateur.recipe import Recipe
 from secateur.record import read_record
 from secateur.record.check import check_folder
 from secateur.recovery import Recovery, pipeline, recover, training
-from secateur.recovery.adapter import MaskedLora, attach, find_targets, masked_layers
+from secateur.recovery.adapter import AdapterShape, MaskedLora, attach, find_targets, masked_layers
 from secateur.recovery.merge import merged_weights
 from secateur.recovery.objective import distillation, divergence, language_model_loss
 from secateur.recovery.training import rate_at
@@ -77,9 +77,8 @@ def weights_of(folder: Path) -> dict[str, Tensor]:
 
 def adapted(model: PreTrainedModel, targets: str = "all", masked: bool = True) -> nn.Module:
     return attach(
-        model, find_targets(model, targets), rank=4, alpha=8.0, masked=masked,
-        stored_dtype=lambda name: model.get_parameter(name).dtype
-        if not masked else torch.float32, seed=0,
+        model, AdapterShape(find_targets(model, targets), 4, 8.0, masked),
+        lambda name: model.get_parameter(name).dtype if not masked else torch.float32, seed=0,
     )  # fmt: skip
 
 

@@ -1,20 +1,25 @@
 """Disk to tensors and back: the only code that opens or writes model files."""
 
+from secateur.checkpoint.block_model import BlockModel
+from secateur.checkpoint.destination import Destination
 from secateur.checkpoint.matrices import Matrix, find_all_matrices, find_matrices
-from secateur.checkpoint.open import BlockModel, load_whole, open_model
+from secateur.checkpoint.open import load_whole, open_model
 from secateur.checkpoint.output import OutputFolder
 from secateur.checkpoint.read import Checkpoint, locate
 from secateur.checkpoint.resident import ResidentModel
 from secateur.checkpoint.streamed import StreamedModel
 from secateur.checkpoint.structure import Blocks, find_blocks
+from secateur.checkpoint.unfinished import RunIdentity
 
 __all__ = [
     "BlockModel",
     "Blocks",
     "Checkpoint",
+    "Destination",
     "Matrix",
     "OutputFolder",
     "ResidentModel",
+    "RunIdentity",
     "StreamedModel",
     "find_all_matrices",
     "find_blocks",

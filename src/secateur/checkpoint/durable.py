@@ -20,7 +20,7 @@ from torch import Tensor
 from secateur.errors import OutputError
 
 UNFINISHED = ".unfinished"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)]
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield unfinished
             unfinished.chmod(0o666 & ~_umask())  # safetensors makes files for their owner only
             flush(unfinished)
-            unfinished.rename(path)
+            unfinished.replace(path)
         except BaseException:
             unfinished.unlink(missing_ok=True)  # the space may be what is missing
             raise
@@ -68,8 +68,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Windows opens no folder, and flushes only a file that may be written to.
+    """
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -30,17 +30,9 @@ from transformers.quantizers import (
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from secateur.checkpoint.header import read_head, read_layouts
+from secateur.checkpoint.packed_folder import METHOD, PACKED_INDEX, check_version
 from secateur.errors import CheckpointError
-from secateur.packing.layout import (
-    INDEX,
-    LAYOUT,
-    MASK,
-    METHOD,
-    PARTS,
-    VALUES,
-    check_version,
-    parse_layout,
-)
+from secateur.packing.layout import LAYOUT, MASK, PARTS, VALUES, parse_layout
 
 
 @register_quantization_config(METHOD)
@@ -79,7 +71,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def update_attn_implementation(self, config: PreTrainedConfig) -> PreTrainedConfig:
         """Name the files: the last that is asked before they are looked for."""
-        config.transformers_weights = INDEX
+        config.transformers_weights = PACKED_INDEX
         return config
 
     def _process_model_before_weight_loading(

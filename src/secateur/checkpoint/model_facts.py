@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from secateur.checkpoint.open import BlockModel
+from secateur.checkpoint.block_model import BlockModel
 from secateur.errors import DataError, ModelError
 
 PAPERS_LENGTH = 2048

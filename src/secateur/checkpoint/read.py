@@ -7,7 +7,6 @@ is claimed is checked against what is there before anything is built from it (SE
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Iterable
@@ -20,7 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from secateur.bundled import BUILTIN_MODEL, FOLDER
+from secateur.checkpoint.fingerprint import fingerprint
 from secateur.checkpoint.header import read_head, read_layouts
+from secateur.checkpoint.packed_folder import PACKED_INDEX, check_version, is_packed
 from secateur.errors import CheckpointError, PatternError
 from secateur.packing import layout
 
@@ -30,8 +31,6 @@ SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 MOST_JSON_BYTES = 64_000_000
 """Of a configuration or an index; the largest models' index takes some 10 MB."""
-SAMPLED, STRETCH = 16, 4096
-"""Stretches of a tensor that a fingerprint is taken of, and the bytes in each."""
 
 
 class Checkpoint:
@@ -72,7 +71,7 @@ class Checkpoint:
                     wanted="an index and shards of the same model",
                 )
         self.packed: dict[str, layout.PackedMatrix] = {}
-        if layout.is_packed(folder):
+        if is_packed(folder):
             self._find_packed()
 
     @property
@@ -123,24 +122,15 @@ class Checkpoint:
         return tensors
 
     def fingerprint(self) -> str:
-        """SHA-256 of what tells this model from another, hexadecimal, without reading all of it.
+        """What tells this model from another, hexadecimal: see `fingerprint.py`."""
+        config = (self.folder / CONFIG).read_bytes()
+        return fingerprint(config, ((name, self._parts(name)) for name in self.names))
 
-        Of config.json, and of every tensor its name, dtype, shape and `SAMPLED` stretches of its
-        bytes, evenly spaced. A model that was trained further differs in nearly all of them; one
-        changed weight of a large matrix may go unnoticed.
-        """
-        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
-        for name in self.names:
-            path = self.files[name]
-            parts = self.packed[name].parts if name in self.packed else (name,)
-            digest.update(f"{name} {[self._heads[path][part] for part in parts]}".encode())
-            with safe_open(path, framework="pt", device="cpu") as shard:
-                for part in parts:
-                    stored = shard.get_tensor(part).contiguous().flatten().view(torch.uint8)
-                    step = max(STRETCH, len(stored) // SAMPLED)
-                    for start in range(0, len(stored), step):
-                        digest.update(stored[start : start + STRETCH].numpy().tobytes())
-        return digest.hexdigest()
+    def _parts(self, name: str) -> list[Tensor]:
+        """What is stored of a tensor, mapped: its values and mask if it is packed."""
+        parts = self.packed[name].parts if name in self.packed else (name,)
+        with safe_open(self.files[name], framework="pt", device="cpu") as shard:
+            return [shard.get_tensor(part) for part in parts]
 
     def _find_packed(self) -> None:
         """Tell packed matrices from the rest, by their layouts."""
@@ -204,8 +194,8 @@ def locate(model: str | Path, *, trust_remote_code: bool = False) -> Path:
 def _files_by_tensor(folder: Path) -> dict[str, Path]:
     """Which shard holds each tensor."""
     index, single = folder / INDEX, folder / SINGLE
-    if layout.is_packed(folder):
-        return _read_index(folder / layout.INDEX)
+    if is_packed(folder):
+        return _read_index(folder / PACKED_INDEX)
     if index.is_file():
         return _read_index(index)
     if single.is_file():
@@ -217,15 +207,15 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
             wanted="safetensors",
             hint=f"converting it, if you trust who made it: {conversion(folder)}",
         )
-    raise CheckpointError("no weights", where=folder, wanted=f"{SINGLE}, {INDEX} or {layout.INDEX}")
+    raise CheckpointError("no weights", where=folder, wanted=f"{SINGLE}, {INDEX} or {PACKED_INDEX}")
 
 
 def _read_index(index: Path) -> dict[str, Path]:
     """Which shard holds each tensor, by an index; every shard is a file beside it."""
     wanted = "JSON with a weight_map of tensor names to files in the same folder"
     facts = read_json(index, wanted)
-    if index.name == layout.INDEX:
-        layout.check_version(facts.get("metadata"), index)
+    if index.name == PACKED_INDEX:
+        check_version(facts.get("metadata"), index)
     weight_map = facts.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("the index has no weight_map", where=index, wanted=wanted)

@@ -7,7 +7,7 @@ in the files (`naming.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,18 +29,20 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from secateur.checkpoint.background import ReadAhead
+from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.naming import Naming, NotStreamableError
+from secateur.checkpoint.packed_folder import METHOD, PACKED_INDEX, is_packed
 from secateur.checkpoint.read import Checkpoint, read_json
+from secateur.checkpoint.resident import unrounded
 from secateur.checkpoint.structure import find_blocks
 from secateur.errors import CheckpointError, ModelError
 from secateur.machine.memory import give_back
-from secateur.packing import layout
 
 MOST_BUFFER_BYTES = 2**30
 """Of the tables that a model computes for itself; real ones take some megabytes."""
 
 
-class StreamedModel:
+class StreamedModel(BlockModel):
     """A language model or a classifier of images on disk, made real piece by piece.
 
     Attributes:
@@ -50,6 +52,8 @@ class StreamedModel:
         checkpoint: where the weights come from.
         naming: which tensors of the files make up each parameter.
     """
+
+    streamed = True
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         """Build the skeleton.
@@ -113,6 +117,26 @@ class StreamedModel:
         """The dtype in which the files hold a parameter."""
         return self.checkpoint.dtype(self.naming.tensors_of(name)[0])
 
+    def fingerprint(self) -> str:
+        """What tells this model from another: that of its files."""
+        return self.checkpoint.fingerprint()
+
+    def stored_block(self, index: int, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of one block as the files hold them, with new values: see `BlockModel`."""
+        tensors = self.checkpoint.load(self.block_tensors(index))
+        for name, value in changed.items():
+            for stored, new in self.naming.part(name, value).items():
+                old = tensors[stored]
+                tensors[stored] = unrounded(new.to("cpu", old.dtype), old, self.dtype).contiguous()
+        return tensors
+
+    def stored_surroundings(self) -> dict[str, Tensor]:
+        """The tensors that are in no block, bit for bit as they are in the files."""
+        inside = {
+            stored for index in range(len(self.blocks)) for stored in self.block_tensors(index)
+        }
+        return self.checkpoint.load([name for name in self.checkpoint.names if name not in inside])
+
     def _read(self, names: list[str]) -> dict[str, Tensor]:
         """What the files hold of some parameters, by tensor."""
         return self.checkpoint.load(
@@ -152,16 +176,16 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
             hint="a newer transformers; or --trust-remote-code, if the model comes with code of its"
             " own and you trust who wrote it",
         ) from fault
-    if layout.is_packed(checkpoint.folder):
+    if is_packed(checkpoint.folder):
         for key in ("quantization_config", "transformers_weights"):
             if hasattr(config, key):
                 delattr(config, key)  # they tell transformers how to read what is read here
     if (quantised := getattr(config, "quantization_config", None)) is not None:
-        if isinstance(quantised, dict) and quantised.get("quant_method") == layout.METHOD:
+        if isinstance(quantised, dict) and quantised.get("quant_method") == METHOD:
             raise CheckpointError(
                 "config.json says that the weights are packed, and they are not",
                 where=checkpoint.folder,
-                wanted=layout.INDEX,
+                wanted=PACKED_INDEX,
             )
         raise CheckpointError(
             "the weights are quantised",

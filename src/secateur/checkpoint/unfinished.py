@@ -5,7 +5,7 @@
         block-00003.json            block 3 is finished: its record, and the checksum of its shard
         stream-00004.safetensors    the hidden states that enter block 4: one such file at a time
         weights-00003.safetensors   new weights of a model that was loaded whole, until it is saved
-        gradients.safetensors       full-model gradients, once they are whole
+        gradients/                  full-model gradients, once they are whole
         dense.safetensors           held-out hidden states that leave the dense model
 
 Of several processes (`processes.py`) each keeps the hidden states of its own sequences, those of
@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,19 @@ from secateur.machine import processes
 
 IDENTITY = "identity.json"
 DENSE = "dense.safetensors"
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run is made of, by names that a person knows.
+
+    Attributes:
+        identity: what must be the same for another process to go on with it.
+        circumstances: what should be, since the bits may depend on it.
+    """
+
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    circumstances: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,26 +78,21 @@ class RunState:
 
     @property
     def worth_keeping(self) -> bool:
-        """Whether there is work in it."""
-        return bool(self.finished) or self.gradients.is_file()
+        """Whether there is work in it that the next process can go on with."""
+        return bool(self.finished) or self.gradients.is_dir()
 
     @property
     def gradients(self) -> Path:
         """Where full-model gradients are kept while the run lasts."""
-        return self.folder / "gradients.safetensors"
+        return self.folder / "gradients"
 
-    def begin(self, identity: Mapping[str, Any], circumstances: Mapping[str, Any]) -> None:
-        """Start with nothing finished.
-
-        Args:
-            identity: what must be the same for another process to go on.
-            circumstances: what should be, since the bits may depend on it.
-        """
+    def begin(self, run: RunIdentity) -> None:
+        """Start with nothing finished."""
         self.folder.mkdir(parents=True)
-        facts = {"identity": identity, "circumstances": circumstances}
+        facts = {"identity": run.identity, "circumstances": run.circumstances}
         write_text(self.folder / IDENTITY, json.dumps(facts, indent=2) + "\n")
 
-    def read(self) -> dict[str, Any] | None:
+    def read(self) -> RunIdentity | None:
         """Find out what is finished, and remove what a killed process left half done.
 
         Returns:
@@ -98,8 +106,7 @@ class RunState:
             facts = json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
             while (path := self._block(len(self.finished))).is_file():
                 self.finished.append(_finished(path))
-            if facts.keys() != {"identity", "circumstances"}:
-                raise KeyError("identity")
+            run = RunIdentity(facts["identity"], facts["circumstances"])
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as fault:
@@ -108,16 +115,11 @@ class RunState:
         left_over = ("*" + UNFINISHED, "inputs-*", "stream-*")
         for path in {path for pattern in left_over for path in self.folder.glob(pattern)}:
             if not path.match(needed.stem + "*.safetensors"):  # of whichever process
-                path.unlink()
-        return dict(facts) if self.worth_keeping else None
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return run if self.worth_keeping else None
 
-    def check(
-        self,
-        found: Mapping[str, Any],
-        identity: Mapping[str, Any],
-        circumstances: Mapping[str, Any],
-    ) -> tuple[str, ...]:
-        """Whether this run may go on with what `read` found.
+    def check(self, earlier: RunIdentity, run: RunIdentity) -> tuple[str, ...]:
+        """Whether a run may go on with what an earlier one, as `read` gave it, has finished.
 
         Returns:
             notices about circumstances that have changed.
@@ -125,7 +127,7 @@ class RunState:
         Raises:
             RecipeError: it is another run; says what differs.
         """
-        if differing := _differences(found["identity"], identity):
+        if differing := _differences(earlier.identity, run.identity):
             raise RecipeError(
                 f"an unfinished run with {len(self.finished)} finished blocks had"
                 f" {' | '.join(differing)}",
@@ -135,7 +137,7 @@ class RunState:
             )
         return tuple(
             f"the run was begun with {line}: its bits may differ from an uninterrupted one's"
-            for line in _differences(found["circumstances"], circumstances)
+            for line in _differences(earlier.circumstances, run.circumstances)
         )
 
     def finish_block(
@@ -254,12 +256,12 @@ def _damaged(what: str, where: Path, fault: object) -> CheckpointError:
     )
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is not the same, a phrase each."""
     return [
-        f"{key} {_brief(found.get(key))}, not {_brief(wanted.get(key))}"
-        for key in {**found, **wanted}
-        if found.get(key) != wanted.get(key)
+        f"{key} {_brief(earlier.get(key))}, not {_brief(now.get(key))}"
+        for key in {**earlier, **now}
+        if earlier.get(key) != now.get(key)
     ]
 
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.checkpoint import Checkpoint, OutputFolder, locate
+from secateur.checkpoint import Checkpoint, Destination, OutputFolder, RunIdentity, locate
+from secateur.checkpoint.packed_folder import METHOD, PACKED_INDEX, VERSION, packed_config
 from secateur.checkpoint.read import CONFIG, read_json
 from secateur.errors import CheckpointError
-from secateur.packing.layout import INDEX, METHOD, PARTS, VERSION, pack_tensor, packed_config, saved
+from secateur.packing.layout import PARTS, pack_tensor, saved
 from secateur.progress import Progress, Quiet
 from secateur.record import read_record
 
@@ -105,7 +106,7 @@ def pack(
             shown.block(shard=number)
         text = (checkpoint.folder / CONFIG).read_text(encoding="utf-8")
         output.write_file(CONFIG, packed_config(text))
-        files = output.seal(INDEX, {"format": METHOD, "version": VERSION})
+        files = output.seal(PACKED_INDEX, {"format": METHOD, "version": VERSION})
         _finish(output, checkpoint, files)
     return tally.result(output.out)
 
@@ -138,7 +139,7 @@ def unpack(
     True
     """
     checkpoint = _open(model, trust_remote_code)
-    if not checkpoint.packed and not (checkpoint.folder / INDEX).is_file():
+    if not checkpoint.packed and not (checkpoint.folder / PACKED_INDEX).is_file():
         raise CheckpointError(
             "not packed", where=checkpoint.folder, wanted="a folder that `secateur pack` wrote"
         )
@@ -231,13 +232,13 @@ def _open(model: str | Path, trust_remote_code: bool) -> Checkpoint:
 
 
 def _output(checkpoint: Checkpoint, out: str | Path, overwrite: bool) -> OutputFolder:
-    return OutputFolder(
+    destination = Destination(
         Path(out),
         checkpoint.folder,
         overwrite=overwrite,
         with_code=checkpoint.trust_remote_code,
-        identity={"packing": str(checkpoint.folder)},
     )
+    return OutputFolder(destination, RunIdentity({"packing": str(checkpoint.folder)}))
 
 
 def _finish(output: OutputFolder, checkpoint: Checkpoint, files: dict[str, str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
+from typing import Any
 
 import psutil
 import torch
@@ -11,8 +13,16 @@ import torch
 GROWTH = 2**24
 """Bytes that a process may grow by before its free memory is given back."""
 
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-_most = 0  # resident once memory was given back
+
+def _find_malloc_trim() -> Any:
+    """The C library's `malloc_trim`; None where there is none: only glibc has it."""
+    if sys.platform == "win32":
+        return None  # CDLL(None), this very process, is POSIX's
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+_malloc_trim = _find_malloc_trim()
+_most = 0  # bytes resident once memory was given back
 
 
 def free_bytes(device: torch.device) -> int:

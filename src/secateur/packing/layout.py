@@ -9,18 +9,15 @@ they run along the one before it (GPT-2): the tensor is packed as W [out, in], t
 front of these two counted with the rows. The checksum is XXH3 (64 bits) of the bytes of values,
 mask and the rest of the layout, in that order: as fast as memory, so that reading can afford it.
 
-A folder of them has `packed.safetensors.index.json` instead of transformers' own index, which
-says the version; tensors that were not packed lie in its shards as they were.
+Tensors that were not packed lie beside them as they were; what a folder of such files says of
+itself is `checkpoint/packed_folder.py`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import Any
 
 import torch
 import xxhash
@@ -31,16 +28,9 @@ from secateur.packing import PACKABLE
 from secateur.packing.matrix import Bitmask, Form, find_form, pack_matrix, unpack_matrix
 from secateur.sparsity import NofM
 
-METHOD, VERSION = "secateur-packed", 1
-"""The name and the version of the format, in config.json and in the index."""
-INDEX = "packed.safetensors.index.json"
 VALUES, MASK, LAYOUT = PARTS = ".values", ".mask", ".layout"
 OVERHEAD = 512
 """Bytes that a matrix takes in the header, beside what it takes itself."""
-NOT_LOADED = (
-    "none, the weights are packed: `import secateur` before loading, or use `secateur unpack`"
-)
-"""Stands in config.json for the file of weights: transformers without secateur refuses it."""
 _WANTED = "a folder that `secateur pack` wrote"
 _HINT = "packing or fetching it again"
 
@@ -106,11 +96,6 @@ class PackedMatrix:
             return weight.view(self.shape)
         *front, columns, rows = self.shape
         return weight.view(*front, rows, columns).transpose(-1, -2).contiguous()
-
-
-def is_packed(folder: Path) -> bool:
-    """Whether a model folder holds packed weights."""
-    return (folder / INDEX).is_file()
 
 
 def pack_tensor(name: str, tensor: Tensor) -> tuple[PackedMatrix, dict[str, Tensor]] | None:
@@ -179,34 +164,6 @@ def read_layout(name: str, layout: Tensor, head: Head, where: object) -> PackedM
         wanted=_WANTED,
         hint=_HINT,
     )
-
-
-def check_version(facts: Any, where: object) -> None:
-    """Raise `CheckpointError` unless what an index says of itself is this format and version."""
-    version = facts.get("version") if isinstance(facts, dict) else None
-    if version != VERSION:
-        raise CheckpointError(
-            f"a packed folder of version {version!r}",
-            where=where,
-            wanted=f"version {VERSION}",
-            hint="a newer secateur",
-        )
-
-
-def packed_config(text: str) -> str:
-    """The config.json of a packed folder, from that of the model."""
-    config = json.loads(text)
-    config["quantization_config"] = {"quant_method": METHOD, "version": VERSION}
-    config["transformers_weights"] = NOT_LOADED
-    return json.dumps(config, indent=2) + "\n"
-
-
-def plain_config(text: str) -> str:
-    """The config.json of the model, from that of a packed folder."""
-    config = json.loads(text)
-    for key in ("quantization_config", "transformers_weights"):
-        config.pop(key, None)
-    return json.dumps(config, indent=2) + "\n"
 
 
 def parse_layout(name: str, layout: Tensor, dtype: torch.dtype) -> PackedMatrix | None:

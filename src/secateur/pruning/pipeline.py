@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.blocks.sweep import BlockResult, sweep
-from secateur.checkpoint import StreamedModel
 from secateur.errors import RecipeError
 from secateur.machine import processes
 from secateur.machine.facts import machine, now, peak_memory_bytes, repeatability, versions
@@ -139,7 +138,7 @@ def _record(
         created=now(),
         recipe=prepared.recipe.spelled_out(),
         architecture=type(source.model).__name__,
-        streamed=isinstance(source, StreamedModel),
+        streamed=source.streamed,
         device=str(source.device),
         dtype=str(source.dtype).removeprefix("torch."),
         calibration=None if calibration is None else calibration.protocol,

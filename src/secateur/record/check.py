@@ -1,4 +1,4 @@
-"""Proves the sparsity of a model from its files alone: `check_folder` is what `secateur check` runs.
+"""Proves the sparsity of a model from its files alone, for `secateur check`.
 
 Every block is opened in turn and every prunable matrix is counted; what `run.json` claims is not
 believed, only compared. Its checksums tell whether the files are those that the run wrote.

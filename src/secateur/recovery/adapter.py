@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -105,13 +106,26 @@ def find_targets(model: PreTrainedModel, targets: str) -> list[str]:
     return [name for name, there in kinds.items() if any(_is_kind(there, k) for k in wanted)]
 
 
+@dataclass(frozen=True)
+class AdapterShape:
+    """What adapters a model gets.
+
+    Attributes:
+        modules: names of the layers that get one, from `find_targets`.
+        rank: of the factors.
+        alpha: the update is scaled by alpha / rank.
+        masked: every zero stays one; otherwise plain LoRA.
+    """
+
+    modules: list[str]
+    rank: int
+    alpha: float
+    masked: bool
+
+
 def attach(
     model: PreTrainedModel,
-    modules: list[str],
-    *,
-    rank: int,
-    alpha: float,
-    masked: bool,
+    shape: AdapterShape,
     stored_dtype: Callable[[str], torch.dtype],
     seed: int,
 ) -> PeftModel:
@@ -119,18 +133,20 @@ def attach(
 
     Args:
         model: the sparse model, whole.
-        modules: names from `find_targets`.
-        rank: of the factors.
-        alpha: the update is scaled by alpha / rank.
-        masked: every zero stays one; otherwise plain LoRA.
+        shape: of the adapters.
         stored_dtype: gives the dtype that a parameter has on disk.
         seed: of A.
     """
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, task_type="CAUSAL_LM")
-    if masked:
+    config = LoraConfig(
+        r=shape.rank,
+        lora_alpha=shape.alpha,
+        target_modules=shape.modules,
+        task_type="CAUSAL_LM",
+    )
+    if shape.masked:
         config._register_custom_module({nn.Linear: MaskedLora, Conv1D: MaskedLora})
     else:
-        kinds = {type(model.get_submodule(name)) for name in modules}
+        kinds = {type(model.get_submodule(name)) for name in shape.modules}
         config.fan_in_fan_out = Conv1D in kinds
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name

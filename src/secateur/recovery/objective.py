@@ -11,17 +11,20 @@ h, h_dense    outputs of a block [sequences, tokens, width]; of the last, after 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 from transformers import PreTrainedModel
 
-Objective = Callable[[nn.Module, Tensor], Tensor]
+Model = Callable[..., Any]
+"""Computes what a model of transformers does, or is one."""
+Objective = Callable[[Model, Tensor], Tensor]
 """Model and input ids [sequences, tokens] -> loss, a scalar with gradient."""
 
 
-def language_model_loss(model: nn.Module, input_ids: Tensor) -> Tensor:
+def language_model_loss(model: Model, input_ids: Tensor) -> Tensor:
     """Mean negative log-likelihood per predicted token, in nats."""
     loss: Tensor = model(input_ids=input_ids, labels=input_ids, use_cache=False).loss
     return loss
@@ -36,7 +39,7 @@ def distillation(dense: PreTrainedModel, block_weight: float) -> Objective:
     """
     hidden = block_weight > 0
 
-    def loss(model: nn.Module, input_ids: Tensor) -> Tensor:
+    def loss(model: Model, input_ids: Tensor) -> Tensor:
         asked = {"input_ids": input_ids, "use_cache": False, "output_hidden_states": hidden}
         with torch.no_grad():
             wanted = dense(**asked)

@@ -21,15 +21,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.blocks.batching import batch_size
-from secateur.checkpoint import BlockModel, OutputFolder, ResidentModel, open_model
+from secateur.checkpoint import (
+    BlockModel,
+    Destination,
+    OutputFolder,
+    ResidentModel,
+    open_model,
+)
 from secateur.evaluation import Evaluation, perplexity_of
 from secateur.machine.facts import machine, now, peak_memory_bytes, versions
 from secateur.progress import Progress, Quiet
 from secateur.record import RecoveryRecord, RunRecord
-from secateur.recovery.adapter import attach, find_targets
+from secateur.recovery.adapter import AdapterShape, attach, find_targets
 from secateur.recovery.merge import count_zeros, merged_weights
 from secateur.recovery.objective import Objective, distillation, language_model_loss
-from secateur.recovery.prepare import Prepared, prepare
+from secateur.recovery.prepare import PreparedRecovery, prepare_recovery
 from secateur.recovery.settings import Recovery
 from secateur.recovery.training import train
 
@@ -45,22 +51,20 @@ def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
             result folder is left. A checkpoint to go on from is, if training had begun.
     """
     began = time.perf_counter()
-    prepared = prepare(settings)
+    prepared = prepare_recovery(settings)
     with progress or Quiet() as shown:
         for line in prepared.notices:
             shown.notice(line)
         dense = _measure_folder(prepared, prepared.dense, "dense", shown)
         pruned = _measure_folder(prepared, prepared.folder, "pruned", shown)
         model = prepared.load(prepared.folder)
-        adapted = attach(
-            model,
+        shape = AdapterShape(
             find_targets(model, settings.targets),
-            rank=settings.rank,
-            alpha=settings.chosen_alpha,
+            settings.rank,
+            settings.chosen_alpha,
             masked=settings.result == "merged",
-            stored_dtype=prepared.source.storage_dtype,
-            seed=settings.seed,
         )
+        adapted = attach(model, shape, prepared.source.storage_dtype, settings.seed)
         factors = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
         trained = train(adapted, _objective(prepared), prepared, shown)
         before = after = _measure(prepared, model, "adapted", shown)
@@ -87,18 +91,19 @@ def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
             zeros_before=prepared.zeros,
             zeros_after=zeros,
             seconds=trained.seconds,
-            versions={**versions(), "peft": version("peft"), "accelerate": version("accelerate")},
+            versions={**versions(), "peft": version("peft")},
             machine=machine(prepared.device),
             notices=prepared.notices,
         )
         record = _whole_record(prepared, recovery, began)
-        with OutputFolder(
+        destination = Destination(
             Path(settings.out),
             prepared.folder,
             overwrite=settings.overwrite,
             restart=True,
             with_code=settings.trust_remote_code,
-        ) as output:
+        )
+        with OutputFolder(destination) as output:
             _write(prepared, output, merged)
             if settings.result == "adapters":
                 output.write_folder("adapter", adapted.save_pretrained)
@@ -108,7 +113,7 @@ def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
     return record
 
 
-def _objective(prepared: Prepared) -> Objective:
+def _objective(prepared: PreparedRecovery) -> Objective:
     settings = prepared.settings
     if settings.objective == "lm" or prepared.dense is None:
         return language_model_loss
@@ -116,7 +121,7 @@ def _objective(prepared: Prepared) -> Objective:
 
 
 def _measure_folder(
-    prepared: Prepared, folder: Path | None, name: str, shown: Progress
+    prepared: PreparedRecovery, folder: Path | None, name: str, shown: Progress
 ) -> Evaluation | None:
     """A model on disk, one block in memory; None if there is nothing to measure, or no text."""
     if prepared.heldout is None or folder is None:
@@ -127,7 +132,7 @@ def _measure_folder(
 
 
 def _measure(
-    prepared: Prepared, model: PreTrainedModel, name: str, shown: Progress
+    prepared: PreparedRecovery, model: PreTrainedModel, name: str, shown: Progress
 ) -> Evaluation | None:
     """A model in memory, as it is; None if there is nothing to measure on."""
     source = ResidentModel(model, prepared.device, torch.float32)
@@ -135,7 +140,7 @@ def _measure(
 
 
 def _perplexity(
-    prepared: Prepared, source: BlockModel, name: str, shown: Progress
+    prepared: PreparedRecovery, source: BlockModel, name: str, shown: Progress
 ) -> Evaluation | None:
     if prepared.heldout is None:
         return None
@@ -153,21 +158,20 @@ def _put(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
             model.get_parameter(name).copy_(weight)
 
 
-def _write(prepared: Prepared, output: OutputFolder, merged: dict[str, Tensor]) -> None:
+def _write(prepared: PreparedRecovery, output: OutputFolder, merged: dict[str, Tensor]) -> None:
     """The sparse model with its merged weights; everything else bit for bit as it was."""
     source = prepared.source
-    if isinstance(source, ResidentModel):
+    if source.streamed:
+        for index in range(len(source.blocks)):
+            prefix = source.blocks.prefix(index)
+            changed = {name: weight for name, weight in merged.items() if name.startswith(prefix)}
+            output.store_block(source, index, changed)
+    else:
         _put(source.model, merged)
-        output.write_whole(source)
-        return
-    for index in range(len(source.blocks)):
-        mine = source.blocks.prefix(index)
-        changed = {name: weight for name, weight in merged.items() if name.startswith(mine)}
-        output.write_block(source, index, changed)
-    output.write_surroundings(source)
+    output.write_rest(source)
 
 
-def _whole_record(prepared: Prepared, recovery: RecoveryRecord, began: float) -> RunRecord:
+def _whole_record(prepared: PreparedRecovery, recovery: RecoveryRecord, began: float) -> RunRecord:
     """The record of the pruning run with the recovery in it; a new one where there was none."""
     if prepared.record is not None:
         # what the sparse model scored in tasks is not what this one does
@@ -178,7 +182,7 @@ def _whole_record(prepared: Prepared, recovery: RecoveryRecord, began: float) ->
         created=now(),
         recipe={"model": settings.model, "out": settings.out, "method": "unknown", **pattern},
         architecture=type(source.model).__name__,
-        streamed=not isinstance(source, ResidentModel),
+        streamed=source.streamed,
         device=str(prepared.device),
         dtype=str(source.dtype).removeprefix("torch."),
         calibration=None,

@@ -1,32 +1,30 @@
-"""What a recovery needs before it begins: every input found, read, checked against the others."""
+"""Prepares a recovery: every input is found, read and checked against the others."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from secateur.bundled import BUILTIN_MODEL
-from secateur.checkpoint import ResidentModel, StreamedModel, find_matrices, locate, open_model
-from secateur.checkpoint.destination import check_output
+from secateur.checkpoint import BlockModel, Destination, load_whole, locate, open_model
 from secateur.checkpoint.model_facts import clip, load_tokenizer, vocabulary
 from secateur.data import Draw, TokenBatch, load_calibration, load_heldout
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
 from secateur.machine.device import choose_device
 from secateur.record import RunRecord, read_record
 from secateur.recovery.merge import count_zeros
-from secateur.recovery.resume import StateFile
+from secateur.recovery.resume import InterruptedRecovery
 from secateur.recovery.settings import Recovery
 from secateur.sparsity import Selection, parse_pattern, read_selection
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRecovery:
     """A recovery whose inputs were all found and checked, before any work is done.
 
     Attributes:
@@ -46,14 +44,14 @@ class Prepared:
     settings: Recovery
     folder: Path
     record: RunRecord | None
-    source: StreamedModel | ResidentModel
+    source: BlockModel
     selection: Selection | None
     zeros: int
     dense: Path | None
     text: TokenBatch
     heldout: TokenBatch | None
     device: torch.device
-    state: StateFile
+    state: InterruptedRecovery
 
     @property
     def training(self) -> Tensor:
@@ -79,29 +77,21 @@ class Prepared:
 
     def load(self, folder: Path) -> PreTrainedModel:
         """A whole model, ready to train on: float32, or as stored where training is in bfloat16."""
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype="auto" if self.half else torch.float32,
-            trust_remote_code=self.settings.trust_remote_code,
-            use_safetensors=True,
-        )
+        dtype = None if self.half else torch.float32
+        trust = self.settings.trust_remote_code
+        model = load_whole(folder, dtype, trust_remote_code=trust)
         return model.to(self.device).eval().requires_grad_(False)
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must have been made with to go on from it."""
-        digest = hashlib.sha256()
-        for index in {0, len(self.source.blocks) - 1}:
-            with self.source.open_block(index) as block:
-                for matrix in find_matrices(block):
-                    digest.update(matrix.read().contiguous().numpy().tobytes())
         return {
             **self.settings.identity(),
             "tokens": self.text.protocol.token_sha256,
-            "weights": digest.hexdigest(),
+            "weights": self.source.fingerprint(),
         }
 
 
-def prepare(settings: Recovery) -> Prepared:
+def prepare_recovery(settings: Recovery) -> PreparedRecovery:
     """Open the sparse model, prove its pattern, read the texts.
 
     Raises:
@@ -109,8 +99,8 @@ def prepare(settings: Recovery) -> Prepared:
     """
     trust = settings.trust_remote_code
     folder, out = locate(settings.model, trust_remote_code=trust), Path(settings.out)
-    check_output(out, folder, overwrite=settings.overwrite)
-    state = StateFile.beside(out)
+    Destination(out, folder, overwrite=settings.overwrite).check()
+    state = InterruptedRecovery.beside(out)
     if state.exists and not (settings.resume or settings.overwrite):
         raise OutputError(
             "an interrupted recovery left a checkpoint",
@@ -129,7 +119,7 @@ def prepare(settings: Recovery) -> Prepared:
     if not zeros:
         raise ModelError("the model has no zeros to keep", where=folder, hint="secateur prune")
     text, heldout = _read(settings, folder, source)
-    return Prepared(
+    return PreparedRecovery(
         settings, folder, record, source, selection, zeros, _dense(settings, record), text, heldout,
         device, state,
     )  # fmt: skip
@@ -150,7 +140,7 @@ def _dense(settings: Recovery, record: RunRecord | None) -> Path | None:
 
 
 def _read(
-    settings: Recovery, folder: Path, source: StreamedModel | ResidentModel
+    settings: Recovery, folder: Path, source: BlockModel
 ) -> tuple[TokenBatch, TokenBatch | None]:
     """The sequences to train and judge on, and the windows to measure on."""
     tokenizer = load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)

@@ -39,7 +39,7 @@ class Position(BaseModel):
     interruptions: int
 
 
-class StateFile:
+class InterruptedRecovery:
     """The checkpoint of one recovery.
 
     Args:
@@ -50,7 +50,7 @@ class StateFile:
         self.path = path
 
     @classmethod
-    def beside(cls, out: Path) -> StateFile:
+    def beside(cls, out: Path) -> InterruptedRecovery:
         """That of a recovery whose result is to be `out`."""
         return cls(out.parent / f".{out.name}.recovery.safetensors")
 
