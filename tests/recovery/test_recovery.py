@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import secateur
 import tiny
-from secateur.checkpoint import find_blocks, find_matrices
+from secateur.checkpoint import find_blocks, find_matrices, load_whole
 from secateur.errors import CheckFailedError, CheckpointError, RecipeError, SecateurError
 from secateur.progress import Quiet
 from secateur.pruning.pipeline import prune
@@ -534,6 +534,42 @@ def test_a_fault_in_the_settings_is_named(
 ) -> None:
     with pytest.raises(RecipeError, match=fault):
         settings(**values)
+
+
+@pytest.mark.parametrize("change", ["missing", "misshapen"])
+@pytest.mark.parametrize("which", ["dense", "model"])
+def test_a_model_that_lacks_a_matrix_is_refused(
+    sparse_folder: Path, llama_folder: Path, settings: Callable[..., Recovery], tmp_path: Path,
+    which: str, change: str,
+) -> None:  # fmt: skip
+    """Dense or sparse: transformers would draw the matrix at random and train against that."""
+    name = "model.layers.1.mlp.up_proj.weight"
+    source = {"dense": llama_folder, "model": sparse_folder}[which]
+    folder = tmp_path / "lacking"
+    folder.mkdir()
+    for file in source.glob("*.json"):
+        if not file.name.endswith(".index.json"):
+            (folder / file.name).write_bytes(file.read_bytes())
+    tensors = weights_of(source)
+    tensors[name] = tensors[name][:-4].contiguous()
+    if change == "missing":
+        del tensors[name]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    wrong = settings(**{which: str(folder)}, objective="distill", heldout=None, windows=None)
+    with pytest.raises(CheckpointError) as caught:
+        recover(wrong)
+    assert name in str(caught.value) or "up_proj" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_whole_model_that_lacks_a_matrix_is_refused(llama_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((llama_folder / "config.json").read_bytes())
+    tensors = weights_of(llama_folder)
+    del tensors["model.layers.0.self_attn.q_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="1 weights are missing"):
+        load_whole(tmp_path)
 
 
 def test_distillation_without_a_dense_model_is_refused(

@@ -63,6 +63,7 @@ def load_whole(
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
         )
     except SecateurError:
         raise  # a packed tensor that is damaged
