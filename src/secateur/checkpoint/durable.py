@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,7 @@ def flush(path: Path) -> None:
 
     Windows opens no folder, and flushes only a file that may be written to.
     """
-    windows = os.name == "nt"
+    windows = sys.platform == "win32"
     if windows and path.is_dir():
         return
     handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)

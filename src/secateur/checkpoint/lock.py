@@ -7,7 +7,7 @@ The system holds the lock, not the file: what a killed run leaves behind stops n
 
 from __future__ import annotations
 
-import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,9 +47,9 @@ class OutputLock:
 
     def let_go(self) -> None:
         """Let another run write, and remove the file."""
-        if os.name != "nt":
+        if sys.platform != "win32":
             self._path.unlink(missing_ok=True)  # while it is held: nobody else's can be removed
         self._lock.release()
-        if os.name == "nt":
+        if sys.platform == "win32":
             with suppress(OSError):  # another run has it open by now
                 self._path.unlink()
