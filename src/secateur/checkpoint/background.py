@@ -13,12 +13,13 @@ from torch import Tensor
 from secateur.machine import processes
 from secateur.machine.memory import free_bytes
 
-SHARE = 8
-"""A block is read ahead if it takes less than this part of the free memory, one in so many."""
+READ_AHEAD_SHARE = 8
+"""A block is read ahead if so many times its bytes are free in main memory: the block at work, what
+is computed of it and what is being written need the rest."""
 
 
 class ReadAhead:
-    """Whoever takes blocks one after the other, up or down, finds the next one in memory.
+    """Reads the next block while the last one is at work, for blocks taken in order, up or down.
 
     Args:
         read: reads the tensors of a block, by number.
@@ -48,7 +49,7 @@ class ReadAhead:
             tensors = self._read(index)
         if 0 <= following < self._count:
             free = free_bytes(torch.device("cpu"))
-            if self._nbytes(following) * SHARE < free:
+            if self._nbytes(following) * READ_AHEAD_SHARE < free:
                 self._coming = following, self._reader.submit(self._read, following)
         return tensors
 

@@ -21,12 +21,17 @@ from torch import Tensor
 from secateur.errors import OutputError
 
 UNFINISHED = ".unfinished"
+"""Ending of the names of files and folders that are still being written."""
 _FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)]
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A full disk or a missing right is the user's to mend."""
+    """Turn what the system or safetensors say of a full disk or a missing right into one line.
+
+    Raises:
+        OutputError: what is done inside cannot be written.
+    """
     try:
         yield
     except (OSError, SafetensorError) as fault:
@@ -84,7 +89,7 @@ def flush(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, hexadecimal."""
+    """The SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

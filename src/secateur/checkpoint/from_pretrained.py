@@ -87,7 +87,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
         """The family's own conversions, each unpacking first; and one for all other tensors."""
         rules = [_unpacking(rule) for rule in weight_conversions]
         rules.append(WeightConverter([_join("", end) for end in PARTS], "", [Unpack()]))
-        _check_places(self._names, weight_conversions, rules, model)
+        _check_parameters(self._names, weight_conversions, rules, model)
         return rules
 
     def _process_model_after_weight_loading(
@@ -139,11 +139,11 @@ def verify(path: Path) -> list[str]:
         CheckpointError: one is not.
     """
     with safe_open(path, framework="pt", device="cpu") as shard:
-        found = read_layouts(path, read_head(path))
-        for matrix in found.values():
+        matrices = read_layouts(path, read_head(path))
+        for matrix in matrices.values():
             values, mask = (shard.get_tensor(part) for part in matrix.parts)
             matrix.verify(values, mask, path)
-    return list(found)
+    return list(matrices)
 
 
 def _unpacking(rule: Any) -> Any:
@@ -160,22 +160,22 @@ def _unpacking(rule: Any) -> Any:
     )
 
 
-def _check_places(
+def _check_parameters(
     names: Sequence[str], before: list[Any], after: list[Any], model: PreTrainedModel
 ) -> None:
     """Raise `CheckpointError` unless what is packed goes where it would go if it were not."""
-    wanted, before, after = model.state_dict(), deepcopy(before), deepcopy(after)
+    parameters, before, after = model.state_dict(), deepcopy(before), deepcopy(after)
 
-    def place(name: str, rules: list[Any]) -> str:
+    def parameter_of(name: str, rules: list[Any]) -> str:
         renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
         prefix = model.base_model_prefix
-        found: str = rename_source_key(name, renamings, converters, prefix, wanted)[0]
-        return found
+        parameter: str = rename_source_key(name, renamings, converters, prefix, parameters)[0]
+        return parameter
 
     for name in names:
-        dense = place(name, before)
-        if dense in wanted and any(place(name + end, after) != dense for end in PARTS):
+        dense = parameter_of(name, before)
+        if dense in parameters and any(parameter_of(name + end, after) != dense for end in PARTS):
             raise CheckpointError(
                 f"transformers has no place for packed tensor {name!r}",
                 where=type(model).__name__,

@@ -30,7 +30,8 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 MOST_JSON_BYTES = 64_000_000
-"""Of a configuration or an index; the largest models' index takes some 10 MB."""
+"""Most bytes of a configuration or an index that are read: the largest models' index takes some
+10 MB, and a stranger's file should not fill the memory."""
 
 
 class Checkpoint:
@@ -113,10 +114,10 @@ class Checkpoint:
         for name in names:
             by_file.setdefault(self.files[name], []).append(name)
         tensors: dict[str, Tensor] = {}
-        for path, wanted in by_file.items():
+        for path, stored in by_file.items():
             try:
                 with safe_open(path, framework="pt", device="cpu") as shard:
-                    tensors.update({name: self._read(shard, name) for name in wanted})
+                    tensors.update({name: self._read(shard, name) for name in stored})
             except (SafetensorError, OSError) as fault:
                 raise CheckpointError(f"cannot be read ({fault})", where=path) from fault
         return tensors
@@ -146,14 +147,14 @@ class Checkpoint:
         if name not in self.packed:
             stored: Tensor = shard.get_tensor(name)
             return stored.clone()  # it must not keep the mapped file alive
-        matrix, where = self.packed[name], self.files[name]
+        matrix, path = self.packed[name], self.files[name]
         values, mask = (shard.get_tensor(part) for part in matrix.parts)
-        matrix.verify(values, mask, where)
+        matrix.verify(values, mask, path)
         try:
             return matrix.unpack(values, mask)
         except PatternError as fault:
             raise CheckpointError(
-                f"packed tensor {name!r} has {fault.what}", where=where, wanted=fault.wanted
+                f"packed tensor {name!r} has {fault.what}", where=path, wanted=fault.wanted
             ) from fault
 
 

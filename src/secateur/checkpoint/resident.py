@@ -125,7 +125,7 @@ def _cast(
 
 
 def unrounded(new: Tensor, old: Tensor, through: torch.dtype) -> Tensor:
-    """What became of `old` in a precision that may be lower than its own.
+    """The new values of a tensor that was computed with in a precision lower than its own.
 
     Args:
         new: of the dtype and on the device of `old`.

@@ -39,7 +39,8 @@ from secateur.errors import CheckpointError, ModelError
 from secateur.machine.memory import give_back
 
 MOST_BUFFER_BYTES = 2**30
-"""Of the tables that a model computes for itself; real ones take some megabytes."""
+"""Most bytes of the tables that a model computes for itself, such as rotary frequencies: real ones
+take some megabytes, and a configuration can ask for any size."""
 
 
 class StreamedModel(BlockModel):
@@ -163,8 +164,8 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     Raises:
         CheckpointError: it cannot be read, asks for remote code, or describes quantised weights.
     """
-    where = checkpoint.folder / "config.json"
-    read_json(where, "a model's configuration")
+    path = checkpoint.folder / "config.json"
+    read_json(path, "a model's configuration")
     try:
         config = AutoConfig.from_pretrained(
             checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code
@@ -172,7 +173,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     except Exception as fault:  # every family checks in its own way, with its own exceptions
         raise CheckpointError(
             f"the configuration is not one that transformers knows ({reason(fault)})",
-            where=where,
+            where=path,
             hint="a newer transformers; or --trust-remote-code, if the model comes with code of its"
             " own and you trust who wrote it",
         ) from fault
@@ -189,7 +190,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
             )
         raise CheckpointError(
             "the weights are quantised",
-            where=where,
+            where=path,
             wanted="float32, bfloat16 or float16 weights",
             hint="the checkpoint that they were quantised from",
         )

@@ -219,10 +219,10 @@ def read_batches(path: Path, like: Mapping[str, list[Tensor]]) -> dict[str, list
     Raises:
         CheckpointError: it is not there, or not of these shapes.
     """
-    kept = _load(path)
+    stored = _load(path)
     streams: dict[str, list[Tensor]] = {}
     for name, batches in like.items():
-        hidden = [kept.get(f"{name}.{number}") for number in range(len(batches))]
+        hidden = [stored.get(f"{name}.{number}") for number in range(len(batches))]
         streams[name] = [
             new.to(old.device)
             for old, new in zip(batches, hidden, strict=True)

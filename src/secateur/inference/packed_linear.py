@@ -92,7 +92,7 @@ class PackedLinear(nn.Module):
         from secateur.inference import kernel
 
         if not 0 < vectors <= MOST_VECTORS:
-            return F.linear(x, kernel.unpack(self.mask, self.values), self.bias)
+            return F.linear(x, kernel.unpack_two_of_four(self.mask, self.values), self.bias)
         y = kernel.multiply(
             x.reshape(vectors, -1), self.mask, self.values, self.tile_for(vectors)
         )  # [vectors, out]

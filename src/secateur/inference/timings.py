@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from secateur.inference.forms import Form
 
-MARGIN = 0.03
+WIN_MARGIN = 0.03
 """Differences below this share are noise: they are neither a win nor a loss."""
 
 
@@ -85,14 +85,14 @@ def choose(timings: Sequence[Timing]) -> Form:
     margin. A tie, a loss or a form that was not measured everywhere leaves the matrix dense.
     """
     best: Form = "dense"
-    highest = 1 + MARGIN
+    highest = 1 + WIN_MARGIN
     forms: tuple[Form, ...] = ("semi-structured", "packed")
     for form in forms:
         ratios = []
         for timing in timings:
             taken = timing.milliseconds(form)
             ratios.append(0.0 if taken is None else timing.dense_ms / taken)
-        if not ratios or min(ratios) < 1 - MARGIN:
+        if not ratios or min(ratios) < 1 - WIN_MARGIN:
             continue
         mean = math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
         if mean > highest:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from secateur.errors import CheckpointError
 from secateur.packing import PACKABLE
-from secateur.packing.matrix import Bitmask, Form, find_form, pack_matrix, unpack_matrix
+from secateur.packing.matrix import Bitmask, PackedForm, find_form, pack_matrix, unpack_matrix
 from secateur.sparsity import NofM
 
 VALUES, MASK, LAYOUT = PARTS = ".values", ".mask", ".layout"
@@ -53,7 +53,7 @@ class PackedMatrix:
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    form: Form
+    form: PackedForm
     axis: int
     checksum: int
 

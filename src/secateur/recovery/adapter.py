@@ -33,7 +33,8 @@ from secateur.checkpoint import find_blocks, find_matrices
 from secateur.errors import RecipeError, closest
 
 ADAPTER = "default"
-EVERY = "all"
+ALL_KINDS = "all"
+"""Value of `--targets` that stands for every kind of layer."""
 
 
 class MaskedLora(LoraLinear):  # type: ignore[misc]
@@ -49,8 +50,8 @@ class MaskedLora(LoraLinear):  # type: ignore[misc]
         weight = self.get_base_layer().weight
         with torch.autocast(weight.device.type, enabled=False):
             updated = weight.float() + self.get_delta_weight(ADAPTER)
-            kept = torch.where(weight != 0, updated, 0)
-            used: Tensor = _Stored.apply(kept, self.stored_dtype)  # type: ignore[no-untyped-call]
+            masked = torch.where(weight != 0, updated, 0)
+            used: Tensor = _Stored.apply(masked, self.stored_dtype)  # type: ignore[no-untyped-call]
         return used
 
     def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -92,18 +93,18 @@ def find_targets(model: PreTrainedModel, targets: str) -> list[str]:
         for matrix in find_matrices(block)
         if isinstance(matrix.owner, nn.Linear | Conv1D)
     }
-    if targets == EVERY:
+    if targets == ALL_KINDS:
         return list(kinds)
-    wanted = [kind.strip() for kind in targets.split(",")]
-    for kind in wanted:
-        if not any(_is_kind(there, kind) for there in kinds.values()):
-            known = {there.rpartition(".")[2] for there in kinds.values()}
+    asked = [kind.strip() for kind in targets.split(",")]
+    for kind in asked:
+        if not any(_is_kind(layer, kind) for layer in kinds.values()):
+            known = {layer.rpartition(".")[2] for layer in kinds.values()}
             raise RecipeError(
                 f"no block has a linear layer {kind!r}",
                 where="--targets",
                 wanted=closest(kind, sorted(known)),
             )
-    return [name for name, there in kinds.items() if any(_is_kind(there, k) for k in wanted)]
+    return [name for name, layer in kinds.items() if any(_is_kind(layer, kind) for kind in asked)]
 
 
 @dataclass(frozen=True)
@@ -162,5 +163,5 @@ def masked_layers(model: PreTrainedModel) -> list[tuple[str, MaskedLora]]:
     return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, MaskedLora)]
 
 
-def _is_kind(there: str, asked: str) -> bool:
-    return there == asked or there.endswith(f".{asked}")
+def _is_kind(layer: str, asked: str) -> bool:
+    return layer == asked or layer.endswith(f".{asked}")

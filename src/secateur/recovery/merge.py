@@ -59,8 +59,8 @@ def count_zeros(
                             f"the merge broke {broken} zeros", where=name, wanted="every zero kept"
                         )
                 pattern = None if selection is None else selection.pattern_of(index, name)
-                found = audit(after, pattern)
-                if not found.holds:
+                counted = audit(after, pattern)
+                if not counted.holds:
                     raise CheckFailedError(f"the matrix is not {pattern}", where=name)
-                zeros += found.zeros
+                zeros += counted.zeros
     return zeros

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from secateur.errors import NumericalError
 from secateur.progress import Progress
 from secateur.record import RecoveryPoint
-from secateur.recovery.objective import Model, Objective, language_model_loss
+from secateur.recovery.objective import Forward, Objective, language_model_loss
 from secateur.recovery.prepare import PreparedRecovery
 from secateur.recovery.resume import InterruptedRecovery, Position, part, remembered, remind
 from secateur.recovery.settings import Recovery
@@ -178,7 +178,7 @@ def train(
     return Trained(tuple(run.curve), run.step, run.best_point, run.interruptions, run.seconds)
 
 
-def in_precision(model: PeftModel, dtype: torch.dtype | None, device: torch.device) -> Model:
+def in_precision(model: PeftModel, dtype: torch.dtype | None, device: torch.device) -> Forward:
     """The model, multiplying in `dtype` where torch holds that to be safe; None leaves it alone."""
 
     def forward(**inputs: Any) -> Any:
@@ -198,7 +198,7 @@ def rate_at(step: int, settings: Recovery) -> float:
 
 
 @torch.no_grad()
-def judge(model: Model, validation: Tensor, settings: Recovery, device: torch.device) -> float:
+def judge(model: Forward, validation: Tensor, settings: Recovery, device: torch.device) -> float:
     """Mean negative log-likelihood per token of sequences [sequences, tokens], in nats.
 
     Raises:
