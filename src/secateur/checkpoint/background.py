@@ -1,4 +1,4 @@
-"""Reading and writing while the machine computes: the next block, and the last one."""
+"""Reads the next block and writes the last one while the machine computes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ReadAhead:
 
 
 class Behind:
-    """Does what it is given one after the other, while the caller goes on.
+    """A worker that does one thing after the other while the caller goes on.
 
     Use it as a context manager: it is left when all is done. What some work raises is raised by the
     next call, or at the end, unless another fault is on its way. With several processes all is done
@@ -67,7 +67,7 @@ class Behind:
         self._at_work: Future[None] | None = None
 
     def do(self, work: Callable[[], None]) -> None:
-        """Begin with some work, once what was begun before is done."""
+        """Begin some work, once what was begun before is done."""
         self.wait()
         if processes.count() > 1:
             work()
@@ -75,7 +75,7 @@ class Behind:
             self._at_work = self._worker.submit(work)
 
     def wait(self) -> None:
-        """Until all is done."""
+        """Wait until all is done."""
         at_work, self._at_work = self._at_work, None
         if at_work is not None:
             at_work.result()

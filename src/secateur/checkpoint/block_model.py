@@ -50,7 +50,7 @@ class BlockModel(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """What tells this model from another, hexadecimal: see `fingerprint.py`.
+        """The fingerprint of the model, hexadecimal: see `fingerprint.py`.
 
         Of a model in memory it is taken of the weights as they are now.
         """

@@ -1,4 +1,4 @@
-"""Where a result may go, and which files come along from the source's folder."""
+"""Says where a result may go, and which files come along from the source's folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOT_COPIED = (SINGLE, INDEX, "*.safetensors", "*.index.json", *PICKLES, "*.h5",
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a result is to be, and what becomes of what is there.
+    """The place of a result, and what becomes of what is there.
 
     Attributes:
         out: the result folder; its parent is made if need be.
@@ -85,7 +85,7 @@ def _check_folder(out: Path, source: Path, overwrite: bool) -> None:
 
 
 def files_beside(source: Path, *, with_code: bool) -> list[Path]:
-    """What is copied from the source: configuration, tokenizer, licence; code if it is trusted."""
+    """Files that are copied from the source: configuration, tokenizer, licence; code if trusted."""
     left_out = _NOT_COPIED if with_code else (*_NOT_COPIED, "*.py")
     return [
         path

@@ -1,4 +1,4 @@
-"""What lets transformers load a packed folder: `from_pretrained`, once secateur is imported.
+"""Lets transformers load a packed folder by `from_pretrained`, once secateur is imported.
 
 transformers has a registry of formats for what it calls quantised weights. A packed folder is one
 whose weights are given back exactly: every tensor is checked before the first is loaded, each is
@@ -37,7 +37,7 @@ from secateur.packing.layout import LAYOUT, MASK, PARTS, VALUES, parse_layout
 
 @register_quantization_config(METHOD)
 class PackedConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """What config.json says of a packed folder.
+    """The entry of config.json that says how a packed folder is read.
 
     Attributes:
         quant_method: the name of the format.
@@ -62,7 +62,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
         check_version({"version": self.quantization_config.version}, "config.json")
 
     def update_device_map(self, device_map: Any) -> Any:
-        """As it was; weights cannot be left on the disk, where they are packed."""
+        """Return the map as it is; packed weights cannot be left on the disk."""
         if "disk" in (device_map.values() if isinstance(device_map, dict) else [device_map]):
             raise CheckpointError(
                 "packed weights cannot stay on the disk", hint="secateur unpack, or more memory"
@@ -108,7 +108,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
 
 
 class Unpack(ConversionOps):  # type: ignore[misc]
-    """From values, mask and layout to the tensor, among those that make up one parameter."""
+    """Unpacks tensors, from values, mask and layout, among those that make up one parameter."""
 
     supports_many_to_many = True  # whatever the family's own operations make of what it gives
 

@@ -1,4 +1,4 @@
-"""What can be pruned in a block, each seen as W [out, in] however it is stored.
+"""Finds the prunable matrices of a block and shows each as W [out, in], however it is stored.
 
 torch.nn.Linear      weight [out, in]
 transformers Conv1D  weight [in, out] (GPT-2): seen transposed
@@ -59,7 +59,7 @@ class Matrix:
 
     @property
     def address(self) -> tuple[int, int, int]:
-        """Where in memory the matrix lies: the same for two matrices that are one."""
+        """The address of the matrix in memory: the same for two matrices that are one."""
         stored = self._stored
         if stored.is_meta:
             return id(getattr(self.owner, self.parameter.rpartition(".")[2])), 0, self.expert or 0

@@ -1,4 +1,4 @@
-"""What a model can read: its vocabulary, the longest sequence, its tokenizer, text or images."""
+"""Says what a model can read: its vocabulary, the longest sequence, its tokenizer, images."""
 
 from __future__ import annotations
 

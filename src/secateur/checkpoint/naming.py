@@ -36,14 +36,14 @@ class NotStreamableError(Exception):
 
 @dataclass
 class _Conversion:
-    """What becomes of some tensors: (transformers' name for its group, tensor name) in order."""
+    """A conversion and its tensors: (transformers' name for its group, tensor name) in order."""
 
     converter: WeightConverter
     sources: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Naming:
-    """Which tensors of the files make up each parameter of a model.
+    """Knows which tensors of the files make up each parameter of a model.
 
     Args:
         model: the skeleton, on the meta device.

@@ -1,4 +1,4 @@
-"""The result folder: written beside its name, renamed once it is whole.
+"""Writes the result folder beside its name, and renames it once it is whole.
 
     OUT's parent/.OUT.partial/          while the run lasts: one shard per block as it is finished
     OUT's parent/.OUT.partial/state/    what the next process needs to go on (unfinished.py)
@@ -261,7 +261,7 @@ class OutputFolder:
         return file, self._checksums[file]
 
     def _write_index(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Which of the shards holds each tensor, as their own headers say."""
+        """Write which of the shards holds each tensor, as their own headers say."""
         weight_map, total = {}, 0
         for file in sorted(self._checksums):
             with safe_open(self._partial / file, framework="pt") as shard:

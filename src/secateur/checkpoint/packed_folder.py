@@ -1,4 +1,4 @@
-"""What a folder of packed matrices says of itself: in its index, and in its config.json.
+"""Knows a folder of packed matrices by its index and its config.json.
 
 It has `packed.safetensors.index.json` instead of transformers' own index, which says the version.
 How a packed matrix lies in a file: `packing/layout.py`.
@@ -15,7 +15,7 @@ from secateur.errors import CheckpointError
 METHOD, VERSION = "secateur-packed", 1
 """Name and version of the format, in config.json and in the index."""
 PACKED_INDEX = "packed.safetensors.index.json"
-"""Which file every packed tensor lies in."""
+"""Name of the index, which says which file every tensor lies in."""
 NOT_LOADED = (
     "none, the weights are packed: `import secateur` before loading, or use `secateur unpack`"
 )

@@ -1,4 +1,4 @@
-"""From a folder or hub name to named tensors, a few at a time. Safetensors only, never pickle.
+"""Reads named tensors of a folder or hub name, a few at a time: safetensors only, never pickle.
 
 A folder is read as if a stranger had made it: an index names files beside itself and nothing else,
 JSON is read up to a size, a header up to the 100 MB that the safetensors library allows, and what
@@ -123,12 +123,12 @@ class Checkpoint:
         return tensors
 
     def fingerprint(self) -> str:
-        """What tells this model from another, hexadecimal: see `fingerprint.py`."""
+        """The fingerprint of the model, hexadecimal: see `fingerprint.py`."""
         config = (self.folder / CONFIG).read_bytes()
         return fingerprint(config, ((name, self._parts(name)) for name in self.names))
 
     def _parts(self, name: str) -> list[Tensor]:
-        """What is stored of a tensor, mapped: its values and mask if it is packed."""
+        """The stored parts of a tensor, mapped: its values and mask if it is packed."""
         parts = self.packed[name].parts if name in self.packed else (name,)
         with safe_open(self.files[name], framework="pt", device="cpu") as shard:
             return [shard.get_tensor(part) for part in parts]
@@ -193,7 +193,7 @@ def locate(model: str | Path, *, trust_remote_code: bool = False) -> Path:
 
 
 def _files_by_tensor(folder: Path) -> dict[str, Path]:
-    """Which shard holds each tensor."""
+    """The shard that holds each tensor, by the tensor's name."""
     index, single = folder / INDEX, folder / SINGLE
     if is_packed(folder):
         return _read_index(folder / PACKED_INDEX)
@@ -212,7 +212,7 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
 
 
 def _read_index(index: Path) -> dict[str, Path]:
-    """Which shard holds each tensor, by an index; every shard is a file beside it."""
+    """The shard that holds each tensor, as an index says; every shard is a file beside it."""
     wanted = "JSON with a weight_map of tensor names to files in the same folder"
     facts = read_json(index, wanted)
     if index.name == PACKED_INDEX:

@@ -74,7 +74,7 @@ class ResidentModel(BlockModel):
         return self._storage[name]
 
     def fingerprint(self) -> str:
-        """What tells this model from another: that of its files, if it came from any."""
+        """The fingerprint of the model: that of its files, if it came from any."""
         if self._fingerprint_of_files is not None:
             return self._fingerprint_of_files()
         tensors = self.model.state_dict().items()

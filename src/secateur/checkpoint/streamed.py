@@ -119,7 +119,7 @@ class StreamedModel(BlockModel):
         return self.checkpoint.dtype(self.naming.tensors_of(name)[0])
 
     def fingerprint(self) -> str:
-        """What tells this model from another: that of its files."""
+        """The fingerprint of the model: that of its files."""
         return self.checkpoint.fingerprint()
 
     def stored_block(self, index: int, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -139,7 +139,7 @@ class StreamedModel(BlockModel):
         return self.checkpoint.load([name for name in self.checkpoint.names if name not in inside])
 
     def _read(self, names: list[str]) -> dict[str, Tensor]:
-        """What the files hold of some parameters, by tensor."""
+        """Read the tensors that some parameters are made of, by their names in the files."""
         return self.checkpoint.load(
             [tensor for name in names for tensor in self.naming.tensors_of(name)]
         )
@@ -247,7 +247,7 @@ def _empty_model(config: PreTrainedConfig, checkpoint: Checkpoint) -> PreTrained
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
-    """What makes a model from a configuration; None if it is of no kind whose blocks are pruned."""
+    """The class that makes a model from a configuration; None if it has no blocks to prune."""
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return AutoModelForCausalLM
     if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
@@ -283,7 +283,7 @@ def _check_complete(model: PreTrainedModel, missing: set[str], checkpoint: Check
 
 
 def reason(fault: Exception) -> str:
-    """What another library says of a fault, on one line of bearable length."""
+    """The text of another library's exception on one line of bearable length."""
     said = " ".join(str(fault).split())
     if len(said) > 200:
         said = f"{said[:200]}..."

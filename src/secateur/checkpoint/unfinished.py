@@ -1,4 +1,4 @@
-"""What an unfinished run leaves behind, so that the next one goes on after its last finished block.
+"""Keeps what an unfinished run leaves, so that the next goes on after its last finished block.
 
     OUT's parent/.OUT.partial/state/
         identity.json               what the run is made of: recipe, source, calibration, precision
@@ -39,7 +39,7 @@ DENSE = "dense.safetensors"
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What a run is made of, by names that a person knows.
+    """The facts that a run is made of, by names that a person knows.
 
     Attributes:
         identity: what must be the same for another process to go on with it.
@@ -83,7 +83,7 @@ class RunState:
 
     @property
     def gradients(self) -> Path:
-        """Where full-model gradients are kept while the run lasts."""
+        """The folder of full-model gradients while the run lasts."""
         return self.folder / "gradients"
 
     def begin(self, run: RunIdentity) -> None:
@@ -119,7 +119,7 @@ class RunState:
         return run if self.worth_keeping else None
 
     def check(self, earlier: RunIdentity, run: RunIdentity) -> tuple[str, ...]:
-        """Whether a run may go on with what an earlier one, as `read` gave it, has finished.
+        """Prove that a run may go on with what an earlier one, as `read` gave it, has finished.
 
         Returns:
             notices about circumstances that have changed.
@@ -190,7 +190,7 @@ class RunState:
         return _load(self._weights(index))
 
     def remove(self) -> None:
-        """Leave nothing of it."""
+        """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _block(self, index: int) -> Path:
@@ -214,7 +214,7 @@ def write_batches(path: Path, streams: Mapping[str, list[Tensor]]) -> None:
 
 
 def read_batches(path: Path, like: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
-    """What `write_batches` wrote, on the devices of `like`, whose shapes and dtypes it must have.
+    """Read what `write_batches` wrote, to the devices of `like`, whose shapes and dtypes it has.
 
     Raises:
         CheckpointError: it is not there, or not of these shapes.
@@ -234,7 +234,7 @@ def read_batches(path: Path, like: Mapping[str, list[Tensor]]) -> dict[str, list
 
 
 def _finished(path: Path) -> FinishedBlock:
-    """What `finish_block` wrote."""
+    """Read what `finish_block` wrote."""
     facts = json.loads(path.read_text(encoding="utf-8"))
     shard = facts["shard"]
     return FinishedBlock(
@@ -257,7 +257,7 @@ def _damaged(what: str, where: Path, fault: object) -> CheckpointError:
 
 
 def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not the same, a phrase each."""
+    """The facts that are not the same, a phrase each."""
     return [
         f"{key} {_brief(earlier.get(key))}, not {_brief(now.get(key))}"
         for key in {**earlier, **now}

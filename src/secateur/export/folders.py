@@ -24,12 +24,13 @@ from secateur.progress import Progress, Quiet
 from secateur.record import read_record
 
 SHARD_BYTES = 1_000_000_000
-"""Of the dense tensors in one shard, unless a single one is larger."""
+"""Most bytes of dense tensors in one shard, unless a single tensor is larger: what fits into the
+memory of any machine that can run the model."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """What packing or unpacking did to the weights of a model.
+    """The outcome of packing or unpacking the weights of a model.
 
     Attributes:
         out: the folder written.
@@ -46,7 +47,7 @@ class Packing:
     forms: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """The same as plain values, for JSON."""
         return {**asdict(self), "out": str(self.out)}
 
 
@@ -180,7 +181,7 @@ class _Tally:
             self.packed += packed
 
     def result(self, out: Path) -> Packing:
-        """What was packed, all in all."""
+        """The sum of what was counted."""
         return Packing(
             out, self.others + self.dense, self.others + self.packed, self.dense, self.packed,
             dict(self.forms.most_common()),
@@ -188,7 +189,7 @@ class _Tally:
 
 
 def _pack_group(tensors: Mapping[str, Tensor], tally: _Tally) -> Iterator[tuple[str, Tensor]]:
-    """What is stored of tensors that are packed all or none: the smaller of the two."""
+    """Pack tensors that are packed all or none, or leave them dense, whichever is smaller."""
     found = {name: pack_tensor(name, tensor) for name, tensor in tensors.items()}
     packed = {name: each for name, each in found.items() if each is not None}
     gain = sum(saved(tensors[name], parts) for name, (_, parts) in packed.items())

@@ -34,7 +34,7 @@ class Latency(Record):
 
     @classmethod
     def of(cls, taken: list[float]) -> Latency:
-        """Of the repeats."""
+        """The latency of passes that took so many seconds each."""
         return cls(seconds=statistics.median(taken), lowest=min(taken), highest=max(taken))
 
 

@@ -106,7 +106,7 @@ class PackedLinear(nn.Module):
         return candidates(vectors)[0] if measured is None else self.tiles[measured]
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """The text that `print(model)` shows."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features},"
             f" bias={self.bias is not None}, packed 2:4"

@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """What the run was computed on."""
+    """The facts of this machine that a number may depend on."""
     facts = {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": str(os.cpu_count()),
@@ -40,7 +40,7 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def repeatability(device: torch.device) -> str:
-    """Where the same recipe, with the same versions, gives the same bits again."""
+    """Says where the same recipe, with the same versions, gives the same bits again."""
     if device.type == "cpu":
         return f"on this kind of machine, with {torch.get_num_threads()} threads"
     return "not promised: on an accelerator, backward passes may add in another order each time"

@@ -38,7 +38,7 @@ _TO_SPEAK = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class _Here:
-    """Where this process stands among those of its run; `local` counts within the host."""
+    """The number of this process among those of its run; `local` counts within the host."""
 
     rank: int = 0
     count: int = 1
@@ -83,7 +83,7 @@ def stop() -> None:
 
 
 def tell_once(say: Callable[[], None]) -> None:
-    """What one process has to say of a failure, if none has failed before it.
+    """Say what there is to say of a failure, if no other process has failed before.
 
     The others come back when it is said: torchrun ends them all once one is gone.
     """
@@ -192,7 +192,7 @@ def highest(number: int) -> int:
 
 
 def from_first(make: Callable[[], _T]) -> _T:
-    """What `make` gives to process 0, for all; the others wait for it and make nothing."""
+    """Give all processes what `make` gives to process 0; the others wait and make nothing."""
     if _here.count == 1:
         return make()
     made: list[Any] = [make() if first() else None]

@@ -30,7 +30,8 @@ from secateur.sparsity import NofM
 
 VALUES, MASK, LAYOUT = PARTS = ".values", ".mask", ".layout"
 OVERHEAD = 512
-"""Bytes that a matrix takes in the header, beside what it takes itself."""
+"""Bytes that a packed matrix is taken to need in the header beside its own: three entries of up to
+some 170 bytes each."""
 _WANTED = "a folder that `secateur pack` wrote"
 _HINT = "packing or fetching it again"
 
@@ -74,7 +75,7 @@ class PackedMatrix:
 
     @property
     def layout(self) -> Tensor:
-        """What is stored as NAME.layout: int64 [4 + dimensions]."""
+        """The tensor that is stored as NAME.layout: int64 [4 + dimensions]."""
         n, m = (self.form.n, self.form.m) if isinstance(self.form, NofM) else (0, 0)
         return torch.tensor([self.checksum, n, m, self.axis, *self.shape])
 
@@ -99,7 +100,7 @@ class PackedMatrix:
 
 
 def pack_tensor(name: str, tensor: Tensor) -> tuple[PackedMatrix, dict[str, Tensor]] | None:
-    """What a tensor of a checkpoint is packed to, by name; None where it cannot be.
+    """Pack a tensor of a checkpoint: its parts by name; None where it cannot be packed.
 
     Inputs are looked for along the last dimension, then along the one before it. It may come out
     larger than it was: see `saved`.

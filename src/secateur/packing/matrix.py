@@ -1,4 +1,4 @@
-"""A sparse matrix as the values it keeps and one bit per weight: exact, without a model or a file.
+"""Packs a sparse matrix as the values it keeps and one bit per weight, exactly.
 
 W [out, in]    float32, bfloat16 or float16
 mask           uint8 [out, ceil(in / 8)]: bit i % 8, the lowest first, of byte i // 8 of a row says
@@ -31,14 +31,14 @@ MOST_ZEROS_KEPT = 1.05
 PACKABLE = (torch.float32, torch.bfloat16, torch.float16)
 """Dtypes that can be packed."""
 _WORD = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""What weights of so many bytes are moved as: their bits, whatever they mean."""
+"""Integer dtype that weights of so many bytes are moved as: their bits, whatever they mean."""
 _GATHER = 0x0102040810204080
 """Eight bytes of 0 or 1, times this, have their bits side by side in the highest byte."""
 
 
 @dataclass(frozen=True)
 class Bitmask:
-    """As many weights of each row are kept as there are."""
+    """The form that keeps every weight that is not zero, however many a row has."""
 
     def __str__(self) -> str:
         return "bitmask"
@@ -133,12 +133,12 @@ def _in_fours(weight: Tensor, form: PackedForm) -> int:
 
 
 def _alive(weight: Tensor) -> Tensor:
-    """Where the bits of a weight are not all 0: bool [out, in]."""
+    """Tell the weights whose bits are not all 0: bool [out, in]."""
     return weight.contiguous().view(_WORD[weight.itemsize]) != 0
 
 
 def _filled(alive: Tensor, form: NofM) -> Tensor:
-    """With the first zeros kept too where a group has fewer than N other weights."""
+    """Keep the first zeros too where a group has fewer than N other weights: bool [out, in]."""
     groups = alive.view(len(alive), -1, form.m).clone()
     short = _lanes(groups) < form.n  # [out, in / m]
     some = groups[short]  # [groups, m]
@@ -161,7 +161,7 @@ def _counts(mask: Tensor, columns: int, m: int) -> Tensor:
 
 
 def _of_halves(mask: Tensor) -> Tensor:
-    """In each half of a byte, how many of its four bits are set: uint8."""
+    """Count the bits that are set in each half of a byte: uint8."""
     pairs = mask - (mask >> 1 & 0x55)
     return (pairs & 0x33) + (pairs >> 2 & 0x33)
 

@@ -46,7 +46,7 @@ class MaskedLora(LoraLinear):  # type: ignore[misc]
         self.stored_dtype: torch.dtype = base_layer.weight.dtype  # type: ignore[assignment]
 
     def used_weight(self) -> Tensor:
-        """What the layer multiplies by, as it will be stored: float32, shaped like the weight."""
+        """The weight that the layer multiplies by, as it will be stored, in float32."""
         weight = self.get_base_layer().weight
         with torch.autocast(weight.device.type, enabled=False):
             updated = weight.float() + self.get_delta_weight(ADAPTER)
@@ -109,7 +109,7 @@ def find_targets(model: PreTrainedModel, targets: str) -> list[str]:
 
 @dataclass(frozen=True)
 class AdapterShape:
-    """What adapters a model gets.
+    """The adapters that a model gets.
 
     Attributes:
         modules: names of the layers that get one, from `find_targets`.

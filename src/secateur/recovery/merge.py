@@ -1,4 +1,4 @@
-"""From adapters to one sparse model: the weights as they will be stored, and the proof of zeros."""
+"""Merges adapters into one sparse model, as it will be stored, and proves its zeros."""
 
 from __future__ import annotations
 

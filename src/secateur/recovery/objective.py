@@ -1,4 +1,4 @@
-"""What recovery makes small: the language-model loss, or the distance from the dense model.
+"""The objectives of recovery: the language-model loss, or the distance from the dense model.
 
 lm       mean over predicted tokens of -log p(token | the sequence so far)
 distill  mean over predicted tokens of KL(p_dense || p)

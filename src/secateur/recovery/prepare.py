@@ -65,7 +65,7 @@ class PreparedRecovery:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the user should know."""
+        """The lines that the user should read."""
         batches = [batch for batch in (self.text, self.heldout) if batch is not None]
         return tuple(dict.fromkeys(line for batch in batches for line in batch.notices))
 
@@ -83,7 +83,7 @@ class PreparedRecovery:
         return model.to(self.device).eval().requires_grad_(False)
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must have been made with to go on from it."""
+        """The facts that a checkpoint must have been made with to go on from it."""
         return {
             **self.settings.identity(),
             "tokens": self.text.protocol.token_sha256,

@@ -28,7 +28,7 @@ from secateur.record import RecoveryPoint
 
 
 class Position(BaseModel):
-    """How far a recovery has come."""
+    """The point that a recovery has come to."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,7 +51,7 @@ class InterruptedRecovery:
 
     @classmethod
     def beside(cls, out: Path) -> InterruptedRecovery:
-        """That of a recovery whose result is to be `out`."""
+        """The checkpoint of a recovery whose result is to be `out`."""
         return cls(out.parent / f".{out.name}.recovery.safetensors")
 
     @property
@@ -81,7 +81,7 @@ class InterruptedRecovery:
         write_tensors(self.path, copied, {"state": position.model_dump_json()})
 
     def load(self, identity: Mapping[str, Any]) -> tuple[Position, dict[str, Tensor]]:
-        """What was saved.
+        """Read what was saved.
 
         Args:
             identity: of the run that wants to go on.
@@ -125,7 +125,7 @@ def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def remembered(optimizer: Optimizer, names: list[str]) -> dict[str, dict[str, Tensor]]:
-    """What an optimiser remembers, by the name of the parameter, in the order it was given them."""
+    """The state of an optimiser by the name of the parameter, in the order it was given them."""
     state = optimizer.state_dict()["state"]
     return {
         name: {key: torch.as_tensor(value) for key, value in state[index].items()}

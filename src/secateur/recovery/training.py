@@ -30,7 +30,7 @@ from secateur.recovery.settings import Recovery
 
 @dataclass(frozen=True)
 class Trained:
-    """What training came to; the model holds the best state.
+    """The outcome of a training; the model holds the best state.
 
     Attributes:
         curve: every evaluation, the first before training.
@@ -213,7 +213,7 @@ def judge(model: Forward, validation: Tensor, settings: Recovery, device: torch.
 
 
 def batches_of(step: int, sequences: Tensor, settings: Recovery) -> tuple[Tensor, ...]:
-    """What a step, counted from 0, is made of: from seed and step alone.
+    """The batches of a step, counted from 0: they follow from seed and step alone.
 
     Args:
         step: how many were done before.
