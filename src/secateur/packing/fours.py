@@ -66,7 +66,7 @@ def spread(values: Tensor, codes: Tensor, n: int) -> Tensor:
 
 @cache
 def _shifts(n: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Shifts in bits of the first and the second kept weight, by the mask of a group: int64 [16]."""
+    """Shifts in bits of a group's first and second kept weight, by its mask: int64 [16] each."""
     places = [[bit for bit in range(4) if code >> bit & 1] for code in range(16)]
     full = [each if len(each) == n else [0] * n for each in places]
     return tuple(
