@@ -59,7 +59,6 @@ MORE_PARAMETERS = {
 """Functions of the package that may take more parameters, and why."""
 
 NOT_YET = {
-    "checkpoint/output.py:OutputFolder.__init__": "to take a record",
     "cli/bench.py:bench": "parameters to be made from the fields",
     "cli/compare.py:compare_command": "parameters to be made from the fields",
     "cli/evaluate.py:evaluate": "parameters to be made from the fields",
@@ -69,7 +68,6 @@ NOT_YET = {
     "evaluation/text.py:evaluate_text": "to become a door",
     "evaluation/zero_shot.py:Questions.__init__": "to take a record",
     "inference/benchmark.py:bench": "to take a record",
-    "recovery/adapter.py:attach": "to take a record",
     "reporting/charts.py:dot_plot": "to take a record",
 }
 """Functions that are to lose parameters; whoever does it deletes the line."""

@@ -68,7 +68,7 @@ def test_a_block_that_cannot_be_read_is_told_when_it_is_asked_for() -> None:
 
 
 def test_nothing_is_read_ahead_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "free_bytes", lambda device: background.SHARE)
+    monkeypatch.setattr(background, "free_bytes", lambda device: background.READ_AHEAD_SHARE)
     files = Files()
     ahead = files.ahead()
     ahead.take(0)
