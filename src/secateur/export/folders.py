@@ -96,15 +96,15 @@ def pack(
             wanted="float32, bfloat16 or float16 weights",
         )
     tally = _Tally()
-    with progress or Quiet() as shown, _output(checkpoint, out, overwrite) as output:
+    with progress or Quiet() as progress, _output(checkpoint, out, overwrite) as output:
         shards = _plan(checkpoint)
-        shown.begin("pack", len(shards))
+        progress.begin("pack", len(shards))
         for number, groups in enumerate(shards, start=1):
             tensors: dict[str, Tensor] = {}
             for names in groups:
                 tensors.update(_pack_group(checkpoint.load(names), tally))
             output.write_shard(_file("packed", number, len(shards)), tensors)
-            shown.block(shard=number)
+            progress.block(shard=number)
         text = (checkpoint.folder / CONFIG).read_text(encoding="utf-8")
         output.write_file(CONFIG, packed_config(text))
         files = output.seal(PACKED_INDEX, {"format": METHOD, "version": VERSION})
@@ -145,9 +145,9 @@ def unpack(
             "not packed", where=checkpoint.folder, wanted="a folder that `secateur pack` wrote"
         )
     tally = _Tally()
-    with progress or Quiet() as shown, _output(checkpoint, out, overwrite) as output:
+    with progress or Quiet() as progress, _output(checkpoint, out, overwrite) as output:
         shards = _plan(checkpoint)
-        shown.begin("unpack", len(shards))
+        progress.begin("unpack", len(shards))
         for number, groups in enumerate(shards, start=1):
             tensors = checkpoint.load([name for names in groups for name in names])
             for name, tensor in tensors.items():
@@ -155,7 +155,7 @@ def unpack(
                 form = checkpoint.packed[name].form if name in checkpoint.packed else None
                 tally.add("dense" if form is None else str(form), tensor.nbytes, stored)
             output.write_shard(_file("model", number, len(shards)), tensors)
-            shown.block(shard=number)
+            progress.block(shard=number)
         _finish(output, checkpoint, output.seal())
     packing = tally.result(output.out)
     return Packing(
@@ -190,8 +190,8 @@ class _Tally:
 
 def _pack_group(tensors: Mapping[str, Tensor], tally: _Tally) -> Iterator[tuple[str, Tensor]]:
     """Pack tensors that are packed all or none, or leave them dense, whichever is smaller."""
-    found = {name: pack_tensor(name, tensor) for name, tensor in tensors.items()}
-    packed = {name: each for name, each in found.items() if each is not None}
+    results = {name: pack_tensor(name, tensor) for name, tensor in tensors.items()}
+    packed = {name: each for name, each in results.items() if each is not None}
     gain = sum(saved(tensors[name], parts) for name, (_, parts) in packed.items())
     whole = len(packed) == len(tensors) and gain > 0
     for name, tensor in tensors.items():

@@ -4,7 +4,7 @@
     measure    the dense model, if there is one, and the sparse one
     train      adapters that leave the zeros alone, or plain ones that stay beside the model
     measure    before the merge, and after it
-    write      whole or not at all, when every zero has been found in its place
+    write      whole or not at all, when every zero has been proved
 
 Perplexity is measured in float32 whatever training computes in, so that two numbers differ by the
 weights alone.
@@ -52,11 +52,11 @@ def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
     """
     began = time.perf_counter()
     prepared = prepare_recovery(settings)
-    with progress or Quiet() as shown:
+    with progress or Quiet() as progress:
         for line in prepared.notices:
-            shown.notice(line)
-        dense = _measure_folder(prepared, prepared.dense, "dense", shown)
-        pruned = _measure_folder(prepared, prepared.folder, "pruned", shown)
+            progress.notice(line)
+        dense = _measure_folder(prepared, prepared.dense, "dense", progress)
+        pruned = _measure_folder(prepared, prepared.folder, "pruned", progress)
         model = prepared.load(prepared.folder)
         shape = AdapterShape(
             find_targets(model, settings.targets),
@@ -66,14 +66,14 @@ def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
         )
         adapted = attach(model, shape, prepared.source.storage_dtype, settings.seed)
         factors = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-        trained = train(adapted, _objective(prepared), prepared, shown)
-        before = after = _measure(prepared, model, "adapted", shown)
+        trained = train(adapted, _objective(prepared), prepared, progress)
+        before = after = _measure(prepared, model, "adapted", progress)
         merged: dict[str, Tensor] = {}
         if settings.result == "merged":
             merged = merged_weights(model)
             adapted.unload()  # the model is as it was, its own layers in their places
             _put(model, merged)
-            after = _measure(prepared, model, "merged", shown)
+            after = _measure(prepared, model, "merged", progress)
         zeros = count_zeros(prepared.source, prepared.selection, merged)
         recovery = RecoveryRecord(
             created=now(),
@@ -121,34 +121,34 @@ def _objective(prepared: PreparedRecovery) -> Objective:
 
 
 def _measure_folder(
-    prepared: PreparedRecovery, folder: Path | None, name: str, shown: Progress
+    prepared: PreparedRecovery, folder: Path | None, name: str, progress: Progress
 ) -> Evaluation | None:
     """A model on disk, one block in memory; None if there is nothing to measure, or no text."""
     if prepared.heldout is None or folder is None:
         return None
     trust = prepared.settings.trust_remote_code
     source = open_model(folder, prepared.device, torch.float32, trust_remote_code=trust)
-    return _perplexity(prepared, source, name, shown)
+    return _perplexity(prepared, source, name, progress)
 
 
 def _measure(
-    prepared: PreparedRecovery, model: PreTrainedModel, name: str, shown: Progress
+    prepared: PreparedRecovery, model: PreTrainedModel, name: str, progress: Progress
 ) -> Evaluation | None:
     """A model in memory, as it is; None if there is nothing to measure on."""
     source = ResidentModel(model, prepared.device, torch.float32)
-    return _perplexity(prepared, source, name, shown)
+    return _perplexity(prepared, source, name, progress)
 
 
 def _perplexity(
-    prepared: PreparedRecovery, source: BlockModel, name: str, shown: Progress
+    prepared: PreparedRecovery, source: BlockModel, name: str, progress: Progress
 ) -> Evaluation | None:
     if prepared.heldout is None:
         return None
-    shown.begin(name, len(source.blocks))
+    progress.begin(name, len(source.blocks))
     together = batch_size(None, prepared.heldout.input_ids.shape[1], source)
-    found = perplexity_of(source, prepared.heldout, together, tick=shown.tick)
-    shown.block(model=name, perplexity=round(found.perplexity, 4))
-    return found
+    evaluation = perplexity_of(source, prepared.heldout, together, tick=progress.tick)
+    progress.block(model=name, perplexity=round(evaluation.perplexity, 4))
+    return evaluation
 
 
 def _put(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:

@@ -73,8 +73,8 @@ class InterruptedRecovery:
         """
         tensors = {f"adapter.{name}": value for name, value in adapter.items()}
         tensors |= {f"best.{name}": value for name, value in best.items()}
-        for name, kept in optimizer.items():
-            tensors |= {f"optimizer.{name}.{key}": value for key, value in kept.items()}
+        for name, moments in optimizer.items():
+            tensors |= {f"optimizer.{name}.{key}": value for key, value in moments.items()}
         copied = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ class Trained:
 
     Attributes:
         curve: every evaluation, the first before training.
-        steps: that were done.
+        steps: number of steps that were done.
         best: the evaluation whose state was kept.
         interruptions: how often the run went on from a checkpoint.
         seconds: wall time of the training, interruptions left out.
@@ -115,8 +115,8 @@ class _Run:
             identity=identity, step=self.step, curve=tuple(self.curve), seconds=self.seconds,
             interruptions=self.interruptions,
         )  # fmt: skip
-        kept = remembered(self.optimizer, list(self.factors))
-        self.state.save(position, self.snapshot(), self.best, kept)
+        moments = remembered(self.optimizer, list(self.factors))
+        self.state.save(position, self.snapshot(), self.best, moments)
 
     def go_on(self, identity: dict[str, Any]) -> None:
         position, tensors = self.state.load(identity)
@@ -128,7 +128,7 @@ class _Run:
 
 
 def train(
-    model: PeftModel, objective: Objective, prepared: PreparedRecovery, shown: Progress
+    model: PeftModel, objective: Objective, prepared: PreparedRecovery, progress: Progress
 ) -> Trained:
     """Train the adapters of a model and leave it with the best of them.
 
@@ -136,7 +136,7 @@ def train(
         model: only its factors take gradients. In evaluation mode throughout: no dropout.
         objective: what is made small.
         prepared: the settings, the sequences, where checkpoints go, where to compute.
-        shown: told of every step and evaluation.
+        progress: told of every step and evaluation.
 
     Raises:
         NumericalError: the loss is not finite.
@@ -151,9 +151,9 @@ def train(
     model.eval()
     trained = in_precision(model, torch.bfloat16 if prepared.half else None, device)
     interval, losses = settings.chosen_interval, list[float]()
-    shown.begin("recover", math.ceil(settings.steps / interval))
+    progress.begin("recover", math.ceil(settings.steps / interval))
     for point in run.curve[1:]:
-        shown.block(step=point.step, validation=round(point.validation_loss, 4))
+        progress.block(step=point.step, validation=round(point.validation_loss, 4))
     if not run.curve:
         run.note(None, judge(trained, validation, settings, device))
     while run.step < settings.steps and not run.out_of_patience:
@@ -168,12 +168,12 @@ def train(
                 "the loss is not finite", where=f"step {run.step}", hint="a lower learning rate"
             )
         losses.append(loss)
-        shown.tick(f"loss {loss:.3f}", (run.step - 1) % interval + 1, interval)
+        progress.tick(f"loss {loss:.3f}", (run.step - 1) % interval + 1, interval)
         if run.step % interval == 0 or run.step == settings.steps:
             run.note(sum(losses) / len(losses), judge(trained, validation, settings, device))
             losses.clear()
             run.save(identity)
-            _show(run, shown)
+            _tell(run, progress)
     run.fill(run.best)
     return Trained(tuple(run.curve), run.step, run.best_point, run.interruptions, run.seconds)
 
@@ -233,10 +233,10 @@ def batches_of(step: int, sequences: Tensor, settings: Recovery) -> tuple[Tensor
     return torch.split(sequences[order], settings.batch_size)
 
 
-def _show(run: _Run, shown: Progress) -> None:
+def _tell(run: _Run, progress: Progress) -> None:
     point = run.curve[-1]
     per_step = run.seconds / run.step
-    shown.block(
+    progress.block(
         step=run.step,
         loss=None if point.loss is None else round(point.loss, 4),
         validation=round(point.validation_loss, 4),
