@@ -28,7 +28,7 @@ from secateur.record.check import check_folder
 from secateur.recovery import Recovery, pipeline, recover, training
 from secateur.recovery.adapter import AdapterShape, MaskedLora, attach, find_targets, masked_layers
 from secateur.recovery.merge import merged_weights
-from secateur.recovery.objective import distillation, language_model_loss, mean_divergence
+from secateur.recovery.objective import distillation, language_model_loss, teacher_divergence
 from secateur.recovery.training import rate_at
 
 
@@ -211,8 +211,8 @@ def test_the_divergence_is_that_of_probabilities() -> None:
     wanted, found = torch.randn(2, 2, 5, 9, generator=generator)
     p, q = F.softmax(wanted[:, :-1], -1), F.softmax(found[:, :-1], -1)
     by_hand = (p * (p / q).log()).sum(-1).mean()
-    assert float(mean_divergence(wanted, found)) == pytest.approx(float(by_hand), rel=1e-5)
-    assert float(mean_divergence(wanted, wanted)) == pytest.approx(0, abs=1e-7)
+    assert float(teacher_divergence(wanted, found)) == pytest.approx(float(by_hand), rel=1e-5)
+    assert float(teacher_divergence(wanted, wanted)) == pytest.approx(0, abs=1e-7)
 
 
 def test_distillation_adds_the_block_outputs() -> None:

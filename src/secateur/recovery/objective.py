@@ -44,7 +44,7 @@ def distillation(dense: PreTrainedModel, block_weight: float) -> Objective:
         with torch.no_grad():
             teacher = dense(**asked)
         output = model(**asked)
-        total = mean_divergence(teacher.logits, output.logits)
+        total = teacher_divergence(teacher.logits, output.logits)
         if with_blocks:
             distances = [
                 _distance(dense_hidden, hidden)
@@ -58,7 +58,7 @@ def distillation(dense: PreTrainedModel, block_weight: float) -> Objective:
     return loss
 
 
-def mean_divergence(dense: Tensor, logits: Tensor) -> Tensor:
+def teacher_divergence(dense: Tensor, logits: Tensor) -> Tensor:
     """Mean KL(dense || logits) per predicted token, in nats; both [sequences, tokens, vocab]."""
     target = F.log_softmax(dense[:, :-1].float(), dim=-1)
     scores = F.log_softmax(logits[:, :-1].float(), dim=-1)
