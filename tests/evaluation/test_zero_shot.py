@@ -179,7 +179,7 @@ def test_a_model_that_lacks_a_matrix_is_refused(
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"1 weights are missing.*layers\.1\.mlp\.up_proj"):
-        evaluate_tasks(str(folder), "continuation", text=str(long_text), limit=4)
+        secateur.evaluate(folder, tasks="continuation", text=long_text, limit=4)
 
 
 def test_the_same_question_twice_gives_the_same_numbers(
