@@ -204,11 +204,11 @@ def crash(
     killed = time.time()
     process.join()
     kept = sorted(state.glob("block-*.json"))
-    whole = [state / "gradients.safetensors", state / "dense.safetensors", state / "identity.json"]
-    times = [path.stat().st_mtime for path in [*kept, *whole] if path.is_file()]
+    whole = [state / "gradients", state / "dense.safetensors", state / "identity.json"]
+    times = [path.stat().st_mtime for path in [*kept, *whole] if path.exists()]
     undone = killed - max(times) if times else 0.0
     needed = whole[:2] if method == "gblm" else whole[1:2]
-    before = not out.exists() and not all(path.is_file() for path in needed)
+    before = not out.exists() and not all(path.exists() for path in needed)
     pruned = 0
     if not out.exists():
         events = finish(start(folder, method, out.name, options), folder)

@@ -59,7 +59,6 @@ MORE_PARAMETERS = {
 """Functions of the package that may take more parameters, and why."""
 
 NOT_YET = {
-    "checkpoint/output.py:OutputFolder.__init__": "to take a record",
     "cli/bench.py:bench": "parameters to be made from the fields",
     "cli/compare.py:compare_command": "parameters to be made from the fields",
     "cli/evaluate.py:evaluate": "parameters to be made from the fields",
@@ -69,7 +68,6 @@ NOT_YET = {
     "evaluation/text.py:evaluate_text": "to become a door",
     "evaluation/zero_shot.py:Questions.__init__": "to take a record",
     "inference/benchmark.py:bench": "to take a record",
-    "recovery/adapter.py:attach": "to take a record",
     "reporting/charts.py:dot_plot": "to take a record",
 }
 """Functions that are to lose parameters; whoever does it deletes the line."""
@@ -270,3 +268,62 @@ def test_the_library_does_not_load_the_command() -> None:
         )
     }
     assert not imported & {"typer", "click"}
+
+
+def calls_of(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
+    """Every call in a file: the last name of what is called, and all names in its arguments."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func
+            name = getattr(called, "attr", None) or getattr(called, "id", "")
+            inside = [part for argument in node.args for part in ast.walk(argument)]
+            names = [getattr(part, "attr", None) or getattr(part, "id", "") for part in inside]
+            yield name, names
+
+
+def askers_of_kind(root: Path) -> list[str]:
+    """Files outside of checkpoint/ that ask whether an opened model is streamed or resident."""
+    kinds = {"StreamedModel", "ResidentModel"}
+    return [
+        str(path.relative_to(root))
+        for path in sorted(root.rglob("*.py"))
+        if unit_of(path, root) != "checkpoint"
+        for name, names in calls_of(ast.parse(path.read_text(encoding="utf-8")))
+        if name in ("isinstance", "issubclass") and kinds & set(names)
+    ]
+
+
+def test_nobody_asks_which_kind_of_opened_model_it_has(tmp_path: Path) -> None:
+    assert askers_of_kind(SOURCE) == []
+    (tmp_path / "blocks").mkdir()
+    planted = "ok = isinstance(model, int | checkpoint.StreamedModel)\n"
+    (tmp_path / "blocks" / "sweep.py").write_text(planted, encoding="utf-8")
+    assert askers_of_kind(tmp_path) == ["blocks/sweep.py"]
+
+
+def test_whole_models_are_loaded_in_one_place() -> None:
+    """All other `from_pretrained` are of configurations, tokenizers and image processors."""
+    loaders = {
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "from_pretrained"
+        if getattr(node.value, "id", "")
+        not in ("AutoConfig", "AutoTokenizer", "AutoImageProcessor")
+    }
+    assert loaders == {"checkpoint/open.py"}
+
+
+READERS_OF_TENSORS = {"data/token_files.py", "blocks/full_gradients.py", "recovery/resume.py"}
+"""Files outside of checkpoint/ that open safetensors: tokens, hidden states, adapters; no model."""
+
+
+def test_only_checkpoint_opens_files_of_models() -> None:
+    readers = {
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*.py")
+        if unit_of(path, SOURCE) != "checkpoint"
+        for name, _ in calls_of(ast.parse(path.read_text(encoding="utf-8")))
+        if name in ("safe_open", "load_file", "save_file", "save_pretrained")
+    }
+    assert readers == READERS_OF_TENSORS

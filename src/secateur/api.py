@@ -31,7 +31,7 @@ from secateur.pruning import pipeline
 from secateur.recipe import Recipe
 from secateur.recipe.setting import without_paths
 from secateur.record import RunRecord, add_to_record, find_records
-from secateur.record.check import Proof, prove
+from secateur.record.check import Proof, check_folder
 from secateur.reporting import (
     ComparisonResult,
     Report,
@@ -180,7 +180,7 @@ def check(
     True
     """
     asked = None if pattern is None else str(pattern)
-    return prove(fspath(model), asked, trust_remote_code=trust_remote_code)
+    return check_folder(fspath(model), asked, trust_remote_code=trust_remote_code)
 
 
 def recover(

@@ -10,7 +10,6 @@ from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import CheckpointError, NumericalError, RecipeError
-from secateur.pruning.prepare import matrix_shapes
 from tiny import EVERY_FAMILY, FAMILIES, make_model, make_tokens, save
 
 FACTS = {"aggregate": "l2"}
@@ -20,7 +19,7 @@ def block_by_block(model, input_ids, path, order="l2", keep="memory", batch_size
     source = ResidentModel(model, torch.device("cpu"), torch.float32)
     stream = Stream(source, input_ids, batch_size)
     first = [batch.hidden.clone() for batch in stream.batches]
-    with GradientFile.create(path, matrix_shapes(source), FACTS) as file:
+    with GradientFile.create(path, FACTS, one_file=True) as file:
         full_gradients(source, stream, file, order, UpAndDown(path.parent, keep))
     for before, batch in zip(first, stream.batches, strict=True):
         assert torch.equal(before, batch.hidden)  # ready for the sweep
@@ -88,7 +87,7 @@ def test_only_one_block_is_real_at_a_time(llama_folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(source), "open_block", counting)
     stream = Stream(source, make_tokens(4, 16), 2)
-    with GradientFile.create(tmp_path / "g", matrix_shapes(source), FACTS) as file:
+    with GradientFile.create(tmp_path / "g", FACTS) as file:
         full_gradients(source, stream, file, "l2", UpAndDown(tmp_path, "disk"))
     assert opened == [0, 1, 2, 2, 1, 0]
     assert max(most) == 0

@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import secateur
+from secateur.blocks import batching
 from secateur.blocks.batching import batch_size
 from secateur.checkpoint import BlockModel, Checkpoint, background, open_model
 from secateur.checkpoint.background import Behind, ReadAhead
 from secateur.errors import CheckpointError, OutputError
-from secateur.machine import device, memory
+from secateur.machine import memory
 from tiny import make_model, make_tokens, save
 
 
@@ -68,7 +69,7 @@ def test_a_block_that_cannot_be_read_is_told_when_it_is_asked_for() -> None:
 
 
 def test_nothing_is_read_ahead_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "free_bytes", lambda device: background.SHARE)
+    monkeypatch.setattr(background, "free_bytes", lambda device: background.READ_AHEAD_SHARE)
     files = Files()
     ahead = files.ahead()
     ahead.take(0)
@@ -152,10 +153,10 @@ def test_batches_are_smaller_where_memory_is_short(
     )
     assert batch_size(None, 16, cast("BlockModel", elsewhere)) == 16384 // 16
     features = sum(sum(p.shape) for p in source.blocks.modules[0].parameters() if p.dim() == 2)
-    of_token = device.COPIES * features * 4
+    of_token = batching.COPIES * features * 4
     for tokens, sequences in ((2048, 128), (2047, 64), (600, 32), (100, 4), (5, 1), (0, 1)):
-        room = device.MEMORY_PARTS * tokens * of_token
-        monkeypatch.setattr(device, "free_bytes", lambda device, room=room: room)
+        room = batching.MEMORY_PARTS * tokens * of_token
+        monkeypatch.setattr(batching, "free_bytes", lambda device, room=room: room)
         assert batch_size(None, 16, source) == sequences, tokens
 
 

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, dynamic_module_u
 import secateur
 from secateur.checkpoint import (
     Checkpoint,
+    Destination,
     OutputFolder,
     ResidentModel,
     StreamedModel,
@@ -28,7 +29,7 @@ from secateur.checkpoint import (
     open_model,
 )
 from secateur.errors import CheckpointError, OutputError
-from secateur.record.check import prove
+from secateur.record.check import check_folder
 from tiny import BLOCKS, FAMILIES, Command, fingerprint, make_model, make_tokens
 
 CPU = torch.device("cpu")
@@ -160,8 +161,8 @@ def test_trusted_code_is_run_with_a_notice_and_goes_along(
     assert any("is trusted and may run with all your rights" in line for line in run.notices)
     assert (tmp_path / "out" / "modeling_own.py").is_file()
     with pytest.raises(CheckpointError, match="--trust-remote-code"):
-        prove(str(tmp_path / "out"), None)
-    assert prove(str(tmp_path / "out"), None, trust_remote_code=True).complaint is None
+        check_folder(str(tmp_path / "out"), None)
+    assert check_folder(str(tmp_path / "out"), None, trust_remote_code=True).complaint is None
 
     # no command trusts it unasked; with the option each of them runs it, and takes it along
     commands: list[tuple[object, ...]] = [
@@ -416,12 +417,12 @@ def copy_through(
     source: StreamedModel, out: Path, changed: dict[str, Tensor] | None = None, **options: Any
 ) -> None:
     """Write a model as a run does, with some parameters changed."""
-    with OutputFolder(out, source.checkpoint.folder, **options) as output:
+    with OutputFolder(Destination(out, source.checkpoint.folder, **options)) as output:
         for index in range(len(source.blocks)):
             prefix = source.blocks.prefix(index)
             these = {n: v for n, v in (changed or {}).items() if n.startswith(prefix)}
-            output.write_block(source, index, these)
-        output.write_surroundings(source)
+            output.store_block(source, index, these)
+        output.write_rest(source)
         output.seal()
         output.finish("{}\n")
 
@@ -495,8 +496,8 @@ def test_a_failure_leaves_nothing(save: Save, tmp_path: Path, fault: type[BaseEx
 
     def fail() -> None:
         out = tmp_path / "new" / "deep" / "out"
-        with OutputFolder(out, source.checkpoint.folder) as output:
-            output.write_block(source, 0, {})
+        with OutputFolder(Destination(out, source.checkpoint.folder)) as output:
+            output.store_block(source, 0, {})
             assert fingerprint(tmp_path) != before
             raise fault
 
@@ -511,7 +512,7 @@ def test_a_failure_keeps_folders_that_were_there(save: Save, tmp_path: Path) -> 
     (tmp_path / "mine").mkdir()
     with (
         pytest.raises(ZeroDivisionError),
-        OutputFolder(tmp_path / "mine" / "new" / "out", source.checkpoint.folder),
+        OutputFolder(Destination(tmp_path / "mine" / "new" / "out", source.checkpoint.folder)),
     ):
         raise ZeroDivisionError
     assert list((tmp_path / "mine").iterdir()) == []
@@ -519,8 +520,8 @@ def test_a_failure_keeps_folders_that_were_there(save: Save, tmp_path: Path) -> 
 
 def test_leaving_without_finish_is_a_failure(save: Save, tmp_path: Path) -> None:
     source = streamed(save(make_model("llama")))
-    with OutputFolder(tmp_path / "out", source.checkpoint.folder) as output:
-        output.write_block(source, 0, {})
+    with OutputFolder(Destination(tmp_path / "out", source.checkpoint.folder)) as output:
+        output.store_block(source, 0, {})
     assert os.listdir(tmp_path) == ["model"]
 
 

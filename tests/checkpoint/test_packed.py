@@ -20,7 +20,7 @@ from secateur.errors import CheckpointError, OutputError
 from secateur.export import folders
 from secateur.packing import Bitmask
 from secateur.packing import layout as packed_format
-from secateur.record.check import prove
+from secateur.record.check import check_folder
 from secateur.sparsity import NofM
 from tiny import EVERY_FAMILY, fingerprint, make_model, make_tokens
 from tiny import save as save_folder
@@ -164,7 +164,7 @@ def test_transformers_alone_refuses_it(packed: Path) -> None:
 
 def test_the_proof_and_the_checksums_hold_for_packed_folders(packed: Path, tmp_path: Path) -> None:
     for folder in (packed, secateur.unpack(packed, tmp_path / "plain").out):
-        proof = prove(str(folder), None)
+        proof = check_folder(str(folder), None)
         assert proof.complaint is None
         assert str(proof.pattern) == "2:4"
         assert proof.zeros * 2 == proof.weights

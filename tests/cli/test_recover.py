@@ -16,7 +16,7 @@ import tiny
 from secateur.pruning.pipeline import prune
 from secateur.recipe import Recipe
 from secateur.record import RunRecord, read_record
-from secateur.record.check import prove
+from secateur.record.check import check_folder
 from tiny import Command
 
 
@@ -68,7 +68,7 @@ def test_recover_says_what_it_did(
     assert [event["step"] for event in steps] == [4, 8]
     assert steps[0]["seconds_left"] > 0
     assert steps[1]["validation"] == pytest.approx(recovery.curve[-1].validation_loss, abs=1e-4)
-    assert not prove(str(tmp_path / "out"), "2:4").failing
+    assert not check_folder(str(tmp_path / "out"), "2:4").failing
 
 
 def test_a_run_that_was_killed_for_real_goes_on(

@@ -21,9 +21,8 @@ from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.data import ImageProtocol, images_in_memory, load_images
 from secateur.errors import DataError, ModelError, RecipeError, SecateurError
-from secateur.pruning.prepare import matrix_shapes
 from secateur.record import read_record
-from secateur.record.check import prove
+from secateur.record.check import check_folder
 from secateur.reporting import side_by_side
 from secateur.reporting.reproduce import facts_of
 from tiny import Command
@@ -101,7 +100,7 @@ def test_full_gradients_are_those_of_the_loss(family: str, labelled: bool, tmp_p
     source = resident(model)
     stream = Stream(source, pixels, 2, labels if labelled else None)
     path = tmp_path / "gradients.safetensors"
-    with GradientFile.create(path, matrix_shapes(source), {}) as file:
+    with GradientFile.create(path, {}, one_file=True) as file:
         full_gradients(source, stream, file, "l2", UpAndDown(tmp_path, "memory"))
     model.requires_grad_(True)
     squares: dict[str, torch.Tensor] = {}
@@ -129,7 +128,7 @@ def test_a_vit_is_pruned_and_proved(
         vit_folder, method=method, pattern=pattern, out=out, images=str(calibration), samples=64
     )
     assert record.sparsity == 0.5
-    assert prove(str(out), None).complaint is None
+    assert check_folder(str(out), None).complaint is None
     kept = (out / "preprocessor_config.json").read_bytes()
     assert kept == (vit_folder / "preprocessor_config.json").read_bytes()
     found = secateur.evaluate(out, images=held_out, against=vit_folder)
@@ -203,7 +202,7 @@ def test_an_interrupted_run_goes_on(
 
     whole = prune("whole")
     with monkeypatch.context() as patched:
-        patched.setattr("secateur.checkpoint.OutputFolder.write_surroundings", _stop)
+        patched.setattr("secateur.checkpoint.OutputFolder.write_rest", _stop)
         with pytest.raises(KeyboardInterrupt):
             prune("halved")
     assert (tmp_path / ".halved.partial" / "state").is_dir()

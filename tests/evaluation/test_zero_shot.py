@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import secateur
 import tiny
@@ -166,6 +168,18 @@ def test_the_score_is_that_of_the_model_itself(asked: TaskEvaluation, sparse_fol
             chances.append(float(each[-(len(whole) - len(start)) :].sum()))
         right += chances.index(max(chances)) == question.answer
     assert score_of(asked, "continuation").value == pytest.approx(right / 40)
+
+
+def test_a_model_that_lacks_a_matrix_is_refused(
+    llama_folder: Path, long_text: Path, tmp_path: Path
+) -> None:
+    """transformers would draw the matrix at random, and the score with it."""
+    folder = shutil.copytree(llama_folder, tmp_path / "lacking")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"1 weights are missing.*layers\.1\.mlp\.up_proj"):
+        secateur.evaluate(folder, tasks="continuation", text=long_text, limit=4)
 
 
 def test_the_same_question_twice_gives_the_same_numbers(

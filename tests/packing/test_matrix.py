@@ -9,7 +9,7 @@ from hypothesis import strategies as some
 from torch import Tensor
 
 from secateur.errors import PatternError
-from secateur.packing import Bitmask, Form, find_form, pack_matrix, unpack_matrix
+from secateur.packing import Bitmask, PackedForm, find_form, pack_matrix, unpack_matrix
 from secateur.packing.matrix import packed_bytes
 from secateur.sparsity import NofM
 
@@ -48,7 +48,7 @@ def pruned(weight: Tensor, n: int, m: int, seed: int) -> Tensor:
     return words.view(weight.dtype)
 
 
-def by_loop(weight: Tensor, form: Form) -> tuple[list[int], list[int]]:
+def by_loop(weight: Tensor, form: PackedForm) -> tuple[list[int], list[int]]:
     """Kept words and mask bytes, one weight at a time, as the page on the format says."""
     kept, mask = [], []
     for row in bits(weight).tolist():
@@ -173,7 +173,7 @@ def test_a_transposed_view_is_packed_as_it_is_seen() -> None:
 
 
 @pytest.mark.parametrize("form", [NofM(2, 4), BITMASK], ids=str)
-def test_impossible_packings_are_refused(form: Form) -> None:
+def test_impossible_packings_are_refused(form: PackedForm) -> None:
     weight = pruned(any_bits(3, 12, torch.bfloat16, 6), 2, 4, 6)
     values, mask = pack_matrix(weight, form)
     assert mask.shape == (3, 2)

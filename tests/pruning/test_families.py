@@ -15,7 +15,7 @@ from families_table import HOW_TO_WRITE, METHODS, PATTERNS, TABLE, TESTED, table
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import Checkpoint, ResidentModel, find_all_matrices, find_blocks
 from secateur.errors import ModelError
-from secateur.record.check import prove
+from secateur.record.check import check_folder
 from secateur.sparsity import audit, parse_pattern
 from tiny import EVERY_FAMILY, fingerprint, make_model, make_tokens, save
 
@@ -107,7 +107,7 @@ def test_only_matrices_of_blocks_change_and_all_but_routers(family, folders, tok
     run = secateur.prune(
         folders[family], method="wanda", calibration=str(tokens_file), out=out, **FEW
     )
-    proof = prove(str(out), "2:4")
+    proof = check_folder(str(out), "2:4")
     assert not proof.failing
     assert (proof.zeros, proof.weights) == (run.zeros, run.weights)
     source, result = Checkpoint(folders[family]), Checkpoint(out)

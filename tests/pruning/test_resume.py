@@ -452,20 +452,24 @@ def prune_and_die(options: dict[str, Any], out: Path, at: int, after: bool) -> b
     """In a child that ends, as by SIGKILL, at its `at`-th rename; whether it came so far."""
     child = os.fork()
     if child == 0:  # nothing of the test may run on here
-        count, rename = 0, Path.rename
+        count, rename, replace = 0, Path.rename, Path.replace
 
-        def dying(self: Path, target: Path) -> Path:
-            nonlocal count
-            count += 1
-            if count == at and not after:
-                os._exit(9)
-            done = rename(self, target)
-            if count == at:
-                os._exit(9)
-            return done
+        def dying(move: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+            def moving(self: Path, target: Path) -> Path:
+                nonlocal count
+                count += 1
+                if count == at and not after:
+                    os._exit(9)
+                done = move(self, target)
+                if count == at:
+                    os._exit(9)
+                return done
+
+            return moving
 
         try:
-            Path.rename = dying  # type: ignore[method-assign,assignment]
+            Path.rename = dying(rename)  # type: ignore[method-assign,assignment]
+            Path.replace = dying(replace)  # type: ignore[method-assign,assignment]
             secateur.prune(**options, out=out)
         except BaseException:
             os._exit(1)

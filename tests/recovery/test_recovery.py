@@ -18,17 +18,17 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import secateur
 import tiny
-from secateur.checkpoint import find_blocks, find_matrices
+from secateur.checkpoint import find_blocks, find_matrices, load_whole
 from secateur.errors import CheckFailedError, CheckpointError, RecipeError, SecateurError
 from secateur.progress import Quiet
 from secateur.pruning.pipeline import prune
 from secateur.recipe import Recipe
 from secateur.record import read_record
-from secateur.record.check import prove
+from secateur.record.check import check_folder
 from secateur.recovery import Recovery, pipeline, recover, training
-from secateur.recovery.adapter import MaskedLora, attach, find_targets, masked_layers
+from secateur.recovery.adapter import AdapterShape, MaskedLora, attach, find_targets, masked_layers
 from secateur.recovery.merge import merged_weights
-from secateur.recovery.objective import distillation, divergence, language_model_loss
+from secateur.recovery.objective import distillation, language_model_loss, teacher_divergence
 from secateur.recovery.training import rate_at
 
 
@@ -77,9 +77,8 @@ def weights_of(folder: Path) -> dict[str, Tensor]:
 
 def adapted(model: PreTrainedModel, targets: str = "all", masked: bool = True) -> nn.Module:
     return attach(
-        model, find_targets(model, targets), rank=4, alpha=8.0, masked=masked,
-        stored_dtype=lambda name: model.get_parameter(name).dtype
-        if not masked else torch.float32, seed=0,
+        model, AdapterShape(find_targets(model, targets), 4, 8.0, masked),
+        lambda name: model.get_parameter(name).dtype if not masked else torch.float32, seed=0,
     )  # fmt: skip
 
 
@@ -212,8 +211,8 @@ def test_the_divergence_is_that_of_probabilities() -> None:
     wanted, found = torch.randn(2, 2, 5, 9, generator=generator)
     p, q = F.softmax(wanted[:, :-1], -1), F.softmax(found[:, :-1], -1)
     by_hand = (p * (p / q).log()).sum(-1).mean()
-    assert float(divergence(wanted, found)) == pytest.approx(float(by_hand), rel=1e-5)
-    assert float(divergence(wanted, wanted)) == pytest.approx(0, abs=1e-7)
+    assert float(teacher_divergence(wanted, found)) == pytest.approx(float(by_hand), rel=1e-5)
+    assert float(teacher_divergence(wanted, wanted)) == pytest.approx(0, abs=1e-7)
 
 
 def test_distillation_adds_the_block_outputs() -> None:
@@ -267,7 +266,7 @@ def test_every_zero_is_kept_in_the_files_and_nothing_else_is_touched(
     for name in changed:
         assert after[name].dtype == torch.bfloat16
         assert torch.equal(before[name] == 0, after[name] == 0)
-    proof = prove(str(done[0]), "2:4")
+    proof = check_folder(str(done[0]), "2:4")
     assert not proof.failing
     assert not proof.changed  # the checksums in run.json are those of the new files
     assert proof.files > 0
@@ -375,7 +374,7 @@ def test_adapters_stay_beside_the_model(
     before, after = weights_of(sparse_folder), weights_of(out)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert record.recovery.adapted == record.recovery.recovered
-    assert not prove(str(out), "2:4").changed
+    assert not check_folder(str(out), "2:4").changed
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     tokens = tiny.make_tokens(2, 16)
     plain = model(input_ids=tokens).logits
@@ -471,7 +470,7 @@ def test_conv1d_and_other_families_are_recovered(
     dense = save(tiny.make_model("gpt2"))
     sparse = pruned_folder(dense, tmp_path / "sparse")
     record = recover(settings(model=str(sparse), steps=4))
-    assert not prove(settings().out, None).failing
+    assert not check_folder(settings().out, None).failing
     assert record.recovery.zeros_after == record.recovery.zeros_before
 
 
@@ -486,7 +485,7 @@ def test_a_sparse_model_without_a_record_can_be_recovered(
     record = recover(settings(model=str(foreign), steps=4))
     assert record.recovery.dense is None
     assert record.recovery.damage_removed is None
-    assert not prove(settings().out, "2:4").failing
+    assert not check_folder(settings().out, "2:4").failing
 
 
 def test_a_divergent_run_is_named(settings: Callable[..., Recovery]) -> None:
@@ -535,6 +534,42 @@ def test_a_fault_in_the_settings_is_named(
 ) -> None:
     with pytest.raises(RecipeError, match=fault):
         settings(**values)
+
+
+@pytest.mark.parametrize("change", ["missing", "misshapen"])
+@pytest.mark.parametrize("which", ["dense", "model"])
+def test_a_model_that_lacks_a_matrix_is_refused(
+    sparse_folder: Path, llama_folder: Path, settings: Callable[..., Recovery], tmp_path: Path,
+    which: str, change: str,
+) -> None:  # fmt: skip
+    """Dense or sparse: transformers would draw the matrix at random and train against that."""
+    name = "model.layers.1.mlp.up_proj.weight"
+    source = {"dense": llama_folder, "model": sparse_folder}[which]
+    folder = tmp_path / "lacking"
+    folder.mkdir()
+    for file in source.glob("*.json"):
+        if not file.name.endswith(".index.json"):
+            (folder / file.name).write_bytes(file.read_bytes())
+    tensors = weights_of(source)
+    tensors[name] = tensors[name][:-4].contiguous()
+    if change == "missing":
+        del tensors[name]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    wrong = settings(**{which: str(folder)}, objective="distill", heldout=None, windows=None)
+    with pytest.raises(CheckpointError) as caught:
+        recover(wrong)
+    assert name in str(caught.value) or "up_proj" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_whole_model_that_lacks_a_matrix_is_refused(llama_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((llama_folder / "config.json").read_bytes())
+    tensors = weights_of(llama_folder)
+    del tensors["model.layers.0.self_attn.q_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="1 weights are missing"):
+        load_whole(tmp_path)
 
 
 def test_distillation_without_a_dense_model_is_refused(

@@ -11,7 +11,7 @@ import secateur
 from secateur.checkpoint import Checkpoint, find_all_matrices, find_blocks
 from secateur.cli import app
 from secateur.errors import PatternError, RecipeError
-from secateur.record.check import prove
+from secateur.record.check import check_folder
 from secateur.sparsity import NofM, Unstructured, audit, read_selection
 from tiny import make_model, make_tokens, save
 
@@ -114,12 +114,12 @@ def test_a_choice_is_written_recorded_and_proven(tokens_file, tmp_path):
     recipe = json.loads((out / "run.json").read_text())["stages"][0]["settings"]
     assert recipe["exclude"] == [r"experts\.2\."]
     assert (recipe["patterns"], recipe["blocks"]) == ({"self_attn": "0.25"}, "1")
-    proof = prove(str(out), None)  # by its own recipe
+    proof = check_folder(str(out), None)  # by its own recipe
     assert not proof.failing
     shares = {kind.kind: (kind.zeros / kind.weights, kind.lowest) for kind in proof.kinds}
     assert shares["mlp.experts.down_proj"] == (0.5 * 3 / 8, 0)
     assert shares["self_attn.q_proj"] == (0.25 / 2, 0)
-    assert len(prove(str(out), "2:4").failing) == 8 + 2 + 4 + 4  # what is not 2:4 everywhere
+    assert len(check_folder(str(out), "2:4").failing) == 8 + 2 + 4 + 4  # what is not 2:4 everywhere
     old, new = Checkpoint(folder), Checkpoint(out)
     kept = "model.layers.1.block_sparse_moe.experts.2.w1.weight"
     assert torch.equal(old.load([kept])[kept], new.load([kept])[kept])
@@ -153,7 +153,7 @@ def test_the_command_chooses(llama_folder, tokens_file, tmp_path):
     ]  # fmt: skip
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
-    shares = {kind.kind: kind.zeros / kind.weights for kind in prove(str(out), None).kinds}
+    shares = {kind.kind: kind.zeros / kind.weights for kind in check_folder(str(out), None).kinds}
     third = pytest.approx(1 / 6)
     assert shares == {
         "self_attn.q_proj": third, "self_attn.k_proj": 0, "self_attn.v_proj": 0,

@@ -1,4 +1,4 @@
-"""Reading and writing while the machine computes: the next block, and the last one."""
+"""Reads the next block and writes the last one while the machine computes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor
 from secateur.machine import processes
 from secateur.machine.memory import free_bytes
 
-SHARE = 8
-"""A block is read ahead if it takes less than this part of the free memory, one in so many."""
+READ_AHEAD_SHARE = 8
+"""A block is read ahead if so many times its bytes are free in main memory: the block at work, what
+is computed of it and what is being written need the rest."""
 
 
 class ReadAhead:
-    """Whoever takes blocks one after the other, up or down, finds the next one in memory.
+    """Reads the next block while the last one is at work, for blocks taken in order, up or down.
 
     Args:
         read: reads the tensors of a block, by number.
@@ -48,13 +49,13 @@ class ReadAhead:
             tensors = self._read(index)
         if 0 <= following < self._count:
             free = free_bytes(torch.device("cpu"))
-            if self._nbytes(following) * SHARE < free:
+            if self._nbytes(following) * READ_AHEAD_SHARE < free:
                 self._coming = following, self._reader.submit(self._read, following)
         return tensors
 
 
 class Behind:
-    """Does what it is given one after the other, while the caller goes on.
+    """A worker that does one thing after the other while the caller goes on.
 
     Use it as a context manager: it is left when all is done. What some work raises is raised by the
     next call, or at the end, unless another fault is on its way. With several processes all is done
@@ -66,7 +67,7 @@ class Behind:
         self._at_work: Future[None] | None = None
 
     def do(self, work: Callable[[], None]) -> None:
-        """Begin with some work, once what was begun before is done."""
+        """Begin some work, once what was begun before is done."""
         self.wait()
         if processes.count() > 1:
             work()
@@ -74,7 +75,7 @@ class Behind:
             self._at_work = self._worker.submit(work)
 
     def wait(self) -> None:
-        """Until all is done."""
+        """Wait until all is done."""
         at_work, self._at_work = self._at_work, None
         if at_work is not None:
             at_work.result()

@@ -1,39 +1,60 @@
-"""Where a result may go, and what comes with it from the source's folder."""
+"""Says where a result may go, and which files come along from the source's folder."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from secateur.checkpoint.read import INDEX, PICKLES, SINGLE
 from secateur.errors import CheckpointError, OutputError
 
 STATE = "state"
-"""What the next process needs to go on, within a result folder that has no name yet (state.py)."""
+"""Folder of what the next process needs to go on, in a result without its name: unfinished.py."""
 
 _NOT_COPIED = (SINGLE, INDEX, "*.safetensors", "*.index.json", *PICKLES, "*.h5", "*.msgpack",
                "*.gguf", "*.onnx", "*.md", "run.json", ".*")  # fmt: skip
 
 
-def check_output(out: Path, source: Path, *, overwrite: bool) -> None:
-    """Prove that a run can put its result there, before any work is done.
+@dataclass(frozen=True)
+class Destination:
+    """The place of a result, and what becomes of what is there.
 
-    Raises:
-        OutputError: it cannot, or would destroy something.
-        CheckpointError: the source would bring a private file along.
+    Attributes:
+        out: the result folder; its parent is made if need be.
+        source: folder of the model that the result is made from, for the files beside the weights.
+        overwrite: replace `out` if it exists.
+        restart: give up what an earlier run has finished.
+        with_code: copy the code that lies beside the weights too.
     """
-    _check_links(source)
-    try:
-        _check_place(out.expanduser().resolve(), source.resolve(), overwrite)
-    except (OSError, RuntimeError) as fault:  # too long a name, an unknown user after "~"
-        reason = getattr(fault, "strerror", None) or str(fault)
-        raise OutputError(
-            f"the output folder cannot be made here ({reason})", where=out, hint="another --out"
-        ) from fault
+
+    out: Path
+    source: Path
+    overwrite: bool = False
+    restart: bool = False
+    with_code: bool = False
+
+    def check(self) -> None:
+        """Prove that a run can put its result there, before any work is done.
+
+        Raises:
+            OutputError: it cannot, or would destroy something.
+            CheckpointError: the source would bring a private file along.
+        """
+        _check_links(self.source)
+        try:
+            _check_folder(self.out.expanduser().resolve(), self.source.resolve(), self.overwrite)
+        except (OSError, RuntimeError) as fault:  # too long a name, an unknown user after "~"
+            reason = getattr(fault, "strerror", None) or str(fault)
+            raise OutputError(
+                f"the output folder cannot be made here ({reason})",
+                where=self.out,
+                hint="another --out",
+            ) from fault
 
 
-def _check_place(out: Path, source: Path, overwrite: bool) -> None:
+def _check_folder(out: Path, source: Path, overwrite: bool) -> None:
     if source == out or source.is_relative_to(out):
         raise OutputError(
             "the output folder is the model itself, or contains it", where=out, hint="another --out"
@@ -64,7 +85,7 @@ def _check_place(out: Path, source: Path, overwrite: bool) -> None:
 
 
 def files_beside(source: Path, *, with_code: bool) -> list[Path]:
-    """What is copied from the source: configuration, tokenizer, licence; code if it is trusted."""
+    """Files that are copied from the source: configuration, tokenizer, licence; code if trusted."""
     left_out = _NOT_COPIED if with_code else (*_NOT_COPIED, "*.py")
     return [
         path

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,17 @@ from torch import Tensor
 from secateur.errors import OutputError
 
 UNFINISHED = ".unfinished"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Ending of the names of files and folders that are still being written."""
+_FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)]
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A full disk or a missing right is the user's to mend."""
+    """Turn what the system or safetensors say of a full disk or a missing right into one line.
+
+    Raises:
+        OutputError: what is done inside cannot be written.
+    """
     try:
         yield
     except (OSError, SafetensorError) as fault:
@@ -47,7 +53,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield unfinished
             unfinished.chmod(0o666 & ~_umask())  # safetensors makes files for their owner only
             flush(unfinished)
-            unfinished.rename(path)
+            unfinished.replace(path)
         except BaseException:
             unfinished.unlink(missing_ok=True)  # the space may be what is missing
             raise
@@ -68,8 +74,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Windows opens no folder, and flushes only a file that may be written to.
+    """
+    windows = sys.platform == "win32"
+    if windows and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -77,7 +89,7 @@ def flush(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, hexadecimal."""
+    """The SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""What lets transformers load a packed folder: `from_pretrained`, once secateur is imported.
+"""Lets transformers load a packed folder by `from_pretrained`, once secateur is imported.
 
 transformers has a registry of formats for what it calls quantised weights. A packed folder is one
 whose weights are given back exactly: every tensor is checked before the first is loaded, each is
@@ -30,22 +30,14 @@ from transformers.quantizers import (
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from secateur.checkpoint.header import read_head, read_layouts
+from secateur.checkpoint.packed_folder import METHOD, PACKED_INDEX, check_version
 from secateur.errors import CheckpointError
-from secateur.packing.layout import (
-    INDEX,
-    LAYOUT,
-    MASK,
-    METHOD,
-    PARTS,
-    VALUES,
-    check_version,
-    parse_layout,
-)
+from secateur.packing.layout import LAYOUT, MASK, PARTS, VALUES, parse_layout
 
 
 @register_quantization_config(METHOD)
 class PackedConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """What config.json says of a packed folder.
+    """The entry of config.json that says how a packed folder is read.
 
     Attributes:
         quant_method: the name of the format.
@@ -70,7 +62,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
         check_version({"version": self.quantization_config.version}, "config.json")
 
     def update_device_map(self, device_map: Any) -> Any:
-        """As it was; weights cannot be left on the disk, where they are packed."""
+        """Return the map as it is; packed weights cannot be left on the disk."""
         if "disk" in (device_map.values() if isinstance(device_map, dict) else [device_map]):
             raise CheckpointError(
                 "packed weights cannot stay on the disk", hint="secateur unpack, or more memory"
@@ -79,7 +71,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def update_attn_implementation(self, config: PreTrainedConfig) -> PreTrainedConfig:
         """Name the files: the last that is asked before they are looked for."""
-        config.transformers_weights = INDEX
+        config.transformers_weights = PACKED_INDEX
         return config
 
     def _process_model_before_weight_loading(
@@ -95,7 +87,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
         """The family's own conversions, each unpacking first; and one for all other tensors."""
         rules = [_unpacking(rule) for rule in weight_conversions]
         rules.append(WeightConverter([_join("", end) for end in PARTS], "", [Unpack()]))
-        _check_places(self._names, weight_conversions, rules, model)
+        _check_parameters(self._names, weight_conversions, rules, model)
         return rules
 
     def _process_model_after_weight_loading(
@@ -116,7 +108,7 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
 
 
 class Unpack(ConversionOps):  # type: ignore[misc]
-    """From values, mask and layout to the tensor, among those that make up one parameter."""
+    """Unpacks tensors, from values, mask and layout, among those that make up one parameter."""
 
     supports_many_to_many = True  # whatever the family's own operations make of what it gives
 
@@ -147,11 +139,11 @@ def verify(path: Path) -> list[str]:
         CheckpointError: one is not.
     """
     with safe_open(path, framework="pt", device="cpu") as shard:
-        found = read_layouts(path, read_head(path))
-        for matrix in found.values():
+        matrices = read_layouts(path, read_head(path))
+        for matrix in matrices.values():
             values, mask = (shard.get_tensor(part) for part in matrix.parts)
             matrix.verify(values, mask, path)
-    return list(found)
+    return list(matrices)
 
 
 def _unpacking(rule: Any) -> Any:
@@ -168,22 +160,22 @@ def _unpacking(rule: Any) -> Any:
     )
 
 
-def _check_places(
+def _check_parameters(
     names: Sequence[str], before: list[Any], after: list[Any], model: PreTrainedModel
 ) -> None:
     """Raise `CheckpointError` unless what is packed goes where it would go if it were not."""
-    wanted, before, after = model.state_dict(), deepcopy(before), deepcopy(after)
+    parameters, before, after = model.state_dict(), deepcopy(before), deepcopy(after)
 
-    def place(name: str, rules: list[Any]) -> str:
+    def parameter_of(name: str, rules: list[Any]) -> str:
         renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
         prefix = model.base_model_prefix
-        found: str = rename_source_key(name, renamings, converters, prefix, wanted)[0]
-        return found
+        parameter: str = rename_source_key(name, renamings, converters, prefix, parameters)[0]
+        return parameter
 
     for name in names:
-        dense = place(name, before)
-        if dense in wanted and any(place(name + end, after) != dense for end in PARTS):
+        dense = parameter_of(name, before)
+        if dense in parameters and any(parameter_of(name + end, after) != dense for end in PARTS):
             raise CheckpointError(
                 f"transformers has no place for packed tensor {name!r}",
                 where=type(model).__name__,

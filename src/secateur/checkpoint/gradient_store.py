@@ -1,126 +1,168 @@
-"""A file of gradients, written one matrix at a time: what GBLM computes once and reads often.
+"""Gradients by matrix, written one at a time: what GBLM computes once and reads often.
 
-It is a plain safetensors file of float32 matrices [out, in] by parameter name, whose header is
-written first, since all shapes are known; so no more than one matrix is in memory. Its metadata
-say what the gradients are of.
+    FOLDER/NAME.safetensors    the gradient of matrix NAME, while a run lasts
+    FILE.safetensors           those of all matrices, where they are to be kept
+
+Both are plain safetensors files of float32 matrices [out, in] by parameter name; their metadata say
+what the gradients are of. A folder needs the memory of one matrix to fill and to read. A single
+file is made from one at the end, of tensors that the system maps from the disk and may drop again.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import mmap
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
-from secateur.checkpoint.durable import flush
-from secateur.errors import CheckpointError, OutputError, RecipeError
+from secateur.checkpoint.durable import UNFINISHED, flush, write_tensors, writing
+from secateur.errors import CheckpointError, RecipeError
 from secateur.machine import processes
 
 
 class GradientFile:
-    """Gradients by parameter name, on disk.
+    """Gradients by parameter name, on disk: one safetensors file, or a folder of them.
 
     Make one with `create` and fill it with `write`; or `open` one that was filled. Of several
     processes the first has it on its disk, and reads it for all.
+
+    Args:
+        path: of the file or the folder.
+        facts: metadata for what is written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, facts: Mapping[str, str] | None = None) -> None:
         self.path = path
+        self._facts = dict(facts or {})
 
     @classmethod
     @contextmanager
     def create(
-        cls, path: Path, shapes: Mapping[str, tuple[int, int]], facts: Mapping[str, str]
+        cls, path: Path, facts: Mapping[str, str], *, one_file: bool = False
     ) -> Iterator[GradientFile]:
-        """A file for matrices of these shapes, to be filled inside; it gets its name at the end.
+        """A folder of gradients, to be filled inside; it gets its name at the end.
 
-        An error inside leaves nothing behind. `facts` go into the metadata.
+        An error inside leaves nothing behind.
+
+        Args:
+            path: where the gradients are to be.
+            facts: what they are of, for the metadata.
+            one_file: make them one file at the end.
+
+        Raises:
+            OutputError: they cannot be written.
         """
         if not processes.first():
             yield cls(path)
             return
-        header: dict[str, object] = {"__metadata__": dict(facts)}
-        end = 0
-        for name, shape in shapes.items():
-            begin, end = end, end + 4 * math.prod(shape)
-            header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)  # the format wants the data aligned
-        unfinished = path.with_name(path.name + ".unfinished")
+        unfinished = path.with_name(f"{path.name}.d{UNFINISHED}")
         try:
-            with unfinished.open("wb") as file:
-                file.write(len(text).to_bytes(8, "little") + text)
-                file.truncate(8 + len(text) + end)
-            yield cls(unfinished)
-            flush(unfinished)
-            unfinished.rename(path)
-        except OSError as fault:
-            raise OutputError(f"cannot be written ({fault})", where=path) from fault
+            with writing(path):
+                shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+                unfinished.mkdir()
+            yield cls(unfinished, facts)
+            if one_file:
+                write_tensors(path, _mapped(unfinished), facts)
+            else:
+                with writing(path):
+                    flush(unfinished)
+                    shutil.rmtree(path, ignore_errors=True)  # of other facts: nobody reads them
+                    unfinished.rename(path)
         finally:
-            unfinished.unlink(missing_ok=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     @classmethod
     def open(
         cls, path: Path, shapes: Mapping[str, tuple[int, int]], facts: Mapping[str, str]
     ) -> GradientFile:
-        """A filled file, after checking that it is of this model and made as asked.
+        """Gradients that were made before, after checking that they are of this model.
+
+        Args:
+            path: of the file or the folder.
+            shapes: (out, in) of every matrix of the model, by parameter name.
+            facts: what the gradients must be of.
 
         Raises:
-            CheckpointError: it cannot be read, or lacks a matrix or has it in another shape.
-            RecipeError: its metadata differ from `facts`.
+            CheckpointError: they cannot be read, or lack a matrix or have it in another shape.
+            RecipeError: their metadata differ from `facts`.
         """
-        if not path.is_file():
+        if not path.exists():
             raise CheckpointError(
                 "no such file of gradients", where=path, wanted="one that --save-gradients wrote"
             )
+        gradients = cls(path)
+        metadata: dict[str, str] = {}
         try:
-            with safe_open(path, framework="pt") as file:
-                found = file.metadata() or {}
-                for name, shape in shapes.items():
-                    if tuple(file.get_slice(name).get_shape()) != tuple(shape):
-                        raise CheckpointError(
-                            f"the gradient of {name!r} has another shape",
-                            where=path,
-                            wanted=f"{list(shape)}, the model's",
-                        )
+            for file, names in gradients._names_by_file(shapes).items():
+                with safe_open(file, framework="pt") as stored:
+                    metadata |= stored.metadata() or {}
+                    for name in names:
+                        _check_shape(name, stored.get_slice(name).get_shape(), shapes[name], path)
         except (SafetensorError, OSError) as fault:
             raise CheckpointError(
                 f"not the gradients of this model ({fault})",
                 where=path,
                 wanted="a file that --save-gradients wrote for it",
             ) from fault
-        for key, wanted in facts.items():
-            if found.get(key) != wanted:
+        for key, value in facts.items():
+            if metadata.get(key) != value:
                 raise RecipeError(
-                    f"the gradients have {key} {found.get(key)!r}",
+                    f"the gradients have {key} {metadata.get(key)!r}",
                     where=path,
-                    wanted=f"{wanted!r}, as in this run",
+                    wanted=f"{value!r}, as in this run",
                     hint="computing them again",
                 )
-        return cls(path)
+        return gradients
 
     def write(self, name: str, gradient: Tensor) -> None:
-        """Store one matrix, float32 [out, in]."""
-        if not processes.first():
-            return
-        with self.path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
-            length = int.from_bytes(memory[:8], "little")
-            begin, end = json.loads(memory[8 : 8 + length])[name]["data_offsets"]
-            values = gradient.detach().to("cpu", torch.float32).contiguous().numpy()
-            memory[8 + length + begin : 8 + length + end] = values.tobytes()
+        """Store one matrix, float32 [out, in].
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if processes.first():
+            values = gradient.detach().to("cpu", torch.float32).contiguous()  # [out, in]
+            write_tensors(self._file_of(name), {name: values}, self._facts)
 
     def read(self, name: str) -> Tensor:
         """One matrix, float32 [out, in]."""
 
         def load() -> Tensor:
-            with safe_open(self.path, framework="pt") as file:
+            with safe_open(self._file_of(name), framework="pt") as file:
                 tensor: Tensor = file.get_tensor(name).clone()
                 return tensor
 
         return processes.from_first(load)
+
+    def _file_of(self, name: str) -> Path:
+        """The file that one matrix lies in."""
+        return self.path / f"{name}.safetensors" if self.path.is_dir() else self.path
+
+    def _names_by_file(self, names: Mapping[str, object]) -> dict[Path, list[str]]:
+        by_file: dict[Path, list[str]] = {}
+        for name in names:
+            by_file.setdefault(self._file_of(name), []).append(name)
+        return by_file
+
+
+def _mapped(folder: Path) -> dict[str, Tensor]:
+    """The matrices of a folder, mapped: they come into memory as they are used."""
+    return {
+        name: gradient
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, gradient in load_file(file).items()
+    }
+
+
+def _check_shape(name: str, stored: list[int], shape: tuple[int, int], path: Path) -> None:
+    if tuple(stored) != tuple(shape):
+        raise CheckpointError(
+            f"the gradient of {name!r} has another shape",
+            where=path,
+            wanted=f"{list(shape)}, the model's",
+        )

@@ -1,4 +1,4 @@
-"""What a safetensors file says of itself: shapes, dtypes, and which of its matrices are packed."""
+"""Reads what a safetensors file says of itself: shapes, dtypes, and which matrices are packed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be pruned in a block, each seen as W [out, in] however it is stored.
+"""Finds the prunable matrices of a block and shows each as W [out, in], however it is stored.
 
 torch.nn.Linear      weight [out, in]
 transformers Conv1D  weight [in, out] (GPT-2): seen transposed
@@ -24,6 +24,8 @@ from secateur.checkpoint.structure import Blocks
 from secateur.errors import ModelError
 
 MINIMUM_COVERAGE = 0.9
+"""Least share of a block's matrix parameters that must be prunable: below it the sparsity of the
+matrices would not be that of the model, and a layer of some new kind is probably overlooked."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Matrix:
 
     @property
     def kind(self) -> str:
-        """Its place within the block, the same for every block and expert: "self_attn.q_proj"."""
+        """Its address within the block, the same for every block and expert: "self_attn.q_proj"."""
         return self.parameter.removesuffix(".weight")
 
     @property
@@ -56,8 +58,8 @@ class Matrix:
         return rows, columns
 
     @property
-    def place(self) -> tuple[int, int, int]:
-        """Where in memory it lies: the same for two matrices that are one."""
+    def address(self) -> tuple[int, int, int]:
+        """The address of the matrix in memory: the same for two matrices that are one."""
         stored = self._stored
         if stored.is_meta:
             return id(getattr(self.owner, self.parameter.rpartition(".")[2])), 0, self.expert or 0
@@ -106,13 +108,13 @@ def find_matrices(block: nn.Module) -> tuple[Matrix, ...]:
         ModelError: they make up less than 90 % of the block's matrix parameters, so that the
             sparsity reported would not be the sparsity of the model.
     """
-    found: dict[tuple[int, int, int], Matrix] = {}
+    by_address: dict[tuple[int, int, int], Matrix] = {}
     routers = _routers(block)
     for name, module in block.named_modules():
         if name not in routers:
             for matrix in _matrices_of(name, module):
-                found.setdefault(matrix.place, matrix)  # shared weights once
-    matrices = tuple(found.values())
+                by_address.setdefault(matrix.address, matrix)  # shared weights once
+    matrices = tuple(by_address.values())
     covered = sum(torch.Size(matrix.shape).numel() for matrix in matrices)
     present = sum(weight.numel() for weight in block.parameters() if weight.dim() >= 2)
     if covered < MINIMUM_COVERAGE * present or not matrices:
@@ -136,9 +138,10 @@ def find_all_matrices(blocks: Blocks) -> list[tuple[Matrix, ...]]:
     taken: set[tuple[int, int, int]] = set()
     every = []
     for block in blocks.modules:
-        own = tuple(matrix for matrix in find_matrices(block) if matrix.place not in taken)
-        taken.update(matrix.place for matrix in own)
-        every.append(own)
+        matrices = find_matrices(block)
+        new = tuple(matrix for matrix in matrices if matrix.address not in taken)
+        taken.update(matrix.address for matrix in new)
+        every.append(new)
     return every
 
 
@@ -192,13 +195,13 @@ def _routers(block: nn.Module) -> set[str]:
 
     They stand beside fused experts and have one output for each, or one.
     """
-    found = set()
+    routers = set()
     for name, experts in block.named_modules():
         if is_fused_experts(experts):
             beside = name.rpartition(".")[0]
-            found |= {
+            routers |= {
                 f"{beside}.{inner}".lstrip(".")
                 for inner, module in block.get_submodule(beside).named_modules()
                 if isinstance(module, nn.Linear) and module.out_features in (1, experts.num_experts)
             }
-    return found
+    return routers

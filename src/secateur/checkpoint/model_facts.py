@@ -1,4 +1,4 @@
-"""What a model can read: its vocabulary, the longest sequence, its tokenizer, text or images."""
+"""Says what a model can read: its vocabulary, the longest sequence, its tokenizer, images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from secateur.checkpoint.open import BlockModel
+from secateur.checkpoint.block_model import BlockModel
 from secateur.errors import DataError, ModelError
 
 PAPERS_LENGTH = 2048

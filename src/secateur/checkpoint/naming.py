@@ -36,14 +36,14 @@ class NotStreamableError(Exception):
 
 @dataclass
 class _Conversion:
-    """What becomes of some tensors: (transformers' name for its group, tensor name) in order."""
+    """A conversion and its tensors: (transformers' name for its group, tensor name) in order."""
 
     converter: WeightConverter
     sources: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Naming:
-    """Which tensors of the files make up each parameter of a model.
+    """Knows which tensors of the files make up each parameter of a model.
 
     Args:
         model: the skeleton, on the meta device.
@@ -64,21 +64,21 @@ class Naming:
         renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
         by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
-        wanted = model.state_dict()
+        parameters = model.state_dict()
         for stored in sorted(checkpoint.names, key=dot_natural_key):
             name, group = rename_source_key(
-                stored, renamings, converters, model.base_model_prefix, wanted
+                stored, renamings, converters, model.base_model_prefix, parameters
             )
-            if name not in wanted:
+            if name not in parameters:
                 continue  # not part of the model (an old buffer, an extra head): copied, not used
             if group is None:
-                self._rename(name, stored, tuple(wanted[name].shape), checkpoint)
+                self._rename(name, stored, tuple(parameters[name].shape), checkpoint)
             else:
                 conversion = self._converted.setdefault(name, _Conversion(by_pattern[group]))
                 conversion.sources.append((group, stored))
         model._weight_conversions = [rule for rule in rules if rule.was_used()]  # saving's rules
         for name in self._converted:
-            self._try(name, tuple(wanted[name].shape), checkpoint)
+            self._try(name, tuple(parameters[name].shape), checkpoint)
 
     @property
     def parameters(self) -> list[str]:

@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from secateur.checkpoint import from_pretrained  # noqa: F401 - lets transformers load what is packed
+from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.naming import NotStreamableError
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import ResidentModel
 from secateur.checkpoint.streamed import StreamedModel, auto_class, read_config, reason
-from secateur.checkpoint.structure import Blocks
 from secateur.errors import CheckpointError, SecateurError
-
-
-class BlockModel(Protocol):
-    """A model whose blocks are opened one at a time; what `blocks/` and `evaluate/` work on."""
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The model; only what is open may be computed with."""
-
-    @property
-    def blocks(self) -> Blocks:
-        """Its decoder blocks."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where open pieces are."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of open pieces."""
-
-    def open_block(self, index: int) -> AbstractContextManager[nn.Module]:
-        """One decoder block, ready to compute with; what is written into it may be let go."""
-
-    def open_surroundings(self) -> AbstractContextManager[PreTrainedModel]:
-        """Everything but the blocks, ready to compute with."""
-
-    def storage_dtype(self, name: str) -> torch.dtype:
-        """The dtype in which a parameter is kept when its piece is closed."""
 
 
 def open_model(
@@ -54,11 +22,10 @@ def open_model(
     dtype: torch.dtype | None = None,
     *,
     trust_remote_code: bool = False,
-) -> StreamedModel | ResidentModel:
+) -> BlockModel:
     """Open a model folder; `dtype=None` computes in the checkpoint's own dtype.
 
-    A `ResidentModel` comes back where the files cannot be read block by block and the model had to
-    be loaded whole.
+    It is streamed from its files where they can be read block by block, and loaded whole where not.
 
     Raises:
         CheckpointError, ModelError: see `Checkpoint` and `StreamedModel`.
@@ -70,16 +37,22 @@ def open_model(
         return StreamedModel(checkpoint, device, dtype or stored)
     except NotStreamableError:
         model = load_whole(folder, stored, trust_remote_code=trust_remote_code)
-        return ResidentModel(model, device, dtype or stored)
+        return ResidentModel(model, device, dtype or stored, checkpoint.fingerprint)
 
 
 def load_whole(
     folder: Path, dtype: torch.dtype | None = None, *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """The whole model in memory, on the CPU; `dtype=None` keeps the checkpoint's own.
+    """The whole model in memory, on the CPU: the only way to one from a folder.
+
+    Args:
+        folder: of the model, packed or plain.
+        dtype: of its weights; None keeps the checkpoint's own.
+        trust_remote_code: run the code that lies beside the weights, if the model needs it.
 
     Raises:
-        CheckpointError: it cannot be loaded.
+        CheckpointError: it cannot be loaded, or a weight is missing or of another shape: where
+            transformers would go on with numbers drawn at random.
     """
     checkpoint = Checkpoint(folder, trust_remote_code=trust_remote_code)
     kind = auto_class(read_config(checkpoint))
@@ -90,6 +63,7 @@ def load_whole(
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
         )
     except SecateurError:
         raise  # a packed tensor that is damaged
@@ -99,11 +73,15 @@ def load_whole(
         raise CheckpointError(
             f"the model cannot be loaded ({reason(fault)})", where=folder
         ) from fault
-    if missing := sorted(loaded["missing_keys"]):
-        raise CheckpointError(
-            f"{len(missing)} weights are missing, such as {missing[0]!r}",
-            where=folder,
-            wanted="every weight of the architecture in config.json",
-        )
+    for fault_in, names in (
+        ("missing", loaded["missing_keys"]),
+        ("of another shape", [name for name, *_ in loaded["mismatched_keys"]]),
+    ):
+        if names:
+            raise CheckpointError(
+                f"{len(names)} weights are {fault_in}, such as {min(names)!r}",
+                where=folder,
+                wanted="every weight of the architecture in config.json",
+            )
     whole: PreTrainedModel = model
     return whole

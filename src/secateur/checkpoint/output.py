@@ -1,7 +1,8 @@
-"""The result folder: written beside its name, renamed once it is whole.
+"""Writes the result folder beside its name, and renames it once it is whole.
 
     OUT's parent/.OUT.partial/          while the run lasts: one shard per block as it is finished
-    OUT's parent/.OUT.partial/state/    what the next process needs to go on (state.py)
+    OUT's parent/.OUT.partial/state/    what the next process needs to go on (unfinished.py)
+    OUT's parent/.OUT.lock              while a process writes (lock.py)
     OUT/                                at the end, by one rename
 
 A block's shard holds its new matrices and everything else of the block bit for bit as it was read.
@@ -11,9 +12,7 @@ last of the model's files, and after it `run.json`, which has the checksum of ev
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,7 +23,8 @@ from typing import Any, Self
 from safetensors import safe_open
 from torch import Tensor
 
-from secateur.checkpoint.destination import STATE, check_output, files_beside
+from secateur.checkpoint.block_model import BlockModel
+from secateur.checkpoint.destination import STATE, Destination, files_beside
 from secateur.checkpoint.durable import (
     UNFINISHED,
     flush,
@@ -33,33 +33,29 @@ from secateur.checkpoint.durable import (
     write_text,
     writing,
 )
+from secateur.checkpoint.lock import OutputLock
+from secateur.checkpoint.packed_folder import is_packed, plain_config
 from secateur.checkpoint.read import CONFIG, INDEX
-from secateur.checkpoint.resident import ResidentModel, unrounded
-from secateur.checkpoint.streamed import StreamedModel
-from secateur.checkpoint.unfinished import RunState
-from secateur.errors import CheckpointError, OutputError
+from secateur.checkpoint.unfinished import RunIdentity, RunState
+from secateur.errors import CheckpointError
 from secateur.machine import processes
-from secateur.packing.layout import is_packed, plain_config
 
 
 class OutputFolder:
     """A result folder that appears whole or not at all, and that an interrupted run can go on with.
 
-    Use it as a context manager: `write_block` and `state.finish_block` for every block that is not
-    finished yet, then `write_surroundings` or `write_whole`, `seal`, `finish`. Leaving without
-    `finish` (an error, Ctrl-C) keeps finished blocks for the next run, and removes all else. Of
-    several processes the first writes; the others are told what is finished, and keep `state`.
+    Use it as a context manager: `store_block` and `state.finish_block` for every block that is not
+    finished yet, then `write_rest`, `seal`, `finish`. Leaving without `finish` (an error, Ctrl-C)
+    keeps finished blocks for the next run, and removes all else. Of several processes the first
+    writes; the others are told what is finished, and keep `state`.
 
     Args:
-        out: where the result is to be; its parent is made if need be.
-        source: folder of the model that is pruned, for the files beside the weights.
-        overwrite: replace `out` if it exists.
-        restart: give up what an earlier run has finished.
-        with_code: copy the code that lies beside the weights too.
-        identity, circumstances: as for `RunState.begin`.
+        destination: where the result is to be.
+        run: what it is made of; a run of another identity is not gone on with.
         notice: told what is gone on with, and what is kept.
 
     Attributes:
+        out: the result folder, absolute.
         state: of the run; `state.finished` tells the blocks that need not be pruned again.
         notices: what changed since the run was begun.
         seconds_before: that earlier processes took for the blocks that they finished.
@@ -70,38 +66,30 @@ class OutputFolder:
 
     def __init__(
         self,
-        out: Path,
-        source: Path,
-        *,
-        overwrite: bool = False,
-        restart: bool = False,
-        with_code: bool = False,
-        identity: Mapping[str, Any] | None = None,
-        circumstances: Mapping[str, Any] | None = None,
+        destination: Destination,
+        run: RunIdentity | None = None,
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.out = out.expanduser().resolve()  # a link stays, what it leads to is replaced
-        self.source = source
+        # a link stays, what it leads to is replaced
+        self.out = destination.out.expanduser().resolve()
         self.notices: tuple[str, ...] = ()
         self.seconds_before = 0.0
-        self._restart, self._with_code = restart, with_code
-        self._identity, self._circumstances = dict(identity or {}), dict(circumstances or {})
-        self._notice = notice
+        self._destination, self._run, self._notice = destination, run or RunIdentity(), notice
         self._partial = self.out.parent / f".{self.out.name}.partial"
         self.state = RunState(self._partial / STATE)
         self._checksums: dict[str, str] = {}  # by file
         self._parents_made: list[Path] = []  # innermost first
-        self._lock: int | None = None
+        self._lock = OutputLock(self.out)
         self._ours = self._finished = False
-        check_output(self.out, source, overwrite=overwrite)
+        destination.check()
 
     def __enter__(self) -> Self:
         try:
             if processes.first():
                 self._open()
-            found = self.state.finished, self.notices, self.seconds_before
+            told = self.state.finished, self.notices, self.seconds_before
             self.state.finished, self.notices, self.seconds_before = processes.from_first(
-                lambda: found
+                lambda: told
             )
         except BaseException:
             self._leave()
@@ -109,12 +97,13 @@ class OutputFolder:
         return self
 
     def _open(self) -> None:
-        """Take the place, and find out what is finished."""
+        """Take the lock, and find out what is finished."""
         parent = self.out.parent
         self._parents_made = [path for path in (parent, *parent.parents) if not path.exists()]
         with writing(self.out):
-            self._partial.mkdir(parents=True, exist_ok=True)
-            self._take()
+            parent.mkdir(parents=True, exist_ok=True)
+            self._lock.take()
+            self._partial.mkdir(exist_ok=True)
             self._continue_or_begin()
 
     def __exit__(
@@ -133,29 +122,17 @@ class OutputFolder:
             )
         self._leave()
 
-    def _take(self) -> None:
-        """Hold the folder until the end, or until the process is gone."""
-        self._lock = os.open(self._partial, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as fault:
-            os.close(self._lock)
-            self._lock = None
-            raise OutputError(
-                "another run is writing here", where=self._partial, hint="another --out"
-            ) from fault
-
     def _continue_or_begin(self) -> None:
         """Go on with what is there if it is of this run."""
-        found = None if self._restart else self.state.read()
-        self._ours = found is None
-        if found is None:
+        earlier = None if self._destination.restart else self.state.read()
+        self._ours = earlier is None
+        if earlier is None:
             self.state.finished = []
             for path in self._partial.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            self.state.begin(self._identity, self._circumstances)
+            self.state.begin(self._run)
             return
-        self.notices = self.state.check(found, self._identity, self._circumstances)
+        self.notices = self.state.check(earlier, self._run)
         for path in self._partial.glob(f"*{UNFINISHED}"):
             path.unlink()
         for block in self.state.finished:
@@ -177,40 +154,45 @@ class OutputFolder:
         """Leave nothing behind that is of no use; let go of the folder."""
         if self._ours and not self._finished and not self.state.worth_keeping:
             shutil.rmtree(self._partial, ignore_errors=True)
-        if self._lock is not None:
+        if self._lock.held:
             with suppress(OSError):  # finished, or there is something in it
                 self._partial.rmdir()
-            os.close(self._lock)
-            self._lock = None
+            self._lock.let_go()
         for folder in self._parents_made:
             with suppress(OSError):  # the result, or something else, is in it by now
                 folder.rmdir()
 
-    def write_block(
-        self, model: StreamedModel, index: int, changed: Mapping[str, Tensor]
-    ) -> tuple[str, str]:
-        """Write one block of a streamed model as a shard of its own; its name and SHA-256.
+    def store_block(
+        self, model: BlockModel, index: int, changed: Mapping[str, Tensor]
+    ) -> tuple[str, str] | None:
+        """Put the new weights of one block on the disk.
 
         Args:
             model: the model the block is of.
-            index: which block.
+            index: of the block.
             changed: parameter name in the model -> new value as stored. What is not named keeps
                 its bytes.
+
+        Returns:
+            name and SHA-256 of the block's own shard; None if the model is not streamed: `state`
+            keeps the weights then, until `write_rest`.
         """
-        tensors = model.checkpoint.load(model.block_tensors(index))
-        for name, value in changed.items():
-            for stored, new in model.naming.part(name, value).items():
-                old = tensors[stored]
-                tensors[stored] = unrounded(new.to("cpu", old.dtype), old, model.dtype).contiguous()
+        tensors = model.stored_block(index, changed)
+        if tensors is None:
+            self.state.keep_weights(index, changed)
+            return None
         return self._write_shard(tensors, index + 2, len(model.blocks) + 1)
 
-    def write_surroundings(self, model: StreamedModel) -> None:
-        """Write everything of a streamed model that is in no block, bit for bit as it was."""
-        inside = {
-            stored for index in range(len(model.blocks)) for stored in model.block_tensors(index)
-        }
-        outside = [name for name in model.checkpoint.names if name not in inside]
-        self._write_shard(model.checkpoint.load(outside), 1, len(model.blocks) + 1)
+    def write_rest(self, model: BlockModel) -> None:
+        """Write what is in no block, bit for bit as it was; all of a model that is not streamed."""
+        tensors = model.stored_surroundings()
+        if tensors is not None:
+            self._write_shard(tensors, 1, len(model.blocks) + 1)
+            return
+        with writing(self._partial):  # under the names that the hub uses
+            model.model.save_pretrained(self._partial, safe_serialization=True)
+            for path in self._files():
+                flush(path)
 
     def write_shard(self, file: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors that are given as a shard of that name."""
@@ -221,13 +203,6 @@ class OutputFolder:
         """Write a file that stands in for the source's of the same name."""
         write_text(self._partial / name, text)
 
-    def write_whole(self, model: ResidentModel) -> None:
-        """Write a model that was loaded whole, under the names that the hub uses."""
-        with writing(self._partial):
-            model.model.save_pretrained(self._partial, safe_serialization=True)
-            for path in self._files():
-                flush(path)
-
     def seal(self, index: str = INDEX, facts: Mapping[str, Any] | None = None) -> dict[str, str]:
         """Add the files beside the weights, then the index; the SHA-256 of every file by name.
 
@@ -236,10 +211,11 @@ class OutputFolder:
             facts: what it says of itself, beside the size.
         """
         config = self._partial / CONFIG
-        if is_packed(self.source) and not config.exists():
-            write_text(config, plain_config((self.source / CONFIG).read_text(encoding="utf-8")))
+        source, with_code = self._destination.source, self._destination.with_code
+        if is_packed(source) and not config.exists():
+            write_text(config, plain_config((source / CONFIG).read_text(encoding="utf-8")))
         with writing(self._partial):
-            for path in files_beside(self.source, with_code=self._with_code):
+            for path in files_beside(source, with_code=with_code):
                 if not (self._partial / path.name).exists():
                     shutil.copyfile(path, self._partial / path.name)
                     flush(self._partial / path.name)
@@ -285,7 +261,7 @@ class OutputFolder:
         return file, self._checksums[file]
 
     def _write_index(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Which of the shards holds each tensor, as their own headers say."""
+        """Write which of the shards holds each tensor, as their own headers say."""
         weight_map, total = {}, 0
         for file in sorted(self._checksums):
             with safe_open(self._partial / file, framework="pt") as shard:

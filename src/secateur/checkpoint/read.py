@@ -1,4 +1,4 @@
-"""From a folder or hub name to named tensors, a few at a time. Safetensors only, never pickle.
+"""Reads named tensors of a folder or hub name, a few at a time: safetensors only, never pickle.
 
 A folder is read as if a stranger had made it: an index names files beside itself and nothing else,
 JSON is read up to a size, a header up to the 100 MB that the safetensors library allows, and what
@@ -7,7 +7,6 @@ is claimed is checked against what is there before anything is built from it (SE
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Iterable
@@ -20,7 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from secateur.bundled import BUILTIN_MODEL, FOLDER
+from secateur.checkpoint.fingerprint import fingerprint
 from secateur.checkpoint.header import read_head, read_layouts
+from secateur.checkpoint.packed_folder import PACKED_INDEX, check_version, is_packed
 from secateur.errors import CheckpointError, PatternError
 from secateur.packing import layout
 
@@ -29,9 +30,8 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 MOST_JSON_BYTES = 64_000_000
-"""Of a configuration or an index; the largest models' index takes some 10 MB."""
-SAMPLED, STRETCH = 16, 4096
-"""Stretches of a tensor that a fingerprint is taken of, and the bytes in each."""
+"""Most bytes of a configuration or an index that are read: the largest models' index takes some
+10 MB, and a stranger's file should not fill the memory."""
 
 
 class Checkpoint:
@@ -72,7 +72,7 @@ class Checkpoint:
                     wanted="an index and shards of the same model",
                 )
         self.packed: dict[str, layout.PackedMatrix] = {}
-        if layout.is_packed(folder):
+        if is_packed(folder):
             self._find_packed()
 
     @property
@@ -114,33 +114,24 @@ class Checkpoint:
         for name in names:
             by_file.setdefault(self.files[name], []).append(name)
         tensors: dict[str, Tensor] = {}
-        for path, wanted in by_file.items():
+        for path, stored in by_file.items():
             try:
                 with safe_open(path, framework="pt", device="cpu") as shard:
-                    tensors.update({name: self._read(shard, name) for name in wanted})
+                    tensors.update({name: self._read(shard, name) for name in stored})
             except (SafetensorError, OSError) as fault:
                 raise CheckpointError(f"cannot be read ({fault})", where=path) from fault
         return tensors
 
     def fingerprint(self) -> str:
-        """SHA-256 of what tells this model from another, hexadecimal, without reading all of it.
+        """The fingerprint of the model, hexadecimal: see `fingerprint.py`."""
+        config = (self.folder / CONFIG).read_bytes()
+        return fingerprint(config, ((name, self._parts(name)) for name in self.names))
 
-        Of config.json, and of every tensor its name, dtype, shape and `SAMPLED` stretches of its
-        bytes, evenly spaced. A model that was trained further differs in nearly all of them; one
-        changed weight of a large matrix may go unnoticed.
-        """
-        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
-        for name in self.names:
-            path = self.files[name]
-            parts = self.packed[name].parts if name in self.packed else (name,)
-            digest.update(f"{name} {[self._heads[path][part] for part in parts]}".encode())
-            with safe_open(path, framework="pt", device="cpu") as shard:
-                for part in parts:
-                    stored = shard.get_tensor(part).contiguous().flatten().view(torch.uint8)
-                    step = max(STRETCH, len(stored) // SAMPLED)
-                    for start in range(0, len(stored), step):
-                        digest.update(stored[start : start + STRETCH].numpy().tobytes())
-        return digest.hexdigest()
+    def _parts(self, name: str) -> list[Tensor]:
+        """The stored parts of a tensor, mapped: its values and mask if it is packed."""
+        parts = self.packed[name].parts if name in self.packed else (name,)
+        with safe_open(self.files[name], framework="pt", device="cpu") as shard:
+            return [shard.get_tensor(part) for part in parts]
 
     def _find_packed(self) -> None:
         """Tell packed matrices from the rest, by their layouts."""
@@ -156,14 +147,14 @@ class Checkpoint:
         if name not in self.packed:
             stored: Tensor = shard.get_tensor(name)
             return stored.clone()  # it must not keep the mapped file alive
-        matrix, where = self.packed[name], self.files[name]
+        matrix, path = self.packed[name], self.files[name]
         values, mask = (shard.get_tensor(part) for part in matrix.parts)
-        matrix.verify(values, mask, where)
+        matrix.verify(values, mask, path)
         try:
             return matrix.unpack(values, mask)
         except PatternError as fault:
             raise CheckpointError(
-                f"packed tensor {name!r} has {fault.what}", where=where, wanted=fault.wanted
+                f"packed tensor {name!r} has {fault.what}", where=path, wanted=fault.wanted
             ) from fault
 
 
@@ -202,10 +193,10 @@ def locate(model: str | Path, *, trust_remote_code: bool = False) -> Path:
 
 
 def _files_by_tensor(folder: Path) -> dict[str, Path]:
-    """Which shard holds each tensor."""
+    """The shard that holds each tensor, by the tensor's name."""
     index, single = folder / INDEX, folder / SINGLE
-    if layout.is_packed(folder):
-        return _read_index(folder / layout.INDEX)
+    if is_packed(folder):
+        return _read_index(folder / PACKED_INDEX)
     if index.is_file():
         return _read_index(index)
     if single.is_file():
@@ -217,15 +208,15 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
             wanted="safetensors",
             hint=f"converting it, if you trust who made it: {conversion(folder)}",
         )
-    raise CheckpointError("no weights", where=folder, wanted=f"{SINGLE}, {INDEX} or {layout.INDEX}")
+    raise CheckpointError("no weights", where=folder, wanted=f"{SINGLE}, {INDEX} or {PACKED_INDEX}")
 
 
 def _read_index(index: Path) -> dict[str, Path]:
-    """Which shard holds each tensor, by an index; every shard is a file beside it."""
+    """The shard that holds each tensor, as an index says; every shard is a file beside it."""
     wanted = "JSON with a weight_map of tensor names to files in the same folder"
     facts = read_json(index, wanted)
-    if index.name == layout.INDEX:
-        layout.check_version(facts.get("metadata"), index)
+    if index.name == PACKED_INDEX:
+        check_version(facts.get("metadata"), index)
     weight_map = facts.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("the index has no weight_map", where=index, wanted=wanted)

@@ -6,17 +6,19 @@ open and cast back afterwards. What was written into it in the meantime stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.checkpoint.block_model import BlockModel
+from secateur.checkpoint.fingerprint import fingerprint
 from secateur.checkpoint.structure import find_blocks
 
 
-class ResidentModel:
+class ResidentModel(BlockModel):
     """A language model or classifier of images in memory, opened like a streamed one.
 
     Attributes:
@@ -26,7 +28,23 @@ class ResidentModel:
         device, dtype: where and in what precision open pieces are.
     """
 
-    def __init__(self, model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
+    streamed = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        device: torch.device,
+        dtype: torch.dtype,
+        fingerprint_of_files: Callable[[], str] | None = None,
+    ) -> None:
+        """Open a model.
+
+        Args:
+            model: whole, in memory.
+            device, dtype: where and in what precision pieces are opened.
+            fingerprint_of_files: gives the fingerprint of the folder it came from; None takes that
+                of the weights in memory.
+        """
         self.model = model
         self.device = device
         self.dtype = dtype
@@ -34,6 +52,7 @@ class ResidentModel:
         self._storage: dict[str, torch.dtype] = {
             name: value.dtype for name, value in model.named_parameters()
         }
+        self._fingerprint_of_files = fingerprint_of_files
 
     @contextmanager
     def open_block(self, index: int) -> Iterator[nn.Module]:
@@ -53,6 +72,20 @@ class ResidentModel:
     def storage_dtype(self, name: str) -> torch.dtype:
         """The dtype of a parameter while no piece is open."""
         return self._storage[name]
+
+    def fingerprint(self) -> str:
+        """The fingerprint of the model: that of its files, if it came from any."""
+        if self._fingerprint_of_files is not None:
+            return self._fingerprint_of_files()
+        tensors = self.model.state_dict().items()
+        config = self.model.config.to_json_string().encode()
+        return fingerprint(config, ((name, [value]) for name, value in tensors))
+
+    def stored_block(self, index: int, changed: Mapping[str, Tensor]) -> None:
+        """None: the model is written as a whole."""
+
+    def stored_surroundings(self) -> None:
+        """None: the model is written as a whole."""
 
 
 @contextmanager
@@ -92,7 +125,7 @@ def _cast(
 
 
 def unrounded(new: Tensor, old: Tensor, through: torch.dtype) -> Tensor:
-    """What became of `old` in a precision that may be lower than its own.
+    """The new values of a tensor that was computed with in a precision lower than its own.
 
     Args:
         new: of the dtype and on the device of `old`.

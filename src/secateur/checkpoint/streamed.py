@@ -7,7 +7,7 @@ in the files (`naming.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,18 +29,21 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from secateur.checkpoint.background import ReadAhead
+from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.naming import Naming, NotStreamableError
+from secateur.checkpoint.packed_folder import METHOD, PACKED_INDEX, is_packed
 from secateur.checkpoint.read import Checkpoint, read_json
+from secateur.checkpoint.resident import unrounded
 from secateur.checkpoint.structure import find_blocks
 from secateur.errors import CheckpointError, ModelError
 from secateur.machine.memory import give_back
-from secateur.packing import layout
 
 MOST_BUFFER_BYTES = 2**30
-"""Of the tables that a model computes for itself; real ones take some megabytes."""
+"""Most bytes of the tables that a model computes for itself, such as rotary frequencies: real ones
+take some megabytes, and a configuration can ask for any size."""
 
 
-class StreamedModel:
+class StreamedModel(BlockModel):
     """A language model or a classifier of images on disk, made real piece by piece.
 
     Attributes:
@@ -50,6 +53,8 @@ class StreamedModel:
         checkpoint: where the weights come from.
         naming: which tensors of the files make up each parameter.
     """
+
+    streamed = True
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         """Build the skeleton.
@@ -113,8 +118,28 @@ class StreamedModel:
         """The dtype in which the files hold a parameter."""
         return self.checkpoint.dtype(self.naming.tensors_of(name)[0])
 
+    def fingerprint(self) -> str:
+        """The fingerprint of the model: that of its files."""
+        return self.checkpoint.fingerprint()
+
+    def stored_block(self, index: int, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of one block as the files hold them, with new values: see `BlockModel`."""
+        tensors = self.checkpoint.load(self.block_tensors(index))
+        for name, value in changed.items():
+            for stored, new in self.naming.part(name, value).items():
+                old = tensors[stored]
+                tensors[stored] = unrounded(new.to("cpu", old.dtype), old, self.dtype).contiguous()
+        return tensors
+
+    def stored_surroundings(self) -> dict[str, Tensor]:
+        """The tensors that are in no block, bit for bit as they are in the files."""
+        inside = {
+            stored for index in range(len(self.blocks)) for stored in self.block_tensors(index)
+        }
+        return self.checkpoint.load([name for name in self.checkpoint.names if name not in inside])
+
     def _read(self, names: list[str]) -> dict[str, Tensor]:
-        """What the files hold of some parameters, by tensor."""
+        """Read the tensors that some parameters are made of, by their names in the files."""
         return self.checkpoint.load(
             [tensor for name in names for tensor in self.naming.tensors_of(name)]
         )
@@ -139,8 +164,8 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     Raises:
         CheckpointError: it cannot be read, asks for remote code, or describes quantised weights.
     """
-    where = checkpoint.folder / "config.json"
-    read_json(where, "a model's configuration")
+    path = checkpoint.folder / "config.json"
+    read_json(path, "a model's configuration")
     try:
         config = AutoConfig.from_pretrained(
             checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code
@@ -148,24 +173,24 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     except Exception as fault:  # every family checks in its own way, with its own exceptions
         raise CheckpointError(
             f"the configuration is not one that transformers knows ({reason(fault)})",
-            where=where,
+            where=path,
             hint="a newer transformers; or --trust-remote-code, if the model comes with code of its"
             " own and you trust who wrote it",
         ) from fault
-    if layout.is_packed(checkpoint.folder):
+    if is_packed(checkpoint.folder):
         for key in ("quantization_config", "transformers_weights"):
             if hasattr(config, key):
                 delattr(config, key)  # they tell transformers how to read what is read here
     if (quantised := getattr(config, "quantization_config", None)) is not None:
-        if isinstance(quantised, dict) and quantised.get("quant_method") == layout.METHOD:
+        if isinstance(quantised, dict) and quantised.get("quant_method") == METHOD:
             raise CheckpointError(
                 "config.json says that the weights are packed, and they are not",
                 where=checkpoint.folder,
-                wanted=layout.INDEX,
+                wanted=PACKED_INDEX,
             )
         raise CheckpointError(
             "the weights are quantised",
-            where=where,
+            where=path,
             wanted="float32, bfloat16 or float16 weights",
             hint="the checkpoint that they were quantised from",
         )
@@ -222,7 +247,7 @@ def _empty_model(config: PreTrainedConfig, checkpoint: Checkpoint) -> PreTrained
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
-    """What makes a model from a configuration; None if it is of no kind whose blocks are pruned."""
+    """The class that makes a model from a configuration; None if it has no blocks to prune."""
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return AutoModelForCausalLM
     if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
@@ -258,7 +283,7 @@ def _check_complete(model: PreTrainedModel, missing: set[str], checkpoint: Check
 
 
 def reason(fault: Exception) -> str:
-    """What another library says of a fault, on one line of bearable length."""
+    """The text of another library's exception on one line of bearable length."""
     said = " ".join(str(fault).split())
     if len(said) > 200:
         said = f"{said[:200]}..."

@@ -1,4 +1,4 @@
-"""Where a model keeps its decoder blocks, whichever family it is of."""
+"""Finds the decoder blocks of a model, whichever family it is of."""
 
 from __future__ import annotations
 

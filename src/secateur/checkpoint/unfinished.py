@@ -1,11 +1,11 @@
-"""What an unfinished run leaves behind, so that the next one goes on after its last finished block.
+"""Keeps what an unfinished run leaves, so that the next goes on after its last finished block.
 
     OUT's parent/.OUT.partial/state/
         identity.json               what the run is made of: recipe, source, calibration, precision
         block-00003.json            block 3 is finished: its record, and the checksum of its shard
         stream-00004.safetensors    the hidden states that enter block 4: one such file at a time
         weights-00003.safetensors   new weights of a model that was loaded whole, until it is saved
-        gradients.safetensors       full-model gradients, once they are whole
+        gradients/                  full-model gradients, once they are whole
         dense.safetensors           held-out hidden states that leave the dense model
 
 Of several processes (`processes.py`) each keeps the hidden states of its own sequences, those of
@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,19 @@ from secateur.recipe.differences import differences
 
 IDENTITY = "identity.json"
 DENSE = "dense.safetensors"
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """The facts that a run is made of, by names that a person knows.
+
+    Attributes:
+        identity: what must be the same for another process to go on with it.
+        circumstances: what should be, since the bits may depend on it.
+    """
+
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    circumstances: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,26 +79,21 @@ class RunState:
 
     @property
     def worth_keeping(self) -> bool:
-        """Whether there is work in it."""
-        return bool(self.finished) or self.gradients.is_file()
+        """Whether there is work in it that the next process can go on with."""
+        return bool(self.finished) or self.gradients.is_dir()
 
     @property
     def gradients(self) -> Path:
-        """Where full-model gradients are kept while the run lasts."""
-        return self.folder / "gradients.safetensors"
+        """The folder of full-model gradients while the run lasts."""
+        return self.folder / "gradients"
 
-    def begin(self, identity: Mapping[str, Any], circumstances: Mapping[str, Any]) -> None:
-        """Start with nothing finished.
-
-        Args:
-            identity: what must be the same for another process to go on.
-            circumstances: what should be, since the bits may depend on it.
-        """
+    def begin(self, run: RunIdentity) -> None:
+        """Start with nothing finished."""
         self.folder.mkdir(parents=True)
-        facts = {"identity": identity, "circumstances": circumstances}
+        facts = {"identity": run.identity, "circumstances": run.circumstances}
         write_text(self.folder / IDENTITY, json.dumps(facts, indent=2) + "\n")
 
-    def read(self) -> dict[str, Any] | None:
+    def read(self) -> RunIdentity | None:
         """Find out what is finished, and remove what a killed process left half done.
 
         Returns:
@@ -99,8 +107,7 @@ class RunState:
             facts = json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
             while (path := self._block(len(self.finished))).is_file():
                 self.finished.append(_finished(path))
-            if facts.keys() != {"identity", "circumstances"}:
-                raise KeyError("identity")
+            run = RunIdentity(facts["identity"], facts["circumstances"])
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as fault:
@@ -109,16 +116,11 @@ class RunState:
         left_over = ("*" + UNFINISHED, "inputs-*", "stream-*")
         for path in {path for pattern in left_over for path in self.folder.glob(pattern)}:
             if not path.match(needed.stem + "*.safetensors"):  # of whichever process
-                path.unlink()
-        return dict(facts) if self.worth_keeping else None
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return run if self.worth_keeping else None
 
-    def check(
-        self,
-        found: Mapping[str, Any],
-        identity: Mapping[str, Any],
-        circumstances: Mapping[str, Any],
-    ) -> tuple[str, ...]:
-        """Whether this run may go on with what `read` found.
+    def check(self, earlier: RunIdentity, run: RunIdentity) -> tuple[str, ...]:
+        """Prove that a run may go on with what an earlier one, as `read` gave it, has finished.
 
         Returns:
             notices about circumstances that have changed.
@@ -126,7 +128,7 @@ class RunState:
         Raises:
             RecipeError: it is another run; says what differs.
         """
-        if differing := differences(identity, found["identity"]):
+        if differing := differences(run.identity, earlier.identity):
             raise RecipeError(
                 f"an unfinished run with {len(self.finished)} finished blocks had"
                 f" {' | '.join(map(str, differing))}",
@@ -136,7 +138,7 @@ class RunState:
             )
         return tuple(
             f"the run was begun with {fact}: its bits may differ from an uninterrupted one's"
-            for fact in differences(circumstances, found["circumstances"])
+            for fact in differences(run.circumstances, earlier.circumstances)
         )
 
     def finish_block(
@@ -189,7 +191,7 @@ class RunState:
         return _load(self._weights(index))
 
     def remove(self) -> None:
-        """Leave nothing of it."""
+        """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _block(self, index: int) -> Path:
@@ -213,15 +215,15 @@ def write_batches(path: Path, streams: Mapping[str, list[Tensor]]) -> None:
 
 
 def read_batches(path: Path, like: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
-    """What `write_batches` wrote, on the devices of `like`, whose shapes and dtypes it must have.
+    """Read what `write_batches` wrote, to the devices of `like`, whose shapes and dtypes it has.
 
     Raises:
         CheckpointError: it is not there, or not of these shapes.
     """
-    kept = _load(path)
+    stored = _load(path)
     streams: dict[str, list[Tensor]] = {}
     for name, batches in like.items():
-        hidden = [kept.get(f"{name}.{number}") for number in range(len(batches))]
+        hidden = [stored.get(f"{name}.{number}") for number in range(len(batches))]
         streams[name] = [
             new.to(old.device)
             for old, new in zip(batches, hidden, strict=True)
@@ -233,7 +235,7 @@ def read_batches(path: Path, like: Mapping[str, list[Tensor]]) -> dict[str, list
 
 
 def _finished(path: Path) -> FinishedBlock:
-    """What `finish_block` wrote."""
+    """Read what `finish_block` wrote."""
     facts = json.loads(path.read_text(encoding="utf-8"))
     shard = facts["shard"]
     return FinishedBlock(

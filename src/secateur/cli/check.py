@@ -10,7 +10,7 @@ import typer
 from secateur.cli import printing
 from secateur.cli.app import Json, Model, Trust, app
 from secateur.errors import CheckFailedError
-from secateur.record.check import prove
+from secateur.record.check import check_folder
 
 
 @app.command()
@@ -24,7 +24,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Prove the sparsity and the checksums of MODEL from its files. Exit status 1 if one fails."""
-    proof = prove(model, pattern, trust_remote_code=trust_remote_code)
+    proof = check_folder(model, pattern, trust_remote_code=trust_remote_code)
     if as_json:
         print(json.dumps(proof.as_dict(), indent=2))
     else:

@@ -36,8 +36,8 @@ def recover_all(
         SecateurError: a model cannot be trained; those before it are finished and stay.
     """
     from secateur.recovery import (  # loads peft, which nothing else does
+        InterruptedRecovery,
         Recovery,
-        StateFile,
         recover,
     )
 
@@ -59,7 +59,7 @@ def recover_all(
                 "device": recipe.device,
                 "trust_remote_code": recipe.trust_remote_code,
                 "overwrite": overwrite,
-                "resume": StateFile.beside(folder).exists and not overwrite,
+                "resume": InterruptedRecovery.beside(folder).exists and not overwrite,
             }
         )
         record = None if overwrite else read_record(folder)

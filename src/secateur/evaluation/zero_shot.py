@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM
-
-from secateur.checkpoint import Checkpoint, locate
+from secateur.checkpoint import Checkpoint, load_whole, locate
 from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.checkpoint.streamed import read_config
 from secateur.data import read_documents
@@ -121,12 +119,7 @@ class Questions:
         tokenizer = load_tokenizer(folder, trust_remote_code=trust)
         if tokenizer is None:
             raise CheckpointError("no tokenizer that can be read", where=folder)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype="auto" if self._dtype is None else self._dtype,
-            trust_remote_code=trust,
-            use_safetensors=True,
-        )
+        loaded = load_whole(folder, self._dtype, trust_remote_code=trust)
         allowed = getattr(config.get_text_config(decoder=True), "max_position_embeddings", LONGEST)
         return self._ready.ask(
             loaded.to(self._device).eval(),

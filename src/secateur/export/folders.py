@@ -15,20 +15,22 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.checkpoint import Checkpoint, OutputFolder, locate
+from secateur.checkpoint import Checkpoint, Destination, OutputFolder, RunIdentity, locate
+from secateur.checkpoint.packed_folder import METHOD, PACKED_INDEX, VERSION, packed_config
 from secateur.checkpoint.read import CONFIG, read_json
 from secateur.errors import CheckpointError
-from secateur.packing.layout import INDEX, METHOD, PARTS, VERSION, pack_tensor, packed_config, saved
+from secateur.packing.layout import PARTS, pack_tensor, saved
 from secateur.progress import Progress, Quiet
 from secateur.record import read_record
 
 SHARD_BYTES = 1_000_000_000
-"""Of the dense tensors in one shard, unless a single one is larger."""
+"""Most bytes of dense tensors in one shard, unless a single tensor is larger: what fits into the
+memory of any machine that can run the model."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """What packing or unpacking did to the weights of a model.
+    """The outcome of packing or unpacking the weights of a model.
 
     Attributes:
         out: the folder written.
@@ -45,7 +47,7 @@ class Packing:
     forms: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """The same as plain values, for JSON."""
         return {**asdict(self), "out": str(self.out)}
 
 
@@ -94,18 +96,18 @@ def pack(
             wanted="float32, bfloat16 or float16 weights",
         )
     tally = _Tally()
-    with progress or Quiet() as shown, _output(checkpoint, out, overwrite) as output:
+    with progress or Quiet() as progress, _output(checkpoint, out, overwrite) as output:
         shards = _plan(checkpoint)
-        shown.begin("pack", len(shards))
+        progress.begin("pack", len(shards))
         for number, groups in enumerate(shards, start=1):
             tensors: dict[str, Tensor] = {}
             for names in groups:
                 tensors.update(_pack_group(checkpoint.load(names), tally))
             output.write_shard(_file("packed", number, len(shards)), tensors)
-            shown.block(shard=number)
+            progress.block(shard=number)
         text = (checkpoint.folder / CONFIG).read_text(encoding="utf-8")
         output.write_file(CONFIG, packed_config(text))
-        files = output.seal(INDEX, {"format": METHOD, "version": VERSION})
+        files = output.seal(PACKED_INDEX, {"format": METHOD, "version": VERSION})
         _finish(output, checkpoint, files)
     return tally.result(output.out)
 
@@ -138,14 +140,14 @@ def unpack(
     True
     """
     checkpoint = _open(model, trust_remote_code)
-    if not checkpoint.packed and not (checkpoint.folder / INDEX).is_file():
+    if not checkpoint.packed and not (checkpoint.folder / PACKED_INDEX).is_file():
         raise CheckpointError(
             "not packed", where=checkpoint.folder, wanted="a folder that `secateur pack` wrote"
         )
     tally = _Tally()
-    with progress or Quiet() as shown, _output(checkpoint, out, overwrite) as output:
+    with progress or Quiet() as progress, _output(checkpoint, out, overwrite) as output:
         shards = _plan(checkpoint)
-        shown.begin("unpack", len(shards))
+        progress.begin("unpack", len(shards))
         for number, groups in enumerate(shards, start=1):
             tensors = checkpoint.load([name for names in groups for name in names])
             for name, tensor in tensors.items():
@@ -153,7 +155,7 @@ def unpack(
                 form = checkpoint.packed[name].form if name in checkpoint.packed else None
                 tally.add("dense" if form is None else str(form), tensor.nbytes, stored)
             output.write_shard(_file("model", number, len(shards)), tensors)
-            shown.block(shard=number)
+            progress.block(shard=number)
         _finish(output, checkpoint, output.seal())
     packing = tally.result(output.out)
     return Packing(
@@ -179,7 +181,7 @@ class _Tally:
             self.packed += packed
 
     def result(self, out: Path) -> Packing:
-        """What was packed, all in all."""
+        """The sum of what was counted."""
         return Packing(
             out, self.others + self.dense, self.others + self.packed, self.dense, self.packed,
             dict(self.forms.most_common()),
@@ -187,9 +189,9 @@ class _Tally:
 
 
 def _pack_group(tensors: Mapping[str, Tensor], tally: _Tally) -> Iterator[tuple[str, Tensor]]:
-    """What is stored of tensors that are packed all or none: the smaller of the two."""
-    found = {name: pack_tensor(name, tensor) for name, tensor in tensors.items()}
-    packed = {name: each for name, each in found.items() if each is not None}
+    """Pack tensors that are packed all or none, or leave them dense, whichever is smaller."""
+    results = {name: pack_tensor(name, tensor) for name, tensor in tensors.items()}
+    packed = {name: each for name, each in results.items() if each is not None}
     gain = sum(saved(tensors[name], parts) for name, (_, parts) in packed.items())
     whole = len(packed) == len(tensors) and gain > 0
     for name, tensor in tensors.items():
@@ -231,13 +233,13 @@ def _open(model: str | Path, trust_remote_code: bool) -> Checkpoint:
 
 
 def _output(checkpoint: Checkpoint, out: str | Path, overwrite: bool) -> OutputFolder:
-    return OutputFolder(
+    destination = Destination(
         Path(out),
         checkpoint.folder,
         overwrite=overwrite,
         with_code=checkpoint.trust_remote_code,
-        identity={"packing": str(checkpoint.folder)},
     )
+    return OutputFolder(destination, RunIdentity({"packing": str(checkpoint.folder)}))
 
 
 def _finish(output: OutputFolder, checkpoint: Checkpoint, files: dict[str, str]) -> None:

@@ -18,10 +18,10 @@ from secateur.inference.probe import probe
 from secateur.inference.timings import InferenceReport, ShapeReport, choose
 
 VECTORS = (1, 4, 16)
-"""What is probed by default: decoding of 1, 4 and 16 sequences at once."""
+"""Numbers of vectors that are probed by default: decoding of 1, 4 and 16 sequences at once."""
 NO_GAIN = "a CPU gains nothing from 2:4 today"
 _REMEMBERED = "_secateur_inference"
-"""Where a model keeps the report of what was done to it."""
+"""Attribute of a model that keeps the report of what was done to it."""
 
 
 def accelerate_inference(

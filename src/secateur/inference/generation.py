@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, StaticCache
 
 from secateur.inference.timings import Record
 
-SEED = 0
+PROMPT_SEED = 0
 
 
 class Latency(Record):
@@ -34,7 +34,7 @@ class Latency(Record):
 
     @classmethod
     def of(cls, taken: list[float]) -> Latency:
-        """Of the repeats."""
+        """The latency of passes that took so many seconds each."""
         return cls(seconds=statistics.median(taken), lowest=min(taken), highest=max(taken))
 
 
@@ -51,7 +51,7 @@ def measure(
         steps: tokens decoded after it.
         repeats: how many times; one more before them warms up.
     """
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(PROMPT_SEED)
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     tokens = torch.randint(vocabulary, (batch, prompt + steps), generator=generator)
     tokens = tokens.to(model.device)  # [batch, prompt + steps]

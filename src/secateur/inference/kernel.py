@@ -152,7 +152,7 @@ def multiply(x: Tensor, mask: Tensor, values: Tensor, tile: Tile) -> Tensor:
     return partial[0] if splits == 1 else partial.sum(dim=0).to(x.dtype)
 
 
-def unpack(mask: Tensor, values: Tensor) -> Tensor:
+def unpack_two_of_four(mask: Tensor, values: Tensor) -> Tensor:
     """The dense weight [out, in] of a packed matrix, in the dtype of `values`."""
     rows, groups = values.shape[0], values.shape[1] // 2
     weight = values.new_empty((rows, 4 * groups))  # [out, in]

@@ -1,4 +1,4 @@
-"""Which layers of a model can run sparse, by shape; and putting another layer in their place."""
+"""Finds the layers of a model that can run sparse, by shape, and puts others in their place."""
 
 from __future__ import annotations
 

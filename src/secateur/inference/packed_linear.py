@@ -92,7 +92,7 @@ class PackedLinear(nn.Module):
         from secateur.inference import kernel
 
         if not 0 < vectors <= MOST_VECTORS:
-            return F.linear(x, kernel.unpack(self.mask, self.values), self.bias)
+            return F.linear(x, kernel.unpack_two_of_four(self.mask, self.values), self.bias)
         y = kernel.multiply(
             x.reshape(vectors, -1), self.mask, self.values, self.tile_for(vectors)
         )  # [vectors, out]
@@ -106,7 +106,7 @@ class PackedLinear(nn.Module):
         return candidates(vectors)[0] if measured is None else self.tiles[measured]
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """The text that `print(model)` shows."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features},"
             f" bias={self.bias is not None}, packed 2:4"

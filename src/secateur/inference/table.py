@@ -1,4 +1,4 @@
-"""What was measured, as heads and rows of text: losses are called losses."""
+"""Makes heads and rows of text of what was measured: losses are called losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tabulate(found: BenchReport) -> tuple[list[str], list[list[str]]]:
 
 
 def summarise(found: BenchReport) -> list[str]:
-    """What was measured and how, what the forms take, what is missing: a line each."""
+    """The lines below the table: how it was measured, what the forms take, what is missing."""
     return [
         f"{found.device}, {found.dtype}; prompts of {found.prompt_tokens} tokens and"
         f" {found.new_tokens} new ones; median of {found.repeats}, ± half their range",

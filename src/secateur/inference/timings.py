@@ -1,4 +1,4 @@
-"""What was measured of every shape of matrix, and what was chosen: plain frozen records."""
+"""Records of what was measured of every shape of matrix, and of the form that was chosen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from secateur.inference.forms import Form
 
-MARGIN = 0.03
+WIN_MARGIN = 0.03
 """Differences below this share are noise: they are neither a win nor a loss."""
 
 
@@ -27,12 +27,12 @@ class Timing(Record):
     dense_ms: float
     """Median milliseconds of the dense matrix."""
     semi_structured_ms: float | None = None
-    """Of PyTorch's 2:4 tensor; None where it cannot take the matrix."""
+    """Median milliseconds of PyTorch's 2:4 tensor; None where it cannot take the matrix."""
     packed_ms: float | None = None
-    """Of the packed kernel with its best tile; None where it cannot run."""
+    """Median milliseconds of the packed kernel with its best tile; None where it cannot run."""
 
     def milliseconds(self, form: Form) -> float | None:
-        """Of one form."""
+        """The time of one form in milliseconds; None where it was not measured."""
         return {
             "dense": self.dense_ms,
             "semi-structured": self.semi_structured_ms,
@@ -41,41 +41,41 @@ class Timing(Record):
 
 
 class ShapeReport(Record):
-    """All 2:4 matrices of one shape, dtype and device."""
+    """The times of all 2:4 matrices of one shape, dtype and device."""
 
     rows: int
     """Outputs."""
     columns: int
     """Inputs."""
     dtype: str
-    """Of the weights."""
+    """dtype of the weights."""
     matrices: int
     """How many there are."""
     timings: tuple[Timing, ...]
-    """By number of vectors; empty where nothing was measured."""
+    """Times by number of vectors; empty where nothing was measured."""
     chosen: Form
-    """What they are now."""
+    """The form that the matrices have now."""
     notes: tuple[str, ...] = ()
     """Why a form was not measured."""
 
 
 class InferenceReport(Record):
-    """What `accelerate_inference` found and did."""
+    """The report of `accelerate_inference`: what it measured and did."""
 
     device: str
-    """Where the matrices are."""
+    """Devices that the matrices are on."""
     reason: str
-    """In a line, what was done, or why nothing was."""
+    """One line on what was done, or why nothing was."""
     matrices: int
     """Linear layers whose matrix is exactly 2:4."""
     changed: int
-    """Those that are no longer dense."""
+    """Number of matrices that are no longer dense."""
     bytes_before: int
-    """Of the 2:4 matrices."""
+    """Bytes of the 2:4 matrices before."""
     bytes_after: int
-    """Of what took their place."""
+    """Bytes of what took their place."""
     shapes: tuple[ShapeReport, ...]
-    """By shape."""
+    """Times and choice of every shape."""
 
 
 def choose(timings: Sequence[Timing]) -> Form:
@@ -85,14 +85,14 @@ def choose(timings: Sequence[Timing]) -> Form:
     margin. A tie, a loss or a form that was not measured everywhere leaves the matrix dense.
     """
     best: Form = "dense"
-    highest = 1 + MARGIN
+    highest = 1 + WIN_MARGIN
     forms: tuple[Form, ...] = ("semi-structured", "packed")
     for form in forms:
         ratios = []
         for timing in timings:
             taken = timing.milliseconds(form)
             ratios.append(0.0 if taken is None else timing.dense_ms / taken)
-        if not ratios or min(ratios) < 1 - MARGIN:
+        if not ratios or min(ratios) < 1 - WIN_MARGIN:
             continue
         mean = math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
         if mean > highest:

@@ -1,1 +1,1 @@
-"""What a run stands on: its processes, the device, the memory, the versions."""
+"""The ground that a run stands on: its processes, the device, the memory, the versions."""

@@ -1,4 +1,4 @@
-"""Where a run computes, and in what precision."""
+"""Chooses where a run computes, and in what precision."""
 
 from __future__ import annotations
 

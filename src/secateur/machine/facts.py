@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -13,6 +11,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import torch
 
 
@@ -29,7 +28,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """What the run was computed on."""
+    """The facts of this machine that a number may depend on."""
     facts = {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": str(os.cpu_count()),
@@ -41,20 +40,23 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def repeatability(device: torch.device) -> str:
-    """Where the same recipe, with the same versions, gives the same bits again."""
+    """Says where the same recipe, with the same versions, gives the same bits again."""
     if device.type == "cpu":
         return f"on this kind of machine, with {torch.get_num_threads()} threads"
     return "not promised: on an accelerator, backward passes may add in another order each time"
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Largest resident memory of this process so far, in bytes.
+
+    macOS tells only what is resident now, which may be less than the peak was.
+    """
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux: getrusage would begin with the parent's mark
+    if status.is_file():  # Linux, whose peak psutil does not tell
         lines = status.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
+    memory = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))  # peak_wset on Windows
 
 
 def reset_peak_memory(device: torch.device) -> None:

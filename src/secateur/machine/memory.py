@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
+from typing import Any
 
 import psutil
 import torch
 
 GROWTH = 2**24
-"""Bytes that a process may grow by before its free memory is given back."""
+"""Bytes that a process may grow by before its free memory is given back: 16 MiB, some milliseconds
+of touching pages again, which is little beside a block."""
 
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-_most = 0  # resident once memory was given back
+
+def _find_malloc_trim() -> Any:
+    """The C library's `malloc_trim`; None where there is none: only glibc has it."""
+    if sys.platform == "win32":
+        return None  # CDLL(None), this very process, is POSIX's
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+_malloc_trim = _find_malloc_trim()
+_most = 0  # bytes resident once memory was given back
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a tensor on `device` may take now."""
+    """The bytes that a tensor on `device` may take now."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     return int(psutil.virtual_memory().available)
 
 

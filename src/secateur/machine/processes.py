@@ -29,7 +29,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from secateur.errors import LostError, RecipeError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 PATIENCE = timedelta(hours=1)
 """How long the others wait for one that works alone, such as process 0 while it writes text."""
@@ -38,7 +38,7 @@ _TO_SPEAK = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class _Here:
-    """Where this process stands among those of its run; `local` counts within the host."""
+    """The number of this process among those of its run; `local` counts within the host."""
 
     rank: int = 0
     count: int = 1
@@ -83,7 +83,7 @@ def stop() -> None:
 
 
 def tell_once(say: Callable[[], None]) -> None:
-    """What one process has to say of a failure, if none has failed before it.
+    """Say what there is to say of a failure, if no other process has failed before.
 
     The others come back when it is said: torchrun ends them all once one is gone.
     """
@@ -108,7 +108,7 @@ def count() -> int:
 
 
 def number() -> int:
-    """Of this process, from 0: its rank."""
+    """The number of this process, from 0: its rank."""
     return _here.rank
 
 
@@ -128,7 +128,7 @@ def owned(total: int) -> Tensor:
 
 
 def local() -> int:
-    """Number of this process on its host: that of the accelerator it should take."""
+    """The number of this process on its host: that of the accelerator it should take."""
     return _here.local
 
 
@@ -185,31 +185,31 @@ def highest(number: int) -> int:
     """The highest of the processes' numbers."""
     if _here.count == 1:
         return number
-    found = torch.tensor(number)
+    result = torch.tensor(number)
     with _meeting():
-        dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found)
+        dist.all_reduce(result, dist.ReduceOp.MAX)
+    return int(result)
 
 
-def from_first(make: Callable[[], T]) -> T:
-    """What `make` gives to process 0, for all; the others wait for it and make nothing."""
+def from_first(make: Callable[[], _T]) -> _T:
+    """Give all processes what `make` gives to process 0; the others wait and make nothing."""
     if _here.count == 1:
         return make()
     made: list[Any] = [make() if first() else None]
     with _meeting():
         dist.broadcast_object_list(made, src=0, device=torch.device("cpu"))
-    value: T = made[0]
+    value: _T = made[0]
     return value
 
 
-def gather(items: Sequence[T]) -> list[T]:
+def gather(items: Sequence[_T]) -> list[_T]:
     """The items of all processes, those of the first one first."""
     if _here.count == 1:
         return list(items)
-    found: list[Any] = [None] * _here.count
+    by_rank: list[Any] = [None] * _here.count
     with _meeting():
-        dist.all_gather_object(found, list(items))
-    return [item for own in found for item in own]
+        dist.all_gather_object(by_rank, list(items))
+    return [item for gathered in by_rank for item in gathered]
 
 
 def _each(tensors: Sequence[Tensor], begin: Callable[[Tensor], Any]) -> None:

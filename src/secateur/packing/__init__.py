@@ -3,10 +3,10 @@
 from secateur.packing.matrix import (
     PACKABLE,
     Bitmask,
-    Form,
+    PackedForm,
     find_form,
     pack_matrix,
     unpack_matrix,
 )
 
-__all__ = ["PACKABLE", "Bitmask", "Form", "find_form", "pack_matrix", "unpack_matrix"]
+__all__ = ["PACKABLE", "Bitmask", "PackedForm", "find_form", "pack_matrix", "unpack_matrix"]

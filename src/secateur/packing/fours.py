@@ -1,4 +1,4 @@
-"""Groups of four 16-bit weights, moved as what they are to a processor: one 64-bit word each.
+"""Packs groups of four 16-bit weights as what they are to a processor: one 64-bit word each.
 
 Where its kept weights stand in a word is a matter of shifts, which a table gives for the group's
 four bits of the mask. So 2:4 and 1:4 in bfloat16 or float16 pack and unpack in a few passes over
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 GROUPS_AT_ONCE = 2**15
-"""As many as fit, with what is made of them, into a processor's own cache."""
+"""Groups that are packed at once: 256 KiB of words, which fit with what is made of them into a
+processor's own cache."""
 KEPT = {1: torch.int16, 2: torch.int32}
-"""What is kept of a group, as one word, by the number of weights."""
+"""dtype of the word that the kept weights of a group make, by their number."""
 
 
 def codes_of(mask: Tensor, groups: int) -> Tensor:
@@ -65,7 +66,7 @@ def spread(values: Tensor, codes: Tensor, n: int) -> Tensor:
 
 @cache
 def _shifts(n: int, device: torch.device) -> tuple[Tensor, ...]:
-    """By how many bits the first and the second kept weight of a group stand: int64 [16] each."""
+    """Shifts in bits of a group's first and second kept weight, by its mask: int64 [16] each."""
     places = [[bit for bit in range(4) if code >> bit & 1] for code in range(16)]
     full = [each if len(each) == n else [0] * n for each in places]
     return tuple(

@@ -9,18 +9,15 @@ they run along the one before it (GPT-2): the tensor is packed as W [out, in], t
 front of these two counted with the rows. The checksum is XXH3 (64 bits) of the bytes of values,
 mask and the rest of the layout, in that order: as fast as memory, so that reading can afford it.
 
-A folder of them has `packed.safetensors.index.json` instead of transformers' own index, which
-says the version; tensors that were not packed lie in its shards as they were.
+Tensors that were not packed lie beside them as they were; what a folder of such files says of
+itself is `checkpoint/packed_folder.py`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import Any
 
 import torch
 import xxhash
@@ -28,19 +25,13 @@ from torch import Tensor
 
 from secateur.errors import CheckpointError
 from secateur.packing import PACKABLE
-from secateur.packing.matrix import Bitmask, Form, find_form, pack_matrix, unpack_matrix
+from secateur.packing.matrix import Bitmask, PackedForm, find_form, pack_matrix, unpack_matrix
 from secateur.sparsity import NofM
 
-METHOD, VERSION = "secateur-packed", 1
-"""The name and the version of the format, in config.json and in the index."""
-INDEX = "packed.safetensors.index.json"
 VALUES, MASK, LAYOUT = PARTS = ".values", ".mask", ".layout"
 OVERHEAD = 512
-"""Bytes that a matrix takes in the header, beside what it takes itself."""
-NOT_LOADED = (
-    "none, the weights are packed: `import secateur` before loading, or use `secateur unpack`"
-)
-"""Stands in config.json for the file of weights: transformers without secateur refuses it."""
+"""Bytes that a packed matrix is taken to need in the header beside its own: three entries of up to
+some 170 bytes each."""
 _WANTED = "a folder that `secateur pack` wrote"
 _HINT = "packing or fetching it again"
 
@@ -63,7 +54,7 @@ class PackedMatrix:
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    form: Form
+    form: PackedForm
     axis: int
     checksum: int
 
@@ -84,7 +75,7 @@ class PackedMatrix:
 
     @property
     def layout(self) -> Tensor:
-        """What is stored as NAME.layout: int64 [4 + dimensions]."""
+        """The tensor that is stored as NAME.layout: int64 [4 + dimensions]."""
         n, m = (self.form.n, self.form.m) if isinstance(self.form, NofM) else (0, 0)
         return torch.tensor([self.checksum, n, m, self.axis, *self.shape])
 
@@ -108,13 +99,8 @@ class PackedMatrix:
         return weight.view(*front, rows, columns).transpose(-1, -2).contiguous()
 
 
-def is_packed(folder: Path) -> bool:
-    """Whether a model folder holds packed weights."""
-    return (folder / INDEX).is_file()
-
-
 def pack_tensor(name: str, tensor: Tensor) -> tuple[PackedMatrix, dict[str, Tensor]] | None:
-    """What a tensor of a checkpoint is packed to, by name; None where it cannot be.
+    """Pack a tensor of a checkpoint: its parts by name; None where it cannot be packed.
 
     Inputs are looked for along the last dimension, then along the one before it. It may come out
     larger than it was: see `saved`.
@@ -179,34 +165,6 @@ def read_layout(name: str, layout: Tensor, head: Head, where: object) -> PackedM
         wanted=_WANTED,
         hint=_HINT,
     )
-
-
-def check_version(facts: Any, where: object) -> None:
-    """Raise `CheckpointError` unless what an index says of itself is this format and version."""
-    version = facts.get("version") if isinstance(facts, dict) else None
-    if version != VERSION:
-        raise CheckpointError(
-            f"a packed folder of version {version!r}",
-            where=where,
-            wanted=f"version {VERSION}",
-            hint="a newer secateur",
-        )
-
-
-def packed_config(text: str) -> str:
-    """The config.json of a packed folder, from that of the model."""
-    config = json.loads(text)
-    config["quantization_config"] = {"quant_method": METHOD, "version": VERSION}
-    config["transformers_weights"] = NOT_LOADED
-    return json.dumps(config, indent=2) + "\n"
-
-
-def plain_config(text: str) -> str:
-    """The config.json of the model, from that of a packed folder."""
-    config = json.loads(text)
-    for key in ("quantization_config", "transformers_weights"):
-        config.pop(key, None)
-    return json.dumps(config, indent=2) + "\n"
 
 
 def parse_layout(name: str, layout: Tensor, dtype: torch.dtype) -> PackedMatrix | None:

@@ -1,4 +1,4 @@
-"""A sparse matrix as the values it keeps and one bit per weight: exact, without a model or a file.
+"""Packs a sparse matrix as the values it keeps and one bit per weight, exactly.
 
 W [out, in]    float32, bfloat16 or float16
 mask           uint8 [out, ceil(in / 8)]: bit i % 8, the lowest first, of byte i // 8 of a row says
@@ -31,23 +31,23 @@ MOST_ZEROS_KEPT = 1.05
 PACKABLE = (torch.float32, torch.bfloat16, torch.float16)
 """Dtypes that can be packed."""
 _WORD = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""What weights of so many bytes are moved as: their bits, whatever they mean."""
+"""Integer dtype that weights of so many bytes are moved as: their bits, whatever they mean."""
 _GATHER = 0x0102040810204080
 """Eight bytes of 0 or 1, times this, have their bits side by side in the highest byte."""
 
 
 @dataclass(frozen=True)
 class Bitmask:
-    """As many weights of each row are kept as there are."""
+    """The form that keeps every weight that is not zero, however many a row has."""
 
     def __str__(self) -> str:
         return "bitmask"
 
 
-Form = NofM | Bitmask
+PackedForm = NofM | Bitmask
 
 
-def find_form(weight: Tensor) -> Form | None:
+def find_form(weight: Tensor) -> PackedForm | None:
     """The form that W [out, in] is best packed in; None where none is smaller than the matrix.
 
     N:M is chosen only where every group has at most N weights that are no zero, and where it costs
@@ -60,26 +60,26 @@ def find_form(weight: Tensor) -> Form | None:
     nonzero = _bits_set(mask)
     if packed_bytes(weight, nonzero) >= weight.nbytes:
         return None
-    found: list[NofM] = []
+    patterns: list[NofM] = []
     for m in GROUPS:
         if columns % m == 0:
             n = max(1, int(_counts(mask, columns, m).max()))
-            kept = rows * columns * n // m
-            if n < m and kept <= max(nonzero, 1) * MOST_ZEROS_KEPT:
-                found.append(NofM(n, m))
-    best = min(found, key=lambda pattern: (pattern.n / pattern.m, pattern.m), default=None)
+            values = rows * columns * n // m
+            if n < m and values <= max(nonzero, 1) * MOST_ZEROS_KEPT:
+                patterns.append(NofM(n, m))
+    best = min(patterns, key=lambda pattern: (pattern.n / pattern.m, pattern.m), default=None)
     if best is not None and packed_bytes(weight, rows * columns * best.n // best.m) < weight.nbytes:
         return best
     return Bitmask()
 
 
-def packed_bytes(weight: Tensor, kept: int) -> int:
-    """Bytes of values and mask of W [out, in] with so many kept weights."""
+def packed_bytes(weight: Tensor, count: int) -> int:
+    """Bytes of values and mask of W [out, in] that keeps `count` weights."""
     rows, columns = weight.shape
-    return kept * weight.element_size() + rows * -(-columns // 8)
+    return count * weight.element_size() + rows * -(-columns // 8)
 
 
-def pack_matrix(weight: Tensor, form: Form) -> tuple[Tensor, Tensor]:
+def pack_matrix(weight: Tensor, form: PackedForm) -> tuple[Tensor, Tensor]:
     """The values and the mask of W [out, in].
 
     Raises:
@@ -110,7 +110,7 @@ def pack_matrix(weight: Tensor, form: Form) -> tuple[Tensor, Tensor]:
     return kept.view(weight.dtype).view(shape), mask
 
 
-def unpack_matrix(values: Tensor, mask: Tensor, columns: int, form: Form) -> Tensor:
+def unpack_matrix(values: Tensor, mask: Tensor, columns: int, form: PackedForm) -> Tensor:
     """W [out, in] from its values and mask, bit for bit; `columns` is in.
 
     Raises:
@@ -126,19 +126,19 @@ def unpack_matrix(values: Tensor, mask: Tensor, columns: int, form: Form) -> Ten
     return dense.view(values.dtype).view(len(mask), columns)
 
 
-def _in_fours(weight: Tensor, form: Form) -> int:
+def _in_fours(weight: Tensor, form: PackedForm) -> int:
     """N, if groups are words of 64 bits of which a word is kept; else 0."""
     fits = isinstance(form, NofM) and form.m == 4 and form.n in fours.KEPT and weight.itemsize == 2
     return form.n if isinstance(form, NofM) and fits else 0
 
 
 def _alive(weight: Tensor) -> Tensor:
-    """Where the bits of a weight are not all 0: bool [out, in]."""
+    """Tell the weights whose bits are not all 0: bool [out, in]."""
     return weight.contiguous().view(_WORD[weight.itemsize]) != 0
 
 
 def _filled(alive: Tensor, form: NofM) -> Tensor:
-    """With the first zeros kept too where a group has fewer than N other weights."""
+    """Keep the first zeros too where a group has fewer than N other weights: bool [out, in]."""
     groups = alive.view(len(alive), -1, form.m).clone()
     short = _lanes(groups) < form.n  # [out, in / m]
     some = groups[short]  # [groups, m]
@@ -161,7 +161,7 @@ def _counts(mask: Tensor, columns: int, m: int) -> Tensor:
 
 
 def _of_halves(mask: Tensor) -> Tensor:
-    """In each half of a byte, how many of its four bits are set: uint8."""
+    """Count the bits that are set in each half of a byte: uint8."""
     pairs = mask - (mask >> 1 & 0x55)
     return (pairs & 0x33) + (pairs >> 2 & 0x33)
 
@@ -193,7 +193,7 @@ def _spread(device: torch.device) -> Tensor:
     return (bits & 1).to(torch.uint8).view(torch.int64).flatten()
 
 
-def _check(values: Tensor, mask: Tensor, columns: int, form: Form) -> None:
+def _check(values: Tensor, mask: Tensor, columns: int, form: PackedForm) -> None:
     """Raise `PatternError` unless these are the values and the mask of one matrix."""
     if mask.dtype != torch.uint8 or mask.dim() != 2 or mask.shape[1] != -(-columns // 8):
         raise PatternError(
@@ -203,21 +203,21 @@ def _check(values: Tensor, mask: Tensor, columns: int, form: Form) -> None:
     if columns % 8 and bool((mask[:, -1] >> columns % 8).any()):
         raise PatternError("bits past the end of a row", wanted="zeros there")
     if isinstance(form, NofM):
-        wanted = (len(mask), columns * form.n // form.m)
-        if columns % form.m or tuple(values.shape) != wanted:
+        expected = (len(mask), columns * form.n // form.m)
+        if columns % form.m or tuple(values.shape) != expected:
             raise PatternError(
                 f"values of shape {list(values.shape)}",
-                wanted=f"{list(wanted)} for {form} of {len(mask)} x {columns}",
+                wanted=f"{list(expected)} for {form} of {len(mask)} x {columns}",
             )
         if wrong := int((_counts(mask, columns, form.m) != form.n).sum()):
             raise PatternError(
                 f"{wrong} groups of {form.m} do not keep {form.n}", wanted=f"{form.n} in each"
             )
     else:
-        kept = _bits_set(mask)
-        if tuple(values.shape) != (kept,):
+        count = _bits_set(mask)
+        if tuple(values.shape) != (count,):
             raise PatternError(
-                f"values of shape {list(values.shape)}", wanted=f"[{kept}], as the mask says"
+                f"values of shape {list(values.shape)}", wanted=f"[{count}], as the mask says"
             )
 
 

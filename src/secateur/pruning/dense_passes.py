@@ -23,7 +23,7 @@ from secateur.blocks.observe import Observation, observe
 from secateur.blocks.observer import ToGather
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import Aim, SweepInputs
-from secateur.checkpoint import ResidentModel, find_matrices
+from secateur.checkpoint import find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.unfinished import DENSE, read_batches, write_batches
 from secateur.evaluation import Following, pass_through
@@ -165,19 +165,20 @@ def _gradients(
     shared, scratch, progress = surroundings.shared, surroundings.scratch, surroundings.progress
     if facts is None or prepared.gradients is not None:
         return prepared.gradients
-    path = (shared.folder or scratch) / "gradients.safetensors"
+    path = (shared.folder or scratch) / "gradients"
     if recipe.save_gradients is not None:
         path = Path(recipe.save_gradients)
 
     def compute() -> GradientFile:
-        known = shared.folder is None and path.is_file()  # an interrupted run got this far
+        known = shared.folder is None and path.exists()  # an interrupted run got this far
         if processes.from_first(lambda: known):
             return processes.from_first(
                 lambda: GradientFile.open(path, matrix_shapes(source), facts)
             )
         progress.begin("gradients", 2 * len(source.blocks))
         order = prepared.plan.params.gradient_order
-        with GradientFile.create(path, matrix_shapes(source), facts) as file:
+        one_file = recipe.save_gradients is not None
+        with GradientFile.create(path, facts, one_file=one_file) as file:
             full_gradients(source, stream, file, order, _up_and_down(prepared, surroundings))
         return GradientFile(path)
 
@@ -216,7 +217,7 @@ def _first_block(
     """What observing block 0 gives to every run of a comparison; None for a run alone."""
     source, calibration, plan = prepared.source, prepared.calibration, prepared.plan
     shared = surroundings.shared
-    if not shared.needs or calibration is None or isinstance(source, ResidentModel):
+    if not shared.needs or calibration is None or not source.streamed:
         return None
     if plan.schedule == "matrix":  # no matrix but the first sees what the dense block gives it
         return None

@@ -21,7 +21,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.blocks.sweep import BlockResult, sweep
-from secateur.checkpoint import StreamedModel
 from secateur.errors import RecipeError
 from secateur.machine import processes
 from secateur.machine.facts import machine, now, peak_memory_bytes, repeatability, versions
@@ -157,7 +156,7 @@ def _record(
         created=now(),
         settings=prepared.recipe.run_options(),
         architecture=type(source.model).__name__,
-        streamed=isinstance(source, StreamedModel),
+        streamed=source.streamed,
         device=str(source.device),
         dtype=str(source.dtype).removeprefix("torch."),
         calibration=None if calibration is None else calibration.protocol,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.blocks.batching import tokens_in_each
 from secateur.checkpoint import (
     BlockModel,
+    Destination,
     ResidentModel,
-    StreamedModel,
     find_all_matrices,
-    find_matrices,
     load_whole,
     locate,
     open_model,
 )
-from secateur.checkpoint.destination import check_output
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.model_facts import load_tokenizer, reads_images
 from secateur.data import ImageBatch, TokenBatch
@@ -61,7 +58,7 @@ class Prepared:
 
     recipe: Recipe
     folder: Path | None
-    source: StreamedModel | ResidentModel
+    source: BlockModel
     calibration: TokenBatch | ImageBatch | None
     heldout: tuple[TokenBatch, ...]
     plan: Plan
@@ -88,10 +85,10 @@ def prepare(
     trust = recipe.trust_remote_code
     folder = locate(recipe.model, trust_remote_code=trust)
     if recipe.out is not None:
-        check_output(Path(recipe.out), folder, overwrite=recipe.overwrite)
+        Destination(Path(recipe.out), folder, overwrite=recipe.overwrite).check()
     source = watch.pruning(_open(recipe, folder, shared))
     notices: tuple[str, ...] = ()
-    if isinstance(source, ResidentModel):
+    if not source.streamed:
         notices = ("the files cannot be read block by block: the model was loaded whole",)
         shared.model.forget()  # it is changed in place
     if trust:
@@ -142,7 +139,7 @@ def check_fit(recipe: Recipe, shared: SharedWork) -> None:
     estimate(source, plan, sequences=0, length=0)
 
 
-def _open(recipe: Recipe, folder: Path, shared: SharedWork) -> Made[StreamedModel | ResidentModel]:
+def _open(recipe: Recipe, folder: Path, shared: SharedWork) -> Made[BlockModel]:
     """The model, as an earlier run opened it or anew."""
     device = choose_device(recipe.device)
     dtype, trust = choose_dtype(recipe.dtype, device), recipe.trust_remote_code
@@ -174,7 +171,7 @@ def prepare_in_place(
 def _prepare(
     recipe: Recipe,
     folder: Path | None,
-    source: StreamedModel | ResidentModel,
+    source: BlockModel,
     calibration: TokenBatch | ImageBatch | None,
     heldout: tuple[TokenBatch, ...],
     notices: tuple[str, ...],
@@ -228,16 +225,11 @@ def _gradient_facts(
     source: BlockModel, calibration: TokenBatch | ImageBatch, plan: Plan
 ) -> dict[str, str]:
     """What gradients depend on: those of an earlier run serve only if all of this is the same."""
-    digest = hashlib.sha256()
-    for index in {0, len(source.blocks) - 1}:
-        with source.open_block(index) as block:
-            weight = find_matrices(block)[0].read().float().cpu().contiguous()
-            digest.update(weight.numpy().tobytes())
     return {
         "format": "secateur/gradients/1",
         "aggregate": plan.params.gradient_order,
         "architecture": type(source.model).__name__,
-        "weights": digest.hexdigest(),
+        "weights": source.fingerprint(),
         "tokens": calibration.protocol.sha256,
         "precision": str(source.dtype).removeprefix("torch."),
     }

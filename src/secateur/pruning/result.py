@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from secateur.blocks.sweep import BlockResult
-from secateur.checkpoint import OutputFolder, ResidentModel
+from secateur.checkpoint import OutputFolder
 from secateur.checkpoint.background import Behind
 from secateur.machine import processes
 from secateur.pruning.dense_passes import ReadyRun
@@ -136,11 +136,7 @@ class IntoFolder(Result):
         self._behind.wait()
         if not processes.first():
             return {}
-        source = run.prepared.source
-        if isinstance(source, ResidentModel):
-            self._output.write_whole(source)
-        else:
-            self._output.write_surroundings(source)
+        self._output.write_rest(run.prepared.source)
         return self._output.seal()
 
     def finish(self, record: RunRecord) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from secateur.blocks.store import put_back
-from secateur.checkpoint import Checkpoint, OutputFolder, ResidentModel, StreamedModel
+from secateur.checkpoint import BlockModel, Destination, OutputFolder, RunIdentity
 from secateur.errors import RecipeError
 from secateur.machine import processes
 from secateur.machine.facts import machine, versions
@@ -42,16 +42,14 @@ def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFold
     recipe = prepared.recipe
     assert recipe.out is not None
     assert prepared.folder is not None
-    return OutputFolder(
+    destination = Destination(
         Path(recipe.out),
         prepared.folder,
         overwrite=recipe.overwrite,
         restart=recipe.restart,
         with_code=recipe.trust_remote_code,
-        identity=facts,
-        circumstances=circumstances(prepared),
-        notice=notice,
     )
+    return OutputFolder(destination, RunIdentity(facts, circumstances(prepared)), notice)
 
 
 def identity(prepared: Prepared) -> dict[str, Any]:
@@ -64,7 +62,7 @@ def identity(prepared: Prepared) -> dict[str, Any]:
         "precision": str(source.dtype).removeprefix("torch."),
     }
     if prepared.folder is not None:
-        content["source weights"] = Checkpoint(prepared.folder).fingerprint()
+        content["source weights"] = source.fingerprint()
     return {
         **deciding(Recipe, prepared.recipe.spelled_out(), content),
         "device": source.device.type,
@@ -93,7 +91,7 @@ def go_on(output: OutputFolder, run: ReadyRun) -> None:
     hidden = output.state.restore_streams({name: s.hidden for name, s in streams.items()})
     for name, stream in streams.items():
         stream.hidden = hidden[name]
-    if not isinstance(source, StreamedModel):
+    if not source.streamed:
         for index in range(run.done):
             changed = output.state.kept_weights(index)
             with source.open_block(index) as block:
@@ -117,7 +115,7 @@ class FinishedNow:
     seconds: float
 
 
-def keep(output: OutputFolder, source: StreamedModel | ResidentModel, block: FinishedNow) -> None:
+def keep(output: OutputFolder, source: BlockModel, block: FinishedNow) -> None:
     """Make a block finished: whatever happens now, it need not be pruned again.
 
     Args:
@@ -129,12 +127,8 @@ def keep(output: OutputFolder, source: StreamedModel | ResidentModel, block: Fin
         OutputError: it cannot be written.
     """
     shard, index = None, block.record.index
-    if not processes.first():
-        pass  # the weights are the same in all processes
-    elif isinstance(source, StreamedModel):
-        shard = output.write_block(source, index, block.changed)
-    else:
-        output.state.keep_weights(index, block.changed)
+    if processes.first():  # the weights are the same in all processes
+        shard = output.store_block(source, index, block.changed)
     output.state.finish_block(
         index, block.record.model_dump(mode="json"), shard, block.hidden, block.seconds
     )

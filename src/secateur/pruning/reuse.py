@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from secateur.blocks.observe import Observation
 from secateur.blocks.stream import Stream
-from secateur.checkpoint import ResidentModel, StreamedModel
+from secateur.checkpoint import BlockModel
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.data import ImageBatch, TokenBatch
 from secateur.statistics import Need
@@ -158,7 +158,7 @@ class SharedWork:
     def __init__(self, folder: Path | None = None, needs: frozenset[Need] = frozenset()) -> None:
         self.folder = folder
         self.needs = needs
-        self.model = Entry[ModelKey, StreamedModel | ResidentModel]()
+        self.model = Entry[ModelKey, BlockModel]()
         self.tokenizer = Entry[Path, PreTrainedTokenizerBase | None]()
         self.calibration = Entry[CalibrationKey, TokenBatch | ImageBatch | None]()
         self.heldout = Entry[HeldOutKey, tuple[TokenBatch, ...]]()

@@ -1,4 +1,4 @@
-"""Proof of sparsity from the files alone: what `secateur check` prints.
+"""Proves the sparsity of a model from its files alone, for `secateur check`.
 
 Every block is opened in turn and every prunable matrix is counted; what `run.json` claims is not
 believed, only compared. Its checksums tell whether the files are those that the run wrote.
@@ -25,9 +25,9 @@ class KindProof:
     """All matrices of one kind ("self_attn.q_proj"), over all blocks.
 
     Attributes:
-        kind: place within the block.
-        matrices: how many.
-        weights, zeros: in all of them.
+        kind: name of the layer within the block.
+        matrices: their number.
+        weights, zeros: numbers of weights and of zeros in all of them.
         lowest, highest: sparsity of the densest and of the sparsest.
         failing: names of those that do not have the pattern.
     """
@@ -101,7 +101,7 @@ class Proof:
         }
 
 
-def prove(model: str, pattern: str | None, *, trust_remote_code: bool = False) -> Proof:
+def check_folder(model: str, pattern: str | None, *, trust_remote_code: bool = False) -> Proof:
     """Count the zeros of every prunable matrix of a model folder.
 
     Args:
@@ -113,12 +113,12 @@ def prove(model: str, pattern: str | None, *, trust_remote_code: bool = False) -
     Raises:
         SecateurError: the pattern or the folder cannot be read.
     """
-    wanted = None if pattern is None else Selection(parse_pattern(pattern))
+    selection = None if pattern is None else Selection(parse_pattern(pattern))
     folder = locate(model, trust_remote_code=trust_remote_code)
     record = read_record(folder)
-    if wanted is None and record is not None:
-        wanted = record.selection
-        if wanted is None:
+    if selection is None and record is not None:
+        selection = record.selection
+        if selection is None:
             raise CheckpointError(
                 "the run record names no pattern", where=folder / "run.json", hint="--pattern"
             )
@@ -130,12 +130,12 @@ def prove(model: str, pattern: str | None, *, trust_remote_code: bool = False) -
         with source.open_block(index):
             for matrix in matrices:
                 name = source.blocks.prefix(index) + matrix.name
-                own = None if wanted is None else wanted.pattern_of(index, name)
-                found = MatrixRecord.of(name, audit(matrix.read(), own))
-                by_kind.setdefault(matrix.kind, []).append(found)
-    kinds = tuple(_sum(kind, found) for kind, found in by_kind.items())
+                asked = None if selection is None else selection.pattern_of(index, name)
+                counted = MatrixRecord.of(name, audit(matrix.read(), asked))
+                by_kind.setdefault(matrix.kind, []).append(counted)
+    kinds = tuple(_sum(kind, matrices) for kind, matrices in by_kind.items())
     files = {} if record is None else record.files
-    return Proof(folder, wanted, kinds, len(files), _changed(folder, files))
+    return Proof(folder, selection, kinds, len(files), _changed(folder, files))
 
 
 def _changed(folder: Path, files: Mapping[str, str]) -> tuple[str, ...]:
@@ -152,13 +152,13 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _sum(kind: str, found: list[MatrixRecord]) -> KindProof:
+def _sum(kind: str, matrices: list[MatrixRecord]) -> KindProof:
     return KindProof(
         kind=kind,
-        matrices=len(found),
-        weights=sum(matrix.rows * matrix.columns for matrix in found),
-        zeros=sum(matrix.zeros for matrix in found),
-        lowest=min(matrix.sparsity for matrix in found),
-        highest=max(matrix.sparsity for matrix in found),
-        failing=tuple(matrix.name for matrix in found if not matrix.holds),
+        matrices=len(matrices),
+        weights=sum(matrix.rows * matrix.columns for matrix in matrices),
+        zeros=sum(matrix.zeros for matrix in matrices),
+        lowest=min(matrix.sparsity for matrix in matrices),
+        highest=max(matrix.sparsity for matrix in matrices),
+        failing=tuple(matrix.name for matrix in matrices if not matrix.holds),
     )

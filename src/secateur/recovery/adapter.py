@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +33,8 @@ from secateur.checkpoint import find_blocks, find_matrices
 from secateur.errors import RecipeError, closest
 
 ADAPTER = "default"
-EVERY = "all"
+ALL_KINDS = "all"
+"""Value of `--targets` that stands for every kind of layer."""
 
 
 class MaskedLora(LoraLinear):  # type: ignore[misc]
@@ -44,12 +46,12 @@ class MaskedLora(LoraLinear):  # type: ignore[misc]
         self.stored_dtype: torch.dtype = base_layer.weight.dtype  # type: ignore[assignment]
 
     def used_weight(self) -> Tensor:
-        """What the layer multiplies by, as it will be stored: float32, shaped like the weight."""
+        """The weight that the layer multiplies by, as it will be stored, in float32."""
         weight = self.get_base_layer().weight
         with torch.autocast(weight.device.type, enabled=False):
             updated = weight.float() + self.get_delta_weight(ADAPTER)
-            kept = torch.where(weight != 0, updated, 0)
-            used: Tensor = _Stored.apply(kept, self.stored_dtype)  # type: ignore[no-untyped-call]
+            masked = torch.where(weight != 0, updated, 0)
+            used: Tensor = _Stored.apply(masked, self.stored_dtype)  # type: ignore[no-untyped-call]
         return used
 
     def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -91,27 +93,40 @@ def find_targets(model: PreTrainedModel, targets: str) -> list[str]:
         for matrix in find_matrices(block)
         if isinstance(matrix.owner, nn.Linear | Conv1D)
     }
-    if targets == EVERY:
+    if targets == ALL_KINDS:
         return list(kinds)
-    wanted = [kind.strip() for kind in targets.split(",")]
-    for kind in wanted:
-        if not any(_is_kind(there, kind) for there in kinds.values()):
-            known = {there.rpartition(".")[2] for there in kinds.values()}
+    asked = [kind.strip() for kind in targets.split(",")]
+    for kind in asked:
+        if not any(_is_kind(layer, kind) for layer in kinds.values()):
+            known = {layer.rpartition(".")[2] for layer in kinds.values()}
             raise RecipeError(
                 f"no block has a linear layer {kind!r}",
                 where="--targets",
                 wanted=closest(kind, sorted(known)),
             )
-    return [name for name, there in kinds.items() if any(_is_kind(there, k) for k in wanted)]
+    return [name for name, layer in kinds.items() if any(_is_kind(layer, kind) for kind in asked)]
+
+
+@dataclass(frozen=True)
+class AdapterShape:
+    """The adapters that a model gets.
+
+    Attributes:
+        modules: names of the layers that get one, from `find_targets`.
+        rank: of the factors.
+        alpha: the update is scaled by alpha / rank.
+        masked: every zero stays one; otherwise plain LoRA.
+    """
+
+    modules: list[str]
+    rank: int
+    alpha: float
+    masked: bool
 
 
 def attach(
     model: PreTrainedModel,
-    modules: list[str],
-    *,
-    rank: int,
-    alpha: float,
-    masked: bool,
+    shape: AdapterShape,
     stored_dtype: Callable[[str], torch.dtype],
     seed: int,
 ) -> PeftModel:
@@ -119,18 +134,20 @@ def attach(
 
     Args:
         model: the sparse model, whole.
-        modules: names from `find_targets`.
-        rank: of the factors.
-        alpha: the update is scaled by alpha / rank.
-        masked: every zero stays one; otherwise plain LoRA.
+        shape: of the adapters.
         stored_dtype: gives the dtype that a parameter has on disk.
         seed: of A.
     """
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, task_type="CAUSAL_LM")
-    if masked:
+    config = LoraConfig(
+        r=shape.rank,
+        lora_alpha=shape.alpha,
+        target_modules=shape.modules,
+        task_type="CAUSAL_LM",
+    )
+    if shape.masked:
         config._register_custom_module({nn.Linear: MaskedLora, Conv1D: MaskedLora})
     else:
-        kinds = {type(model.get_submodule(name)) for name in modules}
+        kinds = {type(model.get_submodule(name)) for name in shape.modules}
         config.fan_in_fan_out = Conv1D in kinds
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
@@ -146,5 +163,5 @@ def masked_layers(model: PreTrainedModel) -> list[tuple[str, MaskedLora]]:
     return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, MaskedLora)]
 
 
-def _is_kind(there: str, asked: str) -> bool:
-    return there == asked or there.endswith(f".{asked}")
+def _is_kind(layer: str, asked: str) -> bool:
+    return layer == asked or layer.endswith(f".{asked}")

@@ -1,4 +1,4 @@
-"""From adapters to one sparse model: the weights as they will be stored, and the proof of zeros."""
+"""Merges adapters into one sparse model, as it will be stored, and proves its zeros."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def count_zeros(
                             f"the merge broke {broken} zeros", where=name, wanted="every zero kept"
                         )
                 pattern = None if selection is None else selection.pattern_of(index, name)
-                found = audit(after, pattern)
-                if not found.holds:
+                counted = audit(after, pattern)
+                if not counted.holds:
                     raise CheckFailedError(f"the matrix is not {pattern}", where=name)
-                zeros += found.zeros
+                zeros += counted.zeros
     return zeros

@@ -4,7 +4,7 @@
     measure    the dense model, if there is one, and the sparse one
     train      adapters that leave the zeros alone, or plain ones that stay beside the model
     measure    before the merge, and after it
-    write      whole or not at all, when every zero has been found in its place
+    write      whole or not at all, when every zero has been proved
 
 Perplexity is measured in float32 whatever training computes in, so that two numbers differ by the
 weights alone.
@@ -21,15 +21,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.blocks.batching import batch_size
-from secateur.checkpoint import BlockModel, OutputFolder, ResidentModel, open_model
+from secateur.checkpoint import (
+    BlockModel,
+    Destination,
+    OutputFolder,
+    ResidentModel,
+    open_model,
+)
 from secateur.evaluation import Evaluation, perplexity_of
 from secateur.machine.facts import machine, now, peak_memory_bytes, versions
 from secateur.progress import Progress, Quiet
 from secateur.record import RecoveryRecord, RunRecord, StageRecord
-from secateur.recovery.adapter import attach, find_targets
+from secateur.recovery.adapter import AdapterShape, attach, find_targets
 from secateur.recovery.merge import count_zeros, merged_weights
 from secateur.recovery.objective import Objective, distillation, language_model_loss
-from secateur.recovery.prepare import Prepared, prepare
+from secateur.recovery.prepare import PreparedRecovery, prepare_recovery
 from secateur.recovery.settings import Recovery
 from secateur.recovery.training import train
 
@@ -45,31 +51,29 @@ def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
             result folder is left. A checkpoint to go on from is, if training had begun.
     """
     began = time.perf_counter()
-    prepared = prepare(settings)
-    with progress or Quiet() as shown:
+    prepared = prepare_recovery(settings)
+    with progress or Quiet() as progress:
         for line in prepared.notices:
-            shown.notice(line)
-        dense = _measure_folder(prepared, prepared.dense, "dense", shown)
-        pruned = _measure_folder(prepared, prepared.folder, "pruned", shown)
+            progress.notice(line)
+        dense = _measure_folder(prepared, prepared.dense, "dense", progress)
+        pruned = _measure_folder(prepared, prepared.folder, "pruned", progress)
         model = prepared.load(prepared.folder)
-        adapted = attach(
-            model,
+        shape = AdapterShape(
             find_targets(model, settings.targets),
-            rank=settings.rank,
-            alpha=settings.chosen_alpha,
+            settings.rank,
+            settings.chosen_alpha,
             masked=settings.result == "merged",
-            stored_dtype=prepared.source.storage_dtype,
-            seed=settings.seed,
         )
+        adapted = attach(model, shape, prepared.source.storage_dtype, settings.seed)
         factors = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-        trained = train(adapted, _objective(prepared), prepared, shown)
-        before = after = _measure(prepared, model, "adapted", shown)
+        trained = train(adapted, _objective(prepared), prepared, progress)
+        before = after = _measure(prepared, model, "adapted", progress)
         merged: dict[str, Tensor] = {}
         if settings.result == "merged":
             merged = merged_weights(model)
             adapted.unload()  # the model is as it was, its own layers in their places
             _put(model, merged)
-            after = _measure(prepared, model, "merged", shown)
+            after = _measure(prepared, model, "merged", progress)
         zeros = count_zeros(prepared.source, prepared.selection, merged)
         recovery = RecoveryRecord(
             created=now(),
@@ -87,18 +91,19 @@ def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
             zeros_before=prepared.zeros,
             zeros_after=zeros,
             seconds=trained.seconds,
-            versions={**versions(), "peft": version("peft"), "accelerate": version("accelerate")},
+            versions={**versions(), "peft": version("peft")},
             machine=machine(prepared.device),
             notices=prepared.notices,
         )
         record = _whole_record(prepared, recovery, began)
-        with OutputFolder(
+        destination = Destination(
             Path(settings.out),
             prepared.folder,
             overwrite=settings.overwrite,
             restart=True,
             with_code=settings.trust_remote_code,
-        ) as output:
+        )
+        with OutputFolder(destination) as output:
             _write(prepared, output, merged)
             if settings.result == "adapters":
                 output.write_folder("adapter", adapted.save_pretrained)
@@ -108,7 +113,7 @@ def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
     return record
 
 
-def _objective(prepared: Prepared) -> Objective:
+def _objective(prepared: PreparedRecovery) -> Objective:
     settings = prepared.settings
     if settings.objective == "lm" or prepared.dense is None:
         return language_model_loss
@@ -116,34 +121,34 @@ def _objective(prepared: Prepared) -> Objective:
 
 
 def _measure_folder(
-    prepared: Prepared, folder: Path | None, name: str, shown: Progress
+    prepared: PreparedRecovery, folder: Path | None, name: str, progress: Progress
 ) -> Evaluation | None:
     """A model on disk, one block in memory; None if there is nothing to measure, or no text."""
     if prepared.heldout is None or folder is None:
         return None
     trust = prepared.settings.trust_remote_code
     source = open_model(folder, prepared.device, torch.float32, trust_remote_code=trust)
-    return _perplexity(prepared, source, name, shown)
+    return _perplexity(prepared, source, name, progress)
 
 
 def _measure(
-    prepared: Prepared, model: PreTrainedModel, name: str, shown: Progress
+    prepared: PreparedRecovery, model: PreTrainedModel, name: str, progress: Progress
 ) -> Evaluation | None:
     """A model in memory, as it is; None if there is nothing to measure on."""
     source = ResidentModel(model, prepared.device, torch.float32)
-    return _perplexity(prepared, source, name, shown)
+    return _perplexity(prepared, source, name, progress)
 
 
 def _perplexity(
-    prepared: Prepared, source: BlockModel, name: str, shown: Progress
+    prepared: PreparedRecovery, source: BlockModel, name: str, progress: Progress
 ) -> Evaluation | None:
     if prepared.heldout is None:
         return None
-    shown.begin(name, len(source.blocks))
+    progress.begin(name, len(source.blocks))
     together = batch_size(None, prepared.heldout.input_ids.shape[1], source)
-    found = perplexity_of(source, prepared.heldout, together, tick=shown.tick)
-    shown.block(model=name, perplexity=round(found.perplexity, 4))
-    return found
+    evaluation = perplexity_of(source, prepared.heldout, together, tick=progress.tick)
+    progress.block(model=name, perplexity=round(evaluation.perplexity, 4))
+    return evaluation
 
 
 def _put(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
@@ -153,21 +158,20 @@ def _put(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
             model.get_parameter(name).copy_(weight)
 
 
-def _write(prepared: Prepared, output: OutputFolder, merged: dict[str, Tensor]) -> None:
+def _write(prepared: PreparedRecovery, output: OutputFolder, merged: dict[str, Tensor]) -> None:
     """The sparse model with its merged weights; everything else bit for bit as it was."""
     source = prepared.source
-    if isinstance(source, ResidentModel):
+    if source.streamed:
+        for index in range(len(source.blocks)):
+            prefix = source.blocks.prefix(index)
+            changed = {name: weight for name, weight in merged.items() if name.startswith(prefix)}
+            output.store_block(source, index, changed)
+    else:
         _put(source.model, merged)
-        output.write_whole(source)
-        return
-    for index in range(len(source.blocks)):
-        mine = source.blocks.prefix(index)
-        changed = {name: weight for name, weight in merged.items() if name.startswith(mine)}
-        output.write_block(source, index, changed)
-    output.write_surroundings(source)
+    output.write_rest(source)
 
 
-def _whole_record(prepared: Prepared, recovery: RecoveryRecord, began: float) -> RunRecord:
+def _whole_record(prepared: PreparedRecovery, recovery: RecoveryRecord, began: float) -> RunRecord:
     """The record of the pruning run with the recovery in it; a new one where there was none."""
     if prepared.record is not None:
         # what the sparse model scored in tasks is not what this one does
@@ -182,7 +186,7 @@ def _whole_record(prepared: Prepared, recovery: RecoveryRecord, began: float) ->
         settings={"model": settings.model, "out": settings.out},
         stages=(unknown,),
         architecture=type(source.model).__name__,
-        streamed=not isinstance(source, ResidentModel),
+        streamed=source.streamed,
         device=str(prepared.device),
         dtype=str(source.dtype).removeprefix("torch."),
         calibration=None,

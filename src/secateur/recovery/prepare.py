@@ -1,26 +1,24 @@
-"""What a recovery needs before it begins: every input found, read, checked against the others."""
+"""Prepares a recovery: every input is found, read and checked against the others."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import (
+    BlockModel,
     Checkpoint,
-    ResidentModel,
-    StreamedModel,
-    find_matrices,
+    Destination,
+    load_whole,
     locate,
     open_model,
 )
-from secateur.checkpoint.destination import check_output
 from secateur.checkpoint.model_facts import clip, load_tokenizer, vocabulary
 from secateur.data import Draw, TokenBatch, load_calibration, load_heldout
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
@@ -28,13 +26,13 @@ from secateur.machine.device import choose_device
 from secateur.recipe.differences import deciding
 from secateur.record import RunRecord, read_record
 from secateur.recovery.merge import count_zeros
-from secateur.recovery.resume import StateFile
+from secateur.recovery.resume import InterruptedRecovery
 from secateur.recovery.settings import Recovery
 from secateur.sparsity import Selection, parse_pattern
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRecovery:
     """A recovery whose inputs were all found and checked, before any work is done.
 
     Attributes:
@@ -54,14 +52,14 @@ class Prepared:
     settings: Recovery
     folder: Path
     record: RunRecord | None
-    source: StreamedModel | ResidentModel
+    source: BlockModel
     selection: Selection | None
     zeros: int
     dense: Path | None
     text: TokenBatch
     heldout: TokenBatch | None
     device: torch.device
-    state: StateFile
+    state: InterruptedRecovery
 
     @property
     def training(self) -> Tensor:
@@ -75,7 +73,7 @@ class Prepared:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the user should know."""
+        """The lines that the user should read."""
         batches = [batch for batch in (self.text, self.heldout) if batch is not None]
         return tuple(dict.fromkeys(line for batch in batches for line in batch.notices))
 
@@ -87,31 +85,23 @@ class Prepared:
 
     def load(self, folder: Path) -> PreTrainedModel:
         """A whole model, ready to train on: float32, or as stored where training is in bfloat16."""
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype="auto" if self.half else torch.float32,
-            trust_remote_code=self.settings.trust_remote_code,
-            use_safetensors=True,
-        )
+        dtype = None if self.half else torch.float32
+        trust = self.settings.trust_remote_code
+        model = load_whole(folder, dtype, trust_remote_code=trust)
         return model.to(self.device).eval().requires_grad_(False)
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must have been made with to go on from it."""
-        digest = hashlib.sha256()
-        for index in {0, len(self.source.blocks) - 1}:
-            with self.source.open_block(index) as block:
-                for matrix in find_matrices(block):
-                    digest.update(matrix.read().contiguous().numpy().tobytes())
+        """The facts that a checkpoint must have been made with to go on from it."""
         teacher = self.dense if self.settings.objective == "distill" else None
         content = {
             "tokens": self.text.protocol.token_sha256,
-            "weights": digest.hexdigest(),
+            "weights": self.source.fingerprint(),
             "dense weights": None if teacher is None else Checkpoint(teacher).fingerprint(),
         }
         return deciding(Recovery, self.settings.spelled_out(), content)
 
 
-def prepare(settings: Recovery) -> Prepared:
+def prepare_recovery(settings: Recovery) -> PreparedRecovery:
     """Open the sparse model, prove its pattern, read the texts.
 
     Raises:
@@ -119,8 +109,8 @@ def prepare(settings: Recovery) -> Prepared:
     """
     trust = settings.trust_remote_code
     folder, out = locate(settings.model, trust_remote_code=trust), Path(settings.out)
-    check_output(out, folder, overwrite=settings.overwrite)
-    state = StateFile.beside(out)
+    Destination(out, folder, overwrite=settings.overwrite).check()
+    state = InterruptedRecovery.beside(out)
     if state.exists and not (settings.resume or settings.overwrite):
         raise OutputError(
             "an interrupted recovery left a checkpoint",
@@ -139,7 +129,7 @@ def prepare(settings: Recovery) -> Prepared:
     if not zeros:
         raise ModelError("the model has no zeros to keep", where=folder, hint="secateur prune")
     text, heldout = _read(settings, folder, source)
-    return Prepared(
+    return PreparedRecovery(
         settings, folder, record, source, selection, zeros, _dense(settings, record), text, heldout,
         device, state,
     )  # fmt: skip
@@ -160,7 +150,7 @@ def _dense(settings: Recovery, record: RunRecord | None) -> Path | None:
 
 
 def _read(
-    settings: Recovery, folder: Path, source: StreamedModel | ResidentModel
+    settings: Recovery, folder: Path, source: BlockModel
 ) -> tuple[TokenBatch, TokenBatch | None]:
     """The sequences to train and judge on, and the windows to measure on."""
     tokenizer = load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)

@@ -28,7 +28,7 @@ from secateur.record import RecoveryPoint
 
 
 class Position(BaseModel):
-    """How far a recovery has come."""
+    """The point that a recovery has come to."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,7 +39,7 @@ class Position(BaseModel):
     interruptions: int
 
 
-class StateFile:
+class InterruptedRecovery:
     """The checkpoint of one recovery.
 
     Args:
@@ -50,8 +50,8 @@ class StateFile:
         self.path = path
 
     @classmethod
-    def beside(cls, out: Path) -> StateFile:
-        """That of a recovery whose result is to be `out`."""
+    def beside(cls, out: Path) -> InterruptedRecovery:
+        """The checkpoint of a recovery whose result is to be `out`."""
         return cls(out.parent / f".{out.name}.recovery.safetensors")
 
     @property
@@ -73,15 +73,15 @@ class StateFile:
         """
         tensors = {f"adapter.{name}": value for name, value in adapter.items()}
         tensors |= {f"best.{name}": value for name, value in best.items()}
-        for name, kept in optimizer.items():
-            tensors |= {f"optimizer.{name}.{key}": value for key, value in kept.items()}
+        for name, moments in optimizer.items():
+            tensors |= {f"optimizer.{name}.{key}": value for key, value in moments.items()}
         copied = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(self.path, copied, {"state": position.model_dump_json()})
 
     def load(self, identity: Mapping[str, Any]) -> tuple[Position, dict[str, Tensor]]:
-        """What was saved.
+        """Read what was saved.
 
         Args:
             identity: of the run that wants to go on.
@@ -122,7 +122,7 @@ def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def remembered(optimizer: Optimizer, names: list[str]) -> dict[str, dict[str, Tensor]]:
-    """What an optimiser remembers, by the name of the parameter, in the order it was given them."""
+    """The state of an optimiser by the name of the parameter, in the order it was given them."""
     state = optimizer.state_dict()["state"]
     return {
         name: {key: torch.as_tensor(value) for key, value in state[index].items()}

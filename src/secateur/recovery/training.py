@@ -3,42 +3,38 @@
     rate(s) = peak * s / warm_up                                             while s <= warm_up
               peak * (1 + cos(pi (s - 1 - warm_up) / (steps - warm_up))) / 2      after that
 
-`s` counts from 1. accelerate brings device, mixed precision and accumulation; the loop is written
-out because what matters here, going on from a kill to the same result and judging by the very
-weights of the merge, is easier to read in sixty lines than to hang into a trainer.
+`s` counts from 1. The loop is written out because what matters here, going on from a kill to the
+same result and judging by the very weights of the merge, is easier to read in sixty lines than to
+hang into a trainer.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from peft import PeftModel
 from torch import Tensor, nn
 
 from secateur.errors import NumericalError
 from secateur.progress import Progress
 from secateur.record import RecoveryPoint
-from secateur.recovery.objective import Objective, language_model_loss
-from secateur.recovery.prepare import Prepared
-from secateur.recovery.resume import Position, StateFile, part, remembered, remind
+from secateur.recovery.objective import Forward, Objective, language_model_loss
+from secateur.recovery.prepare import PreparedRecovery
+from secateur.recovery.resume import InterruptedRecovery, Position, part, remembered, remind
 from secateur.recovery.settings import Recovery
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training came to; the model holds the best state.
+    """The outcome of a training; the model holds the best state.
 
     Attributes:
         curve: every evaluation, the first before training.
-        steps: that were done.
+        steps: number of steps that were done.
         best: the evaluation whose state was kept.
         interruptions: how often the run went on from a checkpoint.
         seconds: wall time of the training, interruptions left out.
@@ -54,7 +50,7 @@ class Trained:
 class _Run:
     """One training run: what changes from step to step, and how it is kept."""
 
-    def __init__(self, model: PeftModel, settings: Recovery, state: StateFile) -> None:
+    def __init__(self, model: PeftModel, settings: Recovery, state: InterruptedRecovery) -> None:
         self.model, self.settings, self.state = model, settings, state
         self.factors = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -90,6 +86,15 @@ class _Run:
             for name, factor in self.factors.items():
                 factor.copy_(tensors[name])
 
+    def descend(self) -> None:
+        """One step along the gradients that the batches of the step have left; they are let go."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(self.step + 1, self.settings)
+        nn.utils.clip_grad_norm_(self.factors.values(), self.settings.gradient_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+
     def note(self, loss: float | None, validation: float) -> None:
         """An evaluation: on the curve, and the best state if it is the best."""
         rate = rate_at(self.step, self.settings)
@@ -110,8 +115,8 @@ class _Run:
             identity=identity, step=self.step, curve=tuple(self.curve), seconds=self.seconds,
             interruptions=self.interruptions,
         )  # fmt: skip
-        kept = remembered(self.optimizer, list(self.factors))
-        self.state.save(position, self.snapshot(), self.best, kept)
+        moments = remembered(self.optimizer, list(self.factors))
+        self.state.save(position, self.snapshot(), self.best, moments)
 
     def go_on(self, identity: dict[str, Any]) -> None:
         position, tensors = self.state.load(identity)
@@ -122,14 +127,16 @@ class _Run:
         self.before, self.interruptions = position.seconds, position.interruptions + 1
 
 
-def train(model: PeftModel, objective: Objective, prepared: Prepared, shown: Progress) -> Trained:
+def train(
+    model: PeftModel, objective: Objective, prepared: PreparedRecovery, progress: Progress
+) -> Trained:
     """Train the adapters of a model and leave it with the best of them.
 
     Args:
         model: only its factors take gradients. In evaluation mode throughout: no dropout.
         objective: what is made small.
         prepared: the settings, the sequences, where checkpoints go, where to compute.
-        shown: told of every step and evaluation.
+        progress: told of every step and evaluation.
 
     Raises:
         NumericalError: the loss is not finite.
@@ -141,44 +148,44 @@ def train(model: PeftModel, objective: Objective, prepared: Prepared, shown: Pro
     run = _Run(model, settings, prepared.state)
     if settings.resume:
         run.go_on(identity)
-    precision = "bf16" if prepared.half else "no"
-    with _accelerator(precision, settings.accumulation, device) as accelerator:
-        trained, optimizer = accelerator.prepare(model, run.optimizer)
-        trained.eval()
-        interval, losses = settings.chosen_interval, list[float]()
-        shown.begin("recover", math.ceil(settings.steps / interval))
-        for point in run.curve[1:]:
-            shown.block(step=point.step, validation=round(point.validation_loss, 4))
-        if not run.curve:
-            run.note(None, judge(trained, validation, settings, device))
-        while run.step < settings.steps and not run.out_of_patience:
-            for group in optimizer.param_groups:
-                group["lr"] = rate_at(run.step + 1, settings)
-            loss = 0.0
-            for batch in batches_of(run.step, prepared.training, settings):
-                with accelerator.accumulate(trained):
-                    found = objective(trained, batch.to(device))
-                    accelerator.backward(found)
-                    if accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(run.factors.values(), settings.gradient_norm)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                loss += float(found.detach()) / settings.accumulation
-            run.step += 1
-            if not math.isfinite(loss):
-                raise NumericalError(
-                    "the loss is not finite", where=f"step {run.step}", hint="a lower learning rate"
-                )
-            losses.append(loss)
-            shown.tick(f"loss {loss:.3f}", (run.step - 1) % interval + 1, interval)
-            if run.step % interval == 0 or run.step == settings.steps:
-                run.note(sum(losses) / len(losses), judge(trained, validation, settings, device))
-                losses.clear()
-                run.save(identity)
-                _show(run, shown)
-        accelerator.unwrap_model(trained, keep_fp32_wrapper=False)
+    model.eval()
+    trained = in_precision(model, torch.bfloat16 if prepared.half else None, device)
+    interval, losses = settings.chosen_interval, list[float]()
+    progress.begin("recover", math.ceil(settings.steps / interval))
+    for point in run.curve[1:]:
+        progress.block(step=point.step, validation=round(point.validation_loss, 4))
+    if not run.curve:
+        run.note(None, judge(trained, validation, settings, device))
+    while run.step < settings.steps and not run.out_of_patience:
+        loss = 0.0
+        for batch in batches_of(run.step, prepared.training, settings):
+            term = objective(trained, batch.to(device))
+            (term / settings.accumulation).backward()  # type: ignore[no-untyped-call]
+            loss += float(term.detach()) / settings.accumulation
+        run.descend()
+        if not math.isfinite(loss):
+            raise NumericalError(
+                "the loss is not finite", where=f"step {run.step}", hint="a lower learning rate"
+            )
+        losses.append(loss)
+        progress.tick(f"loss {loss:.3f}", (run.step - 1) % interval + 1, interval)
+        if run.step % interval == 0 or run.step == settings.steps:
+            run.note(sum(losses) / len(losses), judge(trained, validation, settings, device))
+            losses.clear()
+            run.save(identity)
+            _tell(run, progress)
     run.fill(run.best)
     return Trained(tuple(run.curve), run.step, run.best_point, run.interruptions, run.seconds)
+
+
+def in_precision(model: PeftModel, dtype: torch.dtype | None, device: torch.device) -> Forward:
+    """The model, multiplying in `dtype` where torch holds that to be safe; None leaves it alone."""
+
+    def forward(**inputs: Any) -> Any:
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            return model(**inputs)
+
+    return forward
 
 
 def rate_at(step: int, settings: Recovery) -> float:
@@ -191,7 +198,7 @@ def rate_at(step: int, settings: Recovery) -> float:
 
 
 @torch.no_grad()
-def judge(model: nn.Module, validation: Tensor, settings: Recovery, device: torch.device) -> float:
+def judge(model: Forward, validation: Tensor, settings: Recovery, device: torch.device) -> float:
     """Mean negative log-likelihood per token of sequences [sequences, tokens], in nats.
 
     Raises:
@@ -206,7 +213,7 @@ def judge(model: nn.Module, validation: Tensor, settings: Recovery, device: torc
 
 
 def batches_of(step: int, sequences: Tensor, settings: Recovery) -> tuple[Tensor, ...]:
-    """What a step, counted from 0, is made of: from seed and step alone.
+    """The batches of a step, counted from 0: they follow from seed and step alone.
 
     Args:
         step: how many were done before.
@@ -226,10 +233,10 @@ def batches_of(step: int, sequences: Tensor, settings: Recovery) -> tuple[Tensor
     return torch.split(sequences[order], settings.batch_size)
 
 
-def _show(run: _Run, shown: Progress) -> None:
+def _tell(run: _Run, progress: Progress) -> None:
     point = run.curve[-1]
     per_step = run.seconds / run.step
-    shown.block(
+    progress.block(
         step=run.step,
         loss=None if point.loss is None else round(point.loss, 4),
         validation=round(point.validation_loss, 4),
@@ -238,18 +245,3 @@ def _show(run: _Run, shown: Progress) -> None:
         rate=point.learning_rate,
         seconds_left=round(per_step * (run.settings.steps - run.step), 1),
     )
-
-
-@contextmanager
-def _accelerator(precision: str, accumulation: int, device: torch.device) -> Iterator[Accelerator]:
-    """accelerate keeps its choices for the whole process: this lets another run choose again."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    try:
-        yield Accelerator(
-            mixed_precision=precision,
-            gradient_accumulation_steps=accumulation,
-            device_placement=False,
-            cpu=device.type == "cpu",
-        )
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,0 +1,73 @@
+"""An opened model, as everything outside of this room sees it: a few pieces real at a time.
+
+`StreamedModel` reads a piece from its files and lets it go; `ResidentModel` has all of it in
+memory. Nobody asks which it is: what differs is asked of the model itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur.checkpoint.structure import Blocks
+
+
+class BlockModel(ABC):
+    """A model whose blocks are opened one at a time; what `blocks/` and `evaluation/` work on.
+
+    Attributes:
+        streamed: whether its weights are read from the files piece by piece. What is written into
+            an open block is let go then, and goes to the result by `stored_block`; of a model that
+            is not streamed it stays in memory, and the model is written as a whole.
+        model: the model itself; only what is open may be computed with.
+        blocks: its decoder blocks.
+        device: where open pieces are.
+        dtype: the precision of open pieces.
+    """
+
+    streamed: bool
+    model: PreTrainedModel
+    blocks: Blocks
+    device: torch.device
+    dtype: torch.dtype
+
+    @abstractmethod
+    def open_block(self, index: int) -> AbstractContextManager[nn.Module]:
+        """One decoder block, ready to compute with; what is written into it may be let go."""
+
+    @abstractmethod
+    def open_surroundings(self) -> AbstractContextManager[PreTrainedModel]:
+        """Everything but the blocks, ready to compute with."""
+
+    @abstractmethod
+    def storage_dtype(self, name: str) -> torch.dtype:
+        """The dtype in which a parameter is kept when its piece is closed."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """The fingerprint of the model, hexadecimal: see `fingerprint.py`.
+
+        Of a model in memory it is taken of the weights as they are now.
+        """
+
+    @abstractmethod
+    def stored_block(self, index: int, changed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """The tensors of one block as a file of the result holds them, by their names there.
+
+        Args:
+            index: of the block.
+            changed: parameter name in the model -> new value as stored. What is not named keeps
+                its bytes.
+
+        Returns:
+            None if the model is not streamed.
+        """
+
+    @abstractmethod
+    def stored_surroundings(self) -> dict[str, Tensor] | None:
+        """The tensors that are in no block, bit for bit as they were; None as above."""

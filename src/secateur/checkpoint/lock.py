@@ -1,0 +1,55 @@
+"""Lets one process at a time write a result: a lock beside it, which dies with its process.
+
+    OUT's parent/.OUT.lock    while a run writes OUT
+
+The system holds the lock, not the file: what a killed run leaves behind stops nobody.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from secateur.errors import OutputError
+
+
+class OutputLock:
+    """The right to write one result.
+
+    Args:
+        out: the result folder; it need not exist, its parent must once the lock is taken.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._path = out.parent / f".{out.name}.lock"
+        self._lock = FileLock(str(self._path), timeout=0, thread_local=False)
+
+    @property
+    def held(self) -> bool:
+        """Whether this object has taken the lock."""
+        return self._lock.is_locked
+
+    def take(self) -> None:
+        """Hold the lock until `let_go`, or until the process is gone.
+
+        Raises:
+            OutputError: another run holds it.
+        """
+        try:
+            self._lock.acquire()
+        except Timeout as fault:
+            raise OutputError(
+                "another run is writing here", where=self._path, hint="another --out"
+            ) from fault
+
+    def let_go(self) -> None:
+        """Let another run write, and remove the file."""
+        if sys.platform != "win32":
+            self._path.unlink(missing_ok=True)  # while it is held: nobody else's can be removed
+        self._lock.release()
+        if sys.platform == "win32":
+            with suppress(OSError):  # another run has it open by now
+                self._path.unlink()
