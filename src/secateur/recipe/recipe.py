@@ -41,9 +41,10 @@ class Recipe(BaseModel):
     )
 
     model: Annotated[str, Setting(CONTENT)]
-    """Folder of a Hugging Face checkpoint, a hub name, or builtin (the model in the package)."""
+    """The model to prune: a checkpoint's folder, a name on the hub, or builtin (it comes with
+    the package)."""
     out: Annotated[str | None, Setting(PLACE, unset="nothing is written")] = None
-    """Folder for the pruned model."""
+    """Write the pruned model to this folder."""
     method: Annotated[str, Setting(RESULT)] = "wanda++"
     """The pruning method; `secateur methods` lists them."""
     pattern: Annotated[str, Setting(RESULT)] = "2:4"
@@ -61,38 +62,38 @@ class Recipe(BaseModel):
     dense_first: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0)
     """Leave this many blocks dense, from the first one on."""
     calibration: Annotated[str | None, Setting(CONTENT)] = None
-    """Text to calibrate on: a .txt, .jsonl or .parquet file, a folder of texts, a .safetensors file
-    with input_ids, c4, wikitext2, builtin (source of the standard library), or self (the dense
-    model writes it)."""
+    """Calibrate on this text: a .txt, .jsonl or .parquet file, a folder of texts, a .safetensors
+    file with input_ids, c4, wikitext2, builtin (source of the standard library), or self (the
+    dense model writes it)."""
     images: Annotated[str | None, Setting(CONTENT)] = None
-    """Folder of images to calibrate a classifier on: FOLDER/<class>/*.png; without class folders
+    """Calibrate a classifier on this folder of images: FOLDER/<class>/*.png; without class folders
     the model's own predictions are the labels."""
     samples: Annotated[int, Setting(RESULT)] = Field(default=128, ge=1)
-    """Number of calibration sequences, or images."""
+    """Calibrate on this many sequences, or images."""
     sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2)
-    """Tokens per sequence and per window; at most what the model allows."""
+    """Make every sequence and window this many tokens long; at most what the model allows."""
     seed: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0, lt=2**32)
-    """Seed of every random choice."""
+    """Draw every random choice from this seed."""
     text: Annotated[str | None, Setting(CONTENT)] = None
-    """Held-out text to measure perplexity on while the blocks pass: a file, a folder, c4 or
+    """Measure perplexity on this held-out text while the blocks pass: a file, a folder, c4 or
     wikitext2 (their test splits), or builtin (modules held out)."""
     also_text: Annotated[list[str], Setting(CONTENT)] = []
-    """A further held-out text to measure on, such as one from another domain. May be repeated."""
+    """Measure on this held-out text too, such as one from another domain. May be repeated."""
     windows: Annotated[int | None, Setting(CONTENT, unset="all")] = Field(default=None, ge=1)
     """Measure on at most this many windows of each held-out text."""
     parameters: Annotated[dict[str, Any], Setting(RESULT)] = {}
-    """Parameters of the method, by name."""
+    """Set parameters of the method, such as alpha=10; `secateur methods` lists them."""
     preset: Annotated[Literal["auto", "paper"], Setting(RESULT)] = "auto"
     """Settings of the regional optimiser: auto derives its rate from the layers, paper takes the
     published ones."""
     effort: Annotated[Literal["fast", "balanced", "best"], Setting(RESULT)] = "balanced"
     """How long the regional optimiser works, under preset auto."""
     regional: Annotated[dict[str, Any], Setting(RESULT)] = {}
-    """Single settings of the regional optimiser, by name; they go over the preset."""
+    """Change settings of the regional optimiser, such as regional.rounds=3, from their preset."""
     written: Annotated[
         int | None, Setting(RESULT, unset="0; three per sample under effort best")
     ] = Field(default=None, ge=0)
-    """Number of sequences that the dense model writes, calibrated on beside the text's."""
+    """Let the dense model write this many sequences, to calibrate on beside those of the text."""
     allocation: Annotated[Allocation, Setting(RESULT)] = "uniform"
     """How an unstructured ratio is shared out. uniform: the same everywhere; owl: blocks with
     outliers lose less; measured: matrices lose more where pruning was measured to hurt less."""
@@ -104,7 +105,7 @@ class Recipe(BaseModel):
     expert_tokens: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1)
     """Prune an expert that fewer tokens than this reach by magnitude, with a notice."""
     gradients: Annotated[str | None, Setting(PLACE)] = None
-    """File of full-model gradients that an earlier run saved (gblm)."""
+    """Take the full-model gradients from this file, which an earlier run saved (gblm)."""
     save_gradients: Annotated[str | None, Setting(PLACE, unset="not kept")] = None
     """Keep the full-model gradients in this .safetensors file (gblm)."""
     block_inputs: Annotated[Literal["auto", "memory", "disk"], Setting(PLACE)] = "auto"
@@ -112,11 +113,11 @@ class Recipe(BaseModel):
     batch_size: Annotated[int | None, Setting(RESULT, unset="about 2048 tokens on a CPU")] = Field(
         default=None, ge=1
     )
-    """Sequences that run through a block together."""
+    """Run this many sequences through a block together."""
     dtype: Annotated[Precision, Setting(CONTENT)] = "auto"
-    """Precision of the computation; auto takes float32 on a CPU, the checkpoint's own elsewhere."""
+    """Compute in this precision; auto takes float32 on a CPU, the checkpoint's own elsewhere."""
     device: Annotated[str, Setting(PLACE)] = "auto"
-    """Where to compute: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
+    """Compute there: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
     trust_remote_code: Annotated[bool, Setting(RUN)] = False
     """Run the code that comes with the model, with all your rights. The families of transformers
     never need it; a recipe file cannot set it."""
