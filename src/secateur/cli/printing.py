@@ -223,7 +223,7 @@ def recovery(record: RunRecord) -> None:
 
 
 def report(written: Report) -> None:
-    """Where a report was written; its text, if it was written nowhere."""
+    """Print where a report was written; its text, if it was written nowhere."""
     if written.path is None:
         print(written.text, end="")
     else:
