@@ -18,7 +18,7 @@ choices are the record's to check: it names everything that is wrong at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter, Signature, signature
 from types import GenericAlias, NoneType, UnionType
@@ -52,12 +52,13 @@ class Fields:
 
 
 def options_of(
-    *sources: type[BaseModel] | Fields, complete: bool = True
+    *sources: type[BaseModel] | Fields, without: Collection[str] = (), complete: bool = True
 ) -> Callable[[Callable[Concatenate[Given, ...], None]], Callable[..., None]]:
     """A decorator: the command takes the options of these settings before those of its own.
 
     Args:
         sources: settings, all of their fields or some; of two fields with one name the first.
+        without: fields that no option is made of.
         complete: a field without a default must be given; False where a file may hold it.
 
     Raises:
@@ -67,7 +68,8 @@ def options_of(
     for source in sources:
         some = source if isinstance(source, Fields) else Fields(source, source.model_fields)
         for name in some.names:
-            fields.setdefault(name, some.settings)
+            if name not in without:
+                fields.setdefault(name, some.settings)
     mappings = [name for name in fields if _type(fields[name], name) == dict[str, Any]]
     made = [_parameter(fields[name], name, complete) for name in fields if name not in mappings]
     if mappings:
@@ -167,10 +169,12 @@ def _word(form: Any, name: str) -> Any:
     """The type that typer reads the option of a field as."""
     if form in (str, int, float, bool):
         return form
-    if get_origin(form) in (Literal, tuple):
+    if get_origin(form) is Literal:
         return str
     if get_origin(form) is list:
         return GenericAlias(list, _word(get_args(form)[0], name))
+    if get_origin(form) is tuple and get_args(form)[0] in (str, int, float):
+        return str
     if form == dict[str, str]:
         return list[str]
     raise TypeError(f"no option can be made of {name}, which is {form}")

@@ -17,7 +17,7 @@ from secateur.recipe.yaml_file import read_recipe
 
 
 @app.command()
-@options_of(Recipe, complete=False)
+@options_of(Recipe, without=("stages",), complete=False)
 def prune(
     given: Given,
     recipe_file: Annotated[
