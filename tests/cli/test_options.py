@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -18,6 +19,7 @@ from secateur.evaluation import EvaluationSettings
 from secateur.inference import BenchSettings
 from secateur.recipe import Recipe
 from secateur.recipe.setting import Mark, Setting
+from secateur.recipe.yaml_file import read_recipe
 from secateur.recovery import Recovery
 
 COMMANDS: Mapping[str, tuple[type[BaseModel], ...]] = {
@@ -202,3 +204,23 @@ def test_a_field_that_can_be_no_option_is_a_fault_of_the_program() -> None:
     with pytest.raises(TypeError, match=r"no option can be made of Odd\.more"):
         options_of(Odd, without=("parts",))
     options_of(Odd, without=("parts", "more"))
+
+
+def test_options_go_over_a_recipe_file_entry_by_entry(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "model: m\nmethod: wanda++\ncalibration: t.txt\nsamples: 4\ninclude: [mlp]\n"
+        "patterns: {q_proj: 50%, k_proj: 1:4}\nparameters: {alpha: 5}\n",
+        encoding="utf-8",
+    )
+    options = {
+        "samples": 6, "include": ["attn"], "patterns": {"v_proj": "1:4", "q_proj": "2:4"},
+        "parameters": {"competition": "layer"}, "regional": {"rounds": 2},
+    }  # fmt: skip
+    recipe = read_recipe(path, options)
+    assert (recipe.model, recipe.samples, recipe.include) == ("m", 6, ["attn"])
+    assert list(recipe.patterns.items()) == [("v_proj", "1:4"), ("q_proj", "2:4"),
+                                             ("k_proj", "1:4")]  # fmt: skip
+    assert recipe.parameters == {"competition": "layer", "alpha": 5}
+    assert recipe.regional == {"rounds": 2}
+    assert read_recipe(path, {}).samples == 4

@@ -11,7 +11,7 @@ from secateur.recipe import Recipe
 
 
 @app.command()
-@options_of(ComparisonSettings, Fields(Recipe, shared_keys()), without=("stages",))
+@options_of(ComparisonSettings, Fields(Recipe, shared_keys()))
 def compare(given: Given) -> None:
     """Prune MODEL with every method at every pattern, measure each, and write table and report.
 
