@@ -154,12 +154,12 @@ def start(folder: Path, method: str, out: str, options: argparse.Namespace) -> B
 def run_command(command: list[str], told: Path) -> None:
     """In a process of its own: `secateur` with its standard error in a file."""
     from secateur import cli
-    from secateur.cli import printing
+    from secateur.cli import terminal
 
-    printing.out.quiet = True
+    terminal.out.quiet = True
     with told.open("w") as file:
         sys.argv, sys.stderr = command, file
-        printing.err.file = file
+        terminal.err.file = file
         cli.main()
 
 

@@ -9,7 +9,7 @@ import re
 import pytest
 from rich.console import Console
 
-from secateur.cli.printing import amount, table
+from secateur.cli.terminal import amount, table
 from secateur.progress import JsonLines, Progress, Quiet, TerminalBars
 
 

@@ -184,6 +184,21 @@ COMMAND_LINE: dict[str, Case] = {
     "an unknown command": Case(lambda p: ["nonsense"], ["nonsense"]),
     "a flag misspelt": Case(lambda p: ["prune", "--patern", "2:4"], ["--patern", "--pattern"]),
     "a word for a number": Case(lambda p: ["prune", "m", "--samples", "many"], ["--samples"]),
+    "a word for a share": Case(
+        lambda p: ["recover", "m", "--text", "t", "--out", "o", "--weight-decay", "x"],
+        ["--weight-decay"],
+    ),
+    "recover to nowhere": Case(lambda p: ["recover", "m", "--text", "t"], ["--out"]),
+    "two faults of recover": Case(
+        lambda p: ["recover", "m", "--text", "t", "--out", "o", "--rank", 0, "--gradient-norm", 0],
+        ["2 faults in the options of recover", "rank=0", "gradient_norm=0"],
+    ),
+    "a matrix without a pattern": Case(
+        lambda p: p.prune("--patterns", "q_proj"), ["--patterns 'q_proj'", "REGEX=PATTERN"]
+    ),
+    "no pattern for a matrix": Case(
+        lambda p: p.prune("--patterns", "q_proj=abc"), ["'abc' cannot be read"]
+    ),
     "check without a model": Case(lambda p: ["check"], ["Missing argument"]),
     "check of two models": Case(lambda p: ["check", "a", "b"], ["b"]),
     "prune without a model": Case(lambda p: ["prune", "--out", "x"], ["model is missing"]),
@@ -623,17 +638,17 @@ EVALUATE: dict[str, Case] = {
     "a binary": Case(lambda p: p.evaluate(text=p.file("b.txt", b"a\0")), ["NUL byte"]),
     "int7": Case(lambda p: p.evaluate("--dtype", "int7"), ["int7", "float32"]),
     "a GPU too many": Case(lambda p: p.evaluate("--device", "cuda:77"), ["cuda:77"]),
-    "no windows": Case(lambda p: p.evaluate("--windows", "0"), ["--windows"]),
-    "negative windows": Case(lambda p: p.evaluate("--windows", "-1"), ["--windows"]),
+    "no windows": Case(lambda p: p.evaluate("--windows", "0"), ["windows=0", "wanted"]),
+    "negative windows": Case(lambda p: p.evaluate("--windows", "-1"), ["windows=-1", "wanted"]),
     "windows of one token": Case(
         lambda p: ["evaluate", p.dense, "--text", p.tokens, "--sequence-length", 1],
-        ["--sequence-length"],
+        ["sequence_length=1", "wanted"],
     ),
     "more tokens than the model allows": Case(
         lambda p: ["evaluate", p.dense, "--text", p.tokens, "--sequence-length", 1000],
         ["sequences of 1000 tokens", "at most 64"],
     ),
-    "no batch": Case(lambda p: p.evaluate("--batch-size", "0"), ["--batch-size"]),
+    "no batch": Case(lambda p: p.evaluate("--batch-size", "0"), ["batch_size=0", "wanted"]),
     "no dense model": Case(lambda p: p.evaluate("--against", "no/where/at"), ["no model folder"]),
     "another vocabulary": Case(
         lambda p: p.evaluate("--against", p.model(make_model("llama", vocab_size=130))),
@@ -705,9 +720,11 @@ BENCH: dict[str, Case] = {
     "a batch in words": Case(
         lambda p: ["bench", p.pruned, "--batches", "1,two"], ["batches='1,two'", "whole numbers"]
     ),
-    "no prompt": Case(lambda p: ["bench", p.pruned, "--prompt", 0], ["--prompt"]),
-    "no new token": Case(lambda p: ["bench", p.pruned, "--new-tokens", 0], ["--new-tokens"]),
-    "no repeat": Case(lambda p: ["bench", p.pruned, "--repeats", 0], ["--repeats"]),
+    "no prompt": Case(lambda p: ["bench", p.pruned, "--prompt", 0], ["prompt=0", "wanted"]),
+    "no new token": Case(
+        lambda p: ["bench", p.pruned, "--new-tokens", 0], ["new_tokens=0", "wanted"]
+    ),
+    "no repeat": Case(lambda p: ["bench", p.pruned, "--repeats", 0], ["repeats=0", "wanted"]),
     "more tokens than the model allows": Case(
         lambda p: ["bench", p.pruned, "--prompt", 60, "--new-tokens", 5],
         ["65 together", "at most 64", "try a smaller --prompt"],

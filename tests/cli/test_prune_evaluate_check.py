@@ -207,7 +207,7 @@ def test_a_recipe_file_and_flags_over_it(
     assert command("prune", "--recipe", recipe, *flags).status == 0
     told = RunRecord.model_validate_json((tmp_path / "out" / "run.json").read_bytes()).recipe
     assert (told["method"], told["pattern"]) == ("wanda++", "4:8")
-    assert told["parameters"] == {"alpha": 5.0, "compare": "layer"}
+    assert told["parameters"] == {"alpha": 5.0, "competition": "layer"}
     assert (told["regional"]["rounds"], told["regional"]["samples"]) == (1, 3)
 
 

@@ -16,10 +16,10 @@ from secateur.cli import (  # each registers its command
     evaluate,
     methods,
     pack,
-    printing,
     prune,
     recover,
     report,
+    terminal,
 )
 from secateur.cli.app import app
 from secateur.errors import SecateurError
@@ -58,12 +58,12 @@ def main() -> None:
         if debug:
             raise
         line = str(fault)
-        processes.tell_once(lambda: printing.error(line))
+        processes.tell_once(lambda: terminal.error(line))
         sys.exit(fault.exit_code)
     except typer.TyperException as fault:  # an unknown option, a word for a number, ...
         line = fault.format_message()
-        processes.tell_once(lambda: printing.error(line))
+        processes.tell_once(lambda: terminal.error(line))
         sys.exit(2)
     if status == INTERRUPTED:  # typer's answer to Ctrl-C
-        processes.tell_once(lambda: printing.warn("interrupted"))
+        processes.tell_once(lambda: terminal.warn("interrupted"))
     sys.exit(status or 0)

@@ -8,24 +8,24 @@ from typing import Annotated
 import typer
 
 from secateur.cli import printing
-from secateur.cli.app import app, shown
-from secateur.cli.compare import Overwrite
-from secateur.comparison.demo import demo, demo_runs
+from secateur.cli.app import app, progress
+from secateur.comparison.demo import demo as do_demo
+from secateur.comparison.demo import demo_runs
 from secateur.reporting import write_comparison
 
 
-@app.command("demo")
-def demo_command(
-    out_folder: Annotated[
-        str, typer.Option("--out", help="Folder for the models, the table and the report.")
-    ] = "secateur-demo",
-    overwrite: Overwrite = False,
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Write the models, the table and the report to this folder.")
+    ] = Path("secateur-demo"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished runs again.")] = False,
 ) -> None:
     """Prune the bundled model with every method at 2:4, and write a report: minutes, offline."""
-    runs = demo_runs(Path(out_folder))
-    printing.say(f"every method on the bundled model: {len(runs)} runs, a few minutes")
+    runs = demo_runs(out)
+    printing.beginning(len(runs))
     records = []
-    for done in demo(runs, shown(), overwrite=overwrite):
-        records.append(done.record)
-        printing.compared(done)
-    printing.comparison(write_comparison(records, Path(out_folder)))
+    for run in do_demo(runs, progress(), overwrite=overwrite):
+        printing.finished_run(run)
+        records.append(run.record)
+    printing.comparison(write_comparison(records, out))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from secateur import export
+import secateur
 from secateur.cli import printing
-from secateur.cli.app import Json, Model, Trust, app, shown
+from secateur.cli.app import Json, Model, Trust, app, progress
 
-Out = Annotated[str, typer.Option(help="The new folder.")]
+Out = Annotated[str, typer.Option(help="Write the new model to this folder.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
 
 
@@ -24,17 +23,14 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Write a copy of MODEL that is really smaller: 2:4 in bfloat16 takes 56 %. Exact."""
-    done = export.pack(
+    packing = secateur.pack(
         model,
         out,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
-        progress=shown(),
+        progress=progress(),
     )
-    if as_json:
-        print(json.dumps(done.as_dict(), indent=2))
-    else:
-        printing.packing(done)
+    printing.packing(packing, as_json=as_json)
 
 
 @app.command()
@@ -46,14 +42,11 @@ def unpack(
     as_json: Json = False,
 ) -> None:
     """Write a plain copy of a packed MODEL, its weights bit for bit as they were."""
-    done = export.unpack(
+    packing = secateur.unpack(
         model,
         out,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
-        progress=shown(),
+        progress=progress(),
     )
-    if as_json:
-        print(json.dumps(done.as_dict(), indent=2))
-    else:
-        printing.packing(done)
+    printing.packing(packing, as_json=as_json)

@@ -1,15 +1,17 @@
-"""What the command prints: records, plans, proofs and errors as lines and tables."""
+"""What the commands print: a result as lines and tables for a person, or as JSON."""
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+import json
 
+from rich.markup import escape
+
+from secateur.cli.terminal import amount, print_table, say, warn, with_error
 from secateur.comparison.pipeline import FinishedRun
 from secateur.data import ImageProtocol, Protocol
 from secateur.evaluation import Classification, Evaluation, TaskEvaluation
 from secateur.export import Packing
+from secateur.inference import BenchReport, summarise, tabulate
 from secateur.methods import describe_fields, every
 from secateur.pruning.prepare import Prepared
 from secateur.recipe import Regional
@@ -17,12 +19,9 @@ from secateur.record import RunRecord
 from secateur.record.check import Proof
 from secateur.reporting import ComparisonResult, Report, as_measured, side_by_side, table_of
 
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
-
 
 def run(record: RunRecord) -> None:
-    """What a pruning run did."""
+    """Print what a pruning run did."""
     error = record.mean_output_error
     say(
         f"pruned {amount(record.zeros)} of {amount(record.weights)} weights"
@@ -43,34 +42,39 @@ def run(record: RunRecord) -> None:
         say("measured only: no --out was given, nothing is written")
 
 
-def compared(done: FinishedRun) -> None:
-    """One run of a comparison, as it is done; of a classifier nothing is measured yet."""
-    record = as_measured(done.record)
-    place = f"{done.number} of {done.total}"
+def beginning(runs: int) -> None:
+    """Print what the demo is about to do."""
+    say(f"every method on the bundled model: {runs} runs, a few minutes")
+
+
+def finished_run(run: FinishedRun) -> None:
+    """Print one run of a comparison as it is done; of a classifier nothing is measured yet."""
+    record = as_measured(run.record)
+    number = f"{run.number} of {run.total}"
     measured = "".join(
         f" perplexity {first.perplexity:.2f} (dense {first.dense_perplexity:.2f})"
         for first in record.evaluations[:1]
     )
     say(
-        f"{place:>8}  {escape(done.name):<28}{measured}"
-        + ("  found done" if done.repeated else f"  {record.seconds:.1f} s")
+        f"{number:>8}  {escape(run.name):<28}{measured}"
+        + ("  found done" if run.repeated else f"  {record.seconds:.1f} s")
     )
 
 
 def comparison(result: ComparisonResult) -> None:
-    """The table of a comparison, what its models write, and where all of it is."""
-    for shown in map(table_of, side_by_side(result.records)):
+    """Print the tables of a comparison, what its models write, and which files hold all of it."""
+    for compared in map(table_of, side_by_side(result.records)):
         rows = [
             [
                 f"{pattern:<5}{line.name}",
                 *(f"{cell.mean} ± {cell.spread}" if cell.spread else cell.mean
                   for cell in line.cells),
             ]
-            for pattern, line in shown.lines
+            for pattern, line in compared.lines
         ]  # fmt: skip
-        say(f"\n{escape(shown.title)}\n")
-        out.print(table(["", *shown.heads], rows))
-        for note in shown.notes:
+        say(f"\n{escape(compared.title)}\n")
+        print_table(["", *compared.heads], rows)
+        for note in compared.notes:
             say(f"[dim]{escape(note)}[/]")
     samples = [
         (record.recipe["method"], record.sample) for record in result.records if record.sample
@@ -84,32 +88,67 @@ def comparison(result: ComparisonResult) -> None:
     say(f"report    {escape(str(result.report))}")
 
 
-def evaluation(found: Evaluation, against: str | None) -> None:
-    """What a model scored, and by which protocol."""
-    protocol = found.protocol
-    say(f"perplexity  {found.perplexity:.4f} ± {found.standard_error:.4f} (standard error)")
-    if found.divergence is not None:
-        say(f"divergence  {found.divergence:.5f} nats per token from {escape(str(against))}")
+def score(
+    scored: Evaluation | TaskEvaluation | Classification, against: str | None, *, as_json: bool
+) -> None:
+    """Print what a model scored on text, in tasks or on images."""
+    if as_json:
+        print(scored.model_dump_json(indent=2))
+    elif isinstance(scored, TaskEvaluation):
+        _task_scores(scored)
+    elif isinstance(scored, Classification):
+        _classification(scored, against)
+    else:
+        _perplexity(scored, against)
+
+
+def _perplexity(scored: Evaluation, against: str | None) -> None:
+    """Print perplexity and divergence, and by which protocol they were measured."""
+    protocol = scored.protocol
+    say(f"perplexity  {scored.perplexity:.4f} ± {scored.standard_error:.4f} (standard error)")
+    if scored.divergence is not None:
+        say(f"divergence  {scored.divergence:.5f} nats per token from {escape(str(against))}")
     say(
         f"protocol    {escape(protocol.source)}: {protocol.sequences} windows of"
-        f" {protocol.sequence_length} tokens, {found.predicted_tokens} predicted,"
-        f" {found.dtype}, tokens sha256 {protocol.token_sha256[:12]}"
+        f" {protocol.sequence_length} tokens, {scored.predicted_tokens} predicted,"
+        f" {scored.dtype}, tokens sha256 {protocol.token_sha256[:12]}"
     )
 
 
-def classification(found: Classification, against: str | None) -> None:
-    """How many images a classifier puts into the right class."""
-    if found.top1 is not None:
-        say(f"top-1       {found.top1:.2%} ± {found.standard_error:.2%} (standard error)")
-    if found.dense_top1 is not None:
-        say(f"dense       {found.dense_top1:.2%}")
-    if found.agreement is not None:
-        say(f"agreement   {found.agreement:.2%} with {escape(str(against))}")
-    say(f"protocol    {escape(_sequences(found.protocol))}, {found.dtype}")
+def _classification(scored: Classification, against: str | None) -> None:
+    """Print how many images a classifier puts into the right class."""
+    if scored.top1 is not None:
+        say(f"top-1       {scored.top1:.2%} ± {scored.standard_error:.2%} (standard error)")
+    if scored.dense_top1 is not None:
+        say(f"dense       {scored.dense_top1:.2%}")
+    if scored.agreement is not None:
+        say(f"agreement   {scored.agreement:.2%} with {escape(str(against))}")
+    say(f"protocol    {escape(_protocol(scored.protocol))}, {scored.dtype}")
 
 
-def proof(found: Proof) -> None:
-    """What was counted, by kind of matrix."""
+def _task_scores(scored: TaskEvaluation) -> None:
+    """Print the scores of a model beside the dense one's; ± is a standard error."""
+    compared = scored.against is not None
+    rows = []
+    for task in scored.scores:
+        row = [f"{task.task} {task.metric}", str(task.documents)]
+        if compared:
+            row.append(with_error(task.dense, task.dense_standard_error))
+        row.append(with_error(task.value, task.standard_error))
+        if compared:
+            row.append(with_error(task.difference, task.difference_error, sign="+"))
+        rows.append(row)
+    models = ["dense", "model", "difference"] if compared else ["model"]
+    print_table(["task", "questions", *models], rows)
+    limit = "" if scored.limit is None else f", at most {scored.limit} questions each"
+    say(f"lm-eval {scored.lm_eval}, {scored.dtype}{limit}, {scored.seconds:.1f} s")
+
+
+def proof(counted: Proof, *, as_json: bool) -> None:
+    """Print what was counted, by kind of matrix."""
+    if as_json:
+        print(json.dumps(counted.as_dict(), indent=2))
+        return
     rows = [
         [
             kind.kind,
@@ -118,24 +157,38 @@ def proof(found: Proof) -> None:
             f"{kind.zeros / kind.weights:.4%}",
             f"{kind.lowest:.4%}",
             f"{kind.highest:.4%}",
-            "" if found.pattern is None else "fails" if kind.failing else "holds",
+            "" if counted.pattern is None else "fails" if kind.failing else "holds",
         ]
-        for kind in found.kinds
+        for kind in counted.kinds
     ]
-    looked_for = "" if found.pattern is None else str(found.pattern)
+    looked_for = "" if counted.pattern is None else str(counted.pattern)
     heads = ["matrices", "count", "weights", "zeros", "lowest", "highest", looked_for]
-    out.print(table(heads, rows))
+    print_table(heads, rows)
     say(
-        f"in all {amount(found.zeros)} zeros, {found.zeros / found.weights:.4%} of"
-        f" {amount(found.weights)} weights"
-        + ("; no pattern was asked for" if found.pattern is None else "")
+        f"in all {amount(counted.zeros)} zeros, {counted.zeros / counted.weights:.4%} of"
+        f" {amount(counted.weights)} weights"
+        + ("; no pattern was asked for" if counted.pattern is None else "")
     )
-    if found.files:
-        say(f"{found.files - len(found.changed)} of {found.files} files are as they were written")
+    if counted.files:
+        unchanged = counted.files - len(counted.changed)
+        say(f"{unchanged} of {counted.files} files are as they were written")
 
 
-def packing(done: Packing) -> None:
-    """What packing or unpacking did."""
+def benchmark(timed: BenchReport, *, as_json: bool) -> None:
+    """Print how fast every form is, and what it takes."""
+    if as_json:
+        print(timed.model_dump_json(indent=2))
+        return
+    print_table(*tabulate(timed))
+    for line in summarise(timed):
+        say(escape(line))
+
+
+def packing(done: Packing, *, as_json: bool) -> None:
+    """Print what packing or unpacking did."""
+    if as_json:
+        print(json.dumps(done.as_dict(), indent=2))
+        return
     forms = ", ".join(f"{count} {form}" for form, count in done.forms.items())
     say(f"{amount(done.before, 'B')} -> {amount(done.after, 'B')} of tensors ({forms})")
     if done.matrices_dense:
@@ -147,7 +200,7 @@ def packing(done: Packing) -> None:
 
 
 def recovery(record: RunRecord) -> None:
-    """What training took back of what pruning cost."""
+    """Print what training took back of what pruning cost."""
     done = record.recovery
     assert done is not None
     measured = {
@@ -156,9 +209,9 @@ def recovery(record: RunRecord) -> None:
         "adapted": done.adapted,
         "recovered": done.recovered,
     }
-    for name, found in measured.items():
-        if found is not None:
-            say(f"{name:<11} perplexity {found.perplexity:.4f} ± {found.standard_error:.4f}")
+    for name, model in measured.items():
+        if model is not None:
+            say(f"{name:<11} perplexity {model.perplexity:.4f} ± {model.standard_error:.4f}")
     if done.damage_removed is not None:
         say(f"taken back  {done.damage_removed:.0%} of what pruning cost")
     say(
@@ -169,33 +222,19 @@ def recovery(record: RunRecord) -> None:
     say(f"written to {escape(str(done.settings['out']))}")
 
 
-def task_scores(found: TaskEvaluation) -> None:
-    """What a model scored, beside the dense one; ± is a standard error."""
-    rows = []
-    for score in found.scores:
-        row = [f"{score.task} {score.metric}", str(score.documents)]
-        if found.against is not None:
-            row.append(_with_error(score.dense, score.dense_standard_error))
-        row.append(_with_error(score.value, score.standard_error))
-        if found.against is not None:
-            row.append(_with_error(score.difference, score.difference_error, sign="+"))
-        rows.append(row)
-    model = ["dense", "model", "difference"] if found.against is not None else ["model"]
-    out.print(table(["task", "questions", *model], rows))
-    limit = "" if found.limit is None else f", at most {found.limit} questions each"
-    say(f"lm-eval {found.lm_eval}, {found.dtype}{limit}, {found.seconds:.1f} s")
-
-
 def report(written: Report) -> None:
-    """Where a report was written; its text, if it was written nowhere."""
+    """Print where a report was written; its text, if it was written nowhere."""
     if written.path is None:
         print(written.text, end="")
     else:
         say(f"written to {escape(str(written.path))}")
 
 
-def methods() -> None:
-    """Every method, and the settings of the regional optimiser."""
+def methods(*, as_json: bool) -> None:
+    """Print every method, and the settings of the regional optimiser."""
+    if as_json:
+        print(json.dumps([method.describe() for method in every()], indent=2))
+        return
     for method in every():
         facts = method.describe()
         say(f"[bold]{facts['name']}[/]  {facts['summary']}")
@@ -209,7 +248,7 @@ def methods() -> None:
 
 
 def plan(prepared: Prepared) -> None:
-    """What a run would do and take."""
+    """Print what a run would do, and what it would take."""
     recipe, shapes = prepared.recipe, prepared.estimate
     source, calibration = prepared.source, prepared.calibration
     for notice in prepared.notices:
@@ -218,7 +257,7 @@ def plan(prepared: Prepared) -> None:
         ["model", f"{type(source.model).__name__} in {prepared.folder}"],
         ["method", f"{recipe.method} {recipe.spelled_out()['parameters']}"],
         ["pattern", f"{recipe.chosen_pattern} ({recipe.chosen_pattern.sparsity:.2%} zeros)"],
-        ["calibration", "none" if calibration is None else _sequences(calibration.protocol)],
+        ["calibration", "none" if calibration is None else _protocol(calibration.protocol)],
         ["blocks", str(shapes.blocks)],
         ["prunable weights", amount(shapes.prunable_weights)],
         ["left as they are", amount(shapes.other_weights)],
@@ -235,50 +274,8 @@ def plan(prepared: Prepared) -> None:
     say("nothing was done: this was a dry run")
 
 
-def error(text: str) -> None:
-    """One line on standard error."""
-    warn(f"[red]error:[/] {escape(text)}")
-
-
-def say(line: str) -> None:
-    """A line of the result; the terminal wraps it, so that it can be copied and piped whole."""
-    out.print(line, soft_wrap=True)
-
-
-def warn(line: str) -> None:
-    """A line on standard error."""
-    err.print(line, soft_wrap=True)
-
-
-def table(columns: list[str], rows: list[list[str]]) -> Table:
-    """A plain table: the first column is text, the others are numbers."""
-    made = Table(box=None, pad_edge=False)
-    for number, column in enumerate(columns):
-        first = number == 0
-        made.add_column(
-            column, justify="left" if first else "right", overflow="fold", no_wrap=first
-        )
-    for row in rows:
-        made.add_row(*row)
-    return made
-
-
-def amount(count: float, unit: str = "") -> str:
-    """A number with a decimal prefix: 13500000 -> "13.5 M"."""
-    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        rounded = float(f"{count / size:.3g}")  # so that 999 999 is 1 M, not 1e+03 k
-        if abs(rounded) >= 1:
-            return f"{rounded:g} {prefix}{unit}"
-    return f"{count:.3g} {unit}".rstrip()
-
-
-def _with_error(value: float | None, error: float | None, sign: str = "") -> str:
-    if value is None:
-        return ""
-    return f"{value:{sign}.4f}" + ("" if error is None else f" ± {error:.4f}")
-
-
-def _sequences(protocol: Protocol | ImageProtocol) -> str:
+def _protocol(protocol: Protocol | ImageProtocol) -> str:
+    """Which sequences or images they are, in one phrase."""
     if isinstance(protocol, ImageProtocol):
         known = "labelled" if protocol.labelled else "labelled by the model itself"
         return (

@@ -17,20 +17,24 @@ from secateur.reporting import ReportFormat
 def report(
     places: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR...", help="Folders with run.json below them, or such files."),
+        typer.Argument(
+            metavar="DIR...", help="Read every run.json below these folders, or these files."
+        ),
     ],
-    out_file: Annotated[
+    out: Annotated[
         Path | None,
         typer.Option(
-            "--out",
-            help="File to write; text goes to standard output without it.",
+            help="Write to this file; without it a table goes to standard output.",
             show_default="report.html",
         ),
     ] = None,
     form: Annotated[
         ReportFormat,
-        typer.Option("--format", help="The whole report, or its table to paste or compute with."),
+        typer.Option(
+            "--format",
+            help="html: write the whole report; markdown, latex, csv: write its table alone.",
+        ),
     ] = "html",
 ) -> None:
     """Put earlier runs side by side: one HTML file that needs nothing else, or the table alone."""
-    printing.report(secateur.report(places, out=out_file, format=form))
+    printing.report(secateur.report(places, out=out, format=form))

@@ -22,14 +22,14 @@ class ComparisonSettings(Settings):
     command = "compare"
 
     out: Annotated[str, Setting(PLACE)]
-    """Folder for the records, the table and the report."""
+    """Write the records, the table and the report to this folder."""
     methods: Annotated[Names | None, Setting(RESULT, unset="all", metavar="NAME,...")] = None
-    """Methods to compare, with commas between; `secateur methods` lists them."""
+    """Compare these methods, with commas between; `secateur methods` lists them."""
     patterns: Annotated[Names, Setting(RESULT, metavar="PATTERN,...")] = ("2:4",)
-    """Patterns to compare, with commas between, such as 50%,2:4,4:8. N:M: N of every M weights
-    along the input are KEPT."""
+    """Compare these patterns, with commas between, such as 50%,2:4,4:8. N:M, such as 2:4: N of
+    every M weights along the input are KEPT."""
     seeds: Annotated[Numbers, Setting(RESULT, metavar="N,...")] = (0,)
-    """Seeds to compare, with commas between; each draws calibration sequences of its own."""
+    """Repeat with these seeds, with commas between; each draws calibration sequences of its own."""
     matrix_patterns: Annotated[dict[str, str], Setting(RESULT, metavar="REGEX=PATTERN")] = Field(
         default={}
     )
@@ -48,7 +48,7 @@ class ComparisonSettings(Settings):
     """Ask the dense and every pruned or recovered model these zero-shot tasks, as `secateur
     evaluate` does; the models are written. continuation is made from text."""
     include_path: Annotated[str | None, Setting(CONTENT)] = None
-    """Folder of task files beside lm-eval's own; the code in them is run."""
+    """Read task files from this folder too, beside lm-eval's own; the code in them is run."""
     limit: Annotated[int | None, Setting(RESULT, unset="all")] = Field(default=None, ge=1)
     """Ask at most this many questions of each task."""
     overwrite: Annotated[bool, Setting(RUN)] = False

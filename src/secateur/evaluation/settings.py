@@ -18,36 +18,37 @@ class EvaluationSettings(Settings):
     command = "evaluate"
 
     model: Annotated[str, Setting(CONTENT)]
-    """Folder of a Hugging Face checkpoint, a hub name, or builtin (the model in the package)."""
+    """The model to measure: a checkpoint's folder, a name on the hub, or builtin (it comes with
+    the package)."""
     text: Annotated[str | None, Setting(CONTENT)] = None
-    """Held-out text to measure perplexity on: a file, a folder, c4 or wikitext2 (their test
+    """Measure perplexity on this held-out text: a file, a folder, c4 or wikitext2 (their test
     splits), or builtin (modules held out). With tasks, continuation makes its questions of it."""
     tasks: Annotated[str | None, Setting(RESULT)] = None
-    """Zero-shot tasks that lm-eval asks, with commas between, such as arc_easy,hellaswag. wanda++
-    and wanda are the papers' lists; continuation is made from text and needs no network."""
+    """Ask these zero-shot tasks by lm-eval, with commas between, such as arc_easy,hellaswag.
+    wanda++ and wanda are the papers' lists; continuation is made from text and needs no network."""
     images: Annotated[str | None, Setting(CONTENT)] = None
-    """Folder of images to measure a classifier's top-1 on: FOLDER/<class>/*.png."""
+    """Measure a classifier's top-1 on this folder of images: FOLDER/<class>/*.png."""
     against: Annotated[str | None, Setting(CONTENT)] = None
     """The dense model to compare with: adds the mean KL divergence per token from it, its scores
     in the tasks, or how often the two agree on images."""
     sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2)
-    """Tokens per window of text; at most what the model allows."""
+    """Make every window of text this many tokens long; at most what the model allows."""
     windows: Annotated[int | None, Setting(RESULT, unset="all")] = Field(default=None, ge=1)
     """Measure on at most this many windows of the text."""
     batch_size: Annotated[
         int | None, Setting(RESULT, unset="about 2048 tokens on a CPU; 8 questions")
     ] = Field(default=None, ge=1)
-    """Windows, questions or images that run through the model together."""
+    """Run this many windows, questions or images through the model together."""
     include_path: Annotated[str | None, Setting(CONTENT)] = None
-    """Folder of task files beside lm-eval's own; the code in them is run."""
+    """Read task files from this folder too, beside lm-eval's own; the code in them is run."""
     limit: Annotated[int | None, Setting(RESULT, unset="all")] = Field(default=None, ge=1)
     """Ask at most this many questions of each task, or draw this many images."""
     record: Annotated[bool, Setting(RUN)] = False
     """Add the scores in the tasks to the run.json of the model."""
     dtype: Annotated[Precision, Setting(CONTENT)] = "auto"
-    """Precision of the computation; auto takes float32 on a CPU, the checkpoint's own elsewhere."""
+    """Compute in this precision; auto takes float32 on a CPU, the checkpoint's own elsewhere."""
     device: Annotated[str, Setting(PLACE)] = "auto"
-    """Where to compute: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
+    """Compute there: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
     trust_remote_code: Annotated[bool, Setting(RUN)] = False
     """Run the code that comes with the models, with all your rights."""
 

@@ -16,25 +16,27 @@ class BenchSettings(Settings):
     command = "bench"
 
     model: Annotated[str, Setting(Mark.CONTENT)]
-    """Folder of a Hugging Face checkpoint, a hub name, or builtin (the model in the package)."""
+    """The model to time: a checkpoint's folder, a name on the hub, or builtin (it comes with the
+    package)."""
     batches: Annotated[Numbers, Setting(Mark.RESULT, metavar="N,...")] = (1, 4, 16, 64)
-    """Numbers of sequences at once, with commas between."""
+    """Run these numbers of sequences at once, with commas between."""
     prompt: Annotated[int, Setting(Mark.RESULT)] = Field(default=128, ge=1)
-    """Tokens of each prompt."""
+    """Make each prompt this many tokens long."""
     new_tokens: Annotated[int, Setting(Mark.RESULT)] = Field(default=32, ge=1)
-    """Tokens that are decoded after the prompt."""
+    """Decode this many tokens after the prompt."""
     repeats: Annotated[int, Setting(Mark.RESULT)] = Field(default=5, ge=1)
-    """Passes behind each median; one more before them is not measured."""
+    """Take each median over this many passes; one more before them is not measured."""
     forms: Annotated[
         Names | None,
         Setting(Mark.RESULT, unset="all on CUDA, dense elsewhere", metavar="FORM,..."),
     ] = None
-    """Some of dense, semi-structured, packed and chosen (by accelerate_inference), with commas
-    between."""
+    """Time these forms, with commas between: dense, semi-structured, packed, chosen (what
+    accelerate_inference takes)."""
     dtype: Annotated[Precision, Setting(Mark.RESULT)] = "auto"
-    """Precision of the weights; auto takes float32 on a CPU, the checkpoint's own elsewhere."""
+    """Hold the weights in this precision; auto takes float32 on a CPU, the checkpoint's
+    own elsewhere."""
     device: Annotated[str, Setting(Mark.PLACE)] = "auto"
-    """Where to compute: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
+    """Compute there: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
 
     def contradictions(self) -> list[str]:
         """What is wrong with settings that are each right by themselves, a phrase each."""

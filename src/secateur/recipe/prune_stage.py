@@ -47,7 +47,7 @@ class PruneStage(Stage):
     parameters: Annotated[dict[str, Any], Setting(RESULT, group=True, part=METHOD)] = Field(
         default={}
     )
-    """Parameters of the method, by name."""
+    """Set parameters of the method, such as alpha=10; `secateur methods` lists them."""
     preset: Annotated[Literal["auto", "paper"], Setting(RESULT, part=OPTIMISER)] = "auto"
     """Settings of the regional optimiser: auto derives its rate from the layers, paper takes the
     published ones."""
@@ -58,7 +58,7 @@ class PruneStage(Stage):
     regional: Annotated[dict[str, Any], Setting(RESULT, group=True, part=OPTIMISER)] = Field(
         default={}
     )
-    """Single settings of the regional optimiser, by name; they go over the preset."""
+    """Change settings of the regional optimiser, such as regional.rounds=3, from their preset."""
     allocation: Annotated[Allocation, Setting(RESULT)] = "uniform"
     """How an unstructured ratio is shared out. uniform: the same everywhere; owl: blocks with
     outliers lose less; measured: matrices lose more where pruning was measured to hurt less."""

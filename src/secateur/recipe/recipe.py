@@ -47,35 +47,36 @@ class Recipe(PruneStage):
     """
 
     model: Annotated[str, Setting(CONTENT)]
-    """Folder of a Hugging Face checkpoint, a hub name, or builtin (the model in the package)."""
+    """The model to prune: a checkpoint's folder, a name on the hub, or builtin (it comes with
+    the package)."""
     out: Annotated[str | None, Setting(PLACE, unset="nothing is written")] = None
-    """Folder for the pruned model."""
+    """Write the pruned model to this folder."""
     calibration: Annotated[str | None, Setting(CONTENT)] = None
-    """Text to calibrate on: a .txt, .jsonl or .parquet file, a folder of texts, a .safetensors file
-    with input_ids, c4, wikitext2, builtin (source of the standard library), or self (the dense
-    model writes it)."""
+    """Calibrate on this text: a .txt, .jsonl or .parquet file, a folder of texts, a .safetensors
+    file with input_ids, c4, wikitext2, builtin (source of the standard library), or self (the
+    dense model writes it)."""
     images: Annotated[str | None, Setting(CONTENT)] = None
-    """Folder of images to calibrate a classifier on: FOLDER/<class>/*.png; without class folders
+    """Calibrate a classifier on this folder of images: FOLDER/<class>/*.png; without class folders
     the model's own predictions are the labels."""
     samples: Annotated[int, Setting(RESULT)] = Field(default=128, ge=1)
-    """Number of calibration sequences, or images."""
+    """Calibrate on this many sequences, or images."""
     sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2)
-    """Tokens per sequence and per window; at most what the model allows."""
+    """Make every sequence and window this many tokens long; at most what the model allows."""
     seed: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0, lt=2**32)
-    """Seed of every random choice."""
+    """Draw every random choice from this seed."""
     text: Annotated[str | None, Setting(CONTENT)] = None
-    """Held-out text to measure perplexity on while the blocks pass: a file, a folder, c4 or
+    """Measure perplexity on this held-out text while the blocks pass: a file, a folder, c4 or
     wikitext2 (their test splits), or builtin (modules held out)."""
     also_text: Annotated[list[str], Setting(CONTENT)] = Field(default=[])
-    """A further held-out text to measure on, such as one from another domain. May be repeated."""
+    """Measure on this held-out text too, such as one from another domain. May be repeated."""
     windows: Annotated[int | None, Setting(CONTENT, unset="all")] = Field(default=None, ge=1)
     """Measure on at most this many windows of each held-out text."""
     written: Annotated[
         int | None, Setting(RESULT, unset="0; three per sample under effort best")
     ] = Field(default=None, ge=0)
-    """Number of sequences that the dense model writes, calibrated on beside the text's."""
+    """Let the dense model write this many sequences, to calibrate on beside those of the text."""
     gradients: Annotated[str | None, Setting(PLACE)] = None
-    """File of full-model gradients that an earlier run saved (gblm)."""
+    """Take the full-model gradients from this file, which an earlier run saved (gblm)."""
     save_gradients: Annotated[str | None, Setting(PLACE, unset="not kept")] = None
     """Keep the full-model gradients in this .safetensors file (gblm)."""
     block_inputs: Annotated[Literal["auto", "memory", "disk"], Setting(PLACE)] = "auto"
@@ -83,11 +84,11 @@ class Recipe(PruneStage):
     batch_size: Annotated[int | None, Setting(RESULT, unset="about 2048 tokens on a CPU")] = Field(
         default=None, ge=1
     )
-    """Sequences that run through a block together."""
+    """Run this many sequences through a block together."""
     dtype: Annotated[Precision, Setting(CONTENT)] = "auto"
-    """Precision of the computation; auto takes float32 on a CPU, the checkpoint's own elsewhere."""
+    """Compute in this precision; auto takes float32 on a CPU, the checkpoint's own elsewhere."""
     device: Annotated[str, Setting(PLACE)] = "auto"
-    """Where to compute: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
+    """Compute there: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
     trust_remote_code: Annotated[bool, Setting(RUN)] = False
     """Run the code that comes with the model, with all your rights. The families of transformers
     never need it; a recipe file cannot set it."""

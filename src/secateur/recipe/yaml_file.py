@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from secateur.errors import RecipeError
+from secateur.recipe.recipe import Recipe
 
 _MOST_BYTES = 1_000_000
 """Of a recipe file: some hundred lines are a long one."""
@@ -37,6 +39,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
             "a recipe file cannot trust code", where=path, hint="--trust-remote-code, if you do"
         )
     return {str(key): value for key, value in values.items()}
+
+
+def read_recipe(path: Path, options: Mapping[str, Any]) -> Recipe:
+    """The recipe in a file, options over it: of a mapping, each entry over its namesake.
+
+    Raises:
+        RecipeError: the file cannot be read, or something in it or the options is wrong.
+    """
+    values = read_yaml(path)
+    for name, value in options.items():
+        below = values.get(name) or {}
+        if not isinstance(value, Mapping):
+            values[name] = value
+        elif isinstance(below, dict):  # if not, the recipe says what is wrong with it
+            values[name] = {**value, **{key: below[key] for key in below if key not in value}}
+    return Recipe.build(values, origin=f"{path} and the options")
 
 
 def read_value(text: str) -> Any:

@@ -21,67 +21,68 @@ class Recovery(Settings):
     command = "recover"
 
     model: Annotated[str, Setting(CONTENT)]
-    """Folder of the sparse model, or a hub name."""
+    """The sparse model to train: its folder, or its name on the hub."""
     out: Annotated[str, Setting(PLACE)]
-    """Folder for the recovered model."""
+    """Write the recovered model to this folder."""
     text: Annotated[str, Setting(CONTENT)]
-    """Text or tokens to train on; takes what `prune --calibration` takes, but self."""
+    """Train on this text or these tokens: whatever `prune --calibration` takes, but self."""
     heldout: Annotated[str | None, Setting(PLACE, unset="nothing is measured")] = None
-    """Held-out text to measure perplexity on: dense, pruned, before and after the merge."""
+    """Measure perplexity on this held-out text: dense, pruned, before and after the merge."""
     windows: Annotated[int | None, Setting(PLACE, unset="all")] = Field(default=None, ge=1)
     """Measure on at most this many windows of the held-out text."""
     dense: Annotated[str | None, Setting(CONTENT, unset="the model that run.json names")] = None
-    """Folder of the dense model, or a hub name."""
+    """The dense model to compare with: its folder, or its name on the hub."""
     result: Annotated[Literal["merged", "adapters"], Setting(RESULT)] = "merged"
-    """merged: one sparse model, every zero kept; adapters: plain LoRA beside the sparse model."""
+    """What is written. merged: one sparse model, every zero kept; adapters: plain LoRA beside the
+    sparse model."""
     objective: Annotated[Literal["lm", "distill"], Setting(RESULT)] = "lm"
     """What is learnt. lm: the text itself; distill: what the dense model says of it."""
     block_weight: Annotated[float, Setting(RESULT)] = Field(default=0.0, ge=0)
-    """Weight of the distance between block outputs in the loss of objective distill."""
+    """Weigh the distance between block outputs by this in the loss of objective distill."""
     rank: Annotated[int, Setting(RESULT)] = Field(default=16, ge=1)
-    """Rank of the adapters' factors."""
+    """Give the adapters' factors this rank."""
     alpha: Annotated[float | None, Setting(RESULT, unset="the rank")] = Field(default=None, gt=0)
     """The adapters' update is scaled by alpha / rank."""
     targets: Annotated[str, Setting(RESULT)] = "all"
-    """Kinds of layers that are adapted, with commas between, such as q_proj,v_proj; or all."""
+    """Adapt these kinds of layers, with commas between them, such as q_proj,v_proj; or all."""
     steps: Annotated[int, Setting(RESULT)] = Field(default=500, ge=1)
-    """Number of optimiser steps."""
+    """Train for this many optimiser steps."""
     learning_rate: Annotated[float, Setting(RESULT)] = Field(default=3e-3, gt=0)
-    """Learning rate at its peak; it falls to zero over the steps, as a cosine."""
+    """The learning rate reaches this peak, then falls to zero over the steps, as a cosine."""
     warm_up: Annotated[int | None, Setting(RESULT, unset="a twentieth of the steps")] = Field(
         default=None, ge=0
     )
-    """Steps over which the learning rate rises from zero."""
+    """The learning rate rises from zero over this many steps."""
     batch_size: Annotated[int, Setting(RESULT)] = Field(default=8, ge=1)
-    """Sequences that are computed together."""
+    """Compute this many sequences together."""
     accumulation: Annotated[int, Setting(RESULT)] = Field(default=1, ge=1)
-    """Batches whose gradients make one step."""
+    """Add up the gradients of this many batches for one step."""
     weight_decay: Annotated[float, Setting(RESULT)] = Field(default=0.0, ge=0)
-    """Weight decay of the adapters' factors."""
+    """Let the adapters' factors decay towards zero by this weight (AdamW)."""
     gradient_norm: Annotated[float, Setting(RESULT)] = Field(default=1.0, gt=0)
-    """Gradients longer than this, by their l2 norm, are shortened to it."""
+    """Shorten gradients whose l2 norm is larger than this to it."""
     samples: Annotated[int | None, Setting(RESULT, unset="every step has new ones")] = Field(
         default=None, ge=1
     )
-    """Number of training sequences, gone through again and again."""
+    """Train on this many sequences, again and again."""
     sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2)
-    """Tokens per sequence and per window; at most what the model allows."""
+    """Make every sequence and window this many tokens long; at most what the model allows."""
     validation: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1)
-    """Number of sequences that are not trained on, to judge by."""
+    """Judge by this many sequences, which are not trained on."""
     evaluate_every: Annotated[int | None, Setting(RESULT, unset="a tenth of the steps")] = Field(
         default=None, ge=1
     )
-    """Steps between two evaluations, each with a checkpoint."""
+    """Evaluate, and write a checkpoint, after every so many steps."""
     patience: Annotated[int | None, Setting(RESULT, unset="never")] = Field(default=None, ge=1)
     """Stop after this many evaluations in a row without a new best."""
     seed: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0, lt=2**32)
-    """Seed of every random choice."""
+    """Draw every random choice from this seed."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Setting(RESULT)] = "auto"
-    """Precision of training; auto takes float32 on a CPU, bfloat16 on an accelerator."""
+    """Train in this precision; auto takes float32 on a CPU, bfloat16 on an accelerator."""
     device: Annotated[str, Setting(PLACE)] = "auto"
-    """Where to compute: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
+    """Compute there: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
     pattern: Annotated[str | None, Setting(RESULT, unset="the one in run.json")] = None
-    """Pattern that every matrix must have, before and after."""
+    """Demand this pattern of every matrix, before and after."""
     trust_remote_code: Annotated[bool, Setting(RUN)] = False
     """Run the code that comes with the sparse and the dense model, with all your rights."""
     overwrite: Annotated[bool, Setting(RUN)] = False
