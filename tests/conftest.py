@@ -23,6 +23,23 @@ from secateur import cli
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-method", action="store_true", help="prune every family by every method"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, where they share what they make; not those of `spread`.
+
+    For `pytest -n auto --dist loadgroup`, which hands out the largest files first and then, one by
+    one, the tests of files that are marked `spread`, so that all cores end at about the same time.
+    """
+    for item in items:
+        if item.get_closest_marker("spread") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama in bfloat16 with its tokenizer, in one file. Not to be written to."""

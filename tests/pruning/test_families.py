@@ -1,8 +1,7 @@
-"""Every family, every method, from disk to disk."""
+"""Every family from disk to disk, by the methods that `families_table.methods_of` gives for it."""
 
 import copy
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,13 +10,26 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Gemma3Config, JetMoeConfig
 
 import secateur
-from families_table import HOW_TO_WRITE, METHODS, PATTERNS, TABLE, TESTED, table
+from families import KINDS
+from families_table import (
+    ALWAYS,
+    HOW_TO_WRITE,
+    METHODS,
+    PATTERNS,
+    TABLE,
+    TESTED,
+    methods_of,
+    table,
+    without_passed_line,
+)
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import Checkpoint, ResidentModel, find_all_matrices, find_blocks
 from secateur.errors import ModelError
 from secateur.record.check import prove
 from secateur.sparsity import audit, parse_pattern
 from tiny import EVERY_FAMILY, fingerprint, make_model, make_tokens, save
+
+pytestmark = pytest.mark.spread
 
 QUICK = {"regional": {"rounds": 2, "samples": 2}}
 FEW = {"samples": 8, "sequence_length": 16}
@@ -65,9 +77,15 @@ def models(folders):
     return Made(lambda family: AutoModelForCausalLM.from_pretrained(folders[family]))
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`family` and `method` of the test below, by what was asked for on the command line."""
+    if {"family", "method"} <= set(metafunc.fixturenames):
+        thorough = metafunc.config.getoption("every_method")
+        pairs = [(family, by) for family in TESTED for by in methods_of(family, thorough)]
+        metafunc.parametrize(("family", "method"), pairs)
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", TESTED)
 def test_from_disk_to_disk(family, method, pattern, models, folders, tokens, tokens_file, tmp_path):
     out = tmp_path / "out"
     before = fingerprint(folders[family])
@@ -232,4 +250,13 @@ def test_experts_that_cannot_be_seen_are_refused_not_skipped(tokens_file, tmp_pa
 
 
 def test_the_table_in_the_docs_is_what_is_tested(folders):
-    assert Path(TABLE).read_text(encoding="utf-8") == table(folders), f"write it: {HOW_TO_WRITE}"
+    page = without_passed_line(TABLE.read_text(encoding="utf-8"))
+    assert page == table(folders), f"write it: {HOW_TO_WRITE}"
+
+
+def test_every_kind_of_block_is_pruned_by_every_method() -> None:
+    assert set(KINDS) <= set(TESTED)
+    for family in TESTED:
+        assert methods_of(family, thorough=True) == METHODS
+        assert set(ALWAYS) <= set(methods_of(family, thorough=False)) <= set(METHODS)
+        assert (methods_of(family, thorough=False) == METHODS) == (family in KINDS)
