@@ -34,9 +34,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     For `pytest -n auto --dist loadgroup`, which hands out the largest files first and then, one by
     one, the tests of files that are marked `spread`, so that all cores end at about the same time.
+    Tests with an `xdist_group` of their own share something with another file.
     """
     for item in items:
-        if item.get_closest_marker("spread") is None:
+        if not any(item.get_closest_marker(name) for name in ("spread", "xdist_group")):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
