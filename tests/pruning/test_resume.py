@@ -155,7 +155,7 @@ def test_a_run_in_one_pass_goes_on(options: dict[str, Any], tmp_path: Path) -> N
 def test_other_families_and_many_stops(
     options: dict[str, Any], tmp_path: Path, family: str
 ) -> None:
-    depth = {"num_hidden_layers": BLOCKS} if family == "mixtral" else {}
+    depth: dict[str, Any] = {"num_hidden_layers": BLOCKS} if family == "mixtral" else {}
     options["model"] = save(make_model(family, **depth), tmp_path / "model")
     whole = secateur.prune(**options, out=tmp_path / "whole")
     for at in (1, 1, 2, 2):
@@ -465,7 +465,7 @@ def prune_and_die(options: dict[str, Any], out: Path, at: int, after: bool) -> b
             return done
 
         try:
-            Path.rename = dying  # type: ignore[method-assign,assignment]
+            Path.rename = dying  # type: ignore[assignment]
             secateur.prune(**options, out=out)
         except BaseException:
             os._exit(1)

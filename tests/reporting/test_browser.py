@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ class Tab:
         refused: those that failed, and why.
     """
 
-    def __init__(self, context: playwright.BrowserContext) -> None:
+    def __init__(self, context: Any) -> None:
         self.page = context.new_page()
         self.said: list[str] = []
         self.asked: list[str] = []
@@ -55,7 +56,7 @@ Open = Callable[..., Tab]
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
+def browser() -> Iterator[Any]:
     """A headless Chromium."""
     with playwright.sync_playwright() as driver:
         found = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
@@ -64,7 +65,7 @@ def browser() -> Iterator[playwright.Browser]:
 
 
 @pytest.fixture
-def open_page(browser: playwright.Browser) -> Iterator[Open]:
+def open_page(browser: Any) -> Iterator[Open]:
     """`open_page(path, width=360, scheme="dark")`."""
     contexts = []
 
