@@ -32,7 +32,7 @@ def torchrun(*arguments: object, restarts: int = 0) -> subprocess.CompletedProce
         "--max-restarts", restarts, *arguments,
     ]  # fmt: skip
     return subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=300, check=False
+        [str(part) for part in command], capture_output=True, text=True, timeout=900, check=False
     )
 
 

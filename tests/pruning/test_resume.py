@@ -38,7 +38,7 @@ UP = "model.layers.1.mlp.up_proj.weight"
 
 def wait_until_finished(out: Path, block: int) -> None:
     """A block is written while the next one is pruned: until that is done, and tidied up."""
-    state, end = partial(out) / "state", time.monotonic() + 30
+    state, end = partial(out) / "state", time.monotonic() + 300
     while not (state / f"block-{block:05d}.json").exists() or len(list(state.glob("stream-*"))) > 1:
         assert time.monotonic() < end
         time.sleep(0.001)
