@@ -2,16 +2,34 @@
 PYTHON ?= python3
 
 BIN     := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
+PYTEST  := $(BIN)/pytest -n auto --dist loadgroup
 DEMO    := demo-output
 
-.PHONY: help test lint format demo clean
+# Of what is installed a twentieth is ever imported, and compiled when it is, once: pip need not
+# compile it all, if Python may keep what it compiles.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help quick test families lint format demo clean
 
 help:  ## list what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
 
+quick: lint  ## in under a minute: style, types, every method, one family, one command
+	$(BIN)/pytest -n 2 $(QUICK)
+
+# The rooms' borders, the contract of every method, one family from disk to disk, one command.
+QUICK := tests/test_architecture.py tests/methods/test_contract.py \
+	'tests/pruning/test_families.py::test_from_disk_to_disk[llama-wanda++-2:4]' \
+	tests/cli/test_prune_evaluate_check.py::test_prune_succeeds_and_says_so
+
 test: lint  ## check style and types, then run all tests
-	$(BIN)/pytest -n auto --dist loadfile
+	$(PYTEST)
+
+families: .venv/installed-dev  ## prune every family by every method; write docs/families.md
+	$(PYTEST) --every-method tests/pruning/test_families.py \
+		--deselect tests/pruning/test_families.py::test_the_table_in_the_docs_is_what_is_tested
+	$(BIN)/python tests/families_table.py
 
 lint: .venv/installed-dev  ## check style and types
 	$(BIN)/ruff check

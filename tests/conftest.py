@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -21,6 +22,30 @@ import tiny
 from secateur import cli
 
 torch.set_num_threads(1)
+
+# A machine with other work to do is no fault of what is tested.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-method", action="store_true", help="prune every family by every method"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, where they share what they make; not those of `spread`.
+
+    For `pytest -n auto --dist loadgroup`, which hands out the largest files first and then, one by
+    one, the tests of files that are marked `spread`, so that all cores end at about the same time.
+    Tests with an `xdist_group` of their own share something with another file.
+    """
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in ("spread", "xdist_group")):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -160,3 +160,14 @@ EXPERT_FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
 """Families whose blocks route tokens to fused experts."""
 
 EVERY_FAMILY = {**FAMILIES, **PLAIN_FAMILIES, **EXPERT_FAMILIES}
+
+KINDS = {
+    "llama": "plain",
+    "gpt2": "matrices stored [in, out]",
+    "mistral": "a sliding window",
+    "gpt_neox": "attention beside the feed-forward, one matrix for queries, keys and values",
+    "mixtral": "fused experts",
+    "gpt_oss": "fused experts stored [in, out], with biases",
+    "deepseek_v3": "latent attention, shared experts, a first block without experts",
+}
+"""One family for each kind of block -> what is particular about it."""

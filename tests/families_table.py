@@ -1,6 +1,6 @@
 """docs/families.md: which families are tested, how they are read, and how much of them is pruned.
 
-python tests/families_table.py          # writes the file anew
+python tests/families_table.py   # writes the file anew; after `make families` alone is it true
 """
 
 from __future__ import annotations
@@ -12,36 +12,58 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from families import EVERY_FAMILY, KINDS
 from secateur.checkpoint import StreamedModel, find_matrices, open_model
+from secateur.machine.facts import now, versions
 from secateur.methods import every
-from tiny import EVERY_FAMILY, make_model, save
+from tiny import make_model, save
 
 TABLE = Path(__file__).parent.parent / "docs" / "families.md"
-HOW_TO_WRITE = "python tests/families_table.py"
+HOW_TO_WRITE = "make families"
 METHODS = [method.name for method in every()]
 PATTERNS = ["2:4", "50%"]
 TESTED = [*EVERY_FAMILY]
-"""Each with every method and every pattern, in `test_families.py`."""
+ALWAYS = ["sparsegpt", "wanda++"]
+"""What `make test` prunes every family by.
+
+SparseGPT solves from a Hessian and changes the weights that remain; Wanda++ scores by input norms
+and regional gradients, and trains against the block's outputs.
+"""
 
 _HEAD = f"""# Families
 
-Each of these is pruned from disk to disk in the tests, as a tiny random model, by every method
+Each of these is pruned from disk to disk, as a tiny random model, to {" and ".join(PATTERNS)}; the
+result is loaded by transformers and gives the logits that the same pruning gives in memory.
+`make families` does so for all of them by every method
 ({", ".join(METHODS)})
-to {" and ".join(PATTERNS)}; the result is loaded by transformers and gives the logits that the same
-pruning gives in memory. The gradients, and what goes from block to block, are compared with the
-model's own. A family that is not here works if its blocks' matrices are found, and is refused with
-a message if less than 90 % of them are.
+and writes this page when all has passed. `make test`, which every change must pass, takes every
+method where a kind of block is named below, and {" and ".join(ALWAYS)} for the other families.
+The gradients, and what goes from block to block, are compared with the model's own for every family
+in both. A family that is not here works if its blocks' matrices are found, and is refused with a
+message if less than 90 % of them are.
 
 *Read*: "streamed" holds one block in memory at a time, "whole" all of them. *Prunable*: the share
 of the blocks' parameters with two dimensions or more that is pruned; the rest stays as it is.
 
-| family | class | read | prunable | methods |
-|---|---|---|---:|---|
+| family | class | read | prunable | `make families` | `make test` | kind of block |
+|---|---|---|---:|---|---|---|
 """
 _FOOT = f"""
-The tests make this table and compare it with the file; `{HOW_TO_WRITE}` writes it
-anew.
+The tests compare this page with what they would write, all but the next line; `{HOW_TO_WRITE}`
+writes it anew.
+
 """
+_PASSED = "Last passed by every method: "
+
+
+def methods_of(family: str, thorough: bool) -> list[str]:
+    """The methods by which a run of the tests prunes a family.
+
+    Args:
+        family: a key of `EVERY_FAMILY`.
+        thorough: the run is that of `make families`.
+    """
+    return METHODS if thorough or family in KINDS else ALWAYS
 
 
 def table(folders: Mapping[str, Path]) -> str:
@@ -54,8 +76,26 @@ def table(folders: Mapping[str, Path]) -> str:
         present = sum(p.numel() for block in blocks for p in block.parameters() if p.dim() >= 2)
         read = "streamed" if isinstance(source, StreamedModel) else "whole"
         name = type(source.model).__name__
-        rows.append(f"| {family} | {name} | {read} | {pruned / present:.1%} | all |")
+        always = "all" if family in KINDS else ", ".join(ALWAYS)
+        kind = KINDS.get(family, "")
+        cells = [family, name, read, f"{pruned / present:.1%}", "all", always, kind]
+        rows.append(f"| {' | '.join(cells)} |")
     return _HEAD + "\n".join(rows) + "\n" + _FOOT
+
+
+def passed_line() -> str:
+    """The line that says when, and with which versions, every family passed by every method."""
+    made = versions()
+    libraries = ", ".join(f"{name} {made[name]}" for name in ("torch", "transformers"))
+    return f"{_PASSED}{now()[:10]}, {libraries}.\n"
+
+
+def without_passed_line(page: str) -> str:
+    """The page without the line that no test can foretell, which must be its last."""
+    body, mark, last = page.rpartition(_PASSED)
+    if not mark or last.count("\n") != 1:
+        raise ValueError(f"the page does not end in {_PASSED!r}")
+    return body
 
 
 if __name__ == "__main__":
@@ -65,4 +105,4 @@ if __name__ == "__main__":
             family: save(make_model(family, dtype=torch.bfloat16), Path(root) / family)
             for family in TESTED
         }
-        TABLE.write_text(table(saved), encoding="utf-8")
+        TABLE.write_text(table(saved) + passed_line(), encoding="utf-8")

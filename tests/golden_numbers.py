@@ -27,30 +27,32 @@ PATTERN = "2:4"
 SEQUENCES, LENGTH = 32, 128
 
 
-def measure(tokens: dict[str, Tensor], folder: Path) -> dict[str, float]:
-    """Perplexity by method, and of the dense model; `folder` for what lies on disk."""
+def measure(method: str, tokens: dict[str, Tensor], folder: Path) -> dict[str, float]:
+    """Perplexity by a method, and "dense" that of the dense model.
+
+    Args:
+        method: the name of a method.
+        tokens: what `cut_tokens` gives.
+        folder: where the tokens are written to, since a run reads them from files.
+    """
     calibration, text = folder / "calibration.safetensors", folder / "text.safetensors"
     save_file({"input_ids": tokens["calibration"]}, calibration)
     save_file({"input_ids": tokens["heldout"]}, text)
-    found: dict[str, float] = {}
-    for method in every():
-        recipe = Recipe.build(
-            {
-                "model": BUILTIN_MODEL,
-                "method": method.name,
-                "pattern": PATTERN,
-                "calibration": str(calibration),
-                "samples": SEQUENCES,
-                "text": str(text),
-                "sequence_length": LENGTH,
-                "device": "cpu",
-            }
-        )
-        [evaluation] = pipeline.prune(recipe).evaluations
-        found[method.name] = evaluation.perplexity
-        assert evaluation.dense_perplexity is not None
-        found["dense"] = evaluation.dense_perplexity
-    return found
+    recipe = Recipe.build(
+        {
+            "model": BUILTIN_MODEL,
+            "method": method,
+            "pattern": PATTERN,
+            "calibration": str(calibration),
+            "samples": SEQUENCES,
+            "text": str(text),
+            "sequence_length": LENGTH,
+            "device": "cpu",
+        }
+    )
+    [evaluation] = pipeline.prune(recipe).evaluations
+    assert evaluation.dense_perplexity is not None
+    return {method: evaluation.perplexity, "dense": evaluation.dense_perplexity}
 
 
 def cut_tokens() -> dict[str, Tensor]:
@@ -74,12 +76,14 @@ def main() -> None:
     if not TOKENS.exists():
         save_file(cut_tokens(), TOKENS)
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(load_file(TOKENS), Path(folder))
+        perplexities: dict[str, float] = {}
+        for method in every():
+            perplexities |= measure(method.name, load_file(TOKENS), Path(folder))
     facts = {
         "command": "python tests/golden_numbers.py",
         "made": now(),
         "versions": versions(),
-        "perplexity": {name: round(value, 4) for name, value in found.items()},
+        "perplexity": {name: round(value, 4) for name, value in perplexities.items()},
     }
     NUMBERS.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print(NUMBERS.read_text())

@@ -1,6 +1,7 @@
 """The packed kernel in Triton's interpreter against dense float64, for `test_kernel.py`.
 
-    TRITON_INTERPRET=1 python tests/interpreted.py    prints a JSON object: case -> relative error
+    python tests/interpreted.py [SCRIPT ARGUMENTS]    prints a JSON object: case -> relative error
+                                                      and then runs another script
 
 A process of its own, since Triton decides when it is first imported whether to interpret.
 """
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+import sys
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -52,7 +55,7 @@ def unpacked(shape: tuple[int, int], dtype: torch.dtype) -> float:
     """1 if a single bit is not as it was."""
     weight = make(*shape, dtype)
     values, mask = pack_matrix(weight, NofM(2, 4))
-    return float(not torch.equal(kernel.unpack(mask, values), weight))
+    return float(not torch.equal(kernel.unpack_two_of_four(mask, values), weight))
 
 
 def layer(vectors: tuple[int, ...]) -> float:
@@ -88,7 +91,10 @@ def main() -> None:
     found["float32 layer, 6 vectors"] = layer((2, 3))
     found["float32 layer, 65 vectors"] = layer((65,))
     found["float32 layer, one vector without a batch"] = layer(())
-    print(json.dumps(found))
+    print(json.dumps(found), flush=True)
+    if sys.argv[1:]:
+        del sys.argv[0]
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -99,14 +99,14 @@ def command(folder: Path, doomed: bool) -> None:
 @contextlib.contextmanager
 def _at(index: int, happen: Any) -> Any:
     """Inside, something happens when block `index` is to be pruned."""
-    real = sweep.new_weights
+    real: Any = sweep.new_weights
 
     def new_weights(block: Any, *args: Any) -> Any:
         if block.index == index:
             happen()
         return real(block, *args)
 
-    sweep.new_weights = new_weights
+    setattr(sweep, "new_weights", new_weights)  # noqa: B010 - for as long as this lasts
     try:
         yield
     finally:

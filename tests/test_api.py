@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -264,8 +264,9 @@ def test_refusals_of_a_model_in_memory_change_nothing(tokens: Tensor, tmp_path: 
         (DataError, "shape", {"calibration": tokens[:0]}),
         (DataError, "none.txt", {"calibration": "none.txt", "tokenizer": make_tokenizer()}),
     ]:
+        given: dict[str, Any] = {"method": "wanda", **SHORT, **cast("dict[str, Any]", options)}
         with pytest.raises(error, match=said) as caught:
-            secateur.prune(model, **{"method": "wanda", **SHORT, **options})
+            secateur.prune(model, **given)
         assert isinstance(caught.value, SecateurError)
         assert "\n" not in str(caught.value)
     assert differing(weights(model), dense) == []

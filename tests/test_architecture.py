@@ -275,9 +275,9 @@ def calls_of(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             called = node.func
-            name = getattr(called, "attr", None) or getattr(called, "id", "")
+            name = str(getattr(called, "attr", None) or getattr(called, "id", ""))
             inside = [part for argument in node.args for part in ast.walk(argument)]
-            names = [getattr(part, "attr", None) or getattr(part, "id", "") for part in inside]
+            names = [str(getattr(part, "attr", None) or getattr(part, "id", "")) for part in inside]
             yield name, names
 
 

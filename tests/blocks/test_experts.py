@@ -1,10 +1,15 @@
 """Fused experts: what is seen of each, against a loop over the experts written out by hand."""
 
+from __future__ import annotations
+
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import secateur
 from families import EXPERT_FAMILIES
@@ -21,10 +26,10 @@ from tiny import make_model, make_tokens, save
 
 BOTH = ToGather(frozenset({Need.INPUT_NORM, Need.HESSIAN}))
 IMPLEMENTATIONS = ["eager", "grouped_mm"]
-SHORT = {"samples": 6, "sequence_length": 16}
+SHORT: dict[str, Any] = {"samples": 6, "sequence_length": 16}
 
 
-def last_block(family, implementation="grouped_mm", model=None):
+def last_block(family: str, implementation: str = "grouped_mm", model: Any = None) -> Any:
     """The last block of a tiny model, its stream, its matrices and its fused experts."""
     model = model or make_model(family)
     model.set_experts_implementation(implementation)
@@ -37,7 +42,7 @@ def last_block(family, implementation="grouped_mm", model=None):
     return block, len(source.blocks) - 1, stream, find_matrices(block), experts
 
 
-def calls_of(experts, block, index, stream):
+def calls_of(experts: Any, block: Any, index: int, stream: Any) -> Any:
     """What the model hands its experts, by batch, as the model itself runs: x, experts chosen."""
     calls = []
     handle = experts.register_forward_pre_hook(lambda _, args: calls.append(args[:2]))
@@ -47,7 +52,7 @@ def calls_of(experts, block, index, stream):
     return calls, outputs
 
 
-def by_hand(experts, x, chosen, expert):
+def by_hand(experts: Any, x: Tensor, chosen: Any, expert: int) -> Any:
     """What one expert's two matrices read: rows of the tokens that chose it, in order."""
     rows = [token for token in range(len(x)) if expert in chosen[token].tolist()]
     routed = x[rows]
@@ -67,7 +72,7 @@ def by_hand(experts, x, chosen, expert):
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("family", EXPERT_FAMILIES)
-def test_statistics_equal_a_loop_over_the_experts(family, implementation):
+def test_statistics_equal_a_loop_over_the_experts(family: str, implementation: str) -> None:
     block, index, stream, matrices, experts = last_block(family, implementation)
     calls, outputs = calls_of(experts, block, index, stream)
     observed = observe(block, index, stream, matrices, BOTH)
@@ -88,14 +93,14 @@ def test_statistics_equal_a_loop_over_the_experts(family, implementation):
             squares += inputs.square().sum(0)
             hessian += 2 * inputs.T @ inputs / stream.sequences
             seen += len(rows)
-        found = observer.values(matrix)
-        torch.testing.assert_close(found[Need.INPUT_NORM], squares.sqrt(), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(found[Need.HESSIAN], hessian, rtol=1e-4, atol=1e-4)
+        values = observer.values(matrix)
+        torch.testing.assert_close(values[Need.INPUT_NORM], squares.sqrt(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(values[Need.HESSIAN], hessian, rtol=1e-4, atol=1e-4)
     assert seen == 2 * 6 * 16 * 2  # two matrices, every token twice
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
-def test_every_expert_may_be_shown_every_token(family):
+def test_every_expert_may_be_shown_every_token(family: str) -> None:
     block, index, stream, matrices, experts = last_block(family)
     calls, outputs = calls_of(experts, block, index, stream)
     observed = observe(block, index, stream, matrices, replace(BOTH, route_all=True))
@@ -115,7 +120,7 @@ def test_every_expert_may_be_shown_every_token(family):
             torch.testing.assert_close(found[Need.HESSIAN], hessian, rtol=1e-4, atol=1e-4)
 
 
-def test_experts_run_as_the_model_runs_them_when_nobody_watches():
+def test_experts_run_as_the_model_runs_them_when_nobody_watches() -> None:
     block, index, stream, matrices, experts = last_block("mixtral")
     observe(block, index, stream, matrices, BOTH)
     assert "forward" not in vars(experts)
@@ -128,7 +133,7 @@ def test_experts_run_as_the_model_runs_them_when_nobody_watches():
 
 
 @pytest.mark.parametrize("family", EXPERT_FAMILIES)
-def test_an_expert_is_a_slice_of_its_parameter(family):
+def test_an_expert_is_a_slice_of_its_parameter(family: str) -> None:
     block, _, _, matrices, experts = last_block(family)
     matrix = next(m for m in matrices if m.expert == 2 and m.kind.endswith("down_proj"))
     before = experts.down_proj.clone()
@@ -144,12 +149,12 @@ def test_an_expert_is_a_slice_of_its_parameter(family):
     assert (gradient == 1).all()
 
 
-def shunned(model, expert=1):
+def shunned(model: Any, expert: int = 1) -> Any:
     """The model, with a router that never sends a token to an expert of the last block."""
     gate = model.model.layers[-1].mlp.gate
     calculate = gate.forward
 
-    def forward(hidden):
+    def forward(hidden: Tensor) -> Any:
         logits, _, _ = calculate(hidden)
         logits[:, expert] = -torch.inf
         scores, chosen = torch.topk(logits.softmax(-1), gate.top_k)
@@ -160,7 +165,7 @@ def shunned(model, expert=1):
 
 
 @pytest.mark.parametrize("method", [method.name for method in every()])
-def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude(method):
+def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude(method: str) -> None:
     model = shunned(make_model("mixtral"))
     dense = model.model.layers[1].mlp.experts.down_proj[1].detach().clone()
     run = secateur.prune(model, method=method, calibration=make_tokens(6, 16), **SHORT)
@@ -181,7 +186,7 @@ def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude(method):
     assert 0 < unseen["model.layers.1.mlp.experts.0.down_proj"].output_error < 1
 
 
-def test_an_expert_that_no_token_reaches_is_not_starved_when_shown_all():
+def test_an_expert_that_no_token_reaches_is_not_starved_when_shown_all() -> None:
     model = shunned(make_model("mixtral"))
     dense = model.model.layers[1].mlp.experts.down_proj[1].detach().clone()
     run = secateur.prune(
@@ -192,7 +197,7 @@ def test_an_expert_that_no_token_reaches_is_not_starved_when_shown_all():
     assert not [line for block in run.blocks for line in block.notices]
 
 
-def test_how_many_tokens_starve_an_expert_is_asked():
+def test_how_many_tokens_starve_an_expert_is_asked() -> None:
     tokens = make_tokens(6, 16)
     few = secateur.prune(
         make_model("mixtral"), method="wanda", calibration=tokens, expert_tokens=97, **SHORT
@@ -205,7 +210,7 @@ def test_how_many_tokens_starve_an_expert_is_asked():
     assert not enough.blocks[0].notices
 
 
-def mixture(folder, change):
+def mixture(folder: Path, change: Any) -> Any:
     """A tiny Mixtral whose tensors were changed: name -> tensor, in place."""
     save(make_model("mixtral", dtype=torch.bfloat16), folder)
     tensors = load_file(folder / "model.safetensors")
@@ -217,7 +222,7 @@ def mixture(folder, change):
 W1 = "model.layers.0.block_sparse_moe.experts.3.w1.weight"
 
 
-def test_experts_are_stacked_in_the_order_of_their_numbers(tmp_path):
+def test_experts_are_stacked_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     """Ten comes after two, in the parameter as in the files."""
     model = make_model("mixtral", num_local_experts=12, dtype=torch.bfloat16)
     folder = save(model, tmp_path / "twelve")
@@ -235,7 +240,7 @@ def test_experts_are_stacked_in_the_order_of_their_numbers(tmp_path):
     }
 
 
-def test_only_the_experts_of_one_block_are_in_memory(tmp_path):
+def test_only_the_experts_of_one_block_are_in_memory(tmp_path: Path) -> None:
     source = open_model(save(make_model("mixtral"), tmp_path / "model"), torch.device("cpu"))
     first, last = (block.mlp.experts for block in source.blocks.modules)
     assert first.down_proj.is_meta
@@ -259,12 +264,12 @@ def test_only_the_experts_of_one_block_are_in_memory(tmp_path):
         ),
     ],
 )
-def test_a_damaged_mixture_is_named(tmp_path, change, complaint):
+def test_a_damaged_mixture_is_named(tmp_path: Path, change: Any, complaint: str) -> None:
     folder = mixture(tmp_path / "damaged", change)
     with pytest.raises(CheckpointError, match=complaint):
         open_model(folder, torch.device("cpu"))
 
 
-def test_experts_in_two_dtypes_are_loaded_whole(tmp_path):
+def test_experts_in_two_dtypes_are_loaded_whole(tmp_path: Path) -> None:
     folder = mixture(tmp_path / "mixed", lambda t: t.update({W1: t[W1].float()}))
     assert isinstance(open_model(folder, torch.device("cpu")), ResidentModel)

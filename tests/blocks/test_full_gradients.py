@@ -1,7 +1,13 @@
 """Full-model gradients block by block, and what GBLM makes of them."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import secateur
@@ -15,7 +21,14 @@ from tiny import EVERY_FAMILY, FAMILIES, make_model, make_tokens, save
 FACTS = {"aggregate": "l2"}
 
 
-def block_by_block(model, input_ids, path, order="l2", keep="memory", batch_size=2):
+def block_by_block(
+    model: Any,
+    input_ids: Tensor,
+    path: Any,
+    order: Literal["l1", "l2"] = "l2",
+    keep: Literal["auto", "memory", "disk"] = "memory",
+    batch_size: int = 2,
+) -> Any:
     source = ResidentModel(model, torch.device("cpu"), torch.float32)
     stream = Stream(source, input_ids, batch_size)
     first = [batch.hidden.clone() for batch in stream.batches]
@@ -26,10 +39,10 @@ def block_by_block(model, input_ids, path, order="l2", keep="memory", batch_size
     return GradientFile(path)
 
 
-def by_whole_model(model, input_ids, order):
+def by_whole_model(model: Any, input_ids: Tensor, order: str) -> Any:
     """One loss.backward() per sequence on the whole model."""
     model.requires_grad_(True)
-    sums = {}
+    sums: dict[str, Tensor] = {}
     for row in input_ids:
         model.zero_grad()
         model(input_ids=row[None], labels=row[None]).loss.backward()
@@ -40,7 +53,7 @@ def by_whole_model(model, input_ids, order):
     return sums if order == "l1" else {name: value.sqrt() for name, value in sums.items()}
 
 
-def assert_same_gradients(model, file, expected):
+def assert_same_gradients(model: Any, file: Any, expected: Any) -> None:
     source = ResidentModel(model, torch.device("cpu"), torch.float32)
     for index, block in enumerate(source.blocks.modules):
         for matrix in find_matrices(block):
@@ -53,7 +66,7 @@ def assert_same_gradients(model, file, expected):
 @pytest.mark.parametrize(
     ("family", "tied"), [*((f, False) for f in EVERY_FAMILY), *((f, True) for f in FAMILIES)]
 )
-def test_equal_to_backward_through_the_whole_model(family, tied, tmp_path):
+def test_equal_to_backward_through_the_whole_model(family: str, tied: bool, tmp_path: Path) -> None:
     model, input_ids = make_model(family, tie_word_embeddings=tied), make_tokens(5, 16)
     file = block_by_block(model, input_ids, tmp_path / "g.safetensors")
     assert_same_gradients(model, file, by_whole_model(model, input_ids, "l2"))
@@ -61,14 +74,18 @@ def test_equal_to_backward_through_the_whole_model(family, tied, tmp_path):
 
 @pytest.mark.parametrize("keep", ["memory", "disk", "auto"])
 @pytest.mark.parametrize("order", ["l1", "l2"])
-def test_aggregates_and_places_to_keep_block_inputs(order, keep, tmp_path):
+def test_aggregates_and_places_to_keep_block_inputs(
+    order: Literal["l1", "l2"], keep: Literal["auto", "memory", "disk"], tmp_path: Path
+) -> None:
     model, input_ids = make_model("llama"), make_tokens(5, 16)
     file = block_by_block(model, input_ids, tmp_path / "g.safetensors", order, keep)
     assert_same_gradients(model, file, by_whole_model(model, input_ids, order))
     assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]  # scratch is gone
 
 
-def test_only_one_block_is_real_at_a_time(llama_folder, tmp_path, monkeypatch):
+def test_only_one_block_is_real_at_a_time(
+    llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Streamed from disk, every block is opened once per direction and let go before the next."""
     from secateur.checkpoint import open_model
 
@@ -76,7 +93,7 @@ def test_only_one_block_is_real_at_a_time(llama_folder, tmp_path, monkeypatch):
     opened, most = [], []
     original = type(source).open_block
 
-    def counting(self, index):
+    def counting(self: Any, index: int) -> Any:
         real = [
             i for i, block in enumerate(self.blocks.modules)
             if any(p.device.type != "meta" for p in block.parameters())
@@ -93,7 +110,7 @@ def test_only_one_block_is_real_at_a_time(llama_folder, tmp_path, monkeypatch):
     assert max(most) == 0
 
 
-def test_a_loss_that_is_not_finite_is_named_and_leaves_no_file(tmp_path):
+def test_a_loss_that_is_not_finite_is_named_and_leaves_no_file(tmp_path: Path) -> None:
     model = make_model("llama")
     with torch.no_grad():
         model.lm_head.weight[5] = torch.nan
@@ -103,7 +120,7 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_no_file(tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "50%"])
-def test_without_its_gradient_gblm_is_wanda_bit_for_bit(pattern, tokens):
+def test_without_its_gradient_gblm_is_wanda_bit_for_bit(pattern: Any, tokens: Tensor) -> None:
     pruned = []
     for method, parameters in (("wanda", {}), ("gblm", {"alpha": 0})):
         model = make_model("llama")
@@ -113,7 +130,7 @@ def test_without_its_gradient_gblm_is_wanda_bit_for_bit(pattern, tokens):
     assert all(torch.equal(pruned[0][name], pruned[1][name]) for name in pruned[0])
 
 
-def test_the_score_is_scaled_as_in_the_papers_script(tokens, tmp_path):
+def test_the_score_is_scaled_as_in_the_papers_script(tokens: Tensor, tmp_path: Path) -> None:
     """abs(W) * (100 * sqrt(sum g**2) + sqrt(mean over sequences of norm2(X)**2)), block 0."""
     dense = make_model("llama")
     gradients = by_whole_model(dense, tokens, "l2")
@@ -132,9 +149,11 @@ def test_the_score_is_scaled_as_in_the_papers_script(tokens, tmp_path):
 
 
 @pytest.fixture
-def saved(llama_folder, tokens_file, tmp_path):
+def saved(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> tuple[dict[str, Any], Path, Path]:
     """(options, gradients file, folder pruned while it was made)."""
-    options = {
+    options: dict[str, Any] = {
         "method": "gblm",
         "calibration": str(tokens_file),
         "samples": 8,
@@ -145,7 +164,9 @@ def saved(llama_folder, tokens_file, tmp_path):
     return options, path, tmp_path / "first"
 
 
-def test_kept_gradients_serve_again(saved, llama_folder, tmp_path):
+def test_kept_gradients_serve_again(
+    saved: tuple[dict[str, Any], Path, Path], llama_folder: Path, tmp_path: Path
+) -> None:
     options, path, first = saved
     secateur.prune(llama_folder, out=tmp_path / "again", gradients=str(path), **options)
     one, two = (AutoModelForCausalLM.from_pretrained(f) for f in (first, tmp_path / "again"))
@@ -157,7 +178,9 @@ def test_kept_gradients_serve_again(saved, llama_folder, tmp_path):
     assert run.sparsity == pytest.approx(0.3, abs=0.02)  # rows of 32 and 64: rounded down
 
 
-def test_gradients_of_something_else_are_refused(saved, llama_folder, tmp_path):
+def test_gradients_of_something_else_are_refused(
+    saved: tuple[dict[str, Any], Path, Path], llama_folder: Path, tmp_path: Path
+) -> None:
     options, path, _ = saved
     other = save(make_model("llama", seed=9, dtype=torch.bfloat16), tmp_path / "other-model")
     longer = save(make_model("llama", num_hidden_layers=4), tmp_path / "longer")
@@ -170,6 +193,7 @@ def test_gradients_of_something_else_are_refused(saved, llama_folder, tmp_path):
         (llama_folder, {"method": "wanda"}, RecipeError, "wanda uses no full-model gradients"),
         (llama_folder, {"save_gradients": "x"}, RecipeError, "leave save_gradients out"),
     ]
+    changes: Any
     for model, changes, kind, message in cases:
         with pytest.raises(kind, match=message):
             secateur.prune(
@@ -178,7 +202,9 @@ def test_gradients_of_something_else_are_refused(saved, llama_folder, tmp_path):
         assert not (tmp_path / "no").exists()
 
 
-def test_sparsegpt_factorises_once_for_q_k_and_v(tokens, monkeypatch):
+def test_sparsegpt_factorises_once_for_q_k_and_v(
+    tokens: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four distinct inputs in a Llama block: four Hessians and four solves, not seven."""
     from secateur.methods import sparsegpt
     from secateur.statistics import Hessian

@@ -134,7 +134,7 @@ def test_the_dense_models_stream_is_one_pass_more_and_judges_look_before_and_aft
 def test_magnitude_measures_its_damage_if_it_is_given_data() -> None:
     model = make_model("llama")
     counter = Counter(model.model.layers)
-    options = {"samples": SEQUENCES, "sequence_length": 16}
+    options: dict[str, Any] = {"samples": SEQUENCES, "sequence_length": 16}
     run = secateur.prune(
         model, method="magnitude", calibration=make_tokens(SEQUENCES, 16), **options
     )

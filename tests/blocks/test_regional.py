@@ -1,10 +1,14 @@
 """The regional optimiser: steps against torch.optim by hand, masks per round, presets."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 from torch.func import functional_call
 
 from secateur.blocks.observe import observe
@@ -21,7 +25,9 @@ from tiny import make_model, make_tokens
 SETTINGS = {**EFFORTS, "paper": PAPER}
 
 
-def dense_block(family="llama", dtype=torch.float32, batch_size=4):
+def dense_block(
+    family: str = "llama", dtype: torch.dtype = torch.float32, batch_size: int = 4
+) -> Any:
     model = make_model(family)
     source = ResidentModel(model, torch.device("cpu"), dtype)
     block = source.blocks.modules[0].to(dtype).requires_grad_(False)
@@ -32,11 +38,11 @@ def dense_block(family="llama", dtype=torch.float32, batch_size=4):
     return block, stream, matrices, targets
 
 
-def by_magnitude(matrix, weight):
+def by_magnitude(matrix: Any, weight: Tensor) -> Any:
     return keep_mask(weight.abs(), NofM(2, 4))
 
 
-def error(block, stream, targets, weights):
+def error(block: Any, stream: Any, targets: Any, weights: Any) -> float:
     """Squared output error over all sequences."""
     total = 0.0
     with torch.no_grad():
@@ -48,7 +54,15 @@ def error(block, stream, targets, weights):
     return total  # fmt: skip
 
 
-def refine(block, stream, matrices, targets, settings, seed=0, still=frozenset()):
+def refine(
+    block: Any,
+    stream: Any,
+    matrices: Any,
+    targets: Any,
+    settings: Any,
+    seed: int = 0,
+    still: frozenset[str] = frozenset(),
+) -> Any:
     """What the regional optimiser makes of masks by magnitude."""
     start = {}
     for matrix in matrices:
@@ -58,7 +72,7 @@ def refine(block, stream, matrices, targets, settings, seed=0, still=frozenset()
     return optimise(task, start, by_magnitude, settings, seed)
 
 
-def test_the_papers_setting_equals_a_loop_written_by_hand():
+def test_the_papers_setting_equals_a_loop_written_by_hand() -> None:
     block, stream, matrices, targets = dense_block()
     settings = PAPER.model_copy(update={"learning_rate": 1e-3, "rounds": 2, "samples": 3})
     found = refine(block, stream, matrices, targets, settings, seed=5)
@@ -87,7 +101,7 @@ def test_the_papers_setting_equals_a_loop_written_by_hand():
     assert found.judged is None
 
 
-def test_the_weights_of_the_best_round_by_the_judges_stay():
+def test_the_weights_of_the_best_round_by_the_judges_stay() -> None:
     """A rate that only does harm leaves every block as it was, and says so."""
     block, stream, matrices, targets = dense_block()
     harmful = Regional(step=100.0, schedule="constant", rounds=3)
@@ -100,7 +114,7 @@ def test_the_weights_of_the_best_round_by_the_judges_stay():
         assert torch.equal(refined.weights[matrix.name], masked)
 
 
-def test_the_judges_are_never_stepped_on():
+def test_the_judges_are_never_stepped_on() -> None:
     block, stream, matrices, targets = dense_block()
     changed = [target.clone() for target in targets]
     changed[-1][-1] *= 3  # of six sequences the last one judges
@@ -112,7 +126,7 @@ def test_the_judges_are_never_stepped_on():
         assert torch.equal(weight, other.weights[name])
 
 
-def test_what_the_judges_are_told_is_the_error_of_the_block():
+def test_what_the_judges_are_told_is_the_error_of_the_block() -> None:
     block, stream, matrices, targets = dense_block()
     refined = refine(block, stream, matrices, targets, Regional(step=0.01))
     assert refined.judged is not None
@@ -127,7 +141,7 @@ def test_what_the_judges_are_told_is_the_error_of_the_block():
     assert refined.judged[1] < refined.judged[0]
 
 
-def test_every_step_takes_one_sequence_of_each_stratum():
+def test_every_step_takes_one_sequence_of_each_stratum() -> None:
     settings = Regional(batch_size=4, samples=10)
     steps = [s.tolist() for s in _draw(list(range(18)), settings, torch.Generator().manual_seed(0))]
     assert [len(step) for step in steps] == [4, 4, 2]
@@ -137,7 +151,7 @@ def test_every_step_takes_one_sequence_of_each_stratum():
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
-def test_the_pattern_is_exact_and_the_block_is_untouched(name, family):
+def test_the_pattern_is_exact_and_the_block_is_untouched(name: str, family: str) -> None:
     block, stream, matrices, targets = dense_block(family)
     before = [matrix.read().clone() for matrix in matrices]
     refined = refine(block, stream, matrices, targets, SETTINGS[name]).weights
@@ -150,7 +164,7 @@ def test_the_pattern_is_exact_and_the_block_is_untouched(name, family):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen3", "mistral"])
-def test_the_default_reduces_the_output_error_by_a_third_or_more(family):
+def test_the_default_reduces_the_output_error_by_a_third_or_more(family: str) -> None:
     block, stream, matrices, targets = dense_block(family)
     masked = {m.name: m.as_stored(m.read() * by_magnitude(m, m.read())) for m in matrices}
     refined = refine(block, stream, matrices, targets, Regional()).weights
@@ -158,14 +172,14 @@ def test_the_default_reduces_the_output_error_by_a_third_or_more(family):
     assert error(block, stream, targets, after) < 0.67 * error(block, stream, targets, masked)
 
 
-def test_held_masks_are_those_of_the_dense_weights():
+def test_held_masks_are_those_of_the_dense_weights() -> None:
     block, stream, matrices, targets = dense_block()
     refined = refine(block, stream, matrices, targets, Regional()).weights
     for matrix in matrices:
         assert torch.equal((refined[matrix.name] != 0), by_magnitude(matrix, matrix.read()))
 
 
-def test_masks_that_are_not_held_can_move():
+def test_masks_that_are_not_held_can_move() -> None:
     block, stream, matrices, targets = dense_block()
     free = Regional(hold_mask=False, step=3.0, judges=0)
     refined = refine(block, stream, matrices, targets, free).weights
@@ -173,10 +187,10 @@ def test_masks_that_are_not_held_can_move():
     assert sum(moved) > 0
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_one_others():
+def test_the_same_seed_gives_the_same_bits_and_another_one_others() -> None:
     block, stream, matrices, targets = dense_block()
 
-    def weights(seed):
+    def weights(seed: int) -> Any:
         done = refine(block, stream, matrices, targets, Regional(samples=2, judges=0), seed).weights
         return torch.cat([weight.flatten() for weight in done.values()])
 
@@ -184,7 +198,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others():
     assert not torch.equal(weights(1), weights(2))
 
 
-def test_master_weights_are_float32_in_a_bfloat16_block():
+def test_master_weights_are_float32_in_a_bfloat16_block() -> None:
     """A step of 3e-7 is lost in bfloat16; in the float32 master weights it is not."""
     block, stream, matrices, targets = dense_block(dtype=torch.bfloat16)
     refined = refine(block, stream, matrices, targets, PAPER).weights
@@ -197,7 +211,7 @@ def test_master_weights_are_float32_in_a_bfloat16_block():
         assert not torch.equal(weight, weight.bfloat16().float())
 
 
-def test_the_rate_follows_the_width_of_the_layer():
+def test_the_rate_follows_the_width_of_the_layer() -> None:
     """step * rms(kept) / sqrt(in), so that doubling the fan-in divides the rate by sqrt(2)."""
 
     rates = []
@@ -210,7 +224,7 @@ def test_the_rate_follows_the_width_of_the_layer():
     assert rates[0] == pytest.approx(2 * rates[1])
 
 
-def test_the_rate_decays_to_zero_over_all_steps():
+def test_the_rate_decays_to_zero_over_all_steps() -> None:
 
     settings = Regional(rounds=2, samples=6, batch_size=4)
     weight = torch.ones(4, 4)
@@ -223,7 +237,7 @@ def test_the_rate_decays_to_zero_over_all_steps():
     assert steps == 4  # two rounds of ceil(6 / 4)
 
 
-def test_a_loss_that_explodes_is_named_and_stopped():
+def test_a_loss_that_explodes_is_named_and_stopped() -> None:
     block, stream, matrices, targets = dense_block()
     targets[0][:] = torch.inf
     targets[1][:] = torch.inf
@@ -231,13 +245,13 @@ def test_a_loss_that_explodes_is_named_and_stopped():
         refine(block, stream, matrices, targets, Regional())
 
 
-def test_a_rate_and_a_step_contradict_each_other():
+def test_a_rate_and_a_step_contradict_each_other() -> None:
     with pytest.raises(ValidationError, match="leave one out"):
         Regional(learning_rate=1e-3, step=0.1)
 
 
 @pytest.mark.parametrize("larger", [1, 1000])
-def test_float16_holds_the_gradients_of_large_errors(larger):
+def test_float16_holds_the_gradients_of_large_errors(larger: float) -> None:
     """They are sums over tokens, which leave its range where a model's hidden states are large."""
     found = {}
     for dtype in (torch.float32, torch.float16):

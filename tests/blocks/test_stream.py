@@ -1,8 +1,12 @@
 """Blocks run as the model calls them: block by block equals the model itself, for each family."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.blocks.call import Call, join
 from secateur.blocks.stream import Stream
@@ -13,13 +17,13 @@ from tiny import EVERY_FAMILY, POSITIONS, make_model, make_tokens
 CPU = torch.device("cpu")
 
 
-def resident(model):
+def resident(model: Any) -> Any:
     return ResidentModel(model, CPU, torch.float32)
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_block_by_block_equals_the_model(family, batch_size):
+def test_block_by_block_equals_the_model(family: str, batch_size: int) -> None:
     model, input_ids = make_model(family), make_tokens(5, 32)
     with torch.no_grad():
         expected = model(input_ids=input_ids, use_cache=False).logits
@@ -34,7 +38,7 @@ def test_block_by_block_equals_the_model(family, batch_size):
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
-def test_some_sequences_of_a_batch_run_as_they_do_in_the_whole(family):
+def test_some_sequences_of_a_batch_run_as_they_do_in_the_whole(family: str) -> None:
     model, input_ids = make_model(family), make_tokens(6, 32)
     stream = Stream(resident(model), input_ids, 4)
     block, batch = stream.blocks.modules[1], stream.batches[0]
@@ -46,7 +50,7 @@ def test_some_sequences_of_a_batch_run_as_they_do_in_the_whole(family):
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
-def test_sequences_of_several_batches_run_together(family):
+def test_sequences_of_several_batches_run_together(family: str) -> None:
     """In one call where there is room for it, and as they do within their own batches."""
     model, input_ids = make_model(family), make_tokens(11, 32)
     stream = Stream(resident(model), input_ids, 4)
@@ -61,10 +65,10 @@ def test_sequences_of_several_batches_run_together(family):
     assert list(stream.select(1, places[:0])) == []
 
 
-def test_calls_are_joined_only_if_they_go_together():
+def test_calls_are_joined_only_if_they_go_together() -> None:
     shared = torch.randn(1, 5)
 
-    def call(**changes):
+    def call(**changes: Any) -> Any:
         plain = {"mask": torch.randn(2, 5), "table": (shared, None), "cached": False}
         return Call((), {**plain, **changes}, "hidden_states")
 
@@ -89,7 +93,7 @@ def test_calls_are_joined_only_if_they_go_together():
     assert join([call(mask=torch.randn(3, 5)), call(mask=torch.randn(3, 5))], [2, 2]) is None
 
 
-def test_a_sliding_window_reaches_the_blocks():
+def test_a_sliding_window_reaches_the_blocks() -> None:
     """The mask of a windowed layer differs from None; without it the outputs would differ."""
     model = make_model("mistral")
     call = Stream(resident(model), make_tokens(2, 32), 2).batches[0].calls[0]
@@ -99,7 +103,7 @@ def test_a_sliding_window_reaches_the_blocks():
     assert call.kwargs["attention_mask"] is None
 
 
-def test_equal_arguments_are_kept_once():
+def test_equal_arguments_are_kept_once() -> None:
     stream = Stream(resident(make_model("llama")), make_tokens(8, 32), 2)
     tables = {
         id(call.kwargs["position_embeddings"][0])
@@ -109,7 +113,7 @@ def test_equal_arguments_are_kept_once():
     assert len(tables) == 1
 
 
-def test_the_blocks_are_whole_again_afterwards():
+def test_the_blocks_are_whole_again_afterwards() -> None:
     model, input_ids = make_model("llama"), make_tokens(2, 16)
     before = model(input_ids=input_ids).logits
     Stream(resident(model), input_ids, 2)
@@ -117,11 +121,13 @@ def test_the_blocks_are_whole_again_afterwards():
     assert torch.equal(model(input_ids=input_ids).logits, before)
 
 
-def test_a_model_that_computes_between_its_blocks_is_refused(monkeypatch):
+def test_a_model_that_computes_between_its_blocks_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = make_model("llama")
     third, called = model.model.layers[2], nn.Module.__call__
 
-    def rescaled(module, hidden, *args, **kwargs):
+    def rescaled(module: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         return called(module, hidden * 1.01 if module is third else hidden, *args, **kwargs)
 
     monkeypatch.setattr(type(third), "__call__", rescaled)
@@ -129,19 +135,19 @@ def test_a_model_that_computes_between_its_blocks_is_refused(monkeypatch):
         Stream(resident(model), make_tokens(1, 4), 1)
 
 
-def test_blocks_are_found_by_number_not_by_name():
+def test_blocks_are_found_by_number_not_by_name() -> None:
     blocks = find_blocks(make_model("gpt2"))
     assert blocks.path == "transformer.h"
     assert len(blocks) == 3
     assert blocks.prefix(2) == "transformer.h.2."
 
 
-def test_a_model_without_blocks_is_refused():
+def test_a_model_without_blocks_is_refused() -> None:
     with pytest.raises(ModelError, match="does not say how many hidden layers"):
         find_blocks(nn.Linear(2, 2))
 
 
-def test_a_sequence_may_fill_all_positions():
+def test_a_sequence_may_fill_all_positions() -> None:
     for family in EVERY_FAMILY:
         stream = Stream(resident(make_model(family)), make_tokens(1, POSITIONS), 1)
         assert stream.batches[0].hidden.shape == (1, POSITIONS, 32)

@@ -125,7 +125,7 @@ def test_a_run_reads_each_block_once_before_it_is_needed(
         names = list(names)
         inside = {name.split(".")[2] for name in names if name.startswith("model.layers.")}
         if len(inside) == 1:
-            blocks.append((*inside, threading.current_thread().name.partition("_")[0]))
+            blocks.append((inside.pop(), threading.current_thread().name.partition("_")[0]))
         return load(self, names)
 
     monkeypatch.setattr(Checkpoint, "load", watched)

@@ -153,7 +153,12 @@ def test_trusted_code_is_run_with_a_notice_and_goes_along(
     places = {"AutoConfig": "configuration_own.OwnConfig"}
     places["AutoModelForCausalLM"] = "modeling_own.OwnForCausalLM"
     reconfigure(folder, model_type="own", architectures=["OwnForCausalLM"], auto_map=places)
-    options = {"method": "wanda", "calibration": tokens_file, "sequence_length": 32, "samples": 8}
+    options: dict[str, Any] = {
+        "method": "wanda",
+        "calibration": tokens_file,
+        "sequence_length": 32,
+        "samples": 8,
+    }
     with pytest.raises(CheckpointError, match="--trust-remote-code"):
         secateur.prune(folder, out=tmp_path / "out", **options)
     run = secateur.prune(folder, out=tmp_path / "out", trust_remote_code=True, **options)

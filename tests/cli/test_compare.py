@@ -52,15 +52,15 @@ def test_compare_writes_runs_tables_and_a_report(
     assert "\\toprule" in (tmp_path / "out" / "table.tex").read_text()
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
 
-    table = (tmp_path / "out" / "table.csv").read_bytes()
+    rows_before = (tmp_path / "out" / "table.csv").read_bytes()
     status, out, _ = command(*arguments)
     assert status == 0
     assert out.count("found done") == 6
-    assert (tmp_path / "out" / "table.csv").read_bytes() == table
+    assert (tmp_path / "out" / "table.csv").read_bytes() == rows_before
 
     status, out, _ = command("report", tmp_path / "out", "--format", "csv")
     assert status == 0
-    assert out.encode() == table.replace(b"\r\n", b"\n")
+    assert out.encode() == rows_before.replace(b"\r\n", b"\n")
 
 
 def test_demo_shows_methods_on_the_bundled_model(
@@ -150,6 +150,7 @@ def test_compare_trains_back_what_it_pruned(
     assert "steps 8" in err
 
 
+@pytest.mark.xdist_group("lm_eval")  # as tests/evaluation/test_zero_shot.py
 def test_compare_asks_dense_pruned_and_recovered_models(
     command: Command, llama_folder: Path, text_folder: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -213,6 +214,7 @@ def test_compare_asks_dense_pruned_and_recovered_models(
     assert [scored.limit for scored in record.tasks] == [10]
 
 
+@pytest.mark.xdist_group("lm_eval")
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

@@ -11,7 +11,7 @@ import typer
 from secateur import __version__, cli
 from tiny import Command
 
-COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands
 OPTIONS = [
     pytest.param(command, parameter, id=f"{name} {parameter.opts[0]}")
     for name, command in COMMANDS.items()

@@ -173,8 +173,12 @@ def test_what_must_be_given_is_asked_for() -> None:
         run()
 
 
+def command(given: Given) -> None:
+    """Whatever is given, it does nothing."""
+
+
 def test_the_signature_shows_defaults_and_the_help_names_choices() -> None:
-    made = inspect.signature(options_of(Toy)(lambda given: None)).parameters
+    made = inspect.signature(options_of(Toy)(command)).parameters
     assert made["model"].default is inspect.Parameter.empty
     assert (made["sizes"].default, made["colour"].default) == ("1,2", "red")
     helps = {name: facts.annotation.__metadata__[0] for name, facts in made.items() if name in
@@ -187,7 +191,7 @@ def test_the_signature_shows_defaults_and_the_help_names_choices() -> None:
 
 def test_of_two_fields_with_one_name_the_first_counts() -> None:
     decorate = options_of(EvaluationSettings, Fields(Recipe, ("text", "samples")))
-    made = inspect.signature(decorate(lambda given: None)).parameters
+    made = inspect.signature(decorate(command)).parameters
     assert list(made)[-1] == "samples"
     assert "held-out text" in made["text"].annotation.__metadata__[0].help
     assert "while the blocks pass" not in made["text"].annotation.__metadata__[0].help

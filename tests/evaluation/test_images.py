@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -322,7 +323,7 @@ def test_pixels_that_do_not_fit_are_refused(
     ],
 )
 def test_a_classifier_takes_no_text(
-    vit_folder: Path, tmp_path: Path, options: dict[str, str], complaint: str
+    vit_folder: Path, tmp_path: Path, options: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(RecipeError, match=complaint):
         secateur.prune(vit_folder, out=tmp_path / "out", **options)

@@ -1,11 +1,16 @@
+from __future__ import annotations
+
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from secateur.checkpoint import ResidentModel, open_model
-from secateur.data import load_heldout
+from secateur.data import TokenBatch, load_heldout
 from secateur.errors import NumericalError
 from secateur.evaluation import perplexity_of
 from tiny import FAMILIES, make_model, make_tokens
@@ -13,12 +18,12 @@ from tiny import FAMILIES, make_model, make_tokens
 CPU = torch.device("cpu")
 
 
-def windows(sequences=5, length=24, seed=3):
+def windows(sequences: int = 5, length: int = 24, seed: int = 3) -> TokenBatch:
     tokens = make_tokens(sequences, length, seed)
     return load_heldout(tokens, tokenizer=None, sequence_length=length, windows=None)
 
 
-def by_the_model(model, input_ids):
+def by_the_model(model: Any, input_ids: Tensor) -> Any:
     """Mean negative log-likelihood, as transformers computes it from labels."""
     with torch.no_grad():
         return float(model(input_ids=input_ids, labels=input_ids).loss)
@@ -26,7 +31,7 @@ def by_the_model(model, input_ids):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("batch_size", [2, 5])
-def test_perplexity_equals_the_models_own_loss(family, batch_size):
+def test_perplexity_equals_the_models_own_loss(family: str, batch_size: int) -> None:
     model, text = make_model(family), windows()
     found = perplexity_of(ResidentModel(model, CPU, torch.float32), text, batch_size)
     assert found.negative_log_likelihood == pytest.approx(
@@ -37,7 +42,7 @@ def test_perplexity_equals_the_models_own_loss(family, batch_size):
     assert found.divergence is None
 
 
-def test_a_streamed_model_gives_the_same_number(llama_folder):
+def test_a_streamed_model_gives_the_same_number(llama_folder: Path) -> None:
     text = windows()
     source = open_model(llama_folder, CPU, torch.float32)
     model = make_model("llama", dtype=torch.bfloat16).float()
@@ -46,7 +51,7 @@ def test_a_streamed_model_gives_the_same_number(llama_folder):
     )
 
 
-def test_divergence_by_hand():
+def test_divergence_by_hand() -> None:
     sparse, dense, text = make_model("llama", seed=1), make_model("llama"), windows()
     found = perplexity_of(
         ResidentModel(sparse, CPU, torch.float32), text, 2, ResidentModel(dense, CPU, torch.float32)
@@ -59,13 +64,13 @@ def test_divergence_by_hand():
     assert found.divergence > 0.1
 
 
-def test_a_model_does_not_diverge_from_itself():
+def test_a_model_does_not_diverge_from_itself() -> None:
     model = make_model("gpt2")
     source = ResidentModel(model, CPU, torch.float32)
     assert perplexity_of(source, windows(), 2, source).divergence == pytest.approx(0, abs=1e-7)
 
 
-def test_the_standard_error_is_of_the_spread_over_windows():
+def test_the_standard_error_is_of_the_spread_over_windows() -> None:
     model, text = make_model("llama"), windows()
     found = perplexity_of(ResidentModel(model, CPU, torch.float32), text, 5)
     each = torch.tensor([by_the_model(model, row[None]) for row in text.input_ids])
@@ -73,7 +78,7 @@ def test_the_standard_error_is_of_the_spread_over_windows():
     assert found.standard_error == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_broken_model_is_named_not_averaged():
+def test_a_broken_model_is_named_not_averaged() -> None:
     model = make_model("llama")
     with torch.no_grad():
         model.lm_head.weight[3, 3] = torch.nan

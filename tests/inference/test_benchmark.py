@@ -135,7 +135,7 @@ def report(seconds: dict[str, float | None]) -> BenchReport:
             both = (Latency.of([1.0]), Latency.of([taken * 0.9, taken, taken * 1.3]))
             found += benchmark._measurements(form, 1, both, 8, found)  # type: ignore[arg-type]
     loaded = [
-        Loaded(form=form, sparse_matrices=0, weight_bytes=2_000_000, peak_bytes=3_000_000)  # type: ignore[arg-type]
+        Loaded(form=form, sparse_matrices=0, weight_bytes=2_000_000, peak_bytes=3_000_000)
         for form in seconds
     ]
     return BenchReport(

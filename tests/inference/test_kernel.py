@@ -3,29 +3,49 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from secateur.inference.tile import MOST_VECTORS, Tile, candidates
 
-pytest.importorskip("triton", reason="triton is not installed")
+triton = pytest.importorskip("triton", reason="triton is not installed")
+ASTSource = pytest.importorskip("triton.compiler").ASTSource
+GPUTarget = pytest.importorskip("triton.backends.compiler").GPUTarget
+kernel = pytest.importorskip("secateur.inference.kernel")
 
 LARGEST = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 5e-3}
 """Relative error: sums are float32, and what is left is the rounding of the result."""
 
 
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kernel.py"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
 @pytest.fixture(scope="module")
-def errors() -> dict[str, float]:
-    """Case -> relative error, from one interpreter for all of them."""
+def interpreted() -> list[str]:
+    """What one interpreter printed: the errors of `interpreted.py`, then a run of the benchmark."""
     script = Path(__file__).parents[1] / "interpreted.py"
-    done = run(script)
+    done = run(script, BENCHMARK, "--interpret", "--vectors", 3)
     assert done.returncode == 0, done.stderr
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def errors(interpreted: list[str]) -> dict[str, float]:
+    """Case -> relative error."""
+    by_case: dict[str, float] = json.loads(interpreted[0])
+    return by_case
 
 
 @pytest.mark.parametrize("dtype", LARGEST)
@@ -39,85 +59,72 @@ def test_the_interpreted_kernel_is_right(errors: dict[str, float], dtype: str) -
 
 # What is compiled for a GPU that is not here: that it compiles, fits, and reads 16 bytes at once.
 
-COMPILE = """
-import json, sys
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-import triton
-from secateur.inference import kernel
-from secateur.inference.tile import candidates
-
-names = kernel._multiply.arg_names
-pointers = {"x": "*bf16", "mask": "*u8", "values": "*bf16", "y": "*fp32"}
-even = [["tt.divisibility", 16]]
+POINTERS = {"x": "*bf16", "mask": "*u8", "values": "*bf16", "y": "*fp32"}
+DIVISIBLE = [["tt.divisibility", 16]]
 
 
-def compiled(capability, vectors):
+def compiled(capability: int, vectors: int) -> dict[str, Any]:
+    """Facts about the kernel's code for a GPU of a compute capability, and its first tile."""
+    names = kernel._multiply.arg_names
     tile = candidates(vectors)[0]
     constants = {
         "VECTORS": 16 if tile.dot else vectors, "ROWS": tile.rows, "GROUPS": tile.groups,
         "DOT": tile.dot, "STAGES": tile.stages, "EXACT": False,
-    }
+    }  # fmt: skip
     source = ASTSource(
         kernel._multiply,
-        {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in names},
+        {name: "constexpr" if name in constants else POINTERS.get(name, "i32") for name in names},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(place,): even for place, name in enumerate(names)
-               if name not in constants and name != "vectors"},
+        attrs={
+            (index,): DIVISIBLE
+            for index, name in enumerate(names)
+            if name not in constants and name != "vectors"
+        },
     )
     made = triton.compile(
-        source, target=GPUTarget("cuda", capability, 32),
+        source,
+        target=GPUTarget("cuda", capability, 32),
         options={"num_warps": tile.warps, "enable_fp_fusion": True},
     )
     ptx = made.asm["ptx"]
     return {
-        "machine code": len(made.asm["cubin"]), "shared": made.metadata.shared,
+        "machine code": len(made.asm["cubin"]),
+        "shared": made.metadata.shared,
         "wide": ptx.count(".cg.shared.global") + ptx.count("ld.global.v4"),
         "tensor cores": "mma" in ptx,
     }
 
 
-print(json.dumps({f"{gpu} {vectors}": compiled(gpu, vectors)
-                  for gpu in (80, 90) for vectors in (1, 16)}))
-"""
-
-
-def test_it_compiles_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("vectors", [1, 16])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_it_compiles_for_gpus(
+    capability: int, vectors: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    (tmp_path / "compiled.py").write_text(COMPILE)
-    done = run(tmp_path / "compiled.py")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert set(found) == {"80 1", "80 16", "90 1", "90 16"}
-    for name, facts in found.items():
-        assert facts["machine code"] > 0
-        assert facts["shared"] <= 99 * 1024  # what the smallest of Ampere and Ada have
-        assert facts["wide"] > 0
-        assert facts["tensor cores"] == name.endswith("16")
+    facts = compiled(capability, vectors)
+    assert any(tmp_path.iterdir())  # made now, not found in a cache of this machine
+    assert facts["machine code"] > 0
+    assert facts["shared"] <= 99 * 1024  # what the smallest of Ampere and Ada have
+    assert facts["wide"] > 0
+    assert facts["tensor cores"] == (vectors == 16)
 
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kernel.py"
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
-def test_the_benchmark_runs_interpreted() -> None:
-    done = run(BENCHMARK, "--interpret", "--vectors", 3)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("right") == 4
-    assert done.stdout.endswith("interpreted: nothing was timed\n")
+def test_the_benchmark_runs_interpreted(interpreted: list[str]) -> None:
+    printed = "\n".join(interpreted[1:])
+    assert printed.count("right") == 4
+    assert interpreted[-1] == "interpreted: nothing was timed"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_the_benchmark_needs_a_gpu() -> None:
-    done = run(BENCHMARK)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: this needs a GPU with CUDA; try --interpret on a CPU\n"
+def test_the_benchmark_needs_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(BENCHMARK)])
+    with torch.random.fork_rng(devices=[]), pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(BENCHMARK), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "error: this needs a GPU with CUDA; try --interpret on a CPU\n"
 
 
 WITHOUT = """

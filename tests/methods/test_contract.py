@@ -1,14 +1,18 @@
 """The contract that every method passes, and the oracle of each score."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from secateur.errors import RecipeError
 from secateur.methods import every, get
-from secateur.sparsity import Competition, audit, keep_mask, parse_pattern
+from secateur.sparsity import Competition, Pattern, audit, keep_mask, parse_pattern
 from secateur.statistics import Need, Statistics
 
 OUT, IN = 12, 32
@@ -21,7 +25,7 @@ class Case:
     name: str
     parameters: dict[str, Any] = field(default_factory=dict)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return " ".join([self.name, *(f"{k}={v}" for k, v in self.parameters.items())])
 
 
@@ -49,7 +53,7 @@ CONTRACT = [
 PATTERNS = ["2:4", "4:8", "1:4", "50%", "30%", "75%"]
 
 
-def statistics_of(method, generator, dead=()):
+def statistics_of(method: Any, generator: torch.Generator, dead: Iterable[int] = ()) -> Any:
     """Random statistics for one matrix; inputs in `dead` were never anything but zero."""
     norm = torch.rand(IN, generator=generator) + 0.1
     inputs = torch.randn(64, IN, generator=generator)
@@ -64,9 +68,9 @@ def statistics_of(method, generator, dead=()):
     return Statistics({need: everything[need] for need in method.needs}, sequences=4)
 
 
-def prune(case, pattern, weight, statistics):
+def prune(case: Any, pattern: Pattern, weight: Tensor, statistics: Any) -> Any:
     """(keep, new weight) of a case, the way the sweep goes about it."""
-    method = get(case.name)
+    method: Any = get(case.name)
     params = method.params(**case.parameters)
     if method.solve is not None:
         solution = method.solve([weight], statistics, pattern, params)
@@ -75,7 +79,7 @@ def prune(case, pattern, weight, statistics):
     return keep, weight * keep
 
 
-def applies(case, pattern):
+def applies(case: Any, pattern: Pattern) -> Any:
     return get(case.name).params(**case.parameters).objection(pattern) is None
 
 
@@ -88,17 +92,17 @@ TABLE = [
 
 
 @pytest.fixture
-def generator():
+def generator() -> torch.Generator:
     return torch.Generator().manual_seed(7)
 
 
-def test_every_method_is_in_the_contract_table():
+def test_every_method_is_in_the_contract_table() -> None:
     assert {case.name for case in CONTRACT} == {method.name for method in every()}
 
 
 @pytest.mark.parametrize(("case", "text"), TABLE)
 class TestContract:
-    def test_counts_are_exact(self, case, text, generator):
+    def test_counts_are_exact(self, case: Any, text: str, generator: torch.Generator) -> None:
         pattern, method = parse_pattern(text), get(case.name)
         weight = torch.randn(OUT, IN, generator=generator)
         keep, pruned = prune(case, pattern, weight, statistics_of(method, generator))
@@ -112,7 +116,9 @@ class TestContract:
         else:
             assert int((~keep).sum()) == int(pattern.sparsity * OUT * IN + 1e-6)
 
-    def test_ties_do_not_change_the_count(self, case, text, generator):
+    def test_ties_do_not_change_the_count(
+        self, case: Any, text: str, generator: torch.Generator
+    ) -> None:
         pattern, method = parse_pattern(text), get(case.name)
         values = {need: torch.ones(IN) for need in (Need.INPUT_NORM,)}
         values[Need.HESSIAN] = torch.eye(IN)
@@ -123,7 +129,9 @@ class TestContract:
             int((~keep).sum()) == int(pattern.sparsity * OUT * IN + 1e-6)
         )
 
-    def test_dead_inputs_are_harmless_and_go_first(self, case, text, generator):
+    def test_dead_inputs_are_harmless_and_go_first(
+        self, case: Any, text: str, generator: torch.Generator
+    ) -> None:
         pattern, method = parse_pattern(text), get(case.name)
         weight = torch.randn(OUT, IN, generator=generator)
         dead = [0, 5, 17]
@@ -133,14 +141,18 @@ class TestContract:
         if method.needs and parse_pattern(text).sparsity >= 0.5:
             assert not keep[:, dead].any()
 
-    def test_an_all_zero_matrix_and_silent_data_are_harmless(self, case, text, generator):
+    def test_an_all_zero_matrix_and_silent_data_are_harmless(
+        self, case: Any, text: str, generator: torch.Generator
+    ) -> None:
         pattern, method = parse_pattern(text), get(case.name)
         silent = statistics_of(method, generator, range(IN))
         keep, pruned = prune(case, pattern, torch.zeros(OUT, IN), silent)
         assert torch.isfinite(pruned).all()
         assert int((~keep).sum()) >= OUT * int(pattern.sparsity * IN + 1e-6)
 
-    def test_shape_and_precision_are_kept_and_inputs_untouched(self, case, text, generator):
+    def test_shape_and_precision_are_kept_and_inputs_untouched(
+        self, case: Any, text: str, generator: torch.Generator
+    ) -> None:
         pattern, method = parse_pattern(text), get(case.name)
         weight = torch.randn(OUT, IN, generator=generator)
         before = weight.clone()
@@ -150,14 +162,16 @@ class TestContract:
         assert keep.dtype == torch.bool
         assert torch.equal(weight, before)
 
-    def test_kept_weights_change_only_where_the_method_solves(self, case, text, generator):
+    def test_kept_weights_change_only_where_the_method_solves(
+        self, case: Any, text: str, generator: torch.Generator
+    ) -> None:
         pattern, method = parse_pattern(text), get(case.name)
         weight = torch.randn(OUT, IN, generator=generator)
         keep, pruned = prune(case, pattern, weight, statistics_of(method, generator))
         assert torch.equal(pruned[~keep], torch.zeros(int((~keep).sum())))
         assert torch.equal(pruned[keep], weight[keep]) is (method.solve is None)
 
-    def test_same_input_same_bits(self, case, text, generator):
+    def test_same_input_same_bits(self, case: Any, text: str, generator: torch.Generator) -> None:
         pattern, method = parse_pattern(text), get(case.name)
         weight = torch.randn(OUT, IN, generator=generator)
         statistics = statistics_of(method, generator)
@@ -166,7 +180,7 @@ class TestContract:
 
 
 @pytest.mark.parametrize("text", ["2:4", "4:8", "50%"])
-def test_wanda_equals_a_few_plain_lines(text, generator):
+def test_wanda_equals_a_few_plain_lines(text: str, generator: torch.Generator) -> None:
     """Independent of keep_mask: argsort per group, as anyone would write it from the paper."""
     weight = torch.randn(OUT, IN, generator=generator)
     inputs = torch.randn(100, IN, generator=generator)
@@ -183,18 +197,22 @@ def test_wanda_equals_a_few_plain_lines(text, generator):
 
 
 @pytest.mark.parametrize("text", PATTERNS)
-def test_without_its_gradient_rgs_is_wanda_bit_for_bit(text, generator):
+def test_without_its_gradient_rgs_is_wanda_bit_for_bit(
+    text: str, generator: torch.Generator
+) -> None:
     weight = torch.randn(OUT, IN, generator=generator)
     statistics = statistics_of(get("wanda++-rgs"), generator)
-    wanda = get("wanda").score(weight, statistics, get("wanda").params())
-    rgs = get("wanda++-rgs").score(weight, statistics, get("wanda++-rgs").params(alpha=0))
-    assert torch.equal(wanda, rgs)
+    wanda: Any = get("wanda")
+    rgs: Any = get("wanda++-rgs")
+    without = rgs.score(weight, statistics, rgs.params(alpha=0))
+    assert torch.equal(wanda.score(weight, statistics, wanda.params()), without)
 
 
-def test_rgs_score_by_hand(generator):
+def test_rgs_score_by_hand(generator: torch.Generator) -> None:
     weight = torch.randn(OUT, IN, generator=generator)
     statistics = statistics_of(get("wanda++-rgs"), generator)
-    score = get("wanda++").score(weight, statistics, get("wanda++").params(alpha=3))
+    method: Any = get("wanda++")
+    score = method.score(weight, statistics, method.params(alpha=3))
     i, j = 4, 9
     by_hand = abs(weight[i, j]) * (
         3 * statistics.regional_gradient[i, j] + statistics.input_norm[j]
@@ -202,7 +220,7 @@ def test_rgs_score_by_hand(generator):
     torch.testing.assert_close(score[i, j], by_hand)
 
 
-def test_the_variant_prunes_rows_to_the_same_lost_share(generator):
+def test_the_variant_prunes_rows_to_the_same_lost_share(generator: torch.Generator) -> None:
     """As the paper's bisection does: a row loses its least weights up to one share of its sum."""
     weight = torch.randn(40, IN, generator=generator) ** 3  # rows that differ in concentration
     statistics = Statistics({Need.INPUT_NORM: torch.ones(IN)}, 1)
@@ -219,12 +237,12 @@ def test_the_variant_prunes_rows_to_the_same_lost_share(generator):
         assert row[kept].min() >= row[~kept].max()  # each row loses its least
 
 
-def test_an_unknown_method_is_told_its_neighbours():
+def test_an_unknown_method_is_told_its_neighbours() -> None:
     with pytest.raises(RecipeError, match=r"unknown method 'wnada'.*did you mean 'wanda'"):
         get("wnada")
 
 
-def test_every_method_describes_itself():
+def test_every_method_describes_itself() -> None:
     for method in every():
         facts = method.describe()
         assert facts["summary"]

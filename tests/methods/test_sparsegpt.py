@@ -1,7 +1,12 @@
 """SparseGPT against least squares by brute force and against a plain float64 loop."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from secateur.methods import get
 from secateur.methods.sparsegpt import SparseGPTParams, inverse_factor
@@ -11,7 +16,7 @@ from secateur.statistics import Need, Statistics
 DAMPING = 0.01
 
 
-def correlated_inputs(tokens, width, seed=0):
+def correlated_inputs(tokens: int, width: int, seed: int = 0) -> Any:
     """A quarter as many causes as inputs, and a little noise of each input's own."""
     generator = torch.Generator().manual_seed(seed)
     causes = torch.randn(tokens, max(1, width // 4), generator=generator)
@@ -19,24 +24,24 @@ def correlated_inputs(tokens, width, seed=0):
     return causes @ mix + 0.5 * torch.randn(tokens, width, generator=generator)
 
 
-def problem(rows=16, width=64, seed=0):
+def problem(rows: int = 16, width: int = 64, seed: int = 0) -> Any:
     """(weight, inputs, statistics) of one matrix."""
     inputs = correlated_inputs(4 * width, width, seed)
     weight = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed + 1))
     return weight, inputs, Statistics({Need.HESSIAN: inputs.T @ inputs}, sequences=1)
 
 
-def solve(weights, statistics, text, **parameters):
-    return get("sparsegpt").solve(
-        weights, statistics, parse_pattern(text), SparseGPTParams(**parameters)
-    )
+def solve(weights: Any, statistics: Any, text: str, **parameters: Any) -> Any:
+    solver = get("sparsegpt").solve
+    assert solver is not None
+    return solver(weights, statistics, parse_pattern(text), SparseGPTParams(**parameters))
 
 
-def damped(hessian):
+def damped(hessian: Tensor) -> Any:
     return hessian + DAMPING * hessian.diagonal().mean() * torch.eye(len(hessian))
 
 
-def plain_float64(weight, hessian, pattern, per_row):
+def plain_float64(weight: Tensor, hessian: Tensor, pattern: Any, per_row: bool) -> Any:
     """Column after column, as the algorithm is written in the paper; one block for the mask."""
     W, H = weight.double().clone(), damped(hessian.double())
     width = W.shape[1]
@@ -70,7 +75,7 @@ def plain_float64(weight, hessian, pattern, per_row):
         ("30%", {"block_size": 200}),
     ],
 )
-def test_equals_the_paper_written_out_in_float64(width, text, parameters):
+def test_equals_the_paper_written_out_in_float64(width: int, text: str, parameters: Any) -> None:
     weight, inputs, statistics = problem(width=width)
     pattern = parse_pattern(text)
     per_row = parameters.get("competition") == "row"
@@ -85,7 +90,7 @@ def test_equals_the_paper_written_out_in_float64(width, text, parameters):
 
 
 @pytest.mark.parametrize("text", ["3:6", "50%"])
-def test_every_kept_weight_is_the_least_squares_answer_to_those_on_its_left(text):
+def test_every_kept_weight_is_the_least_squares_answer_to_those_on_its_left(text: str) -> None:
     """Six columns by brute force: with columns < j as they came out, solve for the others."""
     weight, _, statistics = problem(rows=10, width=6)
     solution = solve([weight], statistics, text)
@@ -101,7 +106,7 @@ def test_every_kept_weight_is_the_least_squares_answer_to_those_on_its_left(text
         )
 
 
-def test_the_score_is_the_error_of_leaving_one_weight_out():
+def test_the_score_is_the_error_of_leaving_one_weight_out() -> None:
     """W**2 / diag(U)**2 equals the least squared error with that weight zero, by brute force."""
     weight, _, statistics = problem(rows=1, width=6)
     H, W = damped(statistics.hessian).double(), weight.double()
@@ -123,12 +128,12 @@ def test_the_score_is_the_error_of_leaving_one_weight_out():
 
 @pytest.mark.parametrize("text", ["2:4", "50%"])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_error_is_below_wandas_on_correlated_inputs(text, seed):
+def test_the_error_is_below_wandas_on_correlated_inputs(text: str, seed: int) -> None:
     weight, inputs, statistics = problem(seed=seed)
     wanda = weight * keep_mask(weight.abs() * inputs.norm(dim=0), parse_pattern(text))
     solved = solve([weight], statistics, text).weights[0]
 
-    def error(pruned):
+    def error(pruned: Any) -> Any:
         return float(((pruned - weight) @ inputs.T).norm())
 
     assert error(solved) < 0.8 * error(wanda)
@@ -137,7 +142,7 @@ def test_the_error_is_below_wandas_on_correlated_inputs(text, seed):
 @pytest.mark.parametrize(
     ("text", "competition"), [("2:4", "layer"), ("50%", "layer"), ("50%", "row")]
 )
-def test_stacked_matrices_are_solved_as_they_would_be_alone(text, competition):
+def test_stacked_matrices_are_solved_as_they_would_be_alone(text: str, competition: str) -> None:
     _, _, statistics = problem(width=64)
     generator = torch.Generator().manual_seed(3)
     weights = [torch.randn(rows, 64, generator=generator) for rows in (8, 4, 20)]
@@ -150,7 +155,7 @@ def test_stacked_matrices_are_solved_as_they_would_be_alone(text, competition):
 
 
 @pytest.mark.parametrize("block_size", [8, 16, 24, 64, 128])
-def test_n_of_m_does_not_depend_on_the_block_size(block_size):
+def test_n_of_m_does_not_depend_on_the_block_size(block_size: int) -> None:
     weight, _, statistics = problem(width=64)
     expected = solve([weight], statistics, "2:4", block_size=64)
     found = solve([weight], statistics, "2:4", block_size=block_size)
@@ -161,7 +166,9 @@ def test_n_of_m_does_not_depend_on_the_block_size(block_size):
 @pytest.mark.parametrize("competition", ["layer", "row"])
 @pytest.mark.parametrize("ratio", ["30%", "50%", "71%"])
 @pytest.mark.parametrize("block_size", [7, 16, 128])
-def test_unstructured_counts_are_exact_over_all_blocks(competition, ratio, block_size):
+def test_unstructured_counts_are_exact_over_all_blocks(
+    competition: str, ratio: str, block_size: int
+) -> None:
     weight, _, statistics = problem(rows=11, width=50)
     keep = solve([weight], statistics, ratio, competition=competition, block_size=block_size).keep[
         0
@@ -173,7 +180,7 @@ def test_unstructured_counts_are_exact_over_all_blocks(competition, ratio, block
         assert int((~keep).sum()) == pattern.pruned_of(11 * 50)
 
 
-def test_a_hessian_that_is_not_positive_gets_more_damping_and_a_notice():
+def test_a_hessian_that_is_not_positive_gets_more_damping_and_a_notice() -> None:
     weight, _, _ = problem(rows=4, width=8)
     inputs = correlated_inputs(3, 8)  # rank 3 of 8
     hessian = inputs.T @ inputs - 0.05 * (inputs.square().sum() / 8) * torch.eye(8)
@@ -182,7 +189,7 @@ def test_a_hessian_that_is_not_positive_gets_more_damping_and_a_notice():
     assert solution.notices == ("the Hessian was singular: its damping grew from 0.01 to 0.1",)
 
 
-def test_three_tokens_for_sixty_four_inputs_are_enough_not_to_fail():
+def test_three_tokens_for_sixty_four_inputs_are_enough_not_to_fail() -> None:
     weight, _, _ = problem(width=64)
     inputs = correlated_inputs(3, 64)
     solution = solve([weight], Statistics({Need.HESSIAN: inputs.T @ inputs}, 1), "50%")
@@ -190,7 +197,7 @@ def test_three_tokens_for_sixty_four_inputs_are_enough_not_to_fail():
     assert audit(solution.weights[0], Unstructured(0.5)).holds
 
 
-def test_kept_weights_of_dead_inputs_stay_as_they_are():
+def test_kept_weights_of_dead_inputs_stay_as_they_are() -> None:
     weight, inputs, _ = problem(width=8)
     inputs[:, :3] = 0
     solution = solve([weight], Statistics({Need.HESSIAN: inputs.T @ inputs}, 1), "2:4")

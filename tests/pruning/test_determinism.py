@@ -19,7 +19,7 @@ from tiny import fingerprint, make_model, make_tokens, save
 def wide(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A model whose matrices are large enough for torch to share them among threads."""
     folder = tmp_path_factory.mktemp("wide")
-    sizes = {"hidden_size": 192, "intermediate_size": 384, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {"hidden_size": 192, "intermediate_size": 384, "num_hidden_layers": 2}
     save(make_model("llama", **sizes, initializer_range=0.05), folder / "model")
     save_file({"input_ids": make_tokens(8, 64)}, folder / "tokens.safetensors")
     return {

@@ -1,5 +1,10 @@
 """The estimate of a dry run against counts made by hand and by torch's own FLOP counter."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,7 +20,7 @@ from tiny import make_model, make_tokens
 SEQUENCES, LENGTH = 8, 32
 
 
-def of(source, method, pattern="2:4", **changes):
+def of(source: Any, method: str, pattern: Any = "2:4", **changes: Any) -> Any:
     chosen = get(method)
     plan = Plan(
         chosen, chosen.params(), Selection(parse_pattern(pattern)),
@@ -25,11 +30,11 @@ def of(source, method, pattern="2:4", **changes):
     return estimate(source, plan, SEQUENCES, LENGTH)
 
 
-def resident(family="llama"):
+def resident(family: str = "llama") -> Any:
     return ResidentModel(make_model(family), torch.device("cpu"), torch.float32)
 
 
-def test_weights_are_counted_as_the_model_has_them():
+def test_weights_are_counted_as_the_model_has_them() -> None:
     source = resident()
     prunable = sum(
         matrix.read().numel() for block in source.blocks.modules for matrix in find_matrices(block)
@@ -42,7 +47,7 @@ def test_weights_are_counted_as_the_model_has_them():
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mixtral"])
-def test_the_work_of_a_pass_is_what_torch_counts(family):
+def test_the_work_of_a_pass_is_what_torch_counts(family: str) -> None:
     """Wanda is two forward passes through every block; torch counts eager attention only."""
     source = resident(family)
     source.model.set_attn_implementation("eager")
@@ -53,7 +58,7 @@ def test_the_work_of_a_pass_is_what_torch_counts(family):
     assert of(source, "wanda").flops == pytest.approx(2 * counter.get_total_flops(), rel=near)
 
 
-def test_passes_over_a_block_by_method():
+def test_passes_over_a_block_by_method() -> None:
     source = resident()
     one = of(source, "wanda").flops / 2
     passes = {m: of(source, m).flops / one for m in ("sparsegpt", "gblm", "wanda++-rgs")}
@@ -68,12 +73,12 @@ def test_passes_over_a_block_by_method():
     assert by_matrix["wanda"].activation_bytes == SEQUENCES * LENGTH * (32 + 32 + 64) * 4
 
 
-def test_nothing_is_loaded_for_it(llama_folder):
+def test_nothing_is_loaded_for_it(llama_folder: Path) -> None:
     source = open_model(llama_folder, torch.device("cpu"), torch.float32)
     of(source, "wanda++")
     assert all(p.device.type == "meta" for p in source.model.parameters())
 
 
-def test_a_pattern_that_does_not_fit_is_found_before_any_work():
+def test_a_pattern_that_does_not_fit_is_found_before_any_work() -> None:
     with pytest.raises(PatternError, match=r"groups of 7 .* in model\.layers\.0\."):
         of(resident(), "wanda", "3:7")

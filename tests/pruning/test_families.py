@@ -1,17 +1,33 @@
-"""Every family, every method, from disk to disk."""
+"""Every family from disk to disk, by the methods that `families_table.methods_of` gives for it."""
+
+from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, Gemma3Config, JetMoeConfig
+from torch import Tensor
+from transformers import AutoModelForCausalLM, Gemma3Config, JetMoeConfig, PreTrainedModel
 
 import secateur
-from families_table import HOW_TO_WRITE, METHODS, PATTERNS, TABLE, TESTED, table
+from families import KINDS
+from families_table import (
+    ALWAYS,
+    HOW_TO_WRITE,
+    METHODS,
+    PATTERNS,
+    TABLE,
+    TESTED,
+    methods_of,
+    table,
+    without_passed_line,
+)
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import Checkpoint, ResidentModel, find_all_matrices, find_blocks
 from secateur.errors import ModelError
@@ -19,56 +35,73 @@ from secateur.record.check import check_folder
 from secateur.sparsity import audit, parse_pattern
 from tiny import EVERY_FAMILY, fingerprint, make_model, make_tokens, save
 
+pytestmark = pytest.mark.spread
+
 QUICK = {"regional": {"rounds": 2, "samples": 2}}
-FEW = {"samples": 8, "sequence_length": 16}
+FEW: dict[str, Any] = {"samples": 8, "sequence_length": 16}
 
 
-def options(method):
+def options(method: str) -> dict[str, Any]:
     return {**FEW, **QUICK} if method in ("wanda++", "wanda++-ro") else FEW
 
 
 @pytest.fixture(scope="module")
-def tokens():
+def tokens() -> Tensor:
     """Calibration tokens, int64 [8, 16]."""
     return make_tokens(8, 16)
 
 
 @pytest.fixture(scope="module")
-def tokens_file(tokens, tmp_path_factory):
+def tokens_file(tokens: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokens") / "tokens.safetensors"
     save_file({"input_ids": tokens}, path)
     return path
 
 
-class Made(dict):
+class Made(dict[str, Any]):
     """Family -> what is made of it when it is first asked for."""
 
-    def __init__(self, make):
+    def __init__(self, make: Any) -> None:
         super().__init__()
         self.make = make
 
-    def __missing__(self, family):
+    def __missing__(self, family: str) -> Any:
         self[family] = self.make(family)
         return self[family]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Family -> a folder with its tiny model in bfloat16."""
     root = tmp_path_factory.mktemp("families")
     return Made(lambda family: save(make_model(family, dtype=torch.bfloat16), root / family))
 
 
 @pytest.fixture(scope="module")
-def models(folders):
+def models(folders: Mapping[str, Path]) -> Made:
     """Family -> the same model in memory. Not to be changed."""
     return Made(lambda family: AutoModelForCausalLM.from_pretrained(folders[family]))
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`family` and `method` of the test below, by what was asked for on the command line."""
+    if {"family", "method"} <= set(metafunc.fixturenames):
+        thorough = metafunc.config.getoption("every_method")
+        pairs = [(family, by) for family in TESTED for by in methods_of(family, thorough)]
+        metafunc.parametrize(("family", "method"), pairs)
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", TESTED)
-def test_from_disk_to_disk(family, method, pattern, models, folders, tokens, tokens_file, tmp_path):
+def test_from_disk_to_disk(
+    family: str,
+    method: str,
+    pattern: Any,
+    models: Mapping[str, PreTrainedModel],
+    folders: Mapping[str, Path],
+    tokens: Tensor,
+    tokens_file: Path,
+    tmp_path: Path,
+) -> None:
     out = tmp_path / "out"
     before = fingerprint(folders[family])
     run = secateur.prune(
@@ -102,7 +135,9 @@ ROUTERS = ("gate.weight", "router.weight", "router.layer.weight", "shared_expert
 
 
 @pytest.mark.parametrize("family", TESTED)
-def test_only_matrices_of_blocks_change_and_all_but_routers(family, folders, tokens_file, tmp_path):
+def test_only_matrices_of_blocks_change_and_all_but_routers(
+    family: str, folders: Mapping[str, Path], tokens_file: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     run = secateur.prune(
         folders[family], method="wanda", calibration=str(tokens_file), out=out, **FEW
@@ -125,7 +160,9 @@ def test_only_matrices_of_blocks_change_and_all_but_routers(family, folders, tok
     assert changed == {n for n in matrices - biases if not n.endswith(ROUTERS)}
 
 
-def test_the_input_dimension_of_conv1d_is_its_first(folders, tokens_file, tmp_path):
+def test_the_input_dimension_of_conv1d_is_its_first(
+    folders: Mapping[str, Path], tokens_file: Path, tmp_path: Path
+) -> None:
     """GPT-2 stores [in, out]: groups of four run down the columns of what is stored."""
     out = tmp_path / "out"
     secateur.prune(
@@ -140,8 +177,8 @@ def test_the_input_dimension_of_conv1d_is_its_first(folders, tokens_file, tmp_pa
 
 
 def test_blocks_are_calibrated_on_what_pruned_blocks_below_give(
-    folders, tokens, tokens_file, tmp_path
-):
+    folders: Mapping[str, Path], tokens: Tensor, tokens_file: Path, tmp_path: Path
+) -> None:
     """Block 2's mask follows from inputs that went through pruned blocks 0 and 1."""
     out = tmp_path / "out"
     secateur.prune(
@@ -163,7 +200,9 @@ def test_blocks_are_calibrated_on_what_pruned_blocks_below_give(
     assert torch.equal(found, expected.bool())
 
 
-def test_the_record_and_the_index_tell_the_truth(folders, tokens_file, tmp_path):
+def test_the_record_and_the_index_tell_the_truth(
+    folders: Mapping[str, Path], tokens_file: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     run = secateur.prune(
         folders["llama"], method="wanda++", calibration=str(tokens_file), out=out,
@@ -186,7 +225,9 @@ def test_the_record_and_the_index_tell_the_truth(folders, tokens_file, tmp_path)
 
 
 @pytest.mark.parametrize("depth", [2, 3])
-def test_the_encoder_of_a_multimodal_model_is_left_alone(depth, tokens_file, tmp_path):
+def test_the_encoder_of_a_multimodal_model_is_left_alone(
+    depth: int, tokens_file: Path, tmp_path: Path
+) -> None:
     """Even one that has as many layers as the decoder."""
     text = EVERY_FAMILY["gemma3"]().to_dict()
     vision = {
@@ -209,14 +250,16 @@ def test_the_encoder_of_a_multimodal_model_is_left_alone(depth, tokens_file, tmp
     assert all(name.startswith("model.language_model.layers.") for name in changed)
 
 
-def test_blocks_beside_an_encoder_of_the_same_depth_are_the_decoders():
+def test_blocks_beside_an_encoder_of_the_same_depth_are_the_decoders() -> None:
     model = make_model("llama")
     model.vision = torch.nn.Module()
     model.vision.layers = copy.deepcopy(model.model.layers)
     assert find_blocks(model).path == "model.layers"
 
 
-def test_experts_that_cannot_be_seen_are_refused_not_skipped(tokens_file, tmp_path):
+def test_experts_that_cannot_be_seen_are_refused_not_skipped(
+    tokens_file: Path, tmp_path: Path
+) -> None:
     """Pruning only a mixture's attention would call 6 % sparsity 50 %."""
     config = JetMoeConfig(
         vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
@@ -231,5 +274,14 @@ def test_experts_that_cannot_be_seen_are_refused_not_skipped(tokens_file, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_the_table_in_the_docs_is_what_is_tested(folders):
-    assert Path(TABLE).read_text(encoding="utf-8") == table(folders), f"write it: {HOW_TO_WRITE}"
+def test_the_table_in_the_docs_is_what_is_tested(folders: Mapping[str, Path]) -> None:
+    page = without_passed_line(TABLE.read_text(encoding="utf-8"))
+    assert page == table(folders), f"write it: {HOW_TO_WRITE}"
+
+
+def test_every_kind_of_block_is_pruned_by_every_method() -> None:
+    assert set(KINDS) <= set(TESTED)
+    for family in TESTED:
+        assert methods_of(family, thorough=True) == METHODS
+        assert set(ALWAYS) <= set(methods_of(family, thorough=False)) <= set(METHODS)
+        assert (methods_of(family, thorough=False) == METHODS) == (family in KINDS)

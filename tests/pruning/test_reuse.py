@@ -14,7 +14,7 @@ def test_an_entry_makes_a_thing_once_for_a_key_and_remembers_the_last_key_only()
     entry, made = Entry[str, list[str]](), list[str]()
 
     def make(key: str) -> Made[list[str]]:
-        return entry.once(key, lambda: [made.append(key) or key])  # type: ignore[func-returns-value]
+        return entry.once(key, lambda: [made.append(key) or key])
 
     first, again = make("a"), make("a")
     assert not first.reused

@@ -16,15 +16,14 @@ import torch
 import secateur
 from secateur.blocks import sweep
 from secateur.errors import RecipeError
-from secateur.evaluation.text import evaluate_text
 from secateur.progress import Quiet
 from secateur.pruning import pipeline
 from secateur.recipe import Recipe
 from secateur.record import RunRecord
-from secateur.record.check import prove
+from secateur.record.check import check_folder
 from tiny import BLOCKS, fingerprint, make_model
 
-STAGES = [
+STAGES: list[dict[str, Any]] = [
     {"method": "sparsegpt", "pattern": "2:4", "include": "mlp"},
     {"method": "wanda++", "pattern": "50%", "include": "self_attn", "regional": {"rounds": 1}},
     {"method": "magnitude", "pattern": "60%", "include": "q_proj"},
@@ -74,7 +73,7 @@ def test_each_stage_goes_on_with_the_result_of_the_one_before(
     assert record.settings["model"] == values["model"]
     assert record == RunRecord.model_validate_json((out / "run.json").read_bytes())
     assert sorted(os.listdir(tmp_path)) == ["hand-0", "hand-1", "hand-2", "out"]
-    proof = prove(str(out), None)  # by its own record
+    proof = check_folder(str(out), None)  # by its own record
     assert (proof.failing, proof.changed) == ((), ())
     shares = {kind.kind: kind.zeros / kind.weights for kind in proof.kinds}
     assert (shares["mlp.up_proj"], shares["self_attn.k_proj"]) == (0.5, 0.5)
@@ -84,7 +83,7 @@ def test_each_stage_goes_on_with_the_result_of_the_one_before(
 def test_it_is_measured_against_the_dense_model(values: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
     (along,) = prune(values, out=str(out)).evaluations
-    found = evaluate_text(str(out), values["text"], against=values["model"], sequence_length=32)
+    found = secateur.evaluate(out, text=values["text"], against=values["model"], sequence_length=32)
     assert found.model_dump(exclude={"seconds"}) == along.model_dump(exclude={"seconds"})
     (measured,) = prune(values).evaluations  # nothing is written
     assert measured.model_dump(exclude={"seconds"}) == along.model_dump(exclude={"seconds"})

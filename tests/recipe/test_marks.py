@@ -24,7 +24,7 @@ from secateur.recipe.differences import deciding, differences, with_defaults
 from secateur.recipe.prune_stage import PruneStage
 from secateur.recipe.setting import Mark, names_of, setting_of
 from secateur.record import RunRecord, write_record
-from secateur.recovery.prepare import Prepared
+from secateur.recovery.prepare import PreparedRecovery
 from secateur.recovery.settings import Recovery
 from secateur.reporting import side_by_side
 
@@ -189,7 +189,7 @@ def test_resuming_a_recovery_asks_the_marks(name: str, llama_folder: Path) -> No
             settings=settings, source=source, folder=llama_folder, dense=llama_folder,
             text=SimpleNamespace(protocol=make_protocol(token_sha256=tokens)),
         )  # fmt: skip
-        return Prepared.identity(prepared)
+        return PreparedRecovery.identity(prepared)
 
     one, other = recoveries(name)
     another = bool(differences(known_by(other), known_by(one)))

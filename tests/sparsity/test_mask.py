@@ -1,14 +1,19 @@
 """keep_mask against a plain Python selection, weight by weight."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from secateur.sparsity import Competition, NofM, Unstructured, audit, keep_mask, parse_pattern
 
 
-def by_hand(score, pattern, competition):
+def by_hand(score: Tensor, pattern: Any, competition: Competition) -> Any:
     """Sort every group of rivals by (-score, position) and keep the first ones."""
     rows, columns = score.shape
     keep = torch.zeros(rows, columns, dtype=torch.bool)
@@ -38,7 +43,7 @@ PATTERNS = ["2:4", "4:8", "1:4", "3:4", "1:2", "50%", "30%", "70%", "87.5%"]
 @pytest.mark.parametrize("text", PATTERNS)
 @pytest.mark.parametrize("competition", list(Competition))
 @pytest.mark.parametrize("values", [3, 1_000_000])  # 3 distinct values: nearly all are ties
-def test_selection_equals_sorting_by_hand(text, competition, values):
+def test_selection_equals_sorting_by_hand(text: str, competition: Competition, values: Any) -> None:
     generator = torch.Generator().manual_seed(values)
     score = torch.randint(0, values, (5, 24), generator=generator).float()
     pattern = parse_pattern(text)
@@ -52,7 +57,9 @@ def test_selection_equals_sorting_by_hand(text, competition, values):
     m=st.integers(2, 9),
     data=st.data(),
 )
-def test_n_of_m_is_exact_for_every_n_and_m(rows, groups, m, data):
+def test_n_of_m_is_exact_for_every_n_and_m(
+    rows: int, groups: int, m: int, data: st.DataObject
+) -> None:
     n = data.draw(st.integers(1, m - 1))
     numbers = st.floats(0, 4, width=16)
     score = torch.tensor(
@@ -66,14 +73,14 @@ def test_n_of_m_is_exact_for_every_n_and_m(rows, groups, m, data):
 
 @settings(deadline=None, max_examples=60)
 @given(rows=st.integers(1, 5), columns=st.integers(2, 40), data=st.data())
-def test_every_row_keeps_the_same_count(rows, columns, data):
+def test_every_row_keeps_the_same_count(rows: int, columns: int, data: st.DataObject) -> None:
     ratio = data.draw(st.floats(0.01, 0.99))
     score = torch.randint(0, 4, (rows, columns)).float()
     keep = keep_mask(score, Unstructured(ratio))
     assert set(keep.sum(1).tolist()) == {columns - int(ratio * columns + 1e-6)}
 
 
-def test_equal_scores_keep_the_first():
+def test_equal_scores_keep_the_first() -> None:
     keep = keep_mask(torch.ones(2, 8), NofM(2, 4))
     assert keep.tolist() == [[True, True, False, False] * 2] * 2
     keep = keep_mask(torch.ones(2, 8), Unstructured(0.5))
@@ -81,7 +88,7 @@ def test_equal_scores_keep_the_first():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_the_precision_of_the_score_does_not_matter(dtype):
+def test_the_precision_of_the_score_does_not_matter(dtype: torch.dtype) -> None:
     score = torch.randperm(96).reshape(4, 24).to(dtype)
     for text in ("2:4", "50%"):
         keep = keep_mask(score, parse_pattern(text))
@@ -89,7 +96,7 @@ def test_the_precision_of_the_score_does_not_matter(dtype):
         assert torch.equal(keep, keep_mask(score.double(), parse_pattern(text)))
 
 
-def test_audit_counts_zeros_and_names_violations():
+def test_audit_counts_zeros_and_names_violations() -> None:
     weight = torch.tensor([[1.0, 0, 0, 2, 3, 4, 5, 0], [0, 0, 0, 0, 1, 0, 1, 0]])
     found = audit(weight, NofM(2, 4))
     assert (found.rows, found.columns, found.zeros, found.weights) == (2, 8, 9, 16)
@@ -102,9 +109,9 @@ def test_audit_counts_zeros_and_names_violations():
     assert audit(weight).sparsity == 9 / 16
 
 
-def test_audit_refuses_groups_that_do_not_fill_the_row():
+def test_audit_refuses_groups_that_do_not_fill_the_row() -> None:
     assert not audit(torch.zeros(2, 6), NofM(2, 4)).holds
 
 
-def test_negative_zero_is_a_zero():
+def test_negative_zero_is_a_zero() -> None:
     assert audit(torch.tensor([[-0.0, 1.0]])).zeros == 1

@@ -1,3 +1,7 @@
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 
 from secateur.errors import PatternError
@@ -18,12 +22,12 @@ from secateur.sparsity import NofM, Unstructured, parse_pattern
         (NofM(2, 4), NofM(2, 4)),
     ],
 )
-def test_what_people_write(text, pattern):
+def test_what_people_write(text: str, pattern: Any) -> None:
     assert parse_pattern(text) == pattern
 
 
 @pytest.mark.parametrize("text", ["2:4", "50%", "4:8", "62.5%", "33%"])
-def test_a_pattern_reads_its_own_name(text):
+def test_a_pattern_reads_its_own_name(text: str) -> None:
     assert str(parse_pattern(text)) == text
     assert parse_pattern(str(parse_pattern(text))) == parse_pattern(text)
 
@@ -33,20 +37,20 @@ def test_a_pattern_reads_its_own_name(text):
     ["0%", "100%", "0", "1", "50", "150%", "4:2", "4:4", "0:4", "abc", "", "2:", ":4", "-0.5",
      "2:4:8", "1e-1", "nan", "inf", "٢:٤"],
 )  # fmt: skip
-def test_what_is_refused(text):
+def test_what_is_refused(text: str) -> None:
     with pytest.raises(PatternError) as fault:
         parse_pattern(text)
     assert "\n" not in str(fault.value)
     assert "wanted" in str(fault.value)
 
 
-def test_groups_must_fill_the_input_dimension():
+def test_groups_must_fill_the_input_dimension() -> None:
     NofM(3, 6).check_fits(192, "q_proj")
     with pytest.raises(PatternError, match=r"groups of 7 do not divide the 192 inputs in q_proj"):
         NofM(3, 7).check_fits(192, "q_proj")
 
 
-def test_a_ratio_that_prunes_nothing_is_refused():
+def test_a_ratio_that_prunes_nothing_is_refused() -> None:
     Unstructured(0.5).check_fits(2, "q_proj")
     with pytest.raises(PatternError, match="prunes 0 of 8 weights"):
         Unstructured(0.1).check_fits(8, "q_proj")
@@ -55,10 +59,10 @@ def test_a_ratio_that_prunes_nothing_is_refused():
 @pytest.mark.parametrize(
     ("ratio", "count", "pruned"), [(0.5, 7, 3), (0.7, 10, 7), (0.3, 10, 3), (0.29, 100, 29)]
 )
-def test_counts_do_not_suffer_from_binary_fractions(ratio, count, pruned):
+def test_counts_do_not_suffer_from_binary_fractions(ratio: float, count: int, pruned: Any) -> None:
     assert Unstructured(ratio).pruned_of(count) == pruned
 
 
 @pytest.mark.parametrize(("text", "sparsity"), [("2:4", 0.5), ("1:4", 0.75), ("30%", 0.3)])
-def test_sparsity_is_the_share_of_zeros(text, sparsity):
+def test_sparsity_is_the_share_of_zeros(text: str, sparsity: float) -> None:
     assert parse_pattern(text).sparsity == pytest.approx(sparsity)

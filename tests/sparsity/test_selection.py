@@ -1,6 +1,10 @@
 """Which matrices are pruned, and to which pattern: read, applied, recorded, proven."""
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,21 +19,21 @@ from secateur.record.check import check_folder
 from secateur.sparsity import NofM, Unstructured, audit, read_selection
 from tiny import make_model, make_tokens, save
 
-SHORT = {"samples": 6, "sequence_length": 16, "method": "wanda"}
+SHORT: dict[str, Any] = {"samples": 6, "sequence_length": 16, "method": "wanda"}
 HALF = Unstructured(0.5)
 
 
-def name(block, kind="self_attn.q_proj"):
+def name(block: Any, kind: str = "self_attn.q_proj") -> Any:
     return f"model.layers.{block}.{kind}.weight"
 
 
-def chosen(**keys):
+def chosen(**keys: Any) -> Any:
     """The blocks, of 0 to 9, in which q_proj is pruned."""
     selection = read_selection({"pattern": "2:4", **keys})
     return [block for block in range(10) if selection.pattern_of(block, name(block)) is not None]
 
 
-def test_blocks_are_counted_from_zero_with_both_ends():
+def test_blocks_are_counted_from_zero_with_both_ends() -> None:
     assert chosen() == list(range(10))
     assert chosen(blocks="4-7") == [4, 5, 6, 7]
     assert chosen(blocks="0, 3,8-") == [0, 3, 8, 9]
@@ -37,14 +41,14 @@ def test_blocks_are_counted_from_zero_with_both_ends():
     assert chosen(blocks="0-4", dense_first=3) == [3, 4]
 
 
-def test_expressions_are_searched_for_in_the_full_name():
+def test_expressions_are_searched_for_in_the_full_name() -> None:
     assert chosen(include=[r"layers\.[12]\."]) == [1, 2]
     assert chosen(include=["q_proj"], exclude=[r"\.3\."]) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert chosen(include=["mlp"]) == []
     assert chosen(include=["mlp", r"\.5\..*q_proj"]) == [5]
 
 
-def test_the_first_expression_that_is_found_decides_on_the_pattern():
+def test_the_first_expression_that_is_found_decides_on_the_pattern() -> None:
     selection = read_selection({"pattern": "2:4", "patterns": {"q_proj": "50%", "attn": "4:8"}})
     assert selection.pattern_of(0, name(0)) == HALF
     assert selection.pattern_of(0, name(0, "self_attn.k_proj")) == NofM(4, 8)
@@ -54,17 +58,17 @@ def test_the_first_expression_that_is_found_decides_on_the_pattern():
 
 
 @pytest.mark.parametrize("blocks", ["", "a", "3-1", "-3", "1,,2", "1:4", "1.5"])
-def test_blocks_that_cannot_be_read_are_named(blocks):
+def test_blocks_that_cannot_be_read_are_named(blocks: int) -> None:
     with pytest.raises(PatternError, match=r"blocks .* cannot be read; wanted numbers"):
         read_selection({"pattern": "2:4", "blocks": blocks})
 
 
-def test_an_expression_that_cannot_be_read_is_named():
+def test_an_expression_that_cannot_be_read_is_named() -> None:
     with pytest.raises(PatternError, match=r"'mlp\(' is no regular expression"):
         read_selection({"pattern": "2:4", "exclude": ["mlp("]})
 
 
-def sparsities(model):
+def sparsities(model: Any) -> Any:
     """Name of every matrix -> its share of zeros."""
     blocks = find_blocks(model)
     return {
@@ -75,7 +79,7 @@ def sparsities(model):
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt", "wanda++", "gblm", "magnitude"])
-def test_what_is_not_chosen_keeps_every_bit(method):
+def test_what_is_not_chosen_keeps_every_bit(method: str) -> None:
     model = make_model("llama")
     dense = {n: p.detach().clone() for n, p in model.named_parameters()}
     run = secateur.prune(
@@ -95,7 +99,7 @@ def test_what_is_not_chosen_keeps_every_bit(method):
     assert run.sparsity < 0.5
 
 
-def test_blocks_below_the_first_pruned_one_are_passed_as_they_are():
+def test_blocks_below_the_first_pruned_one_are_passed_as_they_are() -> None:
     """Block 1 sees what the dense block 0 gives: the same as pruning with block 0 alone dense."""
     tokens = make_tokens(6, 16)
     one, two = make_model("llama"), make_model("llama")
@@ -105,7 +109,7 @@ def test_blocks_below_the_first_pruned_one_are_passed_as_they_are():
     assert all(torch.equal(p, weights[n]) for n, p in one.named_parameters())
 
 
-def test_a_choice_is_written_recorded_and_proven(tokens_file, tmp_path):
+def test_a_choice_is_written_recorded_and_proven(tokens_file: Path, tmp_path: Path) -> None:
     folder, out = save(make_model("mixtral"), tmp_path / "dense"), tmp_path / "out"
     secateur.prune(
         folder, method="wanda", calibration=str(tokens_file), samples=8, sequence_length=32,
@@ -139,12 +143,12 @@ def test_a_choice_is_written_recorded_and_proven(tokens_file, tmp_path):
          "variant=true chooses a ratio per row"),
     ],
 )  # fmt: skip
-def test_a_choice_that_makes_no_sense_is_refused(keys, complaint):
+def test_a_choice_that_makes_no_sense_is_refused(keys: Any, complaint: str) -> None:
     with pytest.raises(RecipeError, match=complaint):
         secateur.prune(make_model("llama"), **SHORT, calibration=make_tokens(6, 16), **keys)
 
 
-def test_the_command_chooses(llama_folder, tokens_file, tmp_path):
+def test_the_command_chooses(llama_folder: Path, tokens_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = [
         "prune", llama_folder, "--method", "wanda", "--calibration", tokens_file, "--samples", 8,
@@ -163,7 +167,7 @@ def test_the_command_chooses(llama_folder, tokens_file, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("share", ["parameter", "memory"])
-def test_weights_that_two_blocks_share_are_pruned_once(share, dtype):
+def test_weights_that_two_blocks_share_are_pruned_once(share: str, dtype: torch.dtype) -> None:
     """The second block reads them as the first one pruned them; they keep that block's mask."""
     model, alone = make_model("llama", dtype=dtype), make_model("llama", dtype=dtype)
     first, last = model.model.layers[0].mlp, model.model.layers[2].mlp

@@ -1,7 +1,12 @@
 """What the observer gathers in one pass, against autograd and sums written out by hand."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from families import FAMILIES, PLAIN_FAMILIES
 from secateur.blocks.observe import observe
@@ -14,7 +19,7 @@ from tiny import EVERY_FAMILY, make_model, make_tokens
 BOTH = ToGather(frozenset({Need.INPUT_NORM, Need.REGIONAL_GRADIENT, Need.HESSIAN}))
 
 
-def block_one(family, batch_size=4, sequences=6):
+def block_one(family: str, batch_size: int = 4, sequences: int = 6) -> Any:
     """Block 1 of a tiny model, its stream one block up, and its matrices."""
     model = make_model(family)
     source = ResidentModel(model, torch.device("cpu"), torch.float32)
@@ -24,13 +29,13 @@ def block_one(family, batch_size=4, sequences=6):
     return block, stream, find_matrices(block)
 
 
-def part(matrix, parameter):
+def part(matrix: Any, parameter: Any) -> Any:
     """What of a parameter, or of its gradient, is this matrix: [out, in]."""
     return matrix.as_stored(parameter if matrix.expert is None else parameter[matrix.expert])
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
-def test_regional_gradient_equals_autograd_by_hand(family):
+def test_regional_gradient_equals_autograd_by_hand(family: str) -> None:
     block, stream, matrices = block_one(family)
     observer = observe(block, 1, stream, matrices, BOTH).observer
     squares = {matrix.name: torch.zeros(matrix.shape) for matrix in matrices}
@@ -53,11 +58,11 @@ def test_regional_gradient_equals_autograd_by_hand(family):
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *PLAIN_FAMILIES])
-def test_norms_and_hessians_are_of_what_each_matrix_reads(family):
+def test_norms_and_hessians_are_of_what_each_matrix_reads(family: str) -> None:
     block, stream, matrices = block_one(family)
-    seen = {matrix.name: [] for matrix in matrices}
+    seen: dict[str, list[Tensor]] = {matrix.name: [] for matrix in matrices}
 
-    def keep_inputs(name):
+    def keep_inputs(name: str) -> Any:
         return lambda module, args: seen[name].append(args[0].flatten(0, -2))
 
     handles = [
@@ -77,7 +82,7 @@ def test_norms_and_hessians_are_of_what_each_matrix_reads(family):
         torch.testing.assert_close(found[Need.HESSIAN], hessian, rtol=1e-4, atol=1e-4)
 
 
-def test_matrices_that_read_the_same_input_share_one_statistic():
+def test_matrices_that_read_the_same_input_share_one_statistic() -> None:
     block, stream, matrices = block_one("llama")
     observer = observe(block, 1, stream, matrices, BOTH).observer
     groups = [[matrix.kind.split(".")[-1] for matrix in group] for group in observer.groups]
@@ -85,7 +90,7 @@ def test_matrices_that_read_the_same_input_share_one_statistic():
                       ["down_proj"]]  # fmt: skip
 
 
-def test_dense_outputs_fall_out_of_the_same_pass():
+def test_dense_outputs_fall_out_of_the_same_pass() -> None:
     block, stream, matrices = block_one("gpt2")
     outputs = observe(block, 1, stream, matrices, BOTH).outputs
     with torch.no_grad():
@@ -94,7 +99,7 @@ def test_dense_outputs_fall_out_of_the_same_pass():
             assert not output.requires_grad
 
 
-def test_one_forward_pass_whatever_is_needed():
+def test_one_forward_pass_whatever_is_needed() -> None:
     block, stream, matrices = block_one("llama")
     calls = []
     handle = block.register_forward_hook(lambda *_: calls.append(1))
@@ -103,7 +108,7 @@ def test_one_forward_pass_whatever_is_needed():
     assert len(calls) == len(stream.batches)
 
 
-def test_hooks_are_removed_even_after_an_error():
+def test_hooks_are_removed_even_after_an_error() -> None:
     block, stream, matrices = block_one("llama")
     stream.batches[1].hidden = torch.zeros(1, 1, 5)  # of the wrong width
     with pytest.raises(RuntimeError):
@@ -112,7 +117,7 @@ def test_hooks_are_removed_even_after_an_error():
     assert not any(module._forward_pre_hooks for module in block.modules())
 
 
-def test_the_size_of_batches_changes_nothing_but_rounding():
+def test_the_size_of_batches_changes_nothing_but_rounding() -> None:
     results = []
     for batch_size in (1, 4, 6):
         block, stream, matrices = block_one("qwen2", batch_size)

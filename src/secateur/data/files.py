@@ -56,8 +56,8 @@ def read_jsonl(path: Path) -> list[str]:
 
 def read_parquet(path: Path) -> list[str]:
     """Parquet: the column "text" of every row."""
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     with path.open("rb") as file:
         try:
