@@ -197,7 +197,8 @@ def prune_command(
     origins = {} if recipe is None else {"origin": f"{recipe} and the options"}
     built = Recipe.build(values, **origins)
     if dry_run:
-        printing.plan(prepare(built))
+        for stage in built.by_stage:
+            printing.plan(prepare(stage))
         return
     printing.run(pipeline.prune(built, shown()))
 
