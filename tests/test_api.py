@@ -184,7 +184,7 @@ def test_the_record_is_what_run_json_holds(
     run = secateur.prune(llama_folder, method="wanda", calibration=tokens_file, out=out, **SHORT)
     assert isinstance(run, secateur.RunRecord)
     assert RunRecord.model_validate_json((out / "run.json").read_bytes()) == run
-    assert json.loads((out / "run.json").read_text())["format"] == "secateur/run/1"
+    assert json.loads((out / "run.json").read_text())["format"] == "secateur/run/2"
     assert run.mean_output_error == pytest.approx(
         sum(block.output_error or 0 for block in run.blocks) / BLOCKS
     )

@@ -85,8 +85,8 @@ SIGNATURES = {
     " trust_remote_code: 'bool' = False) -> 'PreTrainedModel'",
     "pack": "(model: 'str | Path', out: 'str | Path', *, overwrite: 'bool' = False,"
     " trust_remote_code: 'bool' = False, progress: 'Progress | None' = None) -> 'Packing'",
-    "prune": "(model: 'Location | PreTrainedModel', *, method: 'str' = 'wanda++',"
-    " pattern: 'str | float' = '2:4', calibration: 'Location | Tensor | None' = None,"
+    "prune": "(model: 'Location | PreTrainedModel', *, method: 'str | None' = None,"
+    " pattern: 'str | float | None' = None, calibration: 'Location | Tensor | None' = None,"
     " out: 'Location | None' = None, tokenizer: 'PreTrainedTokenizerBase | None' = None,"
     " progress: 'Progress | None' = None, **options: 'Any') -> 'RunRecord'",
     "recover": "(model: 'Location', *, text: 'Location', out: 'Location',"

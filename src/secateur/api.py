@@ -47,8 +47,8 @@ Location = str | PathLike[str]
 def prune(
     model: Location | PreTrainedModel,
     *,
-    method: str = "wanda++",
-    pattern: str | float = "2:4",
+    method: str | None = None,
+    pattern: str | float | None = None,
     calibration: Location | Tensor | None = None,
     out: Location | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -59,8 +59,8 @@ def prune(
 
     Args:
         model: folder or hub name; or a transformers model, which keeps its device and dtype.
-        method: see `secateur methods`.
-        pattern: "50%", 0.5, "2:4", ...
+        method: see `secateur methods`; wanda++ if neither it nor `stages` is given.
+        pattern: "50%", 0.5, "2:4", ...; 2:4 if it is not given.
         calibration: as on the command line; for a model in memory also int64 token ids
             [sequences, tokens], or texts together with `tokenizer`; for a classifier its
             pixel_values, float [images, channels, height, width].
@@ -81,7 +81,11 @@ def prune(
     0.5
     """
     in_memory = isinstance(calibration, Tensor)
-    values: dict[str, Any] = {"method": method, "pattern": str(pattern), "out": out, **options}
+    values: dict[str, Any] = {"out": out, **options}
+    if method is not None:
+        values["method"] = method
+    if pattern is not None:
+        values["pattern"] = str(pattern)
     if in_memory and getattr(model, "main_input_name", None) == "pixel_values":
         values["images"] = "images in memory"
     else:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import secateur
 from secateur.blocks import sweep
@@ -21,7 +22,7 @@ from secateur.pruning import pipeline
 from secateur.recipe import Recipe
 from secateur.record import RunRecord
 from secateur.record.check import check_folder
-from tiny import BLOCKS, fingerprint, make_model
+from tiny import BLOCKS, Command, fingerprint, make_model
 
 STAGES: list[dict[str, Any]] = [
     {"method": "sparsegpt", "pattern": "2:4", "include": "mlp"},
@@ -110,6 +111,22 @@ def test_a_model_in_memory(values: dict[str, Any], tmp_path: Path, tokens: torch
     assert along.perplexity == pytest.approx(found.perplexity, rel=1e-6)
     assert along.dense_perplexity == pytest.approx(found.dense_perplexity, rel=1e-6)
     assert along.divergence == pytest.approx(found.divergence, rel=1e-4)
+
+
+def test_the_doors_take_stages(values: dict[str, Any], tmp_path: Path, command: Command) -> None:
+    model = values.pop("model")
+    run = secateur.prune(model, out=tmp_path / "out", **values)
+    assert run.method == "sparsegpt + wanda++ + magnitude"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
+    status, out, _ = command("prune", model, "--recipe", recipe, "--dry-run")
+    assert (status, out.count("nothing was done")) == (0, 3)
+    status, out, err = command("prune", model, "--recipe", recipe, "--out", tmp_path / "again")
+    assert (status, "perplexity" in out) == (0, True), err
+    assert weights_of(tmp_path / "again") == weights_of(tmp_path / "out")
+    status, _, err = command("prune", model, "--recipe", recipe, "--method", "wanda")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "method beside stages" in err
 
 
 # --- going on ---

@@ -36,7 +36,7 @@ def run(record: RunRecord) -> None:
             f" token, {escape(measured.protocol.source)}: {measured.protocol.sequences} windows"
             f" of {measured.protocol.sequence_length} tokens"
         )
-    if (out_folder := record.recipe["out"]) is not None:
+    if (out_folder := record.settings["out"]) is not None:
         say(f"written to {escape(str(out_folder))}")
     else:
         say("measured only: no --out was given, nothing is written")
@@ -76,9 +76,7 @@ def comparison(result: ComparisonResult) -> None:
         print_table(["", *compared.heads], rows)
         for note in compared.notes:
             say(f"[dim]{escape(note)}[/]")
-    samples = [
-        (record.recipe["method"], record.sample) for record in result.records if record.sample
-    ]
+    samples = [(record.method, record.sample) for record in result.records if record.sample]
     if samples:
         first = samples[0][1]
         say(f"\nwhat they write after\n\n{escape(first.prompt)}")

@@ -34,6 +34,7 @@ def prune(
     """
     recipe = Recipe.build(given) if recipe_file is None else read_recipe(recipe_file, given)
     if dry_run:
-        printing.plan(prepare(recipe))
+        for stage in recipe.by_stage:
+            printing.plan(prepare(stage))
     else:
         printing.run(pipeline.prune(recipe, progress()))
