@@ -50,7 +50,7 @@ def measure(method: str, tokens: dict[str, Tensor], folder: Path) -> dict[str, f
             "device": "cpu",
         }
     )
-    [evaluation] = pipeline.prune(recipe).evaluations
+    [evaluation] = pipeline.run_pruning(recipe).evaluations
     assert evaluation.dense_perplexity is not None
     return {method: evaluation.perplexity, "dense": evaluation.dense_perplexity}
 

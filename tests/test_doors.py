@@ -14,7 +14,7 @@ import pytest
 
 import secateur
 from secateur.comparison.pipeline import FinishedRun
-from secateur.comparison.settings import ComparisonSettings, options_of, shared_keys
+from secateur.comparison.settings import ComparisonSettings, options_for, shared_keys
 from secateur.errors import RecipeError
 from secateur.evaluation import EvaluationSettings
 from secateur.inference import BenchSettings
@@ -297,11 +297,11 @@ def test_an_option_of_some_methods_goes_to_those() -> None:
         "gradients": "g",
         "samples": 3,
     }
-    assert options_of("wanda", shared) == {"parameters": {}, "samples": 3}
-    assert options_of("gblm", shared) == {
+    assert options_for("wanda", shared) == {"parameters": {}, "samples": 3}
+    assert options_for("gblm", shared) == {
         "parameters": {"alpha": 10}, "gradients": "g", "samples": 3,
     }  # fmt: skip
-    assert options_of("wanda++", shared)["regional"] == {"rounds": 2}
+    assert options_for("wanda++", shared)["regional"] == {"rounds": 2}
 
 
 def test_compare_chooses_matrices_as_prune_does(

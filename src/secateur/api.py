@@ -97,7 +97,7 @@ def prune(
                 "token ids in memory go with a model in memory",
                 hint="saving them as input_ids in a .safetensors file",
             )
-        return pipeline.prune(Recipe.build({"model": fspath(model), **values}), progress)
+        return pipeline.run_pruning(Recipe.build({"model": fspath(model), **values}), progress)
     if out is not None:
         raise RecipeError(
             "a model in memory is pruned in place", hint="save_pretrained instead of out"
@@ -215,11 +215,13 @@ def recover(
     >>> run.recovery.zeros_after == run.recovery.zeros_before
     True
     """
-    from secateur.recovery import Recovery  # loads peft, which nothing else needs
-    from secateur.recovery import recover as train_back
+    from secateur.recovery import (
+        Recovery,  # loads peft, which nothing else needs
+        run_recovery,
+    )
 
     settings = Recovery.build({"model": model, "text": text, "out": out, **options})
-    return train_back(settings, progress)
+    return run_recovery(settings, progress)
 
 
 def compare(

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import tiny
-from secateur.pruning.pipeline import prune
+from secateur.pruning.pipeline import run_pruning
 from secateur.recipe import Recipe
 from secateur.record import RunRecord, read_record
 from secateur.record.check import check_folder
@@ -23,7 +23,7 @@ from tiny import Command
 @pytest.fixture(scope="module")
 def sparse_folder(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sparse") / "llama"
-    prune(Recipe.build({"model": str(llama_folder), "out": str(out), "method": "magnitude"}))
+    run_pruning(Recipe.build({"model": str(llama_folder), "out": str(out), "method": "magnitude"}))
     return out
 
 

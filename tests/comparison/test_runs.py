@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import secateur
 from secateur.checkpoint import StreamedModel
 from secateur.comparison.afterwards import recover_all
-from secateur.comparison.runs import Run, compare, plan_runs
+from secateur.comparison.runs import Run, plan_runs, run_comparison
 from secateur.errors import OutputError, RecipeError
 from secateur.pruning import pipeline
 from secateur.recipe import Recipe
@@ -57,10 +57,10 @@ def test_every_run_is_what_it_is_alone(
     values = options(llama_folder, tokens_file)
     runs = planned(tmp_path, values)
     assert len(runs) == len(METHODS) * 2
-    for run, record, repeated in compare(runs):
+    for run, record, repeated in run_comparison(runs):
         assert not repeated
         assert read_record(run.folder) == record
-        alone = pipeline.prune(run.recipe)
+        alone = pipeline.run_pruning(run.recipe)
         assert outcome(record) == outcome(alone), run.name
 
 
@@ -87,7 +87,7 @@ def test_what_runs_share_is_made_once(
     counted("full_gradients", dense_passes)
     counted("observe", dense_passes)  # of block 0 only; the others are observed by the sweep
     runs = planned(tmp_path, options(llama_folder, tokens_file))
-    assert len(list(compare(runs))) == len(runs)
+    assert len(list(run_comparison(runs))) == len(runs)
     assert sorted(made) == [
         "full_gradients", "load_calibration", "load_heldout", "observe", "open_model",
         "pass_through",
@@ -98,7 +98,7 @@ def test_an_interrupted_comparison_repeats_no_finished_run(
     llama_folder: Path, tokens_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = planned(tmp_path, options(llama_folder, tokens_file), method_names=["wanda", "gblm"])
-    real, pruned = pipeline.prune, list[str]()
+    real, pruned = pipeline.run_pruning, list[str]()
 
     def prune(recipe: Recipe, *args: Any) -> RunRecord:
         if len(pruned) == 2:
@@ -108,17 +108,17 @@ def test_an_interrupted_comparison_repeats_no_finished_run(
 
     monkeypatch.setattr(pipeline, "prune", prune)
     with pytest.raises(KeyboardInterrupt):
-        list(compare(runs))
+        list(run_comparison(runs))
     before = [(run.folder / "run.json").read_bytes() for run in runs[:2]]
     assert not (runs[2].folder / "run.json").exists()
 
     pruned.clear()
-    repeated = [again for _, _, again in compare(runs)]
+    repeated = [again for _, _, again in run_comparison(runs)]
     assert repeated == [True, True, False, False]
     assert pruned == ["gblm 2:4", "gblm 50%"]
     assert [(run.folder / "run.json").read_bytes() for run in runs[:2]] == before
     pruned.clear()
-    assert all(again for _, _, again in compare(runs))
+    assert all(again for _, _, again in run_comparison(runs))
     assert pruned == []
 
 
@@ -127,11 +127,11 @@ def test_a_run_of_another_recipe_is_not_taken_for_this_one(
 ) -> None:
     values = options(llama_folder, tokens_file)
     kinds: dict[str, Any] = {"method_names": ["wanda"], "patterns": ["2:4"]}
-    list(compare(planned(tmp_path, values, **kinds)))
+    list(run_comparison(planned(tmp_path, values, **kinds)))
     other = planned(tmp_path, {**values, "samples": 4}, **kinds)
     with pytest.raises(OutputError, match=r"samples 6 in .*; wanted 4.*--overwrite"):
-        list(compare(other))
-    [(_, record, repeated)] = compare(other, overwrite=True)
+        list(run_comparison(other))
+    [(_, record, repeated)] = run_comparison(other, overwrite=True)
     assert not repeated
     assert record.recipe["samples"] == 4
 
@@ -141,8 +141,8 @@ def test_kept_models_are_whole_and_measured_the_same(
 ) -> None:
     values = options(llama_folder, tokens_file)
     kinds: dict[str, Any] = {"method_names": ["wanda++"], "patterns": ["2:4"]}
-    [(_, measured, _)] = compare(planned(tmp_path / "a", values, **kinds))
-    [(run, kept, _)] = compare(planned(tmp_path / "b", values, keep_models=True, **kinds))
+    [(_, measured, _)] = run_comparison(planned(tmp_path / "a", values, **kinds))
+    [(run, kept, _)] = run_comparison(planned(tmp_path / "b", values, keep_models=True, **kinds))
     assert outcome(kept) == outcome(measured)
     found = secateur.evaluate(
         run.folder, text=tokens_file, against=llama_folder, sequence_length=16
@@ -168,12 +168,12 @@ def test_every_text_is_measured_as_it_is_alone(
 ) -> None:
     values = options(llama_folder, tokens_file, also_text=[str(other_text)], windows=5)
     kinds: dict[str, Any] = {"method_names": ["wanda", "gblm"], "patterns": ["2:4"]}
-    for run, both, _ in compare(planned(tmp_path, values, keep_models=keep_models, **kinds)):
+    for run, both, _ in run_comparison(planned(tmp_path, values, keep_models=keep_models, **kinds)):
         for text, found in zip((tokens_file, other_text), both.evaluations, strict=True):
             alone = run.recipe.model_copy(update={"text": str(text), "also_text": [], "out": None})
             assert found.protocol.source == str(text)
             assert found.protocol.sequences == 5
-            (expected,) = pipeline.prune(alone).evaluations
+            (expected,) = pipeline.run_pruning(alone).evaluations
             assert found.model_dump(exclude={"seconds"}) == expected.model_dump(exclude={"seconds"})
     first, second = both.evaluations
     assert first.perplexity != second.perplexity
@@ -186,7 +186,7 @@ def test_a_recovered_model_is_measured_on_every_text(
     values = options(llama_folder, tokens_file, also_text=[str(other_text)], samples=4)
     kinds: dict[str, Any] = {"method_names": ["wanda"], "patterns": ["2:4"]}
     runs = planned(tmp_path / "out", values, keep_models=True, **kinds)
-    ((_, pruned, _),) = compare(runs)
+    ((_, pruned, _),) = run_comparison(runs)
     file = tmp_path / "training.safetensors"
     save_file({"input_ids": make_tokens(60)}, file)
     trained = [
@@ -214,7 +214,7 @@ def test_a_run_from_before_an_option_was_there_is_found(
     values = options(llama_folder, tokens_file)
     kinds: dict[str, Any] = {"method_names": ["magnitude"], "patterns": ["2:4"]}
     (run,) = planned(tmp_path, values, **kinds)
-    list(compare([run]))
+    list(run_comparison([run]))
     path = run.folder / "run.json"
     record = json.loads(path.read_text())
     assert record["settings"].pop("also_text") == []
@@ -305,7 +305,7 @@ def test_only_measuring_writes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(llama_folder.iterdir())
-    record = pipeline.prune(
+    record = pipeline.run_pruning(
         Recipe.build({**options(llama_folder, tokens_file), "method": "wanda++"})
     )
     assert len(record.blocks) == BLOCKS
@@ -317,7 +317,7 @@ def test_only_measuring_writes_nothing(
 def test_neither_folder_nor_text_is_refused(llama_folder: Path, tokens_file: Path) -> None:
     recipe = Recipe.build(options(llama_folder, tokens_file, text=None))
     with pytest.raises(RecipeError, match="--out"):
-        pipeline.prune(recipe)
+        pipeline.run_pruning(recipe)
 
 
 # --- the output error of a matrix ---

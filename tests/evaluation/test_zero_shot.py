@@ -20,7 +20,7 @@ from secateur.evaluation import TaskEvaluation, TaskScore
 from secateur.evaluation.continuation import CHOICE, CHOICES, CONTEXT, make_questions
 from secateur.evaluation.lm_eval import TaskSet, _published, read_scores
 from secateur.evaluation.suites import SUITES, spell_out
-from secateur.pruning.pipeline import prune
+from secateur.pruning.pipeline import run_pruning
 from secateur.recipe import Recipe
 from secateur.record import add_to_record, read_record
 
@@ -100,7 +100,7 @@ metadata: {{version: 2.0}}
 @pytest.fixture(scope="session")
 def sparse_folder(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sparse") / "llama"
-    prune(Recipe.build({"model": str(llama_folder), "out": str(out), "method": "magnitude"}))
+    run_pruning(Recipe.build({"model": str(llama_folder), "out": str(out), "method": "magnitude"}))
     return out
 
 

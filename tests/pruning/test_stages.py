@@ -41,7 +41,7 @@ def values(llama_folder: Path, tokens_file: Path) -> dict[str, Any]:
 
 
 def prune(values: dict[str, Any], progress: Quiet | None = None, **changes: Any) -> RunRecord:
-    return pipeline.prune(Recipe.build({**values, **changes}), progress)
+    return pipeline.run_pruning(Recipe.build({**values, **changes}), progress)
 
 
 def weights_of(folder: Path) -> dict[str, str]:
@@ -94,7 +94,7 @@ def test_it_is_measured_against_the_dense_model(values: dict[str, Any], tmp_path
 def test_what_is_recorded_is_repeated(values: dict[str, Any], tmp_path: Path) -> None:
     record = prune(values, out=str(tmp_path / "out"))
     again = Recipe.build({**record.recipe, "out": str(tmp_path / "again")})
-    assert pipeline.prune(again).files == record.files
+    assert pipeline.run_pruning(again).files == record.files
 
 
 def test_a_model_in_memory(values: dict[str, Any], tmp_path: Path, tokens: torch.Tensor) -> None:

@@ -21,11 +21,11 @@ import tiny
 from secateur.checkpoint import find_blocks, find_matrices, load_whole
 from secateur.errors import CheckFailedError, CheckpointError, RecipeError, SecateurError
 from secateur.progress import Quiet
-from secateur.pruning.pipeline import prune
+from secateur.pruning.pipeline import run_pruning
 from secateur.recipe import Recipe
 from secateur.record import read_record
 from secateur.record.check import check_folder
-from secateur.recovery import Recovery, pipeline, recover, training
+from secateur.recovery import Recovery, pipeline, run_recovery, training
 from secateur.recovery.adapter import AdapterShape, MaskedLora, attach, find_targets, masked_layers
 from secateur.recovery.merge import merged_weights
 from secateur.recovery.objective import distillation, language_model_loss, teacher_divergence
@@ -42,7 +42,7 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pruned_folder(source: Path, out: Path, pattern: str = "2:4") -> Path:
-    prune(Recipe.build({"model": str(source), "out": str(out), "method": "magnitude",
+    run_pruning(Recipe.build({"model": str(source), "out": str(out), "method": "magnitude",
                         "pattern": pattern}))  # fmt: skip
     return out
 
@@ -244,7 +244,7 @@ def done(
         "batch_size": 8, "samples": 32, "steps": 24, "evaluate_every": 8, "rank": 8,
         "learning_rate": 2e-2,
     }  # fmt: skip
-    return out, recover(Recovery.build(values))
+    return out, run_recovery(Recovery.build(values))
 
 
 def test_training_takes_back_and_the_merge_loses_nothing(done: tuple[Path, Any]) -> None:
@@ -298,8 +298,8 @@ def test_the_record_holds_the_pruning_and_the_recovery(done: tuple[Path, Any]) -
 
 def test_the_same_seed_gives_the_same_bits(settings: Callable[..., Recovery]) -> None:
     first, second = settings(), settings(out=settings().out + "2")
-    recover(first)
-    recover(second)
+    run_recovery(first)
+    run_recovery(second)
     here, there = weights_of(Path(first.out)), weights_of(Path(second.out))
     assert all(torch.equal(here[name], there[name]) for name in here)
 
@@ -325,13 +325,13 @@ class _Killed(Quiet):
 def test_a_killed_run_goes_on_to_the_same_result(
     settings: Callable[..., Recovery], killed_at: int
 ) -> None:
-    whole = recover(settings(out=settings().out + "-whole"))
+    whole = run_recovery(settings(out=settings().out + "-whole"))
     with pytest.raises(_StopError):
-        recover(settings(), _Killed(killed_at))
+        run_recovery(settings(), _Killed(killed_at))
     assert not Path(settings().out).exists()
     with pytest.raises(SecateurError, match="--resume"):
-        recover(settings())
-    resumed = recover(settings(resume=True))
+        run_recovery(settings())
+    resumed = run_recovery(settings(resume=True))
     assert resumed.recovery.interruptions == 1
     for here, there in zip(resumed.recovery.curve[1:], whole.recovery.curve[1:], strict=True):
         assert here.validation_loss == pytest.approx(there.validation_loss, rel=1e-6)
@@ -346,22 +346,22 @@ def test_a_checkpoint_of_another_run_is_refused_and_named(
     settings: Callable[..., Recovery],
 ) -> None:
     with pytest.raises(_StopError):
-        recover(settings(), _Killed(6))
+        run_recovery(settings(), _Killed(6))
     with pytest.raises(RecipeError, match=r"learning_rate 0\.01, not 0\.5"):
-        recover(settings(learning_rate=0.5, resume=True))
-    recover(settings(overwrite=True))
+        run_recovery(settings(learning_rate=0.5, resume=True))
+    run_recovery(settings(overwrite=True))
 
 
 def test_nothing_to_go_on_with(settings: Callable[..., Recovery]) -> None:
     with pytest.raises(CheckpointError, match="no interrupted recovery"):
-        recover(settings(resume=True))
+        run_recovery(settings(resume=True))
 
 
 def test_a_damaged_checkpoint_is_one_line(settings: Callable[..., Recovery]) -> None:
     out = Path(settings().out)
     (out.parent / f".{out.name}.recovery.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match=r"cannot be read.*--overwrite"):
-        recover(settings(resume=True))
+        run_recovery(settings(resume=True))
 
 
 def test_adapters_stay_beside_the_model(
@@ -369,7 +369,7 @@ def test_adapters_stay_beside_the_model(
 ) -> None:
     from peft import PeftModel
 
-    record = recover(settings(result="adapters", targets="q_proj,v_proj"))
+    record = run_recovery(settings(result="adapters", targets="q_proj,v_proj"))
     out = Path(settings().out)
     before, after = weights_of(sparse_folder), weights_of(out)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -408,7 +408,7 @@ def test_a_merge_that_breaks_a_zero_is_refused(
 
     monkeypatch.setattr(pipeline, "merged_weights", broken)
     with pytest.raises(CheckFailedError, match=r"broke 1 zeros in model\.layers\.0"):
-        recover(settings())
+        run_recovery(settings())
     assert not Path(settings().out).exists()
 
 
@@ -416,9 +416,9 @@ def test_a_model_without_its_pattern_is_refused_before_any_work(
     settings: Callable[..., Recovery], llama_folder: Path
 ) -> None:
     with pytest.raises(CheckFailedError, match="not 1:4"):
-        recover(settings(pattern="1:4"))
+        run_recovery(settings(pattern="1:4"))
     with pytest.raises(SecateurError, match="no zeros to keep"):
-        recover(settings(model=str(llama_folder)))
+        run_recovery(settings(model=str(llama_folder)))
 
 
 def test_early_stop_keeps_the_best(
@@ -426,7 +426,7 @@ def test_early_stop_keeps_the_best(
 ) -> None:
     losses: Iterator[float] = iter([5.0, 4.0, 4.5, 4.2, 3.0, 2.0, 1.0])
     monkeypatch.setattr(training, "judge", lambda *_: next(losses))
-    record = recover(settings(steps=40, patience=2, heldout=None))
+    record = run_recovery(settings(steps=40, patience=2, heldout=None))
     assert record.recovery.steps == 12
     assert record.recovery.best_step == 4
     assert record.recovery.recovered is None
@@ -435,15 +435,15 @@ def test_early_stop_keeps_the_best(
 def test_accumulated_batches_make_the_step_of_one_large_batch(
     settings: Callable[..., Recovery],
 ) -> None:
-    one = recover(settings(steps=4, batch_size=8))
-    two = recover(settings(steps=4, batch_size=4, accumulation=2, out=settings().out + "2"))
+    one = run_recovery(settings(steps=4, batch_size=8))
+    two = run_recovery(settings(steps=4, batch_size=4, accumulation=2, out=settings().out + "2"))
     assert two.recovery.curve[-1].validation_loss == pytest.approx(
         one.recovery.curve[-1].validation_loss, rel=1e-5
     )
 
 
 def test_bfloat16_trains_too(settings: Callable[..., Recovery]) -> None:
-    record = recover(settings(dtype="bfloat16", steps=8))
+    record = run_recovery(settings(dtype="bfloat16", steps=8))
     recovery = record.recovery
     assert recovery.recovered.perplexity < recovery.pruned.perplexity
     assert recovery.recovered.negative_log_likelihood == pytest.approx(
@@ -454,7 +454,7 @@ def test_bfloat16_trains_too(settings: Callable[..., Recovery]) -> None:
 def test_distillation_brings_the_model_nearer_to_the_dense_one(
     settings: Callable[..., Recovery], sparse_folder: Path, llama_folder: Path, text_file: Path
 ) -> None:
-    recover(settings(objective="distill", block_weight=0.1, dense=str(llama_folder)))
+    run_recovery(settings(objective="distill", block_weight=0.1, dense=str(llama_folder)))
     apart = [
         secateur.evaluate(
             folder, text=text_file, against=llama_folder, sequence_length=32, windows=8
@@ -469,7 +469,7 @@ def test_conv1d_and_other_families_are_recovered(
 ) -> None:
     dense = save(tiny.make_model("gpt2"))
     sparse = pruned_folder(dense, tmp_path / "sparse")
-    record = recover(settings(model=str(sparse), steps=4))
+    record = run_recovery(settings(model=str(sparse), steps=4))
     assert not check_folder(settings().out, None).failing
     assert record.recovery.zeros_after == record.recovery.zeros_before
 
@@ -482,7 +482,7 @@ def test_a_sparse_model_without_a_record_can_be_recovered(
     for path in sparse_folder.iterdir():
         if path.name != "run.json":
             (foreign / path.name).write_bytes(path.read_bytes())
-    record = recover(settings(model=str(foreign), steps=4))
+    record = run_recovery(settings(model=str(foreign), steps=4))
     assert record.recovery.dense is None
     assert record.recovery.damage_removed is None
     assert not check_folder(settings().out, "2:4").failing
@@ -490,7 +490,7 @@ def test_a_sparse_model_without_a_record_can_be_recovered(
 
 def test_a_divergent_run_is_named(settings: Callable[..., Recovery]) -> None:
     with pytest.raises(SecateurError, match="not finite"):
-        recover(settings(learning_rate=1e30, warm_up=0, gradient_norm=1e30))
+        run_recovery(settings(learning_rate=1e30, warm_up=0, gradient_norm=1e30))
     assert not Path(settings().out).exists()
 
 
@@ -557,7 +557,7 @@ def test_a_model_that_lacks_a_matrix_is_refused(
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     wrong = settings(**{which: str(folder)}, objective="distill", heldout=None, windows=None)
     with pytest.raises(CheckpointError) as caught:
-        recover(wrong)
+        run_recovery(wrong)
     assert name in str(caught.value) or "up_proj" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -583,4 +583,4 @@ def test_distillation_without_a_dense_model_is_refused(
     record["settings"]["model"] = "/nowhere"
     (foreign / "run.json").write_text(json.dumps(record))
     with pytest.raises(RecipeError, match="--dense"):
-        recover(settings(model=str(foreign), objective="distill"))
+        run_recovery(settings(model=str(foreign), objective="distill"))

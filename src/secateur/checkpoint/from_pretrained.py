@@ -30,12 +30,12 @@ from transformers.quantizers import (
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from secateur.checkpoint.header import read_head, read_layouts
-from secateur.checkpoint.packed_folder import METHOD, PACKED_INDEX, check_version
+from secateur.checkpoint.packed_folder import PACKED_INDEX, QUANT_METHOD, check_version
 from secateur.errors import CheckpointError
 from secateur.packing.layout import LAYOUT, MASK, PARTS, VALUES, parse_layout
 
 
-@register_quantization_config(METHOD)
+@register_quantization_config(QUANT_METHOD)
 class PackedConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """The entry of config.json that says how a packed folder is read.
 
@@ -46,12 +46,12 @@ class PackedConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """
 
     def __init__(self, version: int | None = None, **_: Any) -> None:
-        self.quant_method = METHOD
+        self.quant_method = QUANT_METHOD
         self.version = version
         self.dequantize = True
 
 
-@register_quantizer(METHOD)
+@register_quantizer(QUANT_METHOD)
 class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
     """transformers' view of the format; it calls these in the order in which they stand."""
 

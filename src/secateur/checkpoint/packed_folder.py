@@ -12,7 +12,7 @@ from typing import Any
 
 from secateur.errors import CheckpointError
 
-METHOD, VERSION = "secateur-packed", 1
+QUANT_METHOD, VERSION = "secateur-packed", 1
 """Name and version of the format, in config.json and in the index."""
 PACKED_INDEX = "packed.safetensors.index.json"
 """Name of the index, which says which file every tensor lies in."""
@@ -42,7 +42,7 @@ def check_version(facts: Any, where: object) -> None:
 def packed_config(text: str) -> str:
     """The config.json of a packed folder, from that of the model."""
     config = json.loads(text)
-    config["quantization_config"] = {"quant_method": METHOD, "version": VERSION}
+    config["quantization_config"] = {"quant_method": QUANT_METHOD, "version": VERSION}
     config["transformers_weights"] = NOT_LOADED
     return json.dumps(config, indent=2) + "\n"
 

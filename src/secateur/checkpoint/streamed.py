@@ -31,7 +31,7 @@ from transformers.models.auto.modeling_auto import (
 from secateur.checkpoint.background import ReadAhead
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.naming import Naming, NotStreamableError
-from secateur.checkpoint.packed_folder import METHOD, PACKED_INDEX, is_packed
+from secateur.checkpoint.packed_folder import PACKED_INDEX, QUANT_METHOD, is_packed
 from secateur.checkpoint.read import Checkpoint, read_json
 from secateur.checkpoint.resident import unrounded
 from secateur.checkpoint.structure import find_blocks
@@ -182,7 +182,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
             if hasattr(config, key):
                 delattr(config, key)  # they tell transformers how to read what is read here
     if (quantised := getattr(config, "quantization_config", None)) is not None:
-        if isinstance(quantised, dict) and quantised.get("quant_method") == METHOD:
+        if isinstance(quantised, dict) and quantised.get("quant_method") == QUANT_METHOD:
             raise CheckpointError(
                 "config.json says that the weights are packed, and they are not",
                 where=checkpoint.folder,

@@ -14,4 +14,4 @@ from secateur.evaluation import EvaluationSettings
 def evaluate(given: Given, as_json: Json = False) -> None:
     """Measure the perplexity of MODEL on --text, its --tasks, or its top-1 on --images."""
     scored = secateur.evaluate(**given, progress=progress())
-    printing.score(scored, given.get("against"), as_json=as_json)
+    printing.scores(scored, given.get("against"), as_json=as_json)

@@ -86,7 +86,7 @@ def comparison(result: ComparisonResult) -> None:
     say(f"report    {escape(str(result.report))}")
 
 
-def score(
+def scores(
     scored: Evaluation | TaskEvaluation | Classification, against: str | None, *, as_json: bool
 ) -> None:
     """Print what a model scored on text, in tasks or on images."""
@@ -220,7 +220,7 @@ def recovery(record: RunRecord) -> None:
     say(f"written to {escape(str(done.settings['out']))}")
 
 
-def report(written: Report) -> None:
+def written_report(written: Report) -> None:
     """Print where a report was written; its text, if it was written nowhere."""
     if written.path is None:
         print(written.text, end="")

@@ -37,4 +37,4 @@ def prune(
         for stage in recipe.by_stage:
             printing.plan(prepare(stage))
     else:
-        printing.run(pipeline.prune(recipe, progress()))
+        printing.run(pipeline.run_pruning(recipe, progress()))

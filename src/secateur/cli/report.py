@@ -37,4 +37,4 @@ def report(
     ] = "html",
 ) -> None:
     """Put earlier runs side by side: one HTML file that needs nothing else, or the table alone."""
-    printing.report(secateur.report(places, out=out, format=form))
+    printing.written_report(secateur.report(places, out=out, format=form))

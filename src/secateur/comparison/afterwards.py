@@ -38,7 +38,7 @@ def recover_all(
     from secateur.recovery import (  # loads peft, which nothing else does
         InterruptedRecovery,
         Recovery,
-        recover,
+        run_recovery,
     )
 
     for run in runs:
@@ -64,7 +64,7 @@ def recover_all(
         )
         record = None if overwrite else read_record(folder)
         if record is None or record.recovery is None:
-            record = recover(settings, progress)
+            record = run_recovery(settings, progress)
             yield Run(name, folder, recipe), _measure_further(folder, record, recipe), False
             continue
         told = with_defaults(Recovery, record.recovery.settings)

@@ -17,7 +17,7 @@ from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import load_whole, locate
 from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.comparison.pipeline import FinishedRun
-from secateur.comparison.runs import Run, compare, plan_runs
+from secateur.comparison.runs import Run, plan_runs, run_comparison
 from secateur.data.builtin import BUILTIN
 from secateur.errors import CheckpointError
 from secateur.progress import Progress
@@ -68,7 +68,7 @@ def demo(
     if tokenizer is None:
         raise CheckpointError("the bundled model has no tokenizer", where=folder)
     dense = continue_text(folder, tokenizer)
-    done = compare(runs, progress, overwrite=overwrite)
+    done = run_comparison(runs, progress, overwrite=overwrite)
     for number, (run, record, repeated) in enumerate(done, 1):
         if record.sample is None:
             pruned = continue_text(run.folder, tokenizer)

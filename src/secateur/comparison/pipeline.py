@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.comparison.afterwards import ask_all, recover_all
-from secateur.comparison.runs import Run, compare, plan_runs
+from secateur.comparison.runs import Run, plan_runs, run_comparison
 from secateur.comparison.settings import ComparisonSettings, refuse_unused
 from secateur.errors import RecipeError
 from secateur.evaluation import EvaluationSettings
@@ -113,7 +113,7 @@ def do_comparison(plan: ComparisonPlan, progress: Progress | None = None) -> Ite
         SecateurError: a run cannot be done; those before it are finished and stay.
     """
     settings = plan.settings
-    done = compare(plan.runs, progress, overwrite=settings.overwrite)
+    done = run_comparison(plan.runs, progress, overwrite=settings.overwrite)
     if settings.recover is not None:
         recovered = recover_all(
             plan.runs, settings.recover, settings.objective, progress, overwrite=settings.overwrite

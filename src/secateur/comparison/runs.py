@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur import methods
-from secateur.comparison.settings import options_of
+from secateur.comparison.settings import options_for
 from secateur.errors import OutputError, RecipeError
 from secateur.machine.device import choose_device
 from secateur.machine.facts import reset_peak_memory
@@ -123,7 +123,7 @@ def plan_runs(
                 name = f"{method}_{spelled}_seed{seed}"
                 folder = out / "runs" / name
                 values = {
-                    **options_of(method, options),
+                    **options_for(method, options),
                     "method": method,
                     "pattern": pattern,
                     "seed": seed,
@@ -133,7 +133,7 @@ def plan_runs(
     return runs
 
 
-def compare(
+def run_comparison(
     runs: Sequence[Run], progress: Progress | None = None, *, overwrite: bool = False
 ) -> Iterator[tuple[Run, RunRecord, bool]]:
     """Do what is still to do, in turn; each run with its record and whether it was done before.
@@ -165,7 +165,7 @@ def compare(
             if overwrite:
                 recipe = recipe.model_copy(update={"restart": True})
             reset_peak_memory(choose_device(recipe.device))
-            record = pipeline.prune(recipe, progress, shared)
+            record = pipeline.run_pruning(recipe, progress, shared)
             if recipe.out is None:
                 write_record(run.folder, record)
             yield run, record, False

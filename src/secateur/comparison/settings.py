@@ -10,10 +10,17 @@ from pydantic import Field
 from secateur import methods
 from secateur.errors import RecipeError
 from secateur.recipe import Recipe
-from secateur.recipe.setting import Mark, Names, Numbers, Setting, Settings
+from secateur.recipe.setting import (
+    CONTENT,
+    PLACE,
+    RESULT,
+    RUN,
+    Names,
+    Numbers,
+    Setting,
+    Settings,
+)
 from secateur.statistics import Need
-
-CONTENT, PLACE, RESULT, RUN = Mark.CONTENT, Mark.PLACE, Mark.RESULT, Mark.RUN
 
 
 class ComparisonSettings(Settings):
@@ -94,7 +101,7 @@ def split_options(values: Mapping[str, Any]) -> tuple[ComparisonSettings, dict[s
     return settings, shared
 
 
-def options_of(method: str, shared: Mapping[str, Any]) -> dict[str, Any]:
+def options_for(method: str, shared: Mapping[str, Any]) -> dict[str, Any]:
     """What of the shared keys concerns a method: parameters, regional settings and gradients
     go to the methods that have them.
 
@@ -123,7 +130,7 @@ def refuse_unused(names: tuple[str, ...], shared: Mapping[str, Any]) -> None:
     Raises:
         RecipeError: such a key, by name; or there is no such method.
     """
-    used = [options_of(name, shared) for name in names]
+    used = [options_for(name, shared) for name in names]
     for key in ("regional", "gradients", "save_gradients"):
         if shared.get(key) and not any(options.get(key) for options in used):
             raise RecipeError(f"{key} concerns none of the methods {', '.join(names)}")

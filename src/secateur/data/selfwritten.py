@@ -24,7 +24,7 @@ SELF = "self"
 
 BEGINNING = 16
 """Tokens that more text begins with, taken out of a sequence that there is."""
-TOGETHER = 64
+AT_ONCE = 64
 """Sequences that are written side by side at most, which bounds the memory that it takes."""
 
 
@@ -47,7 +47,7 @@ def self_written(
     with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
         first = _first_tokens(model, samples)  # [samples, 1]
-        written = [_continue(model, part, sequence_length) for part in torch.split(first, TOGETHER)]
+        written = [_continue(model, part, sequence_length) for part in torch.split(first, AT_ONCE)]
     origin = {"model": model.name_or_path, "temperature": "1"}
     return make_batch(
         torch.cat(written),
@@ -74,7 +74,7 @@ def with_more(model: PreTrainedModel, batch: TokenBatch, more: int, seed: int) -
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
-        written = [_continue(model, part, length) for part in torch.split(first, TOGETHER)]
+        written = [_continue(model, part, length) for part in torch.split(first, AT_ONCE)]
     both = torch.cat([*(part.cpu() for part in written), batch.input_ids])
     told = {"written": f"{more} more by the dense model, from {taken} tokens of these"}
     protocol = batch.protocol.model_copy(

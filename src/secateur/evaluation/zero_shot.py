@@ -27,7 +27,7 @@ from secateur.progress import Progress, Quiet
 
 LONGEST = 2048
 """Tokens of a question at most, where the model would allow more."""
-TOGETHER = 8
+QUESTIONS_TOGETHER = 8
 """Questions that a model is asked at once, unless the settings say otherwise."""
 
 
@@ -65,7 +65,7 @@ class Questions:
         if self._text is not None:
             texts = read_documents(self._text, "test").texts
         self._ready = TaskSet(self.asked, settings.include_path, texts)
-        self._limit, self._together = settings.limit, settings.batch_size or TOGETHER
+        self._limit, self._together = settings.limit, settings.batch_size or QUESTIONS_TOGETHER
         self._device = choose_device(settings.device)
         self._dtype = choose_dtype(settings.dtype, self._device)
 
@@ -103,8 +103,8 @@ class Questions:
 
     def asked_before(self, recorded: Sequence[TaskEvaluation], against: str) -> bool:
         """Whether a model, by what is recorded of it, was asked these very questions."""
-        wanted = {"against": against, **self._protocol}
-        return any(wanted.items() <= dict(scored).items() for scored in recorded)
+        asked = {"against": against, **self._protocol}
+        return any(asked.items() <= dict(scored).items() for scored in recorded)
 
     @property
     def _protocol(self) -> dict[str, Any]:

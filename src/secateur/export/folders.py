@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from secateur.checkpoint import Checkpoint, Destination, OutputFolder, RunIdentity, locate
-from secateur.checkpoint.packed_folder import METHOD, PACKED_INDEX, VERSION, packed_config
+from secateur.checkpoint.packed_folder import PACKED_INDEX, QUANT_METHOD, VERSION, packed_config
 from secateur.checkpoint.read import CONFIG, read_json
 from secateur.errors import CheckpointError
 from secateur.packing.layout import PARTS, pack_tensor, saved
@@ -107,7 +107,7 @@ def pack(
             progress.block(shard=number)
         text = (checkpoint.folder / CONFIG).read_text(encoding="utf-8")
         output.write_file(CONFIG, packed_config(text))
-        files = output.seal(PACKED_INDEX, {"format": METHOD, "version": VERSION})
+        files = output.seal(PACKED_INDEX, {"format": QUANT_METHOD, "version": VERSION})
         _finish(output, checkpoint, files)
     return tally.result(output.out)
 

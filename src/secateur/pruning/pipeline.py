@@ -34,7 +34,7 @@ from secateur.recipe import Recipe
 from secateur.record import BlockRecord, MatrixRecord, RunRecord, StageRecord
 
 
-def prune(
+def run_pruning(
     recipe: Recipe, progress: Progress | None = None, shared: SharedWork | None = None
 ) -> RunRecord:
     """Prune the model of a recipe into the recipe's folder; without one, only measure it.

@@ -10,12 +10,12 @@ from pydantic import Field, field_validator
 from secateur.methods import Method, Params, Refine, get
 from secateur.recipe.faults import faults_of_pruning
 from secateur.recipe.regional import Regional, ready_made
-from secateur.recipe.setting import Mark, Part, Setting, setting_of
+from secateur.recipe.setting import RESULT, MethodPart, Setting, setting_of
 from secateur.recipe.stage import PRUNE, Stage, register
 from secateur.sparsity import Pattern, Selection, parse_pattern, read_selection
 from secateur.sparsity.allocation import Allocation
 
-RESULT, METHOD, OPTIMISER = Mark.RESULT, Part.METHOD, Part.OPTIMISER
+OF_METHOD, OF_OPTIMISER = MethodPart.METHOD, MethodPart.OPTIMISER
 
 Schedule = Literal["block", "matrix"]
 
@@ -26,7 +26,7 @@ class PruneStage(Stage):
 
     kind: ClassVar[str] = PRUNE
 
-    method: Annotated[str, Setting(RESULT, part=METHOD)] = "wanda++"
+    method: Annotated[str, Setting(RESULT, part=OF_METHOD)] = "wanda++"
     """The pruning method; `secateur methods` lists them."""
     pattern: Annotated[str, Setting(RESULT)] = "2:4"
     """What is pruned. 50% or 0.5: that share of the weights. N:M, such as 2:4: N of every M weights
@@ -44,18 +44,18 @@ class PruneStage(Stage):
     """Prune only these blocks, counted from 0, such as 4-27 or 0,3,8-."""
     dense_first: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0)
     """Leave this many blocks dense, from the first one on."""
-    parameters: Annotated[dict[str, Any], Setting(RESULT, group=True, part=METHOD)] = Field(
+    parameters: Annotated[dict[str, Any], Setting(RESULT, group=True, part=OF_METHOD)] = Field(
         default={}
     )
     """Set parameters of the method, such as alpha=10; `secateur methods` lists them."""
-    preset: Annotated[Literal["auto", "paper"], Setting(RESULT, part=OPTIMISER)] = "auto"
+    preset: Annotated[Literal["auto", "paper"], Setting(RESULT, part=OF_OPTIMISER)] = "auto"
     """Settings of the regional optimiser: auto derives its rate from the layers, paper takes the
     published ones."""
-    effort: Annotated[Literal["fast", "balanced", "best"], Setting(RESULT, part=OPTIMISER)] = (
+    effort: Annotated[Literal["fast", "balanced", "best"], Setting(RESULT, part=OF_OPTIMISER)] = (
         "balanced"
     )
     """How long the regional optimiser works, under preset auto."""
-    regional: Annotated[dict[str, Any], Setting(RESULT, group=True, part=OPTIMISER)] = Field(
+    regional: Annotated[dict[str, Any], Setting(RESULT, group=True, part=OF_OPTIMISER)] = Field(
         default={}
     )
     """Change settings of the regional optimiser, such as regional.rounds=3, from their preset."""
@@ -149,5 +149,5 @@ def without_optimiser() -> dict[str, Any]:
     return {
         name: field.get_default()
         for name, field in PruneStage.model_fields.items()
-        if setting_of(PruneStage, name).part is OPTIMISER
+        if setting_of(PruneStage, name).part is MethodPart.OPTIMISER
     }

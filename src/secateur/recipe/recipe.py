@@ -26,10 +26,9 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from secateur.errors import RecipeError
 from secateur.recipe.faults import faults_of
 from secateur.recipe.prune_stage import PruneStage, Schedule
-from secateur.recipe.setting import Mark, Setting
+from secateur.recipe.setting import CONTENT, PLACE, RESULT, RUN, Setting
 from secateur.recipe.stage import KIND, PRUNE, STAGES, Stage, read_stage
 
-CONTENT, PLACE, RESULT, RUN = Mark.CONTENT, Mark.PLACE, Mark.RESULT, Mark.RUN
 WRITTEN_FOR_BEST = 3
 """Sequences that the dense model writes for each that there is, under effort best."""
 _OPTIONS = "the options"

@@ -40,7 +40,10 @@ class Mark(StrEnum):
     """How a run begins: anew, over what is there, with code that is trusted. No bit either."""
 
 
-class Part(StrEnum):
+CONTENT, PLACE, RESULT, RUN = Mark.CONTENT, Mark.PLACE, Mark.RESULT, Mark.RUN
+
+
+class MethodPart(StrEnum):
     """Which part of a method a setting belongs to."""
 
     METHOD = "method"
@@ -66,7 +69,7 @@ class Setting:
     unset: str | None = None
     metavar: str | None = None
     group: bool = False
-    part: Part | None = None
+    part: MethodPart | None = None
 
 
 def setting_of(settings: type[BaseModel], name: str) -> Setting:

@@ -13,12 +13,12 @@ from secateur.data import ImageProtocol, Protocol
 from secateur.errors import CheckpointError, PatternError
 from secateur.evaluation import Evaluation, TaskEvaluation
 from secateur.recipe.stage import KIND, PRUNE, STAGES
-from secateur.record.recovery import Entry, RecoveryRecord
+from secateur.record.recovery import RecordPart, RecoveryRecord
 from secateur.record.versions import bring_forward
 from secateur.sparsity import MatrixAudit, Selection, parse_pattern, read_selection
 
 
-class MatrixRecord(Entry):
+class MatrixRecord(RecordPart):
     """What was counted in one matrix after pruning."""
 
     name: str
@@ -49,7 +49,7 @@ class MatrixRecord(Entry):
         return self.zeros / (self.rows * self.columns)
 
 
-class BlockRecord(Entry):
+class BlockRecord(RecordPart):
     """One block of the run."""
 
     index: int
@@ -65,7 +65,7 @@ class BlockRecord(Entry):
     matrices: tuple[MatrixRecord, ...]
 
 
-class Sample(Entry):
+class Sample(RecordPart):
     """A few lines that a model wrote, greedily."""
 
     prompt: str
@@ -75,7 +75,7 @@ class Sample(Entry):
     """How the pruned model went on."""
 
 
-class StageRecord(Entry):
+class StageRecord(RecordPart):
     """One stage of a run: what was asked of it, and what came out."""
 
     kind: str
@@ -106,7 +106,7 @@ class StageRecord(Entry):
             return str(written)
 
 
-class RunRecord(Entry):
+class RunRecord(RecordPart):
     """A whole run. Records of earlier versions are read as if they were of this one."""
 
     format: Literal["secateur/run/2"] = "secateur/run/2"

@@ -10,13 +10,13 @@ from secateur.data import Protocol
 from secateur.evaluation import Evaluation
 
 
-class Entry(BaseModel):
+class RecordPart(BaseModel):
     """A part of the record of a run: frozen, and described field by field."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
-class RecoveryPoint(Entry):
+class RecoveryPoint(RecordPart):
     """One evaluation while a pruned model was trained."""
 
     step: int
@@ -30,7 +30,7 @@ class RecoveryPoint(Entry):
     """Wall time since the beginning, interruptions left out."""
 
 
-class RecoveryRecord(Entry):
+class RecoveryRecord(RecordPart):
     """What was done to a pruned model to take back what pruning cost."""
 
     created: str

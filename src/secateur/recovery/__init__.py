@@ -1,7 +1,7 @@
 """Takes back what pruning cost: adapters that leave the zeros alone, trained, merged, proved."""
 
-from secateur.recovery.pipeline import recover
+from secateur.recovery.pipeline import run_recovery
 from secateur.recovery.resume import InterruptedRecovery
 from secateur.recovery.settings import Recovery
 
-__all__ = ["InterruptedRecovery", "Recovery", "recover"]
+__all__ = ["InterruptedRecovery", "Recovery", "run_recovery"]

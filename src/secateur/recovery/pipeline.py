@@ -40,7 +40,7 @@ from secateur.recovery.settings import Recovery
 from secateur.recovery.training import train
 
 
-def recover(settings: Recovery, progress: Progress | None = None) -> RunRecord:
+def run_recovery(settings: Recovery, progress: Progress | None = None) -> RunRecord:
     """Train a sparse model and write it to `settings.out`, every zero kept.
 
     Returns:

@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from secateur.recipe.setting import Mark, Setting, Settings
-
-CONTENT, PLACE, RESULT, RUN = Mark.CONTENT, Mark.PLACE, Mark.RESULT, Mark.RUN
+from secateur.recipe.setting import CONTENT, PLACE, RESULT, RUN, Setting, Settings
 
 
 class Recovery(Settings):
