@@ -64,10 +64,6 @@ NOT_YET = {
     "cli/evaluate.py:evaluate": "parameters to be made from the fields",
     "cli/prune.py:prune_command": "parameters to be made from the fields",
     "cli/recover.py:recover": "parameters to be made from the fields",
-    "evaluation/images.py:evaluate_images": "to become a door",
-    "evaluation/text.py:evaluate_text": "to become a door",
-    "evaluation/zero_shot.py:Questions.__init__": "to take a record",
-    "inference/benchmark.py:bench": "to take a record",
     "reporting/charts.py:dot_plot": "to take a record",
 }
 """Functions that are to lose parameters; whoever does it deletes the line."""

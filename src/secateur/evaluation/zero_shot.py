@@ -103,8 +103,8 @@ class Questions:
 
     def asked_before(self, recorded: Sequence[TaskEvaluation], against: str) -> bool:
         """Whether a model, by what is recorded of it, was asked these very questions."""
-        wanted = {"against": against, **self._protocol}
-        return any(wanted.items() <= dict(scored).items() for scored in recorded)
+        asked = {"against": against, **self._protocol}
+        return any(asked.items() <= dict(scored).items() for scored in recorded)
 
     @property
     def _protocol(self) -> dict[str, Any]:

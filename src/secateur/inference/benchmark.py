@@ -36,15 +36,15 @@ class Measurement(Record):
     """One form at one batch size."""
 
     form: Column
-    """Of the 2:4 matrices."""
+    """Which form the 2:4 matrices have."""
     phase: Literal["prefill", "decode"]
     """A whole prompt, or one token after it."""
     batch: int
     """Sequences at once."""
     latency: Latency
-    """Of a pass."""
+    """How long one pass takes."""
     tokens_per_second: float
-    """Of all sequences together, by the median."""
+    """What all sequences together get, by the median pass."""
     ratio: float | None = None
     """Dense median over this one: above 1 the form wins, below 1 it loses."""
 
@@ -53,11 +53,11 @@ class Loaded(Record):
     """What a form takes."""
 
     form: Column
-    """Of the 2:4 matrices."""
+    """Which form the 2:4 matrices have."""
     sparse_matrices: int
-    """Those that are not dense."""
+    """How many matrices are not dense."""
     weight_bytes: int
-    """Of all weights in memory."""
+    """Bytes of all weights in memory."""
     peak_bytes: int
     """Most memory in use: of the GPU's allocator on CUDA, of the process on a CPU."""
 
@@ -70,19 +70,19 @@ class BenchReport(Record):
     device: str
     """Where it ran, and the machine."""
     dtype: str
-    """Of its weights."""
+    """Precision of the weights."""
     torch: str
-    """Version."""
+    """Version of PyTorch."""
     prompt_tokens: int
-    """Of each prompt."""
+    """Tokens of each prompt."""
     new_tokens: int
-    """Decoded after it."""
+    """Tokens decoded after the prompt."""
     repeats: int
     """Passes behind each median, one more before them unmeasured."""
     forms: tuple[Loaded, ...]
-    """By form."""
+    """What each form takes."""
     measurements: tuple[Measurement, ...]
-    """By form, batch and phase."""
+    """How fast each form is, by batch and phase."""
     notices: tuple[str, ...]
     """What was not measured, and why."""
 
@@ -106,11 +106,11 @@ def bench(settings: BenchSettings, progress: Progress | None = None) -> BenchRep
     folder = locate(settings.model)
     notices = [] if device.type == "cuda" else [f"dense alone is measured: {NO_GAIN}"]
     loaded: list[Loaded] = []
-    found: list[Measurement] = []
+    measurements: list[Measurement] = []
     precision = choose_dtype(settings.dtype, device)
     stored = ""
-    with progress or Quiet() as shown:
-        shown.begin("bench", len(asked) * len(batches))
+    with progress or Quiet() as told:
+        told.begin("bench", len(asked) * len(batches))
         for column in asked:
             reset_peak_memory(device)
             run = load_whole(folder, precision).to(device).eval()
@@ -125,8 +125,8 @@ def bench(settings: BenchSettings, progress: Progress | None = None) -> BenchRep
                 except torch.OutOfMemoryError:
                     notices.append(f"{column}: a batch of {batch} does not fit into memory")
                     continue
-                found += _measurements(column, batch, both, prompt, found)
-                shown.block(form=column, batch=batch, decode_ms=1000 * both[1].seconds)
+                measurements += _measurements(column, batch, both, prompt, measurements)
+                told.block(form=column, batch=batch, decode_ms=1000 * both[1].seconds)
             peak = (
                 torch.cuda.max_memory_allocated(device)
                 if device.type == "cuda"
@@ -149,7 +149,7 @@ def bench(settings: BenchSettings, progress: Progress | None = None) -> BenchRep
         new_tokens=new_tokens,
         repeats=settings.repeats,
         forms=tuple(loaded),
-        measurements=tuple(found),
+        measurements=tuple(measurements),
         notices=tuple(dict.fromkeys(notices)),
     )
 
@@ -249,6 +249,6 @@ def _weight_bytes(model: PreTrainedModel) -> int:
         if isinstance(module, PackedLinear):
             taken[id(module)] = matrix_bytes(module)
         for name, parameter in module.named_parameters(recurse=False):
-            own = isinstance(module, torch.nn.Linear) and name == "weight"
-            taken[id(parameter)] = matrix_bytes(module) if own else parameter.nbytes
+            is_matrix = isinstance(module, torch.nn.Linear) and name == "weight"
+            taken[id(parameter)] = matrix_bytes(module) if is_matrix else parameter.nbytes
     return sum(taken.values())
