@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 PYTEST  := $(BIN)/pytest -n auto --dist loadgroup
 DEMO    := demo-output
 
-# Of what is installed a twentieth is ever imported, and compiled when it is, once: pip need not
+# Of what is installed a quarter is ever imported, and compiled when it is, once: pip need not
 # compile it all, if Python may keep what it compiles.
 unexport PYTHONDONTWRITEBYTECODE
 
