@@ -5,12 +5,13 @@ BIN     := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 PYTEST  := $(BIN)/pytest -n auto --dist loadgroup
 DEMO    := demo-output
+LOWEST  := .venv-lowest
 
 # Of what is installed a quarter is ever imported, and compiled when it is, once: pip need not
 # compile it all, if Python may keep what it compiles.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quick test families lint format demo clean
+.PHONY: help quick test families lint format demo bounds clean
 
 help:  ## list what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -44,8 +45,15 @@ demo: export HF_HUB_OFFLINE = 1
 demo: .venv/installed  ## prune the bundled model with every method; a table and a report
 	$(BIN)/secateur demo --out $(DEMO)
 
+bounds: export HF_HUB_OFFLINE = 1
+bounds: $(LOWEST)/installed  ## a part of the tests with the lowest versions pyproject.toml admits
+	$(LOWEST)/bin/pytest -n auto --dist loadfile tests/test_dependencies.py tests/sparsity tests/packing \
+	    tests/statistics tests/recipe tests/methods/test_contract.py tests/checkpoint/test_checkpoint.py \
+	    tests/recovery tests/evaluation/test_zero_shot.py tests/reporting/test_report.py \
+	    tests/cli/test_pack.py tests/cli/test_prune_evaluate_check.py tests/inference/test_kernel.py
+
 clean:  ## remove all that was made, .venv and demo-output too
-	rm -rf .venv $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(LOWEST) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # What the targets above need. A stamp is newer than the files it depends on once they are followed.
@@ -57,6 +65,17 @@ clean:  ## remove all that was made, .venv and demo-output too
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) -e '.[dev]'
 	touch $@ .venv/installed
+
+# torch stands as pinned, so that no build for a GPU comes; three packages have no wheel to prefer.
+$(LOWEST)/installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet uv "$$(grep ^torch== constraints.txt)"
+	echo "torch; python_version < '3'" > $(LOWEST)/without-torch.txt
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --only-binary :all: \
+	    --no-binary rouge-score --no-binary sqlitedict --no-binary word2number \
+	    --override $(LOWEST)/without-torch.txt pyproject.toml --extra dev -o $(LOWEST)/lowest.txt
+	VIRTUAL_ENV=$(LOWEST) $(LOWEST)/bin/uv pip install --quiet --no-deps -r $(LOWEST)/lowest.txt -e .
+	touch $@
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
