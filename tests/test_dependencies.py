@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,12 +42,13 @@ def third_party(tree: ast.Module) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def project() -> dict[str, object]:
+def project() -> dict[str, Any]:
     """The table `project` of pyproject.toml."""
     path = ROOT / "pyproject.toml"
     if not path.is_file():
         pytest.skip("the tests do not lie beside pyproject.toml")
-    return tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    project: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    return project
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def imported() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def declared(project: dict) -> set[str]:
+def declared(project: dict[str, Any]) -> set[str]:
     """What a user installs: the dependencies, and the extras that are not for development."""
     extras = project["optional-dependencies"]
     lists = [project["dependencies"], extras["tasks"], extras["vision"]]
@@ -73,7 +75,7 @@ def test_all_that_is_declared_is_imported(imported: set[str], declared: set[str]
     assert declared - imported == set(IMPORTED_ONLY_BY_OTHERS)
 
 
-def test_every_requirement_has_a_lower_bound(project: dict) -> None:
+def test_every_requirement_has_a_lower_bound(project: dict[str, Any]) -> None:
     lists = [project["dependencies"], *project["optional-dependencies"].values()]
     lines = [line for each in lists for line in each if not line.startswith("secateur[")]
     assert [line for line in lines if ">=" not in line] == []
