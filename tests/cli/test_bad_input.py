@@ -117,6 +117,18 @@ def record(**changes: Any) -> Callable[[Path], object]:
     return change
 
 
+def settings_of_stage(settings: dict[str, Any]) -> Callable[[Path], object]:
+    """A run record whose one stage had these settings."""
+
+    def change(folder: Path) -> None:
+        path = folder / "run.json"
+        facts = json.loads(path.read_text())
+        facts["stages"][0]["settings"] = settings
+        path.write_text(json.dumps(facts))
+
+    return change
+
+
 def bad_model(*changes: Callable[[Path], object]) -> Callable[[Place], list[object]]:
     return lambda place: place.prune(model=place.copy(*changes))
 
@@ -700,9 +712,9 @@ CHECK: dict[str, Case] = {
         of_pruned(content("run.json", '{"format": "secateur/run/99"}')), ["run.json"]
     ),
     "a record that is no JSON": Case(of_pruned(content("run.json", "{")), ["run.json"]),
-    "a record without a pattern": Case(of_pruned(record(recipe={})), ["names no pattern"]),
+    "a record without a pattern": Case(of_pruned(settings_of_stage({})), ["names no pattern"]),
     "a record with a wrong pattern": Case(
-        of_pruned(record(recipe={"pattern": [2]})), ["cannot be read"]
+        of_pruned(settings_of_stage({"pattern": [2]})), ["cannot be read"]
     ),
     "a truncated shard": Case(of_pruned(cut(SHARD, 7)), [BROKEN, SHARD]),
     "a missing shard": Case(of_pruned(remove(SHARD)), [f"shard {SHARD} is missing"]),

@@ -106,7 +106,7 @@ def test_an_interrupted_comparison_repeats_no_finished_run(
         pruned.append(f"{recipe.method} {recipe.pattern}")
         return real(recipe, *args)
 
-    monkeypatch.setattr(pipeline, "prune", prune)
+    monkeypatch.setattr(pipeline, "run_pruning", prune)
     with pytest.raises(KeyboardInterrupt):
         list(run_comparison(runs))
     before = [(run.folder / "run.json").read_bytes() for run in runs[:2]]
