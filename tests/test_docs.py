@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
+import yaml
+
+from secateur.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "secateur"
@@ -34,6 +38,25 @@ def exists(name: str) -> bool:
 def test_every_file_that_a_page_names_is_there(page: Path) -> None:
     gone = sorted(name for name in files_named(page.read_text("utf-8")) if not exists(name))
     assert gone == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_import_that_a_page_shows_can_be_made(page: Path) -> None:
+    shown = re.findall(r"^\s*from (secateur[\w.]*) import (\w+)", page.read_text("utf-8"), re.M)
+    for module, name in shown:
+        assert hasattr(importlib.import_module(module), name) or importlib.import_module(
+            f"{module}.{name}"
+        ), f"from {module} import {name}"
+
+
+def test_the_recipe_in_the_readme_is_one() -> None:
+    page = (ROOT / "README.md").read_text("utf-8")
+    text = page.partition("```yaml\n")[2].partition("```")[0]
+    assert Recipe.build(yaml.safe_load(text)).method == "sparsegpt"
+    stages = [part.partition("#")[2].strip() for part in text.splitlines() if "- {" in part]
+    assert [stage.method for stage in Recipe.build(
+        {"model": "-", "calibration": "c4", "stages": yaml.safe_load("\n".join(stages))}
+    ).stages] == ["sparsegpt", "wanda++"]  # fmt: skip
 
 
 def tree_of(page: str) -> dict[str, set[str]]:
