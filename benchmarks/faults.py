@@ -179,7 +179,8 @@ def refer(folder: Path, method: str, options: argparse.Namespace) -> Reference:
     seconds = time.time() - began
     out = folder / f"reference-{method}"
     record = json.loads((out / "run.json").read_text())
-    blocks = [sum(block["seconds"].values()) for block in record["blocks"]]
+    (stage,) = record["stages"]
+    blocks = [sum(block["seconds"].values()) for block in stage["blocks"]]
     return Reference(checksums(out), seconds, seconds - sum(blocks), max(blocks))
 
 
