@@ -1,4 +1,4 @@
-"""What two processes do in test_ranks.py.
+"""What two processes do in machine/test_processes.py.
 
     torchrun --nproc-per-node 2 --max-restarts 1 tests/processes.py FOLDER
 

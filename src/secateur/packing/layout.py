@@ -1,6 +1,6 @@
 """How a packed matrix lies in a safetensors file (docs/packed.md has the whole format).
 
-    NAME.values   what is kept, in the dtype of the matrix     (sparsity/packing.py)
+    NAME.values   what is kept, in the dtype of the matrix     (packing/matrix.py)
     NAME.mask     one bit per weight, uint8
     NAME.layout   int64 [4 + dimensions]: checksum, N, M, axis, then the shape of the tensor NAME
 
