@@ -50,7 +50,7 @@ from transformers.utils import logging
 MB = 1e6
 BASELINE = """
 import secateur, transformers
-from secateur.record.record import peak_memory_bytes
+from secateur.machine.facts import peak_memory_bytes
 print(peak_memory_bytes())
 """
 
