@@ -342,6 +342,20 @@ def test_compare_refuses_what_concerns_no_run(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("places", "form", "fault"),
+    [
+        ([], "html", "no runs to report on"),
+        (["runs"], "pdf", "unknown format 'pdf'; wanted one of"),
+    ],
+)
+def test_report_refuses_nothing_and_an_unknown_format(
+    places: list[str], form: Any, fault: str
+) -> None:
+    with pytest.raises(RecipeError, match=fault):
+        secateur.report(places, format=form)
+
+
 def test_a_path_may_be_given_as_one(tokens_file: Path) -> None:
     settings = EvaluationSettings.build({"model": "m", "text": tokens_file})
     assert settings.text == str(tokens_file)

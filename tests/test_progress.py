@@ -9,7 +9,7 @@ import re
 import pytest
 from rich.console import Console
 
-from secateur.cli.terminal import amount, table
+from secateur.cli.terminal import amount, print_table, table
 from secateur.progress import JsonLines, Progress, Quiet, TerminalBars
 
 
@@ -196,3 +196,14 @@ def test_a_table_has_a_line_per_row() -> None:
         "self_attn.q_proj    50%",
         "b                    1%",
     ]
+
+
+def test_a_table_in_a_pipe_breaks_no_word(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    heads = ["", *(f"perplexity of text {number}" for number in range(8))]
+    print_table(heads, [["2:4  wanda", *["12.3456 ± 0.1234"] * 8]])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split("  ")[-1] == heads[-1]
+    assert second.count("12.3456 ± 0.1234") == 8

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,7 +18,7 @@ from secateur.checkpoint import locate
 from secateur.checkpoint.load import load as load
 from secateur.comparison.pipeline import FinishedRun, do_comparison, plan_comparison
 from secateur.comparison.settings import split_options
-from secateur.errors import RecipeError
+from secateur.errors import RecipeError, closest
 from secateur.evaluation import Classification, Evaluation, EvaluationSettings, TaskEvaluation
 from secateur.evaluation.images import evaluate_images
 from secateur.evaluation.text import evaluate_text
@@ -291,5 +291,9 @@ def report(
     """
     if isinstance(places, str) or not isinstance(places, Sequence):
         places = [places]
+    if not places:
+        raise RecipeError("no runs to report on", wanted="at least one folder or run.json")
+    if format not in (forms := get_args(ReportFormat)):
+        raise RecipeError(f"unknown format {format!r}", wanted=closest(str(format), forms))
     records = find_records([Path(place) for place in places])
     return write_report(records, None if out is None else Path(out), format)

@@ -118,6 +118,20 @@ def test_a_wrong_list_costs_one_line(
     assert not (tmp_path / "out").exists()  # not even the runs that could be done
 
 
+@pytest.mark.parametrize(("name", "told"), [("taken", "is a file"), ("model", "a model lies in")])
+def test_an_out_that_is_no_comparison_is_refused_before_any_work(
+    command: Command, name: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("precious")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    status, out, err = command("compare", "nowhere", "--text", "builtin", "--out", tmp_path / name)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert told in err
+    assert (tmp_path / "taken").read_text() == "precious"
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
+
+
 def test_compare_trains_back_what_it_pruned(
     command: Command, llama_folder: Path, text_folder: Path, tmp_path: Path
 ) -> None:

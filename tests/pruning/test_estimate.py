@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from secateur.errors import PatternError
 from secateur.methods import get
 from secateur.pruning.estimate import estimate
 from secateur.recipe import Plan, Regional
-from secateur.sparsity import Selection, parse_pattern
-from tiny import make_model, make_tokens
+from secateur.sparsity import SELECTION_KEYS, Selection, parse_pattern, read_selection
+from tiny import Command, make_model, make_tokens
 
 SEQUENCES, LENGTH = 8, 32
 
@@ -44,6 +45,48 @@ def test_weights_are_counted_as_the_model_has_them() -> None:
     assert shapes.prunable_weights == prunable
     assert shapes.other_weights == sum(p.numel() for p in source.model.parameters()) - prunable
     assert shapes.activation_bytes == 2 * SEQUENCES * LENGTH * 32 * 4
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"exclude": ["mlp"]}, {"include": ["q_proj"]}, {"blocks": "1-"}, {"dense_first": 2},
+        {"patterns": {"k_proj": "1:4"}, "include": ["k_proj"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_only_weights_that_the_selection_chooses_are_to_be_pruned(choice: dict[str, Any]) -> None:
+    source, selection = resident(), read_selection({"pattern": "2:4", **choice})
+    plan = Plan(get("wanda"), get("wanda").params(), selection, Regional(), 0)
+    shapes, whole = estimate(source, plan, SEQUENCES, LENGTH), of(source, "wanda")
+    chosen = sum(
+        matrix.read().numel()
+        for index, block in enumerate(source.blocks.modules)
+        for matrix in find_matrices(block)
+        if selection.pattern_of(index, source.blocks.prefix(index) + matrix.name) is not None
+    )
+    assert 0 < shapes.prunable_weights == chosen < whole.prunable_weights
+    total = shapes.prunable_weights + shapes.other_weights
+    assert total == sum(p.numel() for p in source.model.parameters())
+    assert shapes.flops == whole.flops  # dense matrices run too
+
+
+def test_the_keys_of_a_selection_are_its_fields() -> None:
+    names = {field.name for field in fields(Selection)}
+    assert set(SELECTION_KEYS) == names - {"pattern", "before"}
+
+
+def test_a_dry_run_says_what_it_chooses(
+    command: Command, llama_folder: Path, tokens_file: Path
+) -> None:
+    arguments = ("prune", llama_folder, "--method", "wanda", "--calibration", tokens_file,
+                 "--samples", 4, "--sequence-length", 16, "--dry-run")  # fmt: skip
+    assert "selection" not in command(*arguments).out
+    chosen = ("--exclude", "mlp", "--exclude", "q_proj", "--dense-first", 1,
+              "--patterns", "k_proj=1:4")  # fmt: skip
+    out = command(*arguments, *chosen).out
+    (line,) = [line for line in out.splitlines() if line.startswith("selection")]
+    assert line.split(maxsplit=1)[1] == "exclude mlp q_proj, dense_first 1, patterns k_proj=1:4"
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mixtral"])

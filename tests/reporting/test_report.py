@@ -243,6 +243,41 @@ def test_a_run_with_another_setting_is_another_row_and_no_baseline(
     assert (removed.mean, removed.spread, removed.count) == (pytest.approx(1 / 3), None, 1)
 
 
+def test_rows_of_any_method_tell_what_they_pruned_and_only_the_same_compete() -> None:
+    """The least pruned scores lowest, but nothing pruned what it did."""
+    records = [
+        make_record("magnitude", perplexity=11, recipe={"dense_first": 1}),
+        make_record("sparsegpt", perplexity=13, recipe={"exclude": []}),
+        make_record("wanda", perplexity=10.5, recipe={"exclude": ["mlp"]}),
+    ]
+    (alone,) = side_by_side(records)
+    names = ["magnitude (dense_first=1)", "wanda (exclude=mlp)", "sparsegpt"]
+    assert sorted(row.name for row in alone.rows) == sorted(names)
+    assert alone.best("2:4", 0) is None
+    assert "**1" not in as_markdown([alone])
+    assert "do not compare" in as_markdown([alone])
+    settings = {line["setting"] for line in csv.DictReader(io.StringIO(as_csv([alone])))}
+    assert settings == {"", "dense_first=1", "exclude=mlp"}
+
+    gblm = make_record("gblm", perplexity=12, recipe={"patterns": {"experts": "1:4"}})
+    (found,) = side_by_side([*records, gblm])  # its pattern concerns no matrix of this model
+    best = found.best("2:4", 0)
+    assert best is not None
+    assert best.name == "gblm (patterns=experts=1:4)"
+    marked = {line.name for _, line in table_of(found).lines if line.cells[0].best}
+    assert marked == {best.name}
+    assert "has the lowest perplexity of the 2 rows that pruned the same, 12.00" in render(
+        [*records, gblm]
+    )
+
+    wanda = make_record("wanda", perplexity=12, recipe={"exclude": ["mlp"]})
+    other = make_record("gblm", perplexity=14, recipe={"exclude": ["mlp"]})
+    (same,) = side_by_side([wanda, other])
+    assert {row.name for row in same.rows} == {"gblm", "wanda"}
+    assert same.best("2:4", 0) is not None
+    assert "do not compare" not in as_markdown([same])
+
+
 def test_sequences_that_an_effort_implies_are_no_other_run_than_wandas() -> None:
     best = {"effort": "best", "regional": {"rounds": 4}, "written": 48}  # three for each of 16
     (found,) = side_by_side(
@@ -654,3 +689,19 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         write_report([make_record()], tmp_path / "folder.html")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
+
+
+def test_a_file_that_is_no_report_is_not_overwritten(
+    command: Command, runs: Path, tmp_path: Path
+) -> None:
+    for name in ("weights.safetensors", "run.json", "notes"):
+        (tmp_path / name).write_text("precious")
+        status, out, err = command("report", runs, "--out", tmp_path / name)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "a file that is no report" in err
+        assert (tmp_path / name).read_text() == "precious"
+    status, _, err = command("report", runs, "--out", runs, "--format", "csv")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "it is a folder" in err
+    (tmp_path / "old.HTML").write_text("an earlier report")
+    assert command("report", runs, "--out", tmp_path / "old.HTML")[0] == 0

@@ -14,10 +14,11 @@ from secateur.export import Packing
 from secateur.inference import BenchReport, summarise, tabulate
 from secateur.methods import describe_fields, every
 from secateur.pruning.prepare import Prepared
-from secateur.recipe import Regional
+from secateur.recipe import Recipe, Regional
 from secateur.record import RunRecord
 from secateur.record.check import Proof
 from secateur.reporting import ComparisonResult, Report, as_measured, side_by_side, table_of
+from secateur.sparsity import SELECTION_KEYS
 
 
 def run(record: RunRecord) -> None:
@@ -257,7 +258,7 @@ def plan(prepared: Prepared) -> None:
         ["pattern", f"{recipe.chosen_pattern} ({recipe.chosen_pattern.sparsity:.2%} zeros)"],
         ["calibration", "none" if calibration is None else _protocol(calibration.protocol)],
         ["blocks", str(shapes.blocks)],
-        ["prunable weights", amount(shapes.prunable_weights)],
+        ["weights to prune", amount(shapes.prunable_weights)],
         ["left as they are", amount(shapes.other_weights)],
         ["computed on", f"{source.device} in {str(source.dtype).removeprefix('torch.')}"],
         ["memory of a block", f"{amount(shapes.block_bytes, 'B')} with its statistics"],
@@ -267,9 +268,22 @@ def plan(prepared: Prepared) -> None:
     ]
     if regional := recipe.spelled_out()["regional"]:
         rows.insert(3, ["regional", str(regional)])
+    if selection := _selection(recipe):
+        rows.insert(3, ["selection", selection])
     for name, fact in rows:
         say(f"{name:<22} {escape(fact)}")
     say("nothing was done: this was a dry run")
+
+
+def _selection(recipe: Recipe) -> str:
+    """The settings that choose matrices, in one phrase; empty if all are pruned alike."""
+    patterns = {"patterns": list(map("=".join, recipe.patterns.items()))}
+    chosen = {key: patterns.get(key, getattr(recipe, key)) for key in SELECTION_KEYS}
+    return ", ".join(
+        f"{key} {' '.join(value) if isinstance(value, list) else value}"
+        for key, value in chosen.items()
+        if value
+    )
 
 
 def _protocol(protocol: Protocol | ImageProtocol) -> str:

@@ -10,6 +10,8 @@ from rich.table import Table
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
+WIDEST = 10_000
+"""Characters that a line of a table may have in a pipe or a file, where no screen bounds it."""
 
 
 def say(line: str) -> None:
@@ -28,8 +30,9 @@ def error(text: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table of text."""
-    out.print(table(columns, rows))
+    """Print a table of text; where no person sees it, in the width that it needs."""
+    console = out if out.is_terminal else Console(width=WIDEST, highlight=False, emoji=False)
+    console.print(table(columns, rows))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

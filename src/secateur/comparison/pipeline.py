@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.comparison.afterwards import ask_all, recover_all
-from secateur.comparison.runs import Run, plan_runs, run_comparison
+from secateur.comparison.runs import Run, plan_runs, refuse_folder, run_comparison
 from secateur.comparison.settings import ComparisonSettings, refuse_unused
 from secateur.errors import RecipeError
 from secateur.evaluation import EvaluationSettings
@@ -72,6 +72,7 @@ def plan_comparison(settings: ComparisonSettings, shared: Mapping[str, Any]) -> 
     Raises:
         SecateurError: something is unknown, missing, or does not fit; or a task cannot be read.
     """
+    refuse_folder(Path(settings.out))
     classifier = shared.get("images") is not None  # nothing is measured as it passes: it is written
     trained_or_asked = settings.recover is not None or settings.tasks is not None
     if trained_or_asked and classifier:

@@ -84,6 +84,19 @@ def refuse_another(asked: Mapping[str, Any], told: Mapping[str, Any], folder: Pa
         )
 
 
+def refuse_folder(out: Path) -> None:
+    """Raise if a comparison cannot be written to a folder: it is a file, or a model's folder.
+
+    Raises:
+        OutputError: it is one.
+    """
+    wanted = "a new folder, or that of an earlier comparison"
+    if out.exists() and not out.is_dir():
+        raise OutputError("the comparison's folder is a file", where=out, wanted=wanted)
+    if (out / "config.json").is_file():
+        raise OutputError("a model lies in the comparison's folder", where=out, wanted=wanted)
+
+
 def plan_runs(
     out: Path,
     method_names: Sequence[str],

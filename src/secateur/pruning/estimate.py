@@ -32,8 +32,9 @@ class Estimate:
 
     Attributes:
         blocks: decoder blocks.
-        prunable_weights: in all of them.
-        other_weights: embeddings, heads, norms: left as they are.
+        prunable_weights: of the matrices that the selection gives a pattern.
+        other_weights: all others, which are left as they are: embeddings, heads, norms, and the
+            matrices that the selection leaves out.
         block_bytes: the largest block in the computing precision, with its statistics.
         activation_bytes: of all sequences, kept at one time.
         flops: of the whole run, in matrix products.
@@ -68,8 +69,8 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
             name = source.blocks.prefix(index) + matrix.name
             if (pattern := plan.selection.pattern_of(index, name)) is not None:
                 pattern.check_fits(matrix.shape[1], name)
+                prunable += matrix.shape[0] * matrix.shape[1]
         weights = sum(rows * columns for rows, columns in (m.shape for m in matrices))
-        prunable += weights
         statistics = 4 * weights * (1 + (Need.REGIONAL_GRADIENT in plan.method.needs))
         if plan.method.refine is Refine.REGIONAL:
             statistics += 4 * weights * 4  # master weights, gradients, two moments

@@ -81,6 +81,7 @@ class Row:
         setting: what tells it from other rows of the method, such as "preset=paper"; mostly "".
         runs: by seed.
         scores: in the order of the comparison's texts.
+        pruned: which matrix was pruned to which pattern, as text: the same of rows that compare.
     """
 
     method: str
@@ -88,6 +89,7 @@ class Row:
     setting: str
     runs: tuple[RunRecord, ...]
     scores: tuple[Score, ...]
+    pruned: str
 
     @property
     def name(self) -> str:
@@ -147,9 +149,21 @@ class Comparison:
         """All runs."""
         return tuple(run for row in self.rows for run in row.runs)
 
+    @property
+    def prunes_alike(self) -> bool:
+        """Whether the rows of every pattern pruned the same."""
+        return all(len({row.pruned for row in rows}) == 1 for rows in self.patterns.values())
+
     def best(self, pattern: str, text: int) -> Row | None:
-        """The row of the lowest mean perplexity; None where there is nothing to choose."""
-        rows = [row for row in self.patterns[pattern] if row.scores]
-        if len(rows) < 2:
+        """The row of the lowest mean perplexity; None where there is nothing to choose.
+
+        Only rows that pruned the same compare: of several such groups the largest is chosen from.
+        """
+        groups: dict[str, list[Row]] = {}
+        for row in self.patterns[pattern]:
+            if row.scores:
+                groups.setdefault(row.pruned, []).append(row)
+        rows, *others = sorted(groups.values(), key=len, reverse=True) or [[]]
+        if len(rows) < 2 or (others and len(others[0]) == len(rows)):
             return None
         return min(rows, key=lambda row: row.scores[text].perplexity.mean)

@@ -92,7 +92,7 @@ def _comparison(records: list[RunRecord]) -> Comparison:
         runs = tuple(by_seed[seed] for seed in sorted(by_seed))
         wanda = _baseline(by_row, key)
         scores = tuple(_score(runs, wanda, token_sha256) for token_sha256 in order)
-        rows.append(Row(key.method, key.pattern, key.label, runs, scores))
+        rows.append(Row(key.method, key.pattern, key.label, runs, scores, _pruned(runs[0])))
     compared = [run for row in rows for run in row.runs]
     notices = list(_doubts(compared))
     if len(compared) < len(records):
@@ -105,6 +105,22 @@ def _comparison(records: list[RunRecord]) -> Comparison:
         rows=tuple(rows),
         notices=tuple(notices),
     )
+
+
+def _pruned(record: RunRecord) -> str:
+    """Which matrix was pruned to which pattern; what was asked for, where that cannot be read."""
+    try:
+        selection = record.selection
+    except PatternError:
+        return key_of({"stages": [stage.settings for stage in record.stages]})
+    if selection is None:
+        return ""
+    patterns = {
+        matrix.name: str(selection.pattern_of(block.index, matrix.name))
+        for block in record.blocks
+        for matrix in block.matrices
+    }
+    return key_of(dict(sorted(patterns.items())))
 
 
 def _rows(records: Sequence[RunRecord]) -> dict[_RowKey, _Runs]:

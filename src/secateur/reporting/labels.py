@@ -18,6 +18,7 @@ from secateur.recipe import Recipe
 from secateur.recipe.differences import deciding
 from secateur.recipe.setting import setting_of
 from secateur.record import RecoveryRecord, RunRecord
+from secateur.sparsity import SELECTION_KEYS
 
 _IN_THE_ROW = ("method", "pattern", "seed")
 """Settings that stand in the row itself, or that its runs differ in."""
@@ -46,6 +47,9 @@ def deciding_settings(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 def labels(records: Sequence[RunRecord], settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """For every run what tells it from the others of its method, in as few words as possible.
 
+    What chooses the matrices to prune is told wherever any two runs differ in it, of whichever
+    methods they are: their numbers do not compare.
+
     Args:
         records: of one comparison.
         settings: what `deciding_settings` says of them.
@@ -53,7 +57,8 @@ def labels(records: Sequence[RunRecord], settings: Sequence[Mapping[str, Any]]) 
     alike: dict[tuple[str, bool], list[Mapping[str, Any]]] = {}
     for record, facts in zip(records, settings, strict=True):
         alike.setdefault((record.method, record.recovery is not None), []).append(facts)
-    telling = {method: _telling(group) for method, group in alike.items()}
+    choosing = _choosing(settings)
+    telling = {method: _telling(group, choosing) for method, group in alike.items()}
     return [
         ", ".join(_phrases(record, facts, telling[record.method, record.recovery is not None]))
         for record, facts in zip(records, settings, strict=True)
@@ -167,10 +172,26 @@ def _row_of(record: RunRecord) -> tuple[str, str, Any]:
     return record.method, record.pattern, record.settings.get("seed")
 
 
-def _telling(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of settings that tell apart all that differ; none that tells nothing new."""
-    telling: list[str] = []
-    classes = 1
+def _choosing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of settings that choose matrices, of those in which any two runs differ."""
+    names = dict.fromkeys(name for facts in settings for name in facts)
+    return [
+        name
+        for name in names
+        if name.split()[-1] in SELECTION_KEYS
+        and len({key_of({name: facts.get(name) or None}) for facts in settings}) > 1
+    ]
+
+
+def _telling(settings: Sequence[Mapping[str, Any]], told: Sequence[str]) -> list[str]:
+    """The names of settings that tell apart all that differ; none that tells nothing new.
+
+    Args:
+        settings: of runs of one method.
+        told: names that are among them whatever they tell apart.
+    """
+    telling = list(told)
+    classes = len({key_of(facts, telling) for facts in settings})
     for name in dict.fromkeys(name for facts in settings for name in facts):
         told_apart = len({key_of(facts, [*telling, name]) for facts in settings})
         if told_apart > classes:

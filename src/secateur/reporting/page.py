@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.checkpoint.durable import write_text, writing
+from secateur.errors import OutputError
 from secateur.record import RunRecord
 from secateur.reporting.formats import as_csv, as_latex, as_markdown
 from secateur.reporting.grouping import side_by_side
@@ -45,6 +46,8 @@ FILES: dict[str, ReportFormat] = {
     "table.csv": "csv",
 }
 """Name of a file -> what a comparison writes into it, beside its runs."""
+REPORT_ENDINGS = (".html", ".md", ".tex", ".csv", ".txt")
+"""Endings of the files that a report may replace: another file is hardly an earlier report."""
 
 
 def render(records: Sequence[RunRecord]) -> str:
@@ -100,8 +103,9 @@ def write_report(
         form: the page, or its table alone as text.
 
     Raises:
-        OutputError: it cannot be written there.
+        OutputError: it cannot be written there, or would replace what is no report.
     """
+    _refuse_another_file(out)
     if form == "html":
         text, out = render(records), out or Path("report.html")
     else:
@@ -113,6 +117,26 @@ def write_report(
             out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
     return Report(out, text)
+
+
+def _refuse_another_file(out: Path | None) -> None:
+    """Raise if a folder lies there, or a file that by its ending is no report.
+
+    Raises:
+        OutputError: one does.
+    """
+    if out is None or not out.exists():
+        return
+    if out.is_dir():
+        raise OutputError(
+            "the report cannot be written: it is a folder", where=out, wanted="a file's name"
+        )
+    if out.suffix.lower() not in REPORT_ENDINGS:
+        raise OutputError(
+            "the report cannot be written over a file that is no report",
+            where=out,
+            wanted=f"a new file, or one that ends in {', '.join(REPORT_ENDINGS)}",
+        )
 
 
 @dataclass(frozen=True)

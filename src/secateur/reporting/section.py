@@ -137,12 +137,16 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
         if best is None:
             continue
         score = best.scores[0]
-        said = f"{best.name} has the lowest perplexity{on_text}, {_printed(score)}"
+        alike = [row for row in rows if row.pruned == best.pruned]
+        said = f"{best.name} has the lowest perplexity{on_text}"
+        if len(alike) < len(rows):
+            said += f" of the {len(alike)} rows that pruned the same"
+        said += f", {_printed(score)}"
         if text.dense is not None:
             said += f"; dense {printed_number(text.dense, 2)}"
         if score.removed is not None:
             said += f". It removes {100 * score.removed.mean:.0f} % of Wanda's damage"
-        near = [row.name for row in rows if row is not best and _meet(score, row.scores[0])]
+        near = [row.name for row in alike if row is not best and _meet(score, row.scores[0])]
         if near:
             said += f". The spread does not separate it from {_listed(near)}"
         yield pattern, f"{said}."

@@ -175,7 +175,7 @@ def _perplexity(comparison: Comparison, row: Row, text: int) -> Cell:
     if best is None:
         return cell
     lowest = printed_number(best.scores[text].perplexity.mean, 2)
-    return Cell(cell.mean, cell.spread, best=cell.mean == lowest)
+    return Cell(cell.mean, cell.spread, best=row.pruned == best.pruned and cell.mean == lowest)
 
 
 def _asked(task: TaskColumn) -> Callable[[Row], Cell]:
@@ -208,6 +208,11 @@ def _notes(comparison: Comparison, columns: dict[str, Callable[[Row], Cell]]) ->
             "One seed: the spread is not known."
             if counts == {1}
             else "Where none stands, there is one seed."
+        )
+    if not comparison.prunes_alike:
+        yield (
+            "Rows that pruned different matrices do not compare: the lowest perplexity is marked"
+            " among the most rows that pruned the same, if there are two."
         )
     first = comparison.texts[0].label if len(comparison.texts) > 1 else None
     on_first = f" on {first}" if first else ""

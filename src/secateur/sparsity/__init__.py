@@ -9,9 +9,10 @@ from secateur.sparsity.mask import (
     without_dropped,
 )
 from secateur.sparsity.pattern import NofM, Pattern, Unstructured, parse_pattern
-from secateur.sparsity.selection import Selection, read_selection
+from secateur.sparsity.selection import SELECTION_KEYS, Selection, read_selection
 
 __all__ = [
+    "SELECTION_KEYS",
     "Competition",
     "MatrixAudit",
     "NofM",

@@ -21,6 +21,9 @@ from typing import Any
 from secateur.errors import PatternError
 from secateur.sparsity.pattern import Pattern, parse_pattern
 
+SELECTION_KEYS = ("include", "exclude", "blocks", "dense_first", "patterns")
+"""Keys of a recipe that say, beside its pattern, which matrices are pruned and to what."""
+
 
 @dataclass(frozen=True)
 class Selection:
