@@ -79,20 +79,24 @@ class PackedQuantizer(HfQuantizer):  # type: ignore[misc]
     ) -> PreTrainedModel:
         with torch.device("cpu"):  # transformers builds the model on none
             self._names = [name for file in checkpoint_files for name in verify(Path(file))]
+        self._model: PreTrainedModel | None = model
         return model
 
-    def update_weight_conversions(
-        self, weight_conversions: list[Any], model: PreTrainedModel
-    ) -> list[Any]:
-        """The family's own conversions, each unpacking first; and one for all other tensors."""
+    def update_weight_conversions(self, weight_conversions: list[Any], *_: Any) -> list[Any]:
+        """The family's own conversions, each unpacking first; and one for all other tensors.
+
+        Newer versions of transformers also hand on the model, which is known already.
+        """
         rules = [_unpacking(rule) for rule in weight_conversions]
         rules.append(WeightConverter([_join("", end) for end in PARTS], "", [Unpack()]))
-        _check_parameters(self._names, weight_conversions, rules, model)
+        assert self._model is not None
+        _check_parameters(self._names, weight_conversions, rules, self._model)
         return rules
 
     def _process_model_after_weight_loading(
         self, model: PreTrainedModel, **_: Any
     ) -> PreTrainedModel:
+        self._model = None
         model._weight_conversions = None  # those above go one way; saving takes the family's own
         del model.config.transformers_weights
         return model
