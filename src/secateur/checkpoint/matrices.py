@@ -48,7 +48,7 @@ class Matrix:
 
     @property
     def kind(self) -> str:
-        """Its address within the block, the same for every block and expert: "self_attn.q_proj"."""
+        """The address within the block, the same for every block and expert: "self_attn.q_proj"."""
         return self.parameter.removesuffix(".weight")
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 MOST_VECTORS = 64
 """Beyond this the matrix is unpacked for the dense routine: work rules, not reading."""
 MOST_BY_FMA = 4
-"""Up to so many vectors, multiplying without tensor cores may win."""
+"""Vectors up to which multiplying without tensor cores may win."""
 
 
 @dataclass(frozen=True)

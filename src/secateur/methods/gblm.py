@@ -38,7 +38,7 @@ class GBLMParams(Params):
 
     @property
     def gradient_order(self) -> Order:
-        """As `aggregate` says."""
+        """The order that `aggregate` names."""
         return self.aggregate
 
 

@@ -65,7 +65,7 @@ class PackedMatrix:
 
     @property
     def columns(self) -> int:
-        """Its columns: the inputs."""
+        """Columns of the matrix that was packed: its inputs."""
         return self.shape[self.axis]
 
     @property

@@ -82,7 +82,7 @@ def deciding(
 
 
 def differences(asked: Mapping[str, Any], told: Mapping[str, Any]) -> tuple[Difference, ...]:
-    """In what two runs differ, in the order of the one that is asked for.
+    """The facts in which two runs differ, in the order of the run that is asked for.
 
     Args:
         asked, told: what decides each of them; a name that one of them lacks stands for None.

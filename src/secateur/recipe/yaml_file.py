@@ -13,7 +13,7 @@ from secateur.errors import RecipeError
 from secateur.recipe.recipe import Recipe
 
 _MOST_BYTES = 1_000_000
-"""Of a recipe file: some hundred lines are a long one."""
+"""Bytes that a recipe file may have; one of some hundred lines is long."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

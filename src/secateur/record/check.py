@@ -67,7 +67,7 @@ class Proof:
 
     @property
     def zeros(self) -> int:
-        """Those that are zero."""
+        """Prunable weights that are zero."""
         return sum(kind.zeros for kind in self.kinds)
 
     @property

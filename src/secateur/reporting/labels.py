@@ -31,7 +31,7 @@ _OFF: tuple[Any, ...] = (None, False, 0, [], {})
 
 
 def deciding_settings(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """For every run what decided its result, the seed and what its row names left out.
+    """What decided the result of every run, the seed and what its row names left out.
 
     Args:
         records: of one comparison.
@@ -45,7 +45,7 @@ def deciding_settings(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def labels(records: Sequence[RunRecord], settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For every run what tells it from the others of its method, in as few words as possible.
+    """What tells every run from the others of its method, in as few words as possible.
 
     What chooses the matrices to prune is told wherever any two runs differ in it, of whichever
     methods they are: their numbers do not compare.
