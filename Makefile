@@ -3,7 +3,8 @@ PYTHON ?= python3
 
 BIN     := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
-PYTEST  := $(BIN)/pytest -n auto --dist loadgroup
+# A file's tests share what they make, so they stay in one process; files come as they are named, small ones last.
+PYTEST  := $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 DEMO    := demo-output
 LOWEST  := .venv-lowest
 
@@ -28,7 +29,7 @@ test: lint  ## check style and types, then run all tests
 	$(PYTEST)
 
 families: .venv/installed-dev  ## prune every family by every method; write docs/families.md
-	$(PYTEST) --every-method tests/pruning/test_families.py \
+	$(BIN)/pytest -n auto --dist load --every-method tests/pruning/test_families.py \
 		--deselect tests/pruning/test_families.py::test_the_table_in_the_docs_is_what_is_tested
 	$(BIN)/python tests/families_table.py
 

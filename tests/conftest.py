@@ -36,18 +36,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, where they share what they make; not those of `spread`.
-
-    For `pytest -n auto --dist loadgroup`, which hands out the largest files first and then, one by
-    one, the tests of files that are marked `spread`, so that all cores end at about the same time.
-    Tests with an `xdist_group` of their own share something with another file.
-    """
-    for item in items:
-        if not any(item.get_closest_marker(name) for name in ("spread", "xdist_group")):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama in bfloat16 with its tokenizer, in one file. Not to be written to."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -54,8 +55,8 @@ except secateur.SecateurError:
 """
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_no_import_hides_a_door(seed: int) -> None:
+def test_no_import_hides_a_door() -> None:
+    seed = random.randrange(1_000_000)  # another order each time; a failure names it
     done = subprocess.run(
         [sys.executable, "-c", EVERY_MODULE_AT_RANDOM, str(seed), *DOORS],
         capture_output=True,

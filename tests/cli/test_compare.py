@@ -164,7 +164,6 @@ def test_compare_trains_back_what_it_pruned(
     assert "steps 8" in err
 
 
-@pytest.mark.xdist_group("lm_eval")  # as tests/evaluation/test_zero_shot.py
 def test_compare_asks_dense_pruned_and_recovered_models(
     command: Command, llama_folder: Path, text_folder: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -228,7 +227,6 @@ def test_compare_asks_dense_pruned_and_recovered_models(
     assert [scored.limit for scored in record.tasks] == [10]
 
 
-@pytest.mark.xdist_group("lm_eval")
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

@@ -24,8 +24,6 @@ from secateur.pruning.pipeline import run_pruning
 from secateur.recipe import Recipe
 from secateur.record import add_to_record, read_record
 
-pytestmark = pytest.mark.xdist_group("lm_eval")  # looking through its tasks takes seconds
-
 TEXTS = [" ".join(tiny.SENTENCES[turn:] + tiny.SENTENCES[:turn]) * 4 for turn in range(3)]
 
 

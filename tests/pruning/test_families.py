@@ -35,8 +35,6 @@ from secateur.record.check import check_folder
 from secateur.sparsity import audit, parse_pattern
 from tiny import EVERY_FAMILY, fingerprint, make_model, make_tokens, save
 
-pytestmark = pytest.mark.spread
-
 QUICK = {"regional": {"rounds": 2, "samples": 2}}
 FEW: dict[str, Any] = {"samples": 8, "sequence_length": 16}
 

@@ -28,8 +28,6 @@ REFINED = 0.01
 GOLDEN: dict[str, float] = json.loads(NUMBERS.read_text())["perplexity"]
 METHODS = [method.name for method in every()]
 
-pytestmark = pytest.mark.spread
-
 
 def tolerance(method: str) -> float:
     """By how much a perplexity may differ from its golden number, relative to that number."""

@@ -26,7 +26,7 @@ def test_what_people_write(text: str, pattern: Any) -> None:
     assert parse_pattern(text) == pattern
 
 
-@pytest.mark.parametrize("text", ["2:4", "50%", "4:8", "62.5%", "33%"])
+@pytest.mark.parametrize("text", ["2:4", "0.0008684445512583742", "50%", "4:8", "62.5%", "33%"])
 def test_a_pattern_reads_its_own_name(text: str) -> None:
     assert str(parse_pattern(text)) == text
     assert parse_pattern(str(parse_pattern(text))) == parse_pattern(text)

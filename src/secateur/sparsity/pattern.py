@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 
 from secateur.errors import PatternError
 
@@ -48,7 +49,10 @@ class Unstructured:
             )
 
     def __str__(self) -> str:
-        return f"{self.ratio * 100:.10g}%"
+        percent = f"{self.ratio * 100:.10g}"
+        if "e" not in percent and float(percent) / 100 == self.ratio:
+            return f"{percent}%"
+        return format(Decimal(repr(self.ratio)), "f")  # every digit, and no exponent
 
 
 @dataclass(frozen=True)
