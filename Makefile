@@ -6,6 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 # A file's tests share what they make, so they stay in one process; files come as they are named, small ones last.
 PYTEST  := $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 DEMO    := demo-output
+METHODS :=# of the demo, with commas; none: every method
 LOWEST  := .venv-lowest
 
 # Of what is installed a quarter is ever imported, and compiled when it is, once: pip need not
@@ -44,7 +45,7 @@ format: .venv/installed-dev  ## mend style, as far as a program can
 
 demo: export HF_HUB_OFFLINE = 1
 demo: .venv/installed  ## prune the bundled model with every method; a table and a report
-	$(BIN)/secateur demo --out $(DEMO)
+	$(BIN)/secateur demo --out $(DEMO) --methods '$(METHODS)'
 
 bounds: export HF_HUB_OFFLINE = 1
 bounds: $(LOWEST)/installed  ## a part of the tests with the lowest versions pyproject.toml admits

@@ -19,10 +19,13 @@ def demo(
     out: Annotated[
         Path, typer.Option(help="Write the models, the table and the report to this folder.")
     ] = Path("secateur-demo"),
+    methods: Annotated[
+        str, typer.Option(help="Prune with these methods, separated by commas.", show_default="all")
+    ] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished runs again.")] = False,
 ) -> None:
     """Prune the bundled model with every method at 2:4, and write a report: minutes, offline."""
-    runs = demo_runs(out)
+    runs = demo_runs(out, [name.strip() for name in methods.split(",") if name.strip()])
     printing.beginning(len(runs))
     records = []
     for run in do_demo(runs, progress(), overwrite=overwrite):

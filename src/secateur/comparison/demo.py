@@ -6,7 +6,7 @@ pruned model is kept, and goes on writing from the same prompt as the dense one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -35,11 +35,15 @@ def read_lines(path, encoding="utf-8"):
     with open(path, encoding=encoding) as'''
 
 
-def demo_runs(out: Path) -> list[Run]:
-    """Every method at 2:4, once."""
+def demo_runs(out: Path, names: Sequence[str] = ()) -> list[Run]:
+    """Each of these methods at 2:4, once; of none, every method.
+
+    Raises:
+        RecipeError: a method is unknown, or named twice.
+    """
     return plan_runs(
         out,
-        [method.name for method in methods.every()],
+        list(names) or [method.name for method in methods.every()],
         [PATTERN],
         [0],
         {
