@@ -3,7 +3,8 @@ PYTHON ?= python3
 
 BIN     := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
-# A file's tests share what they make, so they stay in one process; files come as they are named, small ones last.
+# A file's tests share what they make, so they stay in one process; files come in the order of their
+# names, small ones last.
 PYTEST  := $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 DEMO    := demo-output
 METHODS :=# of the demo, with commas; none: every method
@@ -50,7 +51,8 @@ demo: .venv/installed  ## prune the bundled model with every method; a table and
 bounds: export HF_HUB_OFFLINE = 1
 bounds: $(LOWEST)/installed  ## a part of the tests with the lowest versions pyproject.toml admits
 	$(LOWEST)/bin/pytest -n auto --dist loadfile tests/test_dependencies.py tests/sparsity tests/packing \
-	    tests/statistics tests/recipe tests/methods/test_contract.py tests/checkpoint/test_checkpoint.py tests/checkpoint/test_packed.py \
+	    tests/statistics tests/recipe tests/methods/test_contract.py tests/checkpoint/test_checkpoint.py \
+	    tests/checkpoint/test_packed.py \
 	    tests/recovery tests/evaluation tests/reporting/test_report.py tests/checkpoint/test_lock.py \
 	    tests/cli/test_pack.py tests/cli/test_prune_evaluate_check.py tests/inference/test_kernel.py
 

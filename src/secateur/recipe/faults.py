@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from secateur.errors import SecateurError
 from secateur.methods import Method, Params, Refine, get
 from secateur.recipe.regional import EFFORTS, Regional, ready_made
-from secateur.recipe.setting import phrase_of
+from secateur.recipe.setting import briefly, phrase_of
 from secateur.recipe.stage import KIND, PRUNE, STAGES, Stage, kind_named
 from secateur.sparsity import NofM, Pattern, parse_pattern, read_selection
 from secateur.statistics import Need
@@ -48,7 +47,7 @@ def _faults_of_texts(run: Mapping[str, Any]) -> Iterator[str]:
 def _faults_of_stages(recipe: type[Stage], stages: Any, run: Mapping[str, Any]) -> list[str]:
     """What is wrong with a list of stages, and in each of them."""
     if not isinstance(stages, list | tuple) or not stages:
-        return [f"stages={_BRIEFLY.repr(stages)}, wanted a list of stages, each with its method"]
+        return [f"stages={briefly(stages)}, wanted a list of stages, each with its method"]
     faults = []
     inside = kind_named(PRUNE).model_fields
     if beside := [key for key in run if key in inside]:
@@ -64,7 +63,7 @@ def _faults_of_stage(values: Any, run: Mapping[str, Any]) -> list[str]:
     if isinstance(values, Stage):
         values = {KIND: values.kind, **values.stage_options()}
     if not isinstance(values, Mapping):
-        return [f"{_BRIEFLY.repr(values)}, wanted settings, such as method: wanda"]
+        return [f"{briefly(values)}, wanted settings, such as method: wanda"]
     settings = {str(key): value for key, value in values.items()}
     name = settings.pop(KIND, PRUNE)
     try:
@@ -218,7 +217,3 @@ def phrases(
     except ValidationError as fault:
         return [phrase_of(error, settings.model_fields, group) for error in fault.errors()]
     return []
-
-
-_BRIEFLY = reprlib.Repr()
-_BRIEFLY.maxstring = _BRIEFLY.maxother = 100

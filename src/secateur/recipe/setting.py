@@ -156,11 +156,16 @@ def phrase_of(error: Mapping[str, Any], known: Mapping[str, Any], under: str | N
     if error["type"] == "missing":
         return f"{key} is missing"
     message: str = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{key}={_BRIEFLY.repr(error['input'])}, wanted {message}" if error["loc"] else message
+    return f"{key}={briefly(error['input'])}, wanted {message}" if error["loc"] else message
 
 
-_BRIEFLY = reprlib.Repr()
-_BRIEFLY.maxstring = _BRIEFLY.maxother = 100
+def briefly(value: Any) -> str:
+    """A value as a message repeats it; a long one is cut in its middle."""
+    return _shortener.repr(value)
+
+
+_shortener = reprlib.Repr()
+_shortener.maxstring = _shortener.maxother = 100
 
 
 def split_names(value: Any) -> Any:
