@@ -23,15 +23,13 @@ from secateur.checkpoint.fingerprint import fingerprint
 from secateur.checkpoint.header import read_head, read_layouts
 from secateur.checkpoint.packed_folder import PACKED_INDEX, check_version, is_packed
 from secateur.errors import CheckpointError, PatternError
+from secateur.machine.limits import MOST_JSON_BYTES, at_most
 from secateur.packing import layout
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-MOST_JSON_BYTES = 64_000_000
-"""Most bytes of a configuration or an index that are read: the largest models' index takes some
-10 MB, and a stranger's file should not fill the memory."""
 
 
 class Checkpoint:
@@ -244,11 +242,7 @@ def read_json(path: Path, wanted: str) -> dict[str, Any]:
         CheckpointError: it is too large, cannot be read, or is no object.
     """
     try:
-        size = path.stat().st_size
-        if size > MOST_JSON_BYTES:
-            raise CheckpointError(
-                f"{size} bytes of JSON", where=path, wanted=f"at most {MOST_JSON_BYTES}"
-            )
+        at_most(MOST_JSON_BYTES, path.stat().st_size, "bytes of JSON", where=path)
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as fault:
         raise CheckpointError(

@@ -1,0 +1,35 @@
+"""Makes a path of what a person gave, or says in one line why there can be none."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from secateur.errors import SecateurError
+
+
+def as_path(given: str | os.PathLike[str], *, fault: type[SecateurError]) -> Path:
+    """The path that was given, `~` unfolded; it need not exist.
+
+    Args:
+        given: as it was typed.
+        fault: of which kind the error is.
+
+    Raises:
+        SecateurError: no file can have that name: the user after `~` is unknown, the name is too
+            long, holds a null byte, or cannot be written as UTF-8. It is a `fault`.
+    """
+    try:
+        path = Path(given).expanduser()
+        str(path).encode("utf-8")  # every record and message names it
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.stat()  # the system refuses names that are too long, or hold a null byte
+    except (OSError, RuntimeError, ValueError) as trouble:
+        reason = getattr(trouble, "strerror", None) or str(trouble)
+        shown = ascii(os.fspath(given))
+        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+        raise fault(
+            f"{shown} can be no path ({' '.join(reason.split())})", hint="another name"
+        ) from trouble
+    return path
