@@ -6,10 +6,11 @@ in `blocks/full_gradients.py`, adapters of an interrupted recovery in `recovery/
 
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.destination import Destination
+from secateur.checkpoint.locate import locate
 from secateur.checkpoint.matrices import Matrix, find_all_matrices, find_matrices
 from secateur.checkpoint.open import load_whole, open_model
 from secateur.checkpoint.output import OutputFolder
-from secateur.checkpoint.read import Checkpoint, locate
+from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import ResidentModel
 from secateur.checkpoint.streamed import StreamedModel
 from secateur.checkpoint.structure import Blocks, find_blocks

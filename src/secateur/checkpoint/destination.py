@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from secateur.checkpoint.read import INDEX, PICKLES, SINGLE
+from secateur.checkpoint.weight_files import INDEX, PICKLES, SINGLE
 from secateur.errors import CheckpointError, OutputError
 
 STATE = "state"

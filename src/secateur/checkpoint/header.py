@@ -1,13 +1,19 @@
-"""Reads what a safetensors file says of itself: shapes, dtypes, and which matrices are packed."""
+"""Reads what the files of a model say of themselves: JSON objects, and heads of safetensors.
+
+The head of a safetensors file has shapes and dtypes, and tells which matrices are packed.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from secateur.errors import CheckpointError
+from secateur.machine.limits import MOST_JSON_BYTES, at_most
 from secateur.packing import layout
 
 _DTYPES = {
@@ -65,3 +71,21 @@ def read_layouts(path: Path, head: layout.Head) -> dict[str, layout.PackedMatrix
             }
     except (SafetensorError, OSError) as fault:
         raise CheckpointError(f"cannot be read ({fault})", where=path) from fault
+
+
+def read_json(path: Path, wanted: str) -> dict[str, Any]:
+    """The JSON object in a file of a model folder.
+
+    Raises:
+        CheckpointError: it is too large, cannot be read, or is no object.
+    """
+    try:
+        at_most(MOST_JSON_BYTES, path.stat().st_size, "bytes of JSON", where=path)
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as fault:
+        raise CheckpointError(
+            f"not to be read as JSON ({fault})", where=path, wanted=wanted
+        ) from fault
+    if not isinstance(values, dict):
+        raise CheckpointError(f"a JSON {type(values).__name__}", where=path, wanted=wanted)
+    return values

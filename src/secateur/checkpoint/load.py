@@ -7,8 +7,8 @@ from os import PathLike
 import torch
 from transformers import PreTrainedModel
 
+from secateur.checkpoint.locate import locate
 from secateur.checkpoint.open import load_whole
-from secateur.checkpoint.read import locate
 from secateur.machine.device import choose_device
 
 

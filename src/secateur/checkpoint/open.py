@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from secateur.checkpoint import from_pretrained  # noqa: F401 - lets transformers load what is packed
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.naming import NotStreamableError
+from secateur.checkpoint.packed_folder import NAMED, QUANTISED, says_packed
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import ResidentModel
 from secateur.checkpoint.streamed import StreamedModel, auto_class, read_config, reason
@@ -55,7 +56,11 @@ def load_whole(
             transformers would go on with numbers drawn at random.
     """
     checkpoint = Checkpoint(folder, trust_remote_code=trust_remote_code)
-    kind = auto_class(read_config(checkpoint))
+    config = read_config(checkpoint)
+    kind, options = auto_class(config), {}
+    if QUANTISED in checkpoint.config and not says_packed(checkpoint.config):
+        config.transformers_weights = checkpoint.config.get(NAMED)
+        options["config"] = config  # without a description that transformers would stumble over
     try:
         model, loaded = (kind or AutoModelForCausalLM).from_pretrained(
             folder,
@@ -64,6 +69,7 @@ def load_whole(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
+            **options,
         )
     except SecateurError:
         raise  # a packed tensor that is damaged
@@ -83,5 +89,6 @@ def load_whole(
                 where=folder,
                 wanted="every weight of the architecture in config.json",
             )
+    vars(model.config).pop(NAMED, None)  # what is saved of it has its own names
     whole: PreTrainedModel = model
     return whole

@@ -34,9 +34,9 @@ from secateur.checkpoint.durable import (
     writing,
 )
 from secateur.checkpoint.lock import OutputLock
-from secateur.checkpoint.packed_folder import is_packed, plain_config
-from secateur.checkpoint.read import CONFIG, INDEX
+from secateur.checkpoint.packed_folder import plain_config
 from secateur.checkpoint.unfinished import RunIdentity, RunState
+from secateur.checkpoint.weight_files import CONFIG, INDEX
 from secateur.errors import CheckpointError
 from secateur.machine import processes
 
@@ -212,7 +212,7 @@ class OutputFolder:
         """
         config = self._partial / CONFIG
         source, with_code = self._destination.source, self._destination.with_code
-        if is_packed(source) and not config.exists():
+        if not config.exists():
             write_text(config, plain_config((source / CONFIG).read_text(encoding="utf-8")))
         with writing(self._partial):
             for path in files_beside(source, with_code=with_code):

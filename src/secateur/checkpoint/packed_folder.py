@@ -7,11 +7,13 @@ How a packed matrix lies in a file: `packing/layout.py`.
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from secateur.errors import CheckpointError
 
+NAMED, QUANTISED = "transformers_weights", "quantization_config"
+"""Keys of config.json: the file that transformers loads, and how its weights are stored."""
 QUANT_METHOD, VERSION = "secateur-packed", 1
 """Name and version of the format, in config.json and in the index."""
 PACKED_INDEX = "packed.safetensors.index.json"
@@ -22,9 +24,10 @@ NOT_LOADED = (
 """Stands in config.json for the file of weights: transformers without secateur refuses it."""
 
 
-def is_packed(folder: Path) -> bool:
-    """Whether a model folder holds packed weights."""
-    return (folder / PACKED_INDEX).is_file()
+def says_packed(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json describes packed weights."""
+    described = config.get(QUANTISED)
+    return isinstance(described, dict) and described.get("quant_method") == QUANT_METHOD
 
 
 def check_version(facts: Any, where: object) -> None:
@@ -41,15 +44,19 @@ def check_version(facts: Any, where: object) -> None:
 
 def packed_config(text: str) -> str:
     """The config.json of a packed folder, from that of the model."""
-    config = json.loads(text)
-    config["quantization_config"] = {"quant_method": QUANT_METHOD, "version": VERSION}
-    config["transformers_weights"] = NOT_LOADED
+    config = json.loads(plain_config(text))
+    config[QUANTISED] = {"quant_method": QUANT_METHOD, "version": VERSION}
+    config[NAMED] = NOT_LOADED
     return json.dumps(config, indent=2) + "\n"
 
 
 def plain_config(text: str) -> str:
-    """The config.json of the model, from that of a packed folder."""
+    """The config.json of a result, whose weights are plain and have an index of their own."""
     config = json.loads(text)
-    for key in ("quantization_config", "transformers_weights"):
-        config.pop(key, None)
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    said = [(part, key) for part in parts for key in (NAMED, QUANTISED) if key in part]
+    if not said:
+        return text
+    for part, key in said:
+        del part[key]
     return json.dumps(config, indent=2) + "\n"

@@ -7,8 +7,6 @@ is claimed is checked against what is there before anything is built from it (SE
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
@@ -18,18 +16,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from secateur.bundled import BUILTIN_MODEL, FOLDER
 from secateur.checkpoint.fingerprint import fingerprint
-from secateur.checkpoint.header import read_head, read_layouts
-from secateur.checkpoint.packed_folder import PACKED_INDEX, check_version, is_packed
+from secateur.checkpoint.header import read_json, read_layouts
+from secateur.checkpoint.packed_folder import says_packed
+from secateur.checkpoint.weight_files import CONFIG, find_weights
 from secateur.errors import CheckpointError, PatternError
-from secateur.machine.limits import MOST_JSON_BYTES, at_most
 from secateur.packing import layout
-
-CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class Checkpoint:
@@ -39,13 +31,16 @@ class Checkpoint:
     the tensor that was packed.
 
     Args:
-        folder: holds `config.json` and `model.safetensors`, or shards with their index, packed or
-            plain.
+        folder: holds `config.json` and weights, packed or plain, in one file or in shards.
         trust_remote_code: run the code that lies beside the weights, if the model needs it.
 
     Attributes:
+        config: the content of `config.json`.
         files: the file that every tensor lies in.
         packed: those that are packed.
+        weight_files: the files that are loaded, sorted.
+        idle_weight_files: files of the folder that look like weights, or like an index of some, and
+            are not loaded, sorted.
 
     Raises:
         CheckpointError: the folder, its configuration or its weights are missing or damaged.
@@ -54,23 +49,18 @@ class Checkpoint:
     def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
         self.folder = folder
         self.trust_remote_code = trust_remote_code
-        if not (folder / "config.json").is_file():
+        if not (folder / CONFIG).is_file():
             raise CheckpointError(
                 "no config.json",
                 where=folder,
                 wanted="a model folder as transformers' save_pretrained writes it",
             )
-        self.files = _files_by_tensor(folder)
-        self._heads = {path: read_head(path) for path in sorted(set(self.files.values()))}
-        for name, path in self.files.items():
-            if name not in self._heads[path]:
-                raise CheckpointError(
-                    f"tensor {name!r} is in the index but not in its shard",
-                    where=path,
-                    wanted="an index and shards of the same model",
-                )
+        self.config = read_json(folder / CONFIG, "a model's configuration")
+        weights = find_weights(folder, self.config)
+        self.files, self._heads = weights.tensors, weights.heads
+        self.weight_files, self.idle_weight_files = tuple(weights.heads), weights.idle
         self.packed: dict[str, layout.PackedMatrix] = {}
-        if is_packed(folder):
+        if says_packed(self.config):
             self._find_packed()
 
     @property
@@ -154,110 +144,3 @@ class Checkpoint:
             raise CheckpointError(
                 f"packed tensor {name!r} has {fault.what}", where=path, wanted=fault.wanted
             ) from fault
-
-
-def locate(model: str | Path, *, trust_remote_code: bool = False) -> Path:
-    """The folder of a model: `model` itself, the bundled one, or the snapshot of a hub name.
-
-    Code is fetched with the model only if it is trusted.
-
-    Raises:
-        CheckpointError: there is no such folder, and the hub has no such model or is out of reach.
-    """
-    if model == BUILTIN_MODEL:
-        return FOLDER
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    name = str(model)
-    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise CheckpointError(
-            f"no model folder {name!r}",
-            wanted="a folder, a hub name such as owner/model, or builtin",
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*"]
-    patterns += ["*.py"] if trust_remote_code else []
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as fault:
-        raise CheckpointError(
-            f"no folder {name!r} here, and no such model could be fetched from the hub"
-            f" ({type(fault).__name__})",
-            hint="a local folder, or check the name and the network",
-        ) from fault
-
-
-def _files_by_tensor(folder: Path) -> dict[str, Path]:
-    """The shard that holds each tensor, by the tensor's name."""
-    index, single = folder / INDEX, folder / SINGLE
-    if is_packed(folder):
-        return _read_index(folder / PACKED_INDEX)
-    if index.is_file():
-        return _read_index(index)
-    if single.is_file():
-        return dict.fromkeys(read_head(single), single)
-    if any(True for pattern in PICKLES for _ in folder.glob(pattern)):
-        raise CheckpointError(
-            "only pickled weights, which can run code when they are opened",
-            where=folder,
-            wanted="safetensors",
-            hint=f"converting it, if you trust who made it: {conversion(folder)}",
-        )
-    raise CheckpointError("no weights", where=folder, wanted=f"{SINGLE}, {INDEX} or {PACKED_INDEX}")
-
-
-def _read_index(index: Path) -> dict[str, Path]:
-    """The shard that holds each tensor, as an index says; every shard is a file beside it."""
-    wanted = "JSON with a weight_map of tensor names to files in the same folder"
-    facts = read_json(index, wanted)
-    if index.name == PACKED_INDEX:
-        check_version(facts.get("metadata"), index)
-    weight_map = facts.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError("the index has no weight_map", where=index, wanted=wanted)
-    files: dict[str, Path] = {}
-    for name, file in weight_map.items():
-        if not isinstance(file, str) or file != Path(file).name or file == ".." or "\0" in file:
-            raise CheckpointError(
-                f"tensor {name!r} is said to be in {file!r}", where=index, wanted=wanted
-            )
-        files[name] = index.parent / file
-    for path in sorted(set(files.values())):
-        if not path.is_file():
-            raise CheckpointError(
-                f"shard {path.name} is missing",
-                where=index.parent,
-                hint="fetching the model again",
-            )
-    return files
-
-
-def read_json(path: Path, wanted: str) -> dict[str, Any]:
-    """The JSON object in a file of a model folder.
-
-    Raises:
-        CheckpointError: it is too large, cannot be read, or is no object.
-    """
-    try:
-        at_most(MOST_JSON_BYTES, path.stat().st_size, "bytes of JSON", where=path)
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as fault:
-        raise CheckpointError(
-            f"not to be read as JSON ({fault})", where=path, wanted=wanted
-        ) from fault
-    if not isinstance(values, dict):
-        raise CheckpointError(f"a JSON {type(values).__name__}", where=path, wanted=wanted)
-    return values
-
-
-def conversion(folder: Path) -> str:
-    """A command that turns a folder of pickled weights into one of safetensors."""
-    new = shlex.quote(f"{folder}-safetensors")
-    code = (
-        "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T;"
-        " [x.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]) for x in (M, T)]"
-    )
-    return f"python -c {shlex.quote(code)} {shlex.quote(str(folder))} {new}"

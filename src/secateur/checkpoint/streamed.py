@@ -31,8 +31,8 @@ from transformers.models.auto.modeling_auto import (
 from secateur.checkpoint.background import ReadAhead
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.naming import Naming, NotStreamableError
-from secateur.checkpoint.packed_folder import PACKED_INDEX, QUANT_METHOD, is_packed
-from secateur.checkpoint.read import Checkpoint, read_json
+from secateur.checkpoint.packed_folder import NAMED, QUANTISED
+from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import unrounded
 from secateur.checkpoint.structure import find_blocks
 from secateur.errors import CheckpointError, ModelError
@@ -162,10 +162,8 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     """The model's configuration; code beside the weights is run only where it is trusted.
 
     Raises:
-        CheckpointError: it cannot be read, asks for remote code, or describes quantised weights.
+        CheckpointError: it cannot be read, or asks for remote code.
     """
-    path = checkpoint.folder / "config.json"
-    read_json(path, "a model's configuration")
     try:
         config = AutoConfig.from_pretrained(
             checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code
@@ -173,27 +171,14 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     except Exception as fault:  # every family checks in its own way, with its own exceptions
         raise CheckpointError(
             f"the configuration is not one that transformers knows ({reason(fault)})",
-            where=path,
+            where=checkpoint.folder / "config.json",
             hint="a newer transformers; or --trust-remote-code, if the model comes with code of its"
             " own and you trust who wrote it",
         ) from fault
-    if is_packed(checkpoint.folder):
-        for key in ("quantization_config", "transformers_weights"):
-            if hasattr(config, key):
-                delattr(config, key)  # they tell transformers how to read what is read here
-    if (quantised := getattr(config, "quantization_config", None)) is not None:
-        if isinstance(quantised, dict) and quantised.get("quant_method") == QUANT_METHOD:
-            raise CheckpointError(
-                "config.json says that the weights are packed, and they are not",
-                where=checkpoint.folder,
-                wanted=PACKED_INDEX,
-            )
-        raise CheckpointError(
-            "the weights are quantised",
-            where=path,
-            wanted="float32, bfloat16 or float16 weights",
-            hint="the checkpoint that they were quantised from",
-        )
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        for key in (NAMED, QUANTISED):
+            if hasattr(part, key):
+                delattr(part, key)  # they tell transformers how to read what is read here
     return config
 
 

@@ -16,8 +16,14 @@ from typing import Any
 from torch import Tensor
 
 from secateur.checkpoint import Checkpoint, Destination, OutputFolder, RunIdentity, locate
-from secateur.checkpoint.packed_folder import PACKED_INDEX, QUANT_METHOD, VERSION, packed_config
-from secateur.checkpoint.read import CONFIG, read_json
+from secateur.checkpoint.packed_folder import (
+    PACKED_INDEX,
+    QUANT_METHOD,
+    VERSION,
+    packed_config,
+    says_packed,
+)
+from secateur.checkpoint.weight_files import CONFIG
 from secateur.errors import CheckpointError
 from secateur.packing.layout import PARTS, pack_tensor, saved
 from secateur.progress import Progress, Quiet
@@ -88,13 +94,6 @@ def pack(
                 where=checkpoint.folder,
                 wanted=f"names that end in none of {', '.join(PARTS)}",
             )
-    config = read_json(checkpoint.folder / CONFIG, "a model's configuration")
-    if config.get("quantization_config") is not None:
-        raise CheckpointError(
-            "the weights are quantised",
-            where=checkpoint.folder / CONFIG,
-            wanted="float32, bfloat16 or float16 weights",
-        )
     tally = _Tally()
     with progress or Quiet() as progress, _output(checkpoint, out, overwrite) as output:
         shards = _plan(checkpoint)
@@ -140,7 +139,7 @@ def unpack(
     True
     """
     checkpoint = _open(model, trust_remote_code)
-    if not checkpoint.packed and not (checkpoint.folder / PACKED_INDEX).is_file():
+    if not says_packed(checkpoint.config):
         raise CheckpointError(
             "not packed", where=checkpoint.folder, wanted="a folder that `secateur pack` wrote"
         )
