@@ -7,7 +7,7 @@ notes.txt is any text.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from os import PathLike, fspath
+from os import fspath
 from pathlib import Path
 from typing import Any, get_args, overload
 
@@ -26,6 +26,7 @@ from secateur.evaluation.zero_shot import evaluate_tasks
 from secateur.export import pack as pack
 from secateur.export import unpack as unpack
 from secateur.inference import accelerate_inference as accelerate_inference
+from secateur.machine.paths import Location, pinned
 from secateur.progress import Progress
 from secateur.pruning import pipeline
 from secateur.recipe import Recipe
@@ -39,9 +40,6 @@ from secateur.reporting import (
     write_comparison,
     write_report,
 )
-
-Location = str | PathLike[str]
-"""A folder, a file, or a name on the hub."""
 
 
 def prune(
@@ -156,7 +154,7 @@ def evaluate(
         return evaluate_text(settings, progress)
     scored = evaluate_tasks(settings, progress)
     if settings.record:
-        add_to_record(locate(settings.model), scored)
+        add_to_record(locate(pinned(settings.model, settings.revision)), scored)
     return scored
 
 
@@ -164,6 +162,7 @@ def check(
     model: Location,
     *,
     pattern: str | float | None = None,
+    revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Proof:
     """Count the zeros of every prunable matrix of a model folder, and verify its checksums.
@@ -172,6 +171,7 @@ def check(
         model: folder or hub name.
         pattern: what every matrix must have; None takes what the folder's run.json says, or looks
             for nothing if there is none.
+        revision: branch, tag or commit of a model on the hub; None is its main branch.
         trust_remote_code: run the code that lies beside the weights, if the model needs it.
 
     Returns:
@@ -184,7 +184,8 @@ def check(
     True
     """
     asked = None if pattern is None else str(pattern)
-    return check_folder(fspath(model), asked, trust_remote_code=trust_remote_code)
+    named = pinned(model, revision)
+    return check_folder(named, asked, trust_remote_code=trust_remote_code)
 
 
 def recover(

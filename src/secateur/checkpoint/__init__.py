@@ -6,7 +6,7 @@ in `blocks/full_gradients.py`, adapters of an interrupted recovery in `recovery/
 
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.destination import Destination
-from secateur.checkpoint.locate import locate
+from secateur.checkpoint.locate import commit_of, locate
 from secateur.checkpoint.matrices import Matrix, find_all_matrices, find_matrices
 from secateur.checkpoint.open import load_whole, open_model
 from secateur.checkpoint.output import OutputFolder
@@ -26,6 +26,7 @@ __all__ = [
     "ResidentModel",
     "RunIdentity",
     "StreamedModel",
+    "commit_of",
     "find_all_matrices",
     "find_blocks",
     "find_matrices",

@@ -28,6 +28,7 @@ class BlockModel(ABC):
         blocks: its decoder blocks.
         device: where open pieces are.
         dtype: the precision of open pieces.
+        notices: what the user should know of the files that it was read from.
     """
 
     streamed: bool
@@ -35,6 +36,7 @@ class BlockModel(ABC):
     blocks: Blocks
     device: torch.device
     dtype: torch.dtype
+    notices: tuple[str, ...] = ()
 
     @abstractmethod
     def open_block(self, index: int) -> AbstractContextManager[nn.Module]:

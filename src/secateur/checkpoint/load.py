@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from os import PathLike
-
 import torch
 from transformers import PreTrainedModel
 
 from secateur.checkpoint.locate import locate
 from secateur.checkpoint.open import load_whole
 from secateur.machine.device import choose_device
+from secateur.machine.paths import Location, pinned
 
 
 def load(
-    model: str | PathLike[str],
+    model: Location,
     *,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
+    revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """A model in memory from its folder, packed or plain.
@@ -29,6 +29,7 @@ def load(
         model: folder or hub name.
         dtype: of the weights; None keeps that of the checkpoint.
         device: "cpu", "cuda", ...; "auto" takes what there is.
+        revision: branch, tag or commit of a model on the hub; None is its main branch.
         trust_remote_code: run the code that lies beside the weights, if the model needs it.
 
     Returns:
@@ -40,5 +41,5 @@ def load(
     >>> secateur.load("pruned").dtype
     torch.bfloat16
     """
-    folder = locate(str(model), trust_remote_code=trust_remote_code)
+    folder = locate(pinned(model, revision), trust_remote_code=trust_remote_code)
     return load_whole(folder, dtype, trust_remote_code=trust_remote_code).to(choose_device(device))

@@ -2,41 +2,68 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from secateur.bundled import BUILTIN_MODEL, FOLDER
+from secateur.checkpoint.hub import fetch
+from secateur.checkpoint.no_model import no_such_folder, not_a_folder
 from secateur.errors import CheckpointError
+from secateur.machine.paths import Location, as_path
+
+SNAPSHOTS = "snapshots"
+"""Folder of the hub's cache that has one folder for every commit, which is called like it."""
 
 
-def locate(model: str | Path, *, trust_remote_code: bool = False) -> Path:
+def locate(model: Location, *, trust_remote_code: bool = False) -> Path:
     """The folder of a model: `model` itself, the bundled one, or the snapshot of a hub name.
 
-    Code is fetched with the model only if it is trusted.
+    Args:
+        model: a folder; a name on the hub, alone or with a branch, tag or commit as
+            owner/name@revision; or builtin.
+        trust_remote_code: fetch the code that lies beside the weights too.
 
     Raises:
-        CheckpointError: there is no such folder, and the hub has no such model or is out of reach.
+        CheckpointError: there is no such folder, and the hub has no such model or is out of reach;
+            or a revision is given of what is on no hub.
     """
-    if model == BUILTIN_MODEL:
-        return FOLDER
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    given = os.fspath(model)
+    folder = FOLDER if given == BUILTIN_MODEL else as_path(given, fault=CheckpointError)
+    if _is_folder(folder):
         return folder
-    name = str(model)
-    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+    name, at, revision = given.partition("@")
+    if at and (name == BUILTIN_MODEL or _is_folder(as_path(name, fault=CheckpointError))):
         raise CheckpointError(
-            f"no model folder {name!r}",
-            wanted="a folder, a hub name such as owner/model, or builtin",
+            f"revision {revision!r} of a folder",
+            where=name,
+            wanted="a name on the hub, such as owner/model",
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    if given.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise no_such_folder(given, folder)
+    return fetch(name, revision or None, trust_remote_code=trust_remote_code)
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*"]
-    patterns += ["*.py"] if trust_remote_code else []
+
+def _is_folder(path: Path) -> bool:
+    """Whether there is a folder.
+
+    Raises:
+        CheckpointError: there is a file, or no right to look.
+    """
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as fault:
+        if path.is_dir():
+            return True
+        there = path.exists()
+    except OSError as fault:
         raise CheckpointError(
-            f"no folder {name!r} here, and no such model could be fetched from the hub"
-            f" ({type(fault).__name__})",
-            hint="a local folder, or check the name and the network",
+            f"cannot be read ({fault.strerror})", where=path, hint="a folder you may read"
         ) from fault
+    if there:
+        raise not_a_folder(path)
+    return False
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit that a folder of the hub's cache holds; None for any other folder."""
+    parent = folder.parent
+    of_the_cache = parent.name == SNAPSHOTS and parent.parent.name.startswith("models--")
+    return folder.name if of_the_cache else None

@@ -38,7 +38,9 @@ def open_model(
         return StreamedModel(checkpoint, device, dtype or stored)
     except NotStreamableError:
         model = load_whole(folder, stored, trust_remote_code=trust_remote_code)
-        return ResidentModel(model, device, dtype or stored, checkpoint.fingerprint)
+        resident = ResidentModel(model, device, dtype or stored, checkpoint.fingerprint)
+        resident.notices = checkpoint.notices
+        return resident
 
 
 def load_whole(

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from secateur.checkpoint.fingerprint import fingerprint
 from secateur.checkpoint.header import read_json, read_layouts
+from secateur.checkpoint.no_model import no_config
 from secateur.checkpoint.packed_folder import says_packed
-from secateur.checkpoint.weight_files import CONFIG, find_weights
+from secateur.checkpoint.weight_files import CONFIG, find_weights, names_in, some
 from secateur.errors import CheckpointError, PatternError
 from secateur.packing import layout
 
@@ -49,12 +50,8 @@ class Checkpoint:
     def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
         self.folder = folder
         self.trust_remote_code = trust_remote_code
-        if not (folder / CONFIG).is_file():
-            raise CheckpointError(
-                "no config.json",
-                where=folder,
-                wanted="a model folder as transformers' save_pretrained writes it",
-            )
+        if CONFIG not in (names := names_in(folder)):
+            raise no_config(folder, names)
         self.config = read_json(folder / CONFIG, "a model's configuration")
         weights = find_weights(folder, self.config)
         self.files, self._heads = weights.tensors, weights.heads
@@ -62,6 +59,18 @@ class Checkpoint:
         self.packed: dict[str, layout.PackedMatrix] = {}
         if says_packed(self.config):
             self._find_packed()
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was read and what was not, if the folder has other weights that could be meant."""
+        idle = [path.name for path in self.idle_weight_files if ".safetensors" in path.name]
+        if not idle:
+            return ()
+        read = [path.name for path in self.weight_files]
+        return (
+            f"{self.folder}: weights are read from {some(read)}, as transformers does,"
+            f" and not from {some(idle)}",
+        )
 
     @property
     def names(self) -> list[str]:

@@ -65,7 +65,7 @@ class StreamedModel(BlockModel):
             ModelError: the architecture is unknown or has no blocks that can be told.
         """
         self.model = _empty_model(read_config(checkpoint), checkpoint)
-        self.checkpoint = checkpoint
+        self.checkpoint, self.notices = checkpoint, checkpoint.notices
         self.device = device
         self.dtype = dtype
         self.blocks = find_blocks(self.model)

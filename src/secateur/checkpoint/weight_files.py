@@ -67,12 +67,16 @@ def find_weights(folder: Path, config: Mapping[str, Any]) -> WeightFiles:
     Raises:
         CheckpointError: there are no weights, they are damaged, or which are loaded cannot be told.
     """
-    names = {path.name for path in folder.iterdir() if path.is_file()}
+    names = names_in(folder)
     entrance = choose_entrance(names, config, folder)
-    listed: dict[str, Path] = {}
-    if entrance.endswith(".json"):
-        listed = read_index(folder / entrance)
-    heads = {path: read_head(path) for path in sorted({*listed.values()} or {folder / entrance})}
+    listed = read_index(folder / entrance) if entrance.endswith(".json") else {}
+    files = sorted(set(listed.values())) if listed else [entrance]
+    for file in files:
+        if file not in names:
+            raise CheckpointError(
+                f"shard {file} is missing", where=folder, hint="fetching the model again"
+            )
+    heads = {folder / file: read_head(folder / file) for file in files}
     tensors: dict[str, Path] = {}
     for path, head in heads.items():
         for name in head:
@@ -85,11 +89,11 @@ def find_weights(folder: Path, config: Mapping[str, Any]) -> WeightFiles:
                     hint="fetching the model again into an empty folder",
                 )
             tensors[name] = path
-    for name, path in listed.items():
-        if tensors.get(name) != path:
+    for name, file in listed.items():
+        if tensors.get(name) != folder / file:
             raise CheckpointError(
                 f"tensor {name!r} is in the index but not in its shard",
-                where=path,
+                where=folder / file,
                 wanted="an index and shards of the same model",
             )
     loaded = {entrance, *(path.name for path in heads)}
@@ -130,14 +134,14 @@ def choose_entrance(names: Collection[str], config: Mapping[str, Any], where: ob
             where=where,
             wanted="the config.json that `secateur pack` wrote",
         )
-    raise _no_weights(names, where)
+    raise no_weights(names, where)
 
 
-def read_index(index: Path) -> dict[str, Path]:
-    """The shard that holds each tensor, as an index says; every shard is a file beside it.
+def read_index(index: Path) -> dict[str, str]:
+    """The file beside an index that holds each tensor, as the index says.
 
     Raises:
-        CheckpointError: it is no index, or a shard is missing.
+        CheckpointError: it is no index that transformers reads.
     """
     wanted = "JSON with a weight_map of tensor names to .safetensors files in the same folder"
     facts = read_json(index, wanted)
@@ -157,17 +161,32 @@ def read_index(index: Path) -> dict[str, Path]:
             where=index,
             wanted='"metadata": {} beside the weight_map',
         )
-    for file in sorted(set(weight_map.values())):
-        if not (index.parent / file).is_file():
-            raise CheckpointError(
-                f"shard {file} is missing", where=index.parent, hint="fetching the model again"
-            )
-    return {name: index.parent / file for name, file in weight_map.items()}
+    return weight_map
+
+
+def names_in(folder: Path) -> set[str]:
+    """The names of the files in a folder.
+
+    Raises:
+        CheckpointError: it cannot be looked into.
+    """
+    try:
+        return {path.name for path in folder.iterdir() if path.is_file()}
+    except OSError as fault:
+        raise CheckpointError(
+            f"cannot be read ({fault.strerror})", where=folder, hint="a folder you may read"
+        ) from fault
 
 
 def is_beside(name: str) -> bool:
     """Whether a name that a stranger wrote is that of a file in the same folder."""
     return name == Path(name).name and name not in ("", "..") and "\0" not in name
+
+
+def some(names: Collection[str]) -> str:
+    """A few of many names, for a message."""
+    listed = sorted(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
 def looks_like_weights(name: str) -> bool:
@@ -241,13 +260,20 @@ def _both(plain: str, where: object) -> CheckpointError:
     )
 
 
-def _no_weights(names: Collection[str], where: object) -> CheckpointError:
-    pickles = [name for name in names if any(Path(name).match(pattern) for pattern in PICKLES)]
-    if pickles:
+def no_weights(names: Collection[str], where: object) -> CheckpointError:
+    """What to say of a folder or a repository without weights that can be read."""
+    others = [name for name in names if looks_like_weights(name)]
+    pickles = [name for name in others if any(Path(name).match(pattern) for pattern in PICKLES)]
+    if pickles and not any(name.endswith(".safetensors") for name in others):
         return CheckpointError(
-            "only pickled weights, which can run code when they are opened",
+            f"only pickled weights, which can run code when they are opened ({some(pickles)})",
             where=where,
             wanted="safetensors",
             hint=f"converting it, if you trust who made it: {conversion(where)}",
         )
-    return CheckpointError("no weights", where=where, wanted=f"{SINGLE} or {INDEX}")
+    return CheckpointError(
+        "no weights" + (f" that transformers loads: {some(others)}" if others else ""),
+        where=where,
+        wanted=f"{SINGLE} or {INDEX}",
+        hint=f"{NAMED} in config.json, if one of these holds all of them" if others else None,
+    )

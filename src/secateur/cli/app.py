@@ -8,8 +8,11 @@ import typer
 
 from secateur import __version__
 from secateur.cli import terminal
+from secateur.cli.options import help_text
 from secateur.machine import processes
 from secateur.progress import JsonLines, Progress, Quiet, TerminalBars
+from secateur.recipe import Recipe
+from secateur.recipe.setting import setting_of
 
 app = typer.Typer(
     help="Prune large language models one block at a time, and prove what was done."
@@ -24,6 +27,13 @@ Model = Annotated[
         metavar="MODEL",
         help="The model to read: its folder, its name on the hub, or builtin (it comes with the"
         " package).",
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        help=help_text(Recipe, "revision"),
+        show_default=setting_of(Recipe, "revision").unset or False,
     ),
 ]
 Trust = Annotated[

@@ -8,7 +8,7 @@ import typer
 
 import secateur
 from secateur.cli import printing
-from secateur.cli.app import Json, Model, Trust, app
+from secateur.cli.app import Json, Model, Revision, Trust, app
 from secateur.errors import CheckFailedError
 
 
@@ -22,11 +22,14 @@ def check(
             show_default="the one in run.json",
         ),
     ] = None,
+    revision: Revision = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Prove the sparsity and the checksums of MODEL from its files. Exit status 1 if one fails."""
-    proof = secateur.check(model, pattern=pattern, trust_remote_code=trust_remote_code)
+    proof = secateur.check(
+        model, pattern=pattern, revision=revision, trust_remote_code=trust_remote_code
+    )
     printing.proof(proof, as_json=as_json)
     if proof.complaint is not None:
         raise CheckFailedError(proof.complaint, where=proof.folder)

@@ -8,7 +8,7 @@ import typer
 
 import secateur
 from secateur.cli import printing
-from secateur.cli.app import Json, Model, Trust, app, progress
+from secateur.cli.app import Json, Model, Revision, Trust, app, progress
 
 Out = Annotated[str, typer.Option(help="Write the new model to this folder.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
@@ -19,6 +19,7 @@ def pack(
     model: Model,
     out: Out,
     overwrite: Overwrite = False,
+    revision: Revision = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -27,6 +28,7 @@ def pack(
         model,
         out,
         overwrite=overwrite,
+        revision=revision,
         trust_remote_code=trust_remote_code,
         progress=progress(),
     )
@@ -38,6 +40,7 @@ def unpack(
     model: Model,
     out: Out,
     overwrite: Overwrite = False,
+    revision: Revision = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -46,6 +49,7 @@ def unpack(
         model,
         out,
         overwrite=overwrite,
+        revision=revision,
         trust_remote_code=trust_remote_code,
         progress=progress(),
     )

@@ -10,6 +10,7 @@ from secateur.comparison.runs import Run, refuse_another
 from secateur.evaluation import EvaluationSettings
 from secateur.evaluation.text import evaluate_text
 from secateur.evaluation.zero_shot import Answers, Questions
+from secateur.machine.paths import pinned
 from secateur.progress import Progress, Quiet
 from secateur.recipe import Recipe
 from secateur.recipe.differences import deciding, with_defaults
@@ -51,7 +52,7 @@ def recover_all(
                 "text": recipe.calibration or recipe.text,
                 "heldout": recipe.text,
                 "windows": recipe.windows,
-                "dense": recipe.model,
+                "dense": pinned(recipe.model, recipe.revision),
                 "steps": steps,
                 "objective": objective,
                 "sequence_length": recipe.sequence_length,
@@ -116,7 +117,7 @@ def ask_all(
     """
     dense: Answers | None = None
     for run, record, repeated in finished:
-        model = run.recipe.model
+        model = pinned(run.recipe.model, run.recipe.revision)
         if questions.asked_before(record.tasks, model):
             yield run, record, repeated
             continue

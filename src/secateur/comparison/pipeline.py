@@ -94,6 +94,7 @@ def plan_comparison(settings: ComparisonSettings, shared: Mapping[str, Any]) -> 
         recipe = runs[0].recipe
         asked = EvaluationSettings(
             model=recipe.model,
+            revision=recipe.revision,
             tasks=settings.tasks,
             text=recipe.text,
             include_path=settings.include_path,

@@ -11,6 +11,7 @@ from secateur.evaluation import Classification, classify
 from secateur.evaluation.settings import EvaluationSettings
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
+from secateur.machine.paths import pinned
 from secateur.progress import Progress, Quiet
 
 
@@ -30,7 +31,7 @@ def evaluate_images(
     processes.alone("evaluate --images")
     if settings.images is None:
         raise RecipeError("no images to measure on", hint="--images FOLDER")
-    source = _open(settings, settings.model)
+    source = _open(settings, pinned(settings.model, settings.revision))
     dense = None if settings.against is None else _open(settings, settings.against)
     config = source.model.config
     if dense is not None and dense.model.config.num_labels != config.num_labels:
@@ -39,7 +40,9 @@ def evaluate_images(
             where="--against",
             wanted="the dense model that this one was made from",
         )
-    folder = locate(settings.model, trust_remote_code=settings.trust_remote_code)
+    folder = locate(
+        pinned(settings.model, settings.revision), trust_remote_code=settings.trust_remote_code
+    )
     batch = load_images(settings.images, folder, config, settings.limit, seed=0)
     if batch.labels is None and dense is None:
         raise DataError(
@@ -49,6 +52,8 @@ def evaluate_images(
             hint="--against DENSE, to count how often the models agree",
         )
     with progress or Quiet() as told:
+        for line in (line for model in (source, dense) if model for line in model.notices):
+            told.notice(line)
         size = batch_size(settings.batch_size, tokens_in_each(batch, source), source)
         return classify(source, batch, size, dense, told.tick)
 

@@ -18,6 +18,8 @@ class EvaluationSettings(Settings):
     model: Annotated[str, Setting(CONTENT)]
     """The model to measure: a checkpoint's folder, a name on the hub, or builtin (it comes with
     the package)."""
+    revision: Annotated[str | None, Setting(CONTENT, unset="its main branch")] = None
+    """Read this branch, tag or commit of a model on the hub."""
     text: Annotated[str | None, Setting(CONTENT)] = None
     """Measure perplexity on this held-out text: a file, a folder, c4 or wikitext2 (their test
     splits), or builtin (modules held out). With tasks, continuation makes its questions of it."""
@@ -28,7 +30,7 @@ class EvaluationSettings(Settings):
     """Measure a classifier's top-1 on this folder of images: FOLDER/<class>/*.png."""
     against: Annotated[str | None, Setting(CONTENT)] = None
     """The dense model to compare with: adds the mean KL divergence per token from it, its scores
-    in the tasks, or how often the two agree on images."""
+    in the tasks, or how often the two agree on images; of the hub also as owner/name@revision."""
     sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2)
     """Make every window of text this many tokens long; at most what the model allows."""
     windows: Annotated[int | None, Setting(RESULT, unset="all")] = Field(default=None, ge=1)

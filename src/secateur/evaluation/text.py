@@ -13,6 +13,7 @@ from secateur.evaluation.perplexity import Evaluation, perplexity_of
 from secateur.evaluation.settings import EvaluationSettings
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
+from secateur.machine.paths import pinned
 from secateur.progress import Progress, Quiet
 
 
@@ -29,7 +30,7 @@ def evaluate_text(
     Raises:
         SecateurError: something cannot be read, or does not fit.
     """
-    source = _open(settings, settings.model)
+    source = _open(settings, pinned(settings.model, settings.revision))
     dense = None if settings.against is None else _open(settings, settings.against)
     if dense is not None and vocabulary(dense) != vocabulary(source):
         raise RecipeError(
@@ -39,7 +40,7 @@ def evaluate_text(
         )
     length, notices = clip(settings.sequence_length, source)
     trust = settings.trust_remote_code
-    tokenizer_folder = locate(settings.model, trust_remote_code=trust)
+    tokenizer_folder = locate(pinned(settings.model, settings.revision), trust_remote_code=trust)
     text = tokens if tokens is not None else settings.text
     if text is None:
         raise RecipeError("no held-out text to measure on", hint="--text SOURCE")
@@ -53,7 +54,8 @@ def evaluate_text(
         )
     )
     with progress or Quiet() as told:
-        for line in (*notices, *heldout.notices):
+        of_files = [line for model in (source, dense) if model for line in model.notices]
+        for line in (*of_files, *notices, *heldout.notices):
             told.notice(line)
         size = batch_size(settings.batch_size, heldout.input_ids.shape[1], source)
         return perplexity_of(source, heldout, size, dense, told.tick)

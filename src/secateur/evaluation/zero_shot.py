@@ -23,6 +23,7 @@ from secateur.evaluation.settings import EvaluationSettings
 from secateur.evaluation.suites import spell_out
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
+from secateur.machine.paths import pinned
 from secateur.progress import Progress, Quiet
 
 LONGEST = 2048
@@ -78,7 +79,7 @@ class Questions:
         began = time.perf_counter()
         told.begin(folder.name, len(self._ready.loaded))
         results = {}
-        for name, result in self._put_to(folder):
+        for name, result in self._put_to(folder, told):
             results[name] = result
             told.block(task=name, **_headline(name, result))
         return Answers(results, time.perf_counter() - began)
@@ -112,10 +113,13 @@ class Questions:
         dtype = "stored" if self._dtype is None else str(self._dtype).removeprefix("torch.")
         return {"asked": self.asked, "text": self._text, "limit": self._limit, "dtype": dtype}
 
-    def _put_to(self, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _put_to(self, folder: Path, told: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
         """Name and results of one task after the other, of the model in a folder."""
         trust = self.trust_remote_code
-        config = read_config(Checkpoint(folder, trust_remote_code=trust))
+        checkpoint = Checkpoint(folder, trust_remote_code=trust)
+        config = read_config(checkpoint)
+        for line in checkpoint.notices:
+            told.notice(line)
         tokenizer = load_tokenizer(folder, trust_remote_code=trust)
         if tokenizer is None:
             raise CheckpointError("no tokenizer that can be read", where=folder)
@@ -145,7 +149,7 @@ def evaluate_tasks(
     processes.alone("evaluate --tasks")
     folders = [
         locate(name, trust_remote_code=settings.trust_remote_code)
-        for name in (settings.model, settings.against)
+        for name in (pinned(settings.model, settings.revision), settings.against)
         if name is not None
     ]
     questions = Questions(settings)

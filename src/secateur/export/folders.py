@@ -25,6 +25,7 @@ from secateur.checkpoint.packed_folder import (
 )
 from secateur.checkpoint.weight_files import CONFIG
 from secateur.errors import CheckpointError
+from secateur.machine.paths import pinned
 from secateur.packing.layout import PARTS, pack_tensor, saved
 from secateur.progress import Progress, Quiet
 from secateur.record import read_record
@@ -62,6 +63,7 @@ def pack(
     out: str | Path,
     *,
     overwrite: bool = False,
+    revision: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Packing:
@@ -71,6 +73,7 @@ def pack(
         model: folder or hub name.
         out: the new folder.
         overwrite: replace it if it exists.
+        revision: branch, tag or commit of a model on the hub; None is its main branch.
         trust_remote_code: copy the code that lies beside the weights too.
         progress: told what happens; silent by default.
 
@@ -84,7 +87,7 @@ def pack(
     >>> packing.after < packing.before
     True
     """
-    checkpoint = _open(model, trust_remote_code)
+    checkpoint = _open(pinned(model, revision), trust_remote_code)
     if checkpoint.packed:
         raise CheckpointError("packed already", where=checkpoint.folder, hint="secateur unpack")
     for name in checkpoint.names:
@@ -116,6 +119,7 @@ def unpack(
     out: str | Path,
     *,
     overwrite: bool = False,
+    revision: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Packing:
@@ -125,6 +129,7 @@ def unpack(
         model: folder or hub name of a packed model.
         out: the new folder.
         overwrite: replace it if it exists.
+        revision: branch, tag or commit of a model on the hub; None is its main branch.
         trust_remote_code: copy the code that lies beside the weights too.
         progress: told what happens; silent by default.
 
@@ -138,7 +143,7 @@ def unpack(
     >>> packing.after > packing.before
     True
     """
-    checkpoint = _open(model, trust_remote_code)
+    checkpoint = _open(pinned(model, revision), trust_remote_code)
     if not says_packed(checkpoint.config):
         raise CheckpointError(
             "not packed", where=checkpoint.folder, wanted="a folder that `secateur pack` wrote"
@@ -226,7 +231,7 @@ def _plan(checkpoint: Checkpoint) -> list[list[list[str]]]:
     return shards
 
 
-def _open(model: str | Path, trust_remote_code: bool) -> Checkpoint:
+def _open(model: str, trust_remote_code: bool) -> Checkpoint:
     folder = locate(model, trust_remote_code=trust_remote_code)
     return Checkpoint(folder, trust_remote_code=trust_remote_code)
 

@@ -26,6 +26,7 @@ from secateur.inference.tile import MOST_VECTORS
 from secateur.inference.timings import Record
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.facts import machine, peak_memory_bytes, reset_peak_memory
+from secateur.machine.paths import pinned
 from secateur.progress import Progress, Quiet
 
 Column = Literal["dense", "semi-structured", "packed", "chosen"]
@@ -103,7 +104,7 @@ def bench(settings: BenchSettings, progress: Progress | None = None) -> BenchRep
     device = choose_device(settings.device)
     prompt, new_tokens, batches = settings.prompt, settings.new_tokens, settings.batches
     asked = _columns(settings.forms, device)
-    folder = locate(settings.model)
+    folder = locate(pinned(settings.model, settings.revision))
     notices = [] if device.type == "cuda" else [f"dense alone is measured: {NO_GAIN}"]
     loaded: list[Loaded] = []
     measurements: list[Measurement] = []

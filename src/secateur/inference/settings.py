@@ -18,6 +18,8 @@ class BenchSettings(Settings):
     model: Annotated[str, Setting(Mark.CONTENT)]
     """The model to time: a checkpoint's folder, a name on the hub, or builtin (it comes with the
     package)."""
+    revision: Annotated[str | None, Setting(Mark.CONTENT, unset="its main branch")] = None
+    """Read this branch, tag or commit of a model on the hub."""
     batches: Annotated[Numbers, Setting(Mark.RESULT, metavar="N,...")] = (1, 4, 16, 64)
     """Run these numbers of sequences at once, with commas between."""
     prompt: Annotated[int, Setting(Mark.RESULT)] = Field(default=128, ge=1)

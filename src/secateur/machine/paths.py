@@ -8,6 +8,18 @@ from pathlib import Path
 
 from secateur.errors import SecateurError
 
+Location = str | os.PathLike[str]
+"""A folder, a file, or a name on the hub."""
+
+
+def pinned(model: Location, revision: str | None) -> str:
+    """A model of the hub at one of its revisions, as one name: owner/name@revision.
+
+    >>> pinned("owner/name", "main")
+    'owner/name@main'
+    """
+    return os.fspath(model) if revision is None else f"{os.fspath(model)}@{revision}"
+
 
 def as_path(given: str | os.PathLike[str], *, fault: type[SecateurError]) -> Path:
     """The path that was given, `~` unfolded; it need not exist.

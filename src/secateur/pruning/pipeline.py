@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.blocks.sweep import BlockResult, sweep
+from secateur.checkpoint import commit_of
 from secateur.errors import RecipeError
 from secateur.machine import processes
 from secateur.machine.facts import machine, now, peak_memory_bytes, repeatability, versions
@@ -155,6 +156,7 @@ def _record(
     return RunRecord(
         created=now(),
         settings=prepared.recipe.run_options(),
+        commit=None if prepared.folder is None else commit_of(prepared.folder),
         architecture=type(source.model).__name__,
         streamed=source.streamed,
         device=str(source.device),

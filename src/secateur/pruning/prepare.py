@@ -24,6 +24,7 @@ from secateur.data import ImageBatch, TokenBatch
 from secateur.errors import DataError, OutputError, SecateurError
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
+from secateur.machine.paths import pinned
 from secateur.pruning.estimate import Estimate, estimate
 from secateur.pruning.fit import check_selection
 from secateur.pruning.inputs import check_kind, read_calibration, read_heldout, read_images
@@ -83,13 +84,13 @@ def prepare(
     """
     shared, watch = shared or SharedWork(), watch or Stopwatch()
     trust = recipe.trust_remote_code
-    folder = locate(recipe.model, trust_remote_code=trust)
+    folder = locate(pinned(recipe.model, recipe.revision), trust_remote_code=trust)
     if recipe.out is not None:
         Destination(Path(recipe.out), folder, overwrite=recipe.overwrite).check()
     source = watch.pruning(_open(recipe, folder, shared))
-    notices: tuple[str, ...] = ()
+    notices = source.notices
     if not source.streamed:
-        notices = ("the files cannot be read block by block: the model was loaded whole",)
+        notices += ("the files cannot be read block by block: the model was loaded whole",)
         shared.model.forget()  # it is changed in place
     if trust:
         notices += (f"code in {folder} is trusted and may run with all your rights",)
@@ -133,7 +134,9 @@ def check_fit(recipe: Recipe, shared: SharedWork) -> None:
     Raises:
         SecateurError: the model cannot be opened, or a pattern does not fit.
     """
-    folder = locate(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    folder = locate(
+        pinned(recipe.model, recipe.revision), trust_remote_code=recipe.trust_remote_code
+    )
     source, plan = _open(recipe, folder, shared).value, plan_of(recipe)
     check_selection(plan.selection, source.blocks)
     estimate(source, plan, sequences=0, length=0)

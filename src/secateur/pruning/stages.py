@@ -71,18 +71,20 @@ def prune_in_stages(recipe: Recipe, progress: Progress, carry_out: CarryOut) -> 
     shared, records = SharedWork(), list[RunRecord]()
     with _folder_between(recipe) as between:
         _begin(recipe, between, shared, progress)
-        model = recipe.model
+        model, revision = recipe.model, recipe.revision
         for number, one in enumerate(recipe.by_stage[:-1], 1):
             folder = between / f"stage-{number}"
-            stage = _unmeasured(one).model_copy(update={"model": model, "out": str(folder)})
+            stage = _unmeasured(one).model_copy(
+                update={"model": model, "revision": revision, "out": str(folder)}
+            )
             record = processes.from_first(partial(read_record, folder))
             if record is None:
                 record = carry_out(_prepared(stage, _for_stage(shared, measured=False)))
             else:
                 progress.notice(f"stage {number} was finished by an earlier run: going on after it")
             records.append(record)
-            model = str(folder)
-        last = recipe.by_stage[-1].model_copy(update={"model": model})
+            model, revision = str(folder), None
+        last = recipe.by_stage[-1].model_copy(update={"model": model, "revision": revision})
         run = _prepared(last, _for_stage(shared, measured=True))
         return carry_out(replace(run, whole=lambda record: _joined(recipe, [*records, record])))
 
@@ -216,6 +218,7 @@ def _joined(recipe: Recipe, records: Sequence[RunRecord]) -> RunRecord:
     return last.model_copy(
         update={
             "settings": recipe.run_options(),
+            "commit": records[0].commit,
             "stages": tuple(stage for record in records for stage in record.stages),
             "seconds": sum(record.seconds for record in records),
             "peak_memory_bytes": max(record.peak_memory_bytes for record in records),

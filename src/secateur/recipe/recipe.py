@@ -48,6 +48,8 @@ class Recipe(PruneStage):
     model: Annotated[str, Setting(CONTENT)]
     """The model to prune: a checkpoint's folder, a name on the hub, or builtin (it comes with
     the package)."""
+    revision: Annotated[str | None, Setting(CONTENT, unset="its main branch")] = None
+    """Read this branch, tag or commit of a model on the hub."""
     out: Annotated[str | None, Setting(PLACE, unset="nothing is written")] = None
     """Write the pruned model to this folder."""
     calibration: Annotated[str | None, Setting(CONTENT)] = None

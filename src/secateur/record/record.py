@@ -114,6 +114,8 @@ class RunRecord(RecordPart):
     """UTC, ISO 8601."""
     settings: dict[str, Any]
     """Every option of the run, defaults included; those of its stages stand with them."""
+    commit: str | None = None
+    """The commit of the hub's repository that the model was read from; None for a folder."""
     architecture: str
     streamed: bool
     """Whether blocks came from disk one at a time; otherwise the model was in memory."""

@@ -26,6 +26,7 @@ from secateur.checkpoint import (
     Destination,
     OutputFolder,
     ResidentModel,
+    commit_of,
     open_model,
 )
 from secateur.evaluation import Evaluation, perplexity_of
@@ -184,6 +185,7 @@ def _whole_record(prepared: PreparedRecovery, recovery: RecoveryRecord, began: f
     return RunRecord(
         created=now(),
         settings={"model": settings.model, "out": settings.out},
+        commit=commit_of(prepared.folder),
         stages=(unknown,),
         architecture=type(source.model).__name__,
         streamed=source.streamed,

@@ -23,6 +23,7 @@ from secateur.checkpoint.model_facts import clip, load_tokenizer, vocabulary
 from secateur.data import Draw, TokenBatch, load_calibration, load_heldout
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
 from secateur.machine.device import choose_device
+from secateur.machine.paths import pinned
 from secateur.recipe.differences import deciding
 from secateur.record import RunRecord, read_record
 from secateur.recovery.merge import count_zeros
@@ -108,7 +109,10 @@ def prepare_recovery(settings: Recovery) -> PreparedRecovery:
         SecateurError: something does not fit; nothing was written.
     """
     trust = settings.trust_remote_code
-    folder, out = locate(settings.model, trust_remote_code=trust), Path(settings.out)
+    folder, out = (
+        locate(pinned(settings.model, settings.revision), trust_remote_code=trust),
+        Path(settings.out),
+    )
     Destination(out, folder, overwrite=settings.overwrite).check()
     state = InterruptedRecovery.beside(out)
     if state.exists and not (settings.resume or settings.overwrite):

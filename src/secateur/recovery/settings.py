@@ -24,12 +24,15 @@ class Recovery(Settings):
     """Write the recovered model to this folder."""
     text: Annotated[str, Setting(CONTENT)]
     """Train on this text or these tokens: whatever `prune --calibration` takes, but self."""
+    revision: Annotated[str | None, Setting(CONTENT, unset="its main branch")] = None
+    """Read this branch, tag or commit of a model on the hub."""
     heldout: Annotated[str | None, Setting(PLACE, unset="nothing is measured")] = None
     """Measure perplexity on this held-out text: dense, pruned, before and after the merge."""
     windows: Annotated[int | None, Setting(PLACE, unset="all")] = Field(default=None, ge=1)
     """Measure on at most this many windows of the held-out text."""
     dense: Annotated[str | None, Setting(CONTENT, unset="the model that run.json names")] = None
-    """The dense model to compare with: its folder, or its name on the hub."""
+    """The dense model to compare with: its folder, or its name on the hub, also as
+    owner/name@revision."""
     result: Annotated[Literal["merged", "adapters"], Setting(RESULT)] = "merged"
     """What is written. merged: one sparse model, every zero kept; adapters: plain LoRA beside the
     sparse model."""

@@ -36,7 +36,13 @@ def side_by_side(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
     """Put runs that can be compared together, those with most runs first."""
     groups: dict[Any, list[RunRecord]] = {}
     for record in _without_copies(map(as_measured, records)):
-        key = (record.settings["model"], record.architecture, record.weights, _hashes(record))
+        key = (
+            record.settings["model"],
+            record.commit,
+            record.architecture,
+            record.weights,
+            _hashes(record),
+        )
         groups.setdefault(key, []).append(record)
     return tuple(map(_comparison, sorted(groups.values(), key=len, reverse=True)))
 

@@ -31,6 +31,8 @@ def facts_of(comparison: Comparison) -> Iterator[tuple[str, str]]:
     """What holds for all runs of a comparison: name and value."""
     runs = comparison.runs
     yield "model", comparison.model
+    if runs[0].commit is not None:
+        yield "commit", runs[0].commit
     yield "architecture", comparison.architecture
     yield "prunable weights", f"{comparison.weights:,} in {len(runs[0].blocks)} blocks"
     for text in comparison.texts:

@@ -1,0 +1,120 @@
+"""Says what was given in place of a model folder, and where the model may be."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shlex
+from collections.abc import Collection
+from pathlib import Path
+
+from secateur.checkpoint.weight_files import ADAPTER, CONFIG, looks_like_weights
+from secateur.errors import CheckpointError
+
+_FOLDER = "a model folder as transformers' save_pretrained writes it"
+_GIVEN = "a folder, a hub name such as owner/model, or builtin"
+MOST_LISTED = 3
+"""Folders that a hint names at most."""
+MOST_LOOKED_AT = 200
+"""Sub-folders that are looked into for a model at most: enough for every step of a training."""
+
+
+def not_a_folder(path: Path) -> CheckpointError:
+    """What to say of a file that was given as a model."""
+    kind, hint = "a file, not a model folder", None
+    if path.suffix == ".gguf":
+        return _gguf(path.name, path)
+    if path.suffix in (".zip", ".tar", ".gz", ".tgz", ".zst"):
+        kind, hint = "an archive, not a model folder", "unpacking it"
+    elif path.name == CONFIG or looks_like_weights(path.name):
+        kind = "a file of a model, not its folder"
+        if (path.parent / CONFIG).is_file():
+            hint = f"the folder that it is in: {path.parent}"
+        else:
+            hint = f"a folder that has it and its {CONFIG}"
+    return CheckpointError(kind, where=path, wanted=_GIVEN, hint=hint)
+
+
+def no_such_folder(given: str, path: Path) -> CheckpointError:
+    """What to say of a path where nothing is."""
+    hint = None
+    if "huggingface.co/" in given:
+        hint = "/".join(given.partition("huggingface.co/")[2].split("/")[:2])
+    else:
+        near = difflib.get_close_matches(path.name, _folders(path.parent), n=1, cutoff=0.6)
+        hint = str(path.parent / near[0]) if near else None
+    return CheckpointError(f"no model folder {given!r}", wanted=_GIVEN, hint=hint)
+
+
+def no_config(where: Path | str, names: Collection[str]) -> CheckpointError:
+    """What to say of a folder or a repository without config.json.
+
+    Args:
+        where: the folder, or the name of the repository.
+        names: of the files in it.
+    """
+    gguf = sorted(name for name in names if name.endswith(".gguf"))
+    if ADAPTER in names:
+        return _adapter(where)
+    if gguf:
+        return _gguf(gguf[0], where)
+    models: list[str] = []
+    if isinstance(where, Path):
+        models = _models_below(where)
+    hint = None
+    if models:
+        hint = "a model that is in it: " + ", ".join(models[:MOST_LISTED])
+    elif any(name.startswith("consolidated") or name == "params.json" for name in names):
+        hint = "the release of this model in the format of transformers"
+    elif any(looks_like_weights(name) for name in names):
+        hint = f"the {CONFIG} that belongs to the weights"
+    elif not names:
+        return CheckpointError("an empty folder", where=where, wanted=_FOLDER)
+    return CheckpointError(f"no {CONFIG}", where=where, wanted=_FOLDER, hint=hint)
+
+
+def _models_below(folder: Path) -> list[str]:
+    """Folders within a folder that hold a model; the snapshots of a repository in the cache."""
+    below = [folder / name for name in _folders(folder)]
+    if folder / "snapshots" in below:
+        below = [folder / "snapshots" / name for name in _folders(folder / "snapshots")]
+    return [str(path) for path in below if (path / CONFIG).is_file()]
+
+
+def _folders(parent: Path) -> list[str]:
+    try:
+        names = sorted(path.name for path in parent.iterdir() if path.is_dir())
+    except OSError:
+        return []
+    return names[:MOST_LOOKED_AT]
+
+
+def _adapter(where: Path | str) -> CheckpointError:
+    """What to say of a folder of adapters: how the model is made that it stands for."""
+    base = None
+    if isinstance(where, Path):
+        try:
+            base = json.loads((where / ADAPTER).read_text(encoding="utf-8"))
+            base = base.get("base_model_name_or_path")
+        except (OSError, ValueError, AttributeError, RecursionError):
+            base = None
+    code = (
+        "import sys; from peft import AutoPeftModelForCausalLM as M;"
+        " M.from_pretrained(sys.argv[1]).merge_and_unload().save_pretrained(sys.argv[2])"
+    )
+    merge = f"python -c {shlex.quote(code)} {shlex.quote(str(where))} "
+    merge += shlex.quote(f"{where}-merged")
+    of = f" of {base}" if isinstance(base, str) and base else ""
+    return CheckpointError(
+        f"an adapter{of}, not a model", where=where, wanted=_FOLDER, hint=f"merging it: {merge}"
+    )
+
+
+def _gguf(name: str, where: Path | str) -> CheckpointError:
+    return CheckpointError(
+        f"a GGUF file ({name}), which holds quantised weights",
+        where=where,
+        wanted=_FOLDER,
+        hint="the checkpoint in safetensors that it was made from; or transformers'"
+        " from_pretrained(FOLDER, gguf_file=NAME), then save_pretrained",
+    )
