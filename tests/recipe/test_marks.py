@@ -35,6 +35,7 @@ FLAT = {"method": "wanda", "pattern": "2:4"}
 
 CHANGED: dict[str, dict[str, Any]] = {
     "model": {"model": "other"},
+    "revision": {"revision": "v1"},
     "out": {"out": "o"},
     "method": {"method": "wanda++-ro"},
     "pattern": {"pattern": "60%"},
@@ -84,6 +85,7 @@ ON: dict[str, dict[str, Any]] = {
 RECOVERY: dict[str, Any] = {"model": "m", "out": "o", "text": "t", "dense": "d"}
 RECOVERY_CHANGED: dict[str, dict[str, Any]] = {
     "model": {"model": "other"},
+    "revision": {"revision": "v1"},
     "out": {"out": "other"},
     "text": {"text": "other"},
     "heldout": {"heldout": "other"},

@@ -95,13 +95,13 @@ def files_beside(source: Path, *, with_code: bool) -> list[Path]:
 
 
 def _check_links(source: Path) -> None:
-    """Raise `CheckpointError` for a file that would be copied and is a link to somewhere else.
+    """Raise `CheckpointError` for a file that would be published and is a link to somewhere else.
 
     A folder from a stranger could have a link to a private file of yours, which would then be
     published with the result. Links into the hub's own cache are what its snapshots are made of.
     """
     inside = (source.resolve(), source.resolve().parent.parent / "blobs")
-    for path in files_beside(source, with_code=True):
+    for path in (*files_beside(source, with_code=True), *sorted(source.glob("*.safetensors"))):
         if not any(path.resolve().is_relative_to(folder) for folder in inside):
             raise CheckpointError(
                 f"{path.name} is a link to {path.resolve()}",

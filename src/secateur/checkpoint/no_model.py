@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Collection
 from pathlib import Path
 
-from secateur.checkpoint.weight_files import ADAPTER, CONFIG, looks_like_weights
+from secateur.checkpoint.weight_files import ADAPTER_CONFIG, CONFIG, looks_like_weights
 from secateur.errors import CheckpointError
 
 _FOLDER = "a model folder as transformers' save_pretrained writes it"
@@ -54,7 +54,7 @@ def no_config(where: Path | str, names: Collection[str]) -> CheckpointError:
         names: of the files in it.
     """
     gguf = sorted(name for name in names if name.endswith(".gguf"))
-    if ADAPTER in names:
+    if ADAPTER_CONFIG in names:
         return _adapter(where)
     if gguf:
         return _gguf(gguf[0], where)
@@ -94,7 +94,7 @@ def _adapter(where: Path | str) -> CheckpointError:
     base = None
     if isinstance(where, Path):
         try:
-            base = json.loads((where / ADAPTER).read_text(encoding="utf-8"))
+            base = json.loads((where / ADAPTER_CONFIG).read_text(encoding="utf-8"))
             base = base.get("base_model_name_or_path")
         except (OSError, ValueError, AttributeError, RecursionError):
             base = None

@@ -32,7 +32,7 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-ADAPTER = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 """The file by which transformers knows an adapter, which it puts on top of the weights."""
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx",
             ".index.json")  # fmt: skip
@@ -197,12 +197,12 @@ def looks_like_weights(name: str) -> bool:
 
 def _refuse_additions(names: Collection[str], config: Mapping[str, Any], where: object) -> None:
     """Raise for what makes transformers load something else than the weights of this folder."""
-    if ADAPTER in names:
+    if ADAPTER_CONFIG in names:
         raise CheckpointError(
             "an adapter lies beside the weights, and transformers puts it on top of them",
             where=where,
             wanted="a model without an adapter",
-            hint=f"merging it by peft's merge_and_unload, or taking {ADAPTER} out",
+            hint=f"merging it by peft's merge_and_unload, or taking {ADAPTER_CONFIG} out",
         )
     for name in names:
         if _OF_MANY_PROCESSES.fullmatch(name):
