@@ -72,6 +72,7 @@ SIGNATURES = {
     "accelerate_inference": "(model: 'nn.Module', *, vectors: 'Sequence[int]' = (1, 4, 16),"
     " cuda_graphs: 'bool' = False) -> 'InferenceReport'",
     "check": "(model: 'Location', *, pattern: 'str | float | None' = None,"
+    " revision: 'str | None' = None,"
     " trust_remote_code: 'bool' = False) -> 'Proof'",
     "compare": "(model: 'Location', *, out: 'Location',"
     " methods: 'str | Sequence[str] | None' = None, progress: 'Progress | None' = None,"
@@ -81,10 +82,11 @@ SIGNATURES = {
     " tasks: 'str | None' = None, images: 'Location | None' = None,"
     " progress: 'Progress | None' = None, **options: 'Any')"
     " -> 'Evaluation | TaskEvaluation | Classification'",
-    "load": "(model: 'str | PathLike[str]', *, dtype: 'torch.dtype | None' = None,"
-    " device: 'str' = 'cpu',"
+    "load": "(model: 'Location', *, dtype: 'torch.dtype | None' = None,"
+    " device: 'str' = 'cpu', revision: 'str | None' = None,"
     " trust_remote_code: 'bool' = False) -> 'PreTrainedModel'",
     "pack": "(model: 'str | Path', out: 'str | Path', *, overwrite: 'bool' = False,"
+    " revision: 'str | None' = None,"
     " trust_remote_code: 'bool' = False, progress: 'Progress | None' = None) -> 'Packing'",
     "prune": "(model: 'Location | PreTrainedModel', *, method: 'str | None' = None,"
     " pattern: 'str | float | None' = None, calibration: 'Location | Tensor | None' = None,"
@@ -95,6 +97,7 @@ SIGNATURES = {
     "report": "(places: 'Location | Sequence[Location]', *, out: 'Location | None' = None,"
     " format: 'ReportFormat' = 'html') -> 'Report'",
     "unpack": "(model: 'str | Path', out: 'str | Path', *, overwrite: 'bool' = False,"
+    " revision: 'str | None' = None,"
     " trust_remote_code: 'bool' = False, progress: 'Progress | None' = None) -> 'Packing'",
 }
 """Every door and how it is called; a change here is a change for those who call it."""

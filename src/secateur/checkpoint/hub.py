@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.checkpoint.header import read_json
-from secateur.checkpoint.no_model import no_config
+from secateur.checkpoint.no_model import near_folder, no_config
 from secateur.checkpoint.weight_files import (
     CONFIG,
     choose_entrance,
@@ -122,7 +122,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _out_of_reach(name: str, revision: str | None, fault: Exception) -> CheckpointError:
     """What to say of a model that cannot be fetched."""
-    kind = type(fault).__name__
+    kind, near = type(fault).__name__, near_folder(Path(name))
     if kind == "RevisionNotFoundError":
         return CheckpointError(
             f"{name} has no revision {revision!r}",
@@ -138,5 +138,5 @@ def _out_of_reach(name: str, revision: str | None, fault: Exception) -> Checkpoi
         )
     return CheckpointError(
         f"no folder {name!r} here, and no such model could be fetched from the hub{at} ({kind})",
-        hint="a local folder, or check the name and the network",
+        hint=near or "a local folder, or check the name and the network",
     )

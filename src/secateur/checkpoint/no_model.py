@@ -8,42 +8,56 @@ import shlex
 from collections.abc import Collection
 from pathlib import Path
 
-from secateur.checkpoint.weight_files import ADAPTER_CONFIG, CONFIG, looks_like_weights
+from secateur.checkpoint.weight_files import ADAPTER_CONFIG, CONFIG, looks_like_weights, some
 from secateur.errors import CheckpointError
 
 _FOLDER = "a model folder as transformers' save_pretrained writes it"
 _GIVEN = "a folder, a hub name such as owner/model, or builtin"
 MOST_LISTED = 3
 """Folders that a hint names at most."""
+_WRAPPERS = {
+    "_orig_mod.": "saving it from what torch.compile was given, model._orig_mod",
+    "base_model.model.": "saving it after peft's merge_and_unload",
+    ".base_layer.": "saving it after peft's merge_and_unload",
+    ".weight_orig": "saving it after torch.nn.utils.prune.remove",
+    ".parametrizations.": "saving it after torch.nn.utils.parametrize.remove_parametrizations",
+    ".qweight": "the checkpoint that its weights were quantised from",
+    "_forward_module.": "saving it from within its wrapper",
+    "module.": "saving it from within DataParallel or DistributedDataParallel, model.module",
+}
+"""Parts of names that wrappers leave in a file -> the way out; the first that is there counts."""
 MOST_LOOKED_AT = 200
 """Sub-folders that are looked into for a model at most: enough for every step of a training."""
 
 
 def not_a_folder(path: Path) -> CheckpointError:
     """What to say of a file that was given as a model."""
-    kind, hint = "a file, not a model folder", None
+    kind, hint = "a file", None
     if path.suffix == ".gguf":
         return _gguf(path.name, path)
     if path.suffix in (".zip", ".tar", ".gz", ".tgz", ".zst"):
-        kind, hint = "an archive, not a model folder", "unpacking it"
+        kind, hint = "an archive", "unpacking it"
     elif path.name == CONFIG or looks_like_weights(path.name):
-        kind = "a file of a model, not its folder"
+        kind = "a file of a model"
         if (path.parent / CONFIG).is_file():
             hint = f"the folder that it is in: {path.parent}"
         else:
             hint = f"a folder that has it and its {CONFIG}"
-    return CheckpointError(kind, where=path, wanted=_GIVEN, hint=hint)
+    return CheckpointError(f"no model folder {str(path)!r}: it is {kind}", wanted=_GIVEN, hint=hint)
 
 
 def no_such_folder(given: str, path: Path) -> CheckpointError:
     """What to say of a path where nothing is."""
-    hint = None
+    hint = near_folder(path)
     if "huggingface.co/" in given:
         hint = "/".join(given.partition("huggingface.co/")[2].split("/")[:2])
-    else:
-        near = difflib.get_close_matches(path.name, _folders(path.parent), n=1, cutoff=0.6)
-        hint = str(path.parent / near[0]) if near else None
     return CheckpointError(f"no model folder {given!r}", wanted=_GIVEN, hint=hint)
+
+
+def near_folder(path: Path) -> str | None:
+    """The folder that a path is most likely misspelt from, if one is beside it."""
+    near = difflib.get_close_matches(path.name, _folders(path.parent), n=1, cutoff=0.6)
+    return str(path.parent / near[0]) if near else None
 
 
 def no_config(where: Path | str, names: Collection[str]) -> CheckpointError:
@@ -68,9 +82,32 @@ def no_config(where: Path | str, names: Collection[str]) -> CheckpointError:
         hint = "the release of this model in the format of transformers"
     elif any(looks_like_weights(name) for name in names):
         hint = f"the {CONFIG} that belongs to the weights"
-    elif not names:
-        return CheckpointError("an empty folder", where=where, wanted=_FOLDER)
-    return CheckpointError(f"no {CONFIG}", where=where, wanted=_FOLDER, hint=hint)
+    empty = "" if names or models else " (the folder is empty)"
+    return CheckpointError(f"no {CONFIG}{empty}", where=where, wanted=_FOLDER, hint=hint)
+
+
+def missing_weights(
+    absent: Collection[str], unused: Collection[str], where: object
+) -> CheckpointError:
+    """What to say of weights that a model has and its files do not hold under these names.
+
+    Args:
+        absent: names of the weights that are missing.
+        unused: names of tensors in the files that the model has no place for.
+        where: the folder.
+    """
+    hint = next((made for mark, made in _WRAPPERS.items() if any(mark in n for n in unused)), None)
+    example = min(absent)
+    prefixes = [name.removesuffix(example) for name in unused if name.endswith(f".{example}")]
+    if hint is None and prefixes:
+        hint = f"names without {min(prefixes)!r} in front"
+    there = f"; the files hold {some(unused)}, which it does not have" if unused else ""
+    return CheckpointError(
+        f"{len(absent)} weights are missing, such as {example!r}{there}",
+        where=where,
+        wanted="every weight of the architecture in config.json",
+        hint=hint,
+    )
 
 
 def _models_below(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from secateur.checkpoint import from_pretrained  # noqa: F401 - lets transformers load what is packed
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.naming import NotStreamableError
+from secateur.checkpoint.no_model import missing_weights
 from secateur.checkpoint.packed_folder import NAMED, QUANTISED, says_packed
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import ResidentModel
@@ -81,16 +82,15 @@ def load_whole(
         raise CheckpointError(
             f"the model cannot be loaded ({reason(fault)})", where=folder
         ) from fault
-    for fault_in, names in (
-        ("missing", loaded["missing_keys"]),
-        ("of another shape", [name for name, *_ in loaded["mismatched_keys"]]),
-    ):
-        if names:
-            raise CheckpointError(
-                f"{len(names)} weights are {fault_in}, such as {min(names)!r}",
-                where=folder,
-                wanted="every weight of the architecture in config.json",
-            )
+    if loaded["missing_keys"]:
+        raise missing_weights(loaded["missing_keys"], loaded["unexpected_keys"], folder)
+    if loaded["mismatched_keys"]:
+        names = [name for name, *_ in loaded["mismatched_keys"]]
+        raise CheckpointError(
+            f"{len(names)} weights are of another shape, such as {min(names)!r}",
+            where=folder,
+            wanted="the shapes of the architecture in config.json",
+        )
     vars(model.config).pop(NAMED, None)  # what is saved of it has its own names
     whole: PreTrainedModel = model
     return whole

@@ -31,6 +31,7 @@ from transformers.models.auto.modeling_auto import (
 from secateur.checkpoint.background import ReadAhead
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.naming import Naming, NotStreamableError
+from secateur.checkpoint.no_model import missing_weights
 from secateur.checkpoint.packed_folder import NAMED, QUANTISED
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import unrounded
@@ -71,7 +72,7 @@ class StreamedModel(BlockModel):
         self.blocks = find_blocks(self.model)
         self.naming = Naming(self.model, checkpoint)
         self._missing = set(self.model.state_dict()) - set(self.naming.parameters)
-        _check_complete(self.model, self._missing, checkpoint)
+        _check_complete(self.model, self._missing, self.naming, checkpoint)
         if any(name.startswith(self.blocks.path + ".") for name in self._missing):
             raise NotStreamableError("blocks share weights with each other, or with the rest")
         for name, _ in self.model.named_buffers():
@@ -253,18 +254,17 @@ def _refuse_encoders(
         )
 
 
-def _check_complete(model: PreTrainedModel, missing: set[str], checkpoint: Checkpoint) -> None:
+def _check_complete(
+    model: PreTrainedModel, missing: set[str], naming: Naming, checkpoint: Checkpoint
+) -> None:
     """Raise unless every missing parameter is tied to one that the files hold."""
     ties = model.all_tied_weights_keys.items()
     tied = {a for target, source in ties for a, b in ((target, source), (source, target))
             if b not in missing}  # fmt: skip
     absent = sorted(missing - tied)
     if absent:
-        raise CheckpointError(
-            f"{len(absent)} weights are missing, such as {absent[0]!r}",
-            where=checkpoint.folder,
-            wanted="every weight of the architecture in config.json",
-        )
+        used = {tensor for name in naming.parameters for tensor in naming.tensors_of(name)}
+        raise missing_weights(absent, {*checkpoint.names} - used, checkpoint.folder)
 
 
 def reason(fault: Exception) -> str:
