@@ -158,15 +158,14 @@ def test_a_revision_is_read_recorded_and_found_offline(
     hub: Hub, commits: dict[str, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.files[NAME] = commits
-    options = {"method": "magnitude", "text": None}
-    run = secateur.prune(NAME, revision="v1", out=tmp_path / "old", **options)
+    run = secateur.prune(NAME, method="magnitude", revision="v1", out=tmp_path / "old")
     assert run.commit == OLD
     assert json.loads((tmp_path / "old" / "run.json").read_text())["commit"] == OLD
     assert run.settings["revision"] == "v1"
     loaded = secateur.load(tmp_path / "old")
     assert loaded.model.norm.weight.unique().item() == NORM[OLD]
     assert secateur.check(NAME, revision=OLD).folder.name == OLD
-    assert secateur.prune(NAME, out=tmp_path / "new", **options).commit == NEW
+    assert secateur.prune(NAME, method="magnitude", out=tmp_path / "new").commit == NEW
     secateur.pack(NAME, tmp_path / "packed", revision="v1")
     assert secateur.load(tmp_path / "packed").model.norm.weight.unique().item() == NORM[OLD]
 
