@@ -41,7 +41,7 @@ def conversion(model: object, form: str | None = None) -> str:
             f"import sys, transformers as t; q = t.{_DEQUANTISED_BY[form]}(dequantize=True);"
             " t.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]);"
             " t.AutoModelForCausalLM.from_pretrained(sys.argv[1], quantization_config=q)"
-            ".save_pretrained(sys.argv[2])"
+            ".save_pretrained(sys.argv[2], save_original_format=False)"
         )
     return f"python -c {shlex.quote(code)} {shlex.quote(str(model))} {new}"
 

@@ -37,6 +37,7 @@ def read_head(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         CheckpointError: it is no such file, or holds what is no plain weight.
     """
     head: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    _check_readable(path)
     try:
         with safe_open(path, framework="pt") as shard:
             for name in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
@@ -79,6 +80,7 @@ def read_json(path: Path, wanted: str) -> dict[str, Any]:
     Raises:
         CheckpointError: it is too large, cannot be read, or is no object.
     """
+    _check_readable(path)
     try:
         at_most(MOST_JSON_BYTES, path.stat().st_size, "bytes of JSON", where=path)
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -89,3 +91,13 @@ def read_json(path: Path, wanted: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"a JSON {type(values).__name__}", where=path, wanted=wanted)
     return values
+
+
+def _check_readable(path: Path) -> None:
+    """Raise `CheckpointError` for a file without rights, which safetensors takes for a missing one."""
+    try:
+        path.open("rb").close()
+    except OSError as fault:
+        raise CheckpointError(
+            f"cannot be read ({fault.strerror})", where=path, hint="a file you may read"
+        ) from fault

@@ -64,12 +64,15 @@ def fetch(name: str, revision: str | None, *, trust_remote_code: bool) -> Path:
             raise _out_of_reach(name, revision, fault) from fault
     names = [file.rfilename for file in listed.siblings or ()]
 
-    def take(wanted: Iterable[str], commit: str | None) -> Path:
+    def take(wanted: Iterable[str], at: str | None) -> Path:
         patterns = [escape(file) for file in wanted]
         try:
-            return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
+            folder = Path(snapshot_download(name, revision=at, allow_patterns=patterns))
         except Exception as fault:
             raise _out_of_reach(name, revision, fault) from fault
+        if listed.sha not in (None, folder.name):
+            raise CheckpointError(f"{name} was changed while it was fetched", hint="again")
+        return folder
 
     return _fetch(name, revision, names, take, trust_remote_code)
 

@@ -51,6 +51,7 @@ def _is_folder(path: Path) -> bool:
     """
     try:
         if path.is_dir():
+            next(path.iterdir(), None)
             return True
         there = path.exists()
     except OSError as fault:

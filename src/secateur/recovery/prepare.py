@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def _dense(settings: Recovery, record: RunRecord | None) -> Path | None:
         return locate(settings.dense, trust_remote_code=settings.trust_remote_code)
     named = None if record is None else record.settings.get("model")
     if named == BUILTIN_MODEL or (
-        isinstance(named, str) and (Path(named) / "config.json").is_file()
+        isinstance(named, str) and os.path.isfile(os.path.join(named, "config.json"))
     ):
         return locate(named)
     if settings.objective == "distill":
