@@ -281,6 +281,24 @@ def test_a_tensor_that_the_index_does_not_list_is_known_and_kept(
     assert Checkpoint(tmp_path / "out").load([TOLD])[TOLD].unique().item() == VALUES["index"]
 
 
+@pytest.mark.parametrize(("family", "prefix"), [("llama", "model."), ("gpt2", "transformer.")])
+def test_a_weight_under_two_names_is_refused_by_every_road(
+    family: str, prefix: str, tmp_path: Path
+) -> None:
+    folder = save(make_model(family, num_hidden_layers=1), tmp_path / "model")
+    tensors = load_file(folder / SINGLE)
+    name = next(name for name in sorted(tensors) if name.endswith("mlp.up_proj.weight")
+                or name.endswith("mlp.c_fc.weight"))  # fmt: skip
+    tensors[name.removeprefix(prefix)] = torch.full_like(tensors[name], 7.0)
+    save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
+    said = set()
+    for read in (load_whole, lambda folder: open_model(folder, torch.device("cpu"))):
+        with pytest.raises(CheckpointError) as refused:
+            read(folder)
+        said.add(str(refused.value))
+    assert len(said) == 1
+
+
 def test_a_result_has_its_own_names_for_its_weights(parts: dict[str, Path], tmp_path: Path) -> None:
     """transformers_weights, and a description of weights that are not compressed, stay behind."""
     folder = shutil.copytree(parts["single"], tmp_path / "model")

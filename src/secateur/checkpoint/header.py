@@ -94,7 +94,7 @@ def read_json(path: Path, wanted: str) -> dict[str, Any]:
 
 
 def _check_readable(path: Path) -> None:
-    """Raise `CheckpointError` for a file without rights, which safetensors takes for a missing one."""
+    """Raise `CheckpointError` for a file without rights; safetensors says that it is missing."""
     try:
         path.open("rb").close()
     except OSError as fault:

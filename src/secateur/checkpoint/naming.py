@@ -128,18 +128,17 @@ class Naming:
                 wanted=f"{list(shape)}, as config.json says",
             )
         if name in self._renamed:
-            raise CheckpointError(
-                f"tensors {self._renamed[name]!r} and {stored!r} are both {name!r}",
-                where=checkpoint.folder,
-                wanted="every weight once",
-            )
+            raise _both(self._renamed[name], stored, name, checkpoint)
         self._renamed[name] = stored
 
     def _try(self, name: str, shape: tuple[int, ...], checkpoint: Checkpoint) -> None:
         """Join and part on empty tensors."""
+        if name in self._renamed:
+            part = self._converted[name].sources[0][1]
+            raise _both(self._renamed[name], part, name, checkpoint)
         stored = self.tensors_of(name)
-        if name in self._renamed or len({checkpoint.dtype(one) for one in stored}) > 1:
-            raise NotStreamableError(f"{name} is stored in two ways, or in two dtypes")
+        if len({checkpoint.dtype(one) for one in stored}) > 1:
+            raise NotStreamableError(f"{name} is stored in two dtypes")
         empty = {one: torch.empty(checkpoint.shape(one), device="meta") for one in stored}
         try:
             made = self._convert(name, empty)
@@ -163,3 +162,11 @@ class Naming:
             one: checkpoint.shape(one) for one in stored
         }:
             raise NotStreamableError(f"what {name} is made of cannot be had back")
+
+
+def _both(one: str, other: str, name: str, checkpoint: Checkpoint) -> CheckpointError:
+    return CheckpointError(
+        f"tensors {one!r} and {other!r} are both {name!r}",
+        where=checkpoint.folder,
+        wanted="every weight once",
+    )

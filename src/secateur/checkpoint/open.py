@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from secateur.checkpoint import from_pretrained  # noqa: F401 - lets transformers load what is packed
 from secateur.checkpoint.block_model import BlockModel
-from secateur.checkpoint.naming import NotStreamableError
+from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.no_model import missing_weights
 from secateur.checkpoint.packed_folder import NAMED, QUANTISED, says_packed
 from secateur.checkpoint.read import Checkpoint
@@ -91,6 +92,15 @@ def load_whole(
             where=folder,
             wanted="the shapes of the architecture in config.json",
         )
+    _refuse_two_names(model, checkpoint)
     vars(model.config).pop(NAMED, None)  # what is saved of it has its own names
     whole: PreTrainedModel = model
     return whole
+
+
+def _refuse_two_names(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """Raise `CheckpointError` if a parameter is stored under two names: either may be loaded."""
+    rules = model._weight_conversions
+    with suppress(NotStreamableError):
+        Naming(model, checkpoint)
+    model._weight_conversions = rules  # those that it was loaded by
