@@ -287,8 +287,8 @@ def test_a_weight_under_two_names_is_refused_by_every_road(
 ) -> None:
     folder = save(make_model(family, num_hidden_layers=1), tmp_path / "model")
     tensors = load_file(folder / SINGLE)
-    name = next(name for name in sorted(tensors) if name.endswith("mlp.up_proj.weight")
-                or name.endswith("mlp.c_fc.weight"))  # fmt: skip
+    ends = ("mlp.up_proj.weight", "mlp.c_fc.weight")
+    name = next(name for name in sorted(tensors) if name.endswith(ends))
     tensors[name.removeprefix(prefix)] = torch.full_like(tensors[name], 7.0)
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
     said = set()
