@@ -17,7 +17,7 @@ from huggingface_hub import constants
 import secateur
 from secateur.checkpoint import locate
 from secateur.errors import CheckpointError, SecateurError
-from tiny import make_model, save
+from tiny import Command, make_model, save
 
 NAME = "maker/tiny"
 OLD, NEW = "a" * 40, "b" * 40
@@ -155,8 +155,9 @@ def test_what_loads_is_fetched_and_nothing_twice(
 
 
 def test_a_revision_is_read_recorded_and_found_offline(
-    hub: Hub, commits: dict[str, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    hub: Hub, commits: dict[str, dict[str, bytes]], tmp_path: Path, tokens_file: Path,
+    monkeypatch: pytest.MonkeyPatch, command: Command,
+) -> None:  # fmt: skip
     hub.files[NAME] = commits
     run = secateur.prune(NAME, method="magnitude", revision="v1", out=tmp_path / "old")
     assert run.commit == OLD
@@ -166,6 +167,13 @@ def test_a_revision_is_read_recorded_and_found_offline(
     assert loaded.model.norm.weight.unique().item() == NORM[OLD]
     assert secateur.check(NAME, revision=OLD).folder.name == OLD
     assert secateur.prune(NAME, method="magnitude", out=tmp_path / "new").commit == NEW
+    status, proof, _ = command("check", NAME, "--revision", "v1", "--json")
+    assert status == 0
+    assert Path(json.loads(proof)["folder"]).name == OLD
+    tokens = ("--text", tokens_file, "--sequence-length", 32, "--json")
+    _, scores, _ = command("evaluate", NAME, "--against", f"{NAME}@v1", *tokens)
+    assert json.loads(scores)["divergence"] > 0
+    assert command("bench", tmp_path / "old", "--revision", "v1").status == 2
     secateur.pack(NAME, tmp_path / "packed", revision="v1")
     assert secateur.load(tmp_path / "packed").model.norm.weight.unique().item() == NORM[OLD]
 

@@ -182,6 +182,10 @@ PACKED: dict[str, Case] = {
         damaged(without(*(f"{UP}.{part}" for part in ("values", "mask", "layout")))),
         [f"weights are missing, such as {UP!r}"],
     ),
+    "packed and plain": Case(
+        damaged(altered(lambda tensors: tensors.update({UP: torch.zeros(64, 32)}))),
+        [f"tensor {UP!r} is packed and plain"],
+    ),
     "an index of more than there is": Case(
         damaged(in_index(weight_map={f"{UP}.values": SHARD, "nonsense.layout": SHARD})),
         ["tensor 'nonsense.layout' is in the index but not in its shard"],

@@ -134,6 +134,12 @@ class Checkpoint:
         """Tell packed matrices from the rest, by their layouts."""
         for path, head in self._heads.items():
             for name, matrix in read_layouts(path, head).items():
+                if name in self.files:
+                    raise CheckpointError(
+                        f"tensor {name!r} is packed and plain at once",
+                        where=path,
+                        wanted="every tensor once",
+                    )
                 self.packed[name] = matrix
                 self.files[name] = path
                 for part in (*matrix.parts, name + layout.LAYOUT):
