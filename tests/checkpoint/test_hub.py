@@ -192,6 +192,10 @@ REFUSED: dict[str, tuple[dict[str, bytes], str]] = {
         {"adapter_config.json": b"{}", "adapter_model.safetensors": b"a"},
         "an adapter, not a model in maker/tiny",
     ),
+    "models in folders": (
+        {"model_index.json": b"{}", "text_encoder/config.json": b"{}"},
+        "no config.json in maker/tiny.*and in that text_encoder",
+    ),
     "a maker's own format": (
         {"params.json": b"{}", "consolidated.safetensors": b"c"},
         "no config.json in maker/tiny.*in the format of transformers",

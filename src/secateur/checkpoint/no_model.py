@@ -72,17 +72,18 @@ def no_config(where: Path | str, names: Collection[str]) -> CheckpointError:
         return _adapter(where)
     if gguf:
         return _gguf(gguf[0], where)
-    models: list[str] = []
-    if isinstance(where, Path):
-        models = _models_below(where)
-    hint = None
+    hint, models = None, _models_below(where) if isinstance(where, Path) else []
+    below = sorted(name.removesuffix(f"/{CONFIG}") for name in names if name.endswith(f"/{CONFIG}"))
     if models:
         hint = "a model that is in it: " + ", ".join(models[:MOST_LISTED])
+    elif below:
+        hint = f"fetching it to a folder, and in that {', '.join(below[:MOST_LISTED])}"
     elif any(name.startswith("consolidated") or name == "params.json" for name in names):
         hint = "the release of this model in the format of transformers"
     elif any(looks_like_weights(name) for name in names):
         hint = f"the {CONFIG} that belongs to the weights"
-    empty = "" if names or models else " (the folder is empty)"
+    nothing = isinstance(where, Path) and not any(where.iterdir())
+    empty = " (the folder is empty)" if nothing else ""
     return CheckpointError(f"no {CONFIG}{empty}", where=where, wanted=_FOLDER, hint=hint)
 
 
