@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,3 +142,16 @@ def test_missing_weights_are_told_with_those_that_are_there(name: str, tmp_path:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=said):
         open_model(folder, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", [".", "config.json", "model.safetensors"])
+def test_a_missing_right_is_told_as_one(name: str, tmp_path: Path) -> None:
+    folder = save(make_model("llama", num_hidden_layers=1), tmp_path / "model")
+    (folder / name).chmod(0)
+    try:
+        if os.access(folder / name, os.R_OK):
+            pytest.skip("root may read everything")
+        with pytest.raises(CheckpointError, match=r"cannot be read \(Permission denied\)"):
+            Checkpoint(locate(folder))
+    finally:
+        (folder / name).chmod(0o755)

@@ -12,7 +12,7 @@ from secateur.checkpoint import from_pretrained  # noqa: F401 - lets transformer
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.no_model import missing_weights
-from secateur.checkpoint.packed_folder import NAMED, QUANTISED, says_packed
+from secateur.checkpoint.packed_folder import NAMED, QUANTISED, parts_of, says_packed
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import ResidentModel
 from secateur.checkpoint.streamed import StreamedModel, auto_class, read_config, reason
@@ -62,7 +62,8 @@ def load_whole(
     checkpoint = Checkpoint(folder, trust_remote_code=trust_remote_code)
     config = read_config(checkpoint)
     kind, options = auto_class(config), {}
-    if QUANTISED in checkpoint.config and not says_packed(checkpoint.config):
+    described = any(QUANTISED in part for part in parts_of(checkpoint.config))
+    if described and not says_packed(checkpoint.config):
         config.transformers_weights = checkpoint.config.get(NAMED)
         options["config"] = config  # without a description that transformers would stumble over
     try:

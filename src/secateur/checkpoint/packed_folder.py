@@ -30,6 +30,11 @@ def says_packed(config: Mapping[str, Any]) -> bool:
     return isinstance(described, dict) and described.get("quant_method") == QUANT_METHOD
 
 
+def parts_of(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """A config.json itself, then the configurations within it, such as that of the text model."""
+    return [config, *(part for part in config.values() if isinstance(part, dict))]
+
+
 def check_version(facts: Any, where: object) -> None:
     """Raise `CheckpointError` unless what an index says of itself is this format and version."""
     version = facts.get("version") if isinstance(facts, dict) else None
@@ -53,8 +58,7 @@ def packed_config(text: str) -> str:
 def plain_config(text: str) -> str:
     """The config.json of a result, whose weights are plain and have an index of their own."""
     config = json.loads(text)
-    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
-    said = [(part, key) for part in parts for key in (NAMED, QUANTISED) if key in part]
+    said = [(part, key) for part in parts_of(config) for key in (NAMED, QUANTISED) if key in part]
     if not said:
         return text
     for part, key in said:

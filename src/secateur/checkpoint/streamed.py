@@ -176,7 +176,9 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
             hint="a newer transformers; or --trust-remote-code, if the model comes with code of its"
             " own and you trust who wrote it",
         ) from fault
-    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+    for part in {
+        id(part): part for part in (config, config.get_text_config(decoder=True))
+    }.values():
         for key in (NAMED, QUANTISED):
             if hasattr(part, key):
                 delattr(part, key)  # they tell transformers how to read what is read here
