@@ -10,11 +10,30 @@ from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
-from families import BLOCKS, EVERY_FAMILY, FAMILIES, POSITIONS, VOCABULARY, WIDTH
+from families import (
+    BLOCKS,
+    EVERY_FAMILY,
+    FAMILIES,
+    MULTIMODAL_FAMILIES,
+    POSITIONS,
+    VOCABULARY,
+    WIDTH,
+    configuration,
+)
 
 __all__ = ["BLOCKS", "EVERY_FAMILY", "FAMILIES", "POSITIONS", "VOCABULARY", "WIDTH"]
+
+
+def auto_class(family: str) -> Any:
+    """The class of transformers that makes the whole of a family's model."""
+    return AutoModelForImageTextToText if family in MULTIMODAL_FAMILIES else AutoModelForCausalLM
 
 
 def make_model(
@@ -28,16 +47,20 @@ def make_model(
         dtype: of the parameters.
         changes: over the family's configuration, such as `num_hidden_layers=5`.
     """
-    plain = EVERY_FAMILY[family]()
-    config = type(plain)(**{**plain.to_diff_dict(), **changes})
+    config = configuration(family, **changes)
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model: PreTrainedModel = auto_class(family).from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() < 2:  # biases and norms are zeros and ones: make them matter
                 parameter.add_(0.1 * torch.randn_like(parameter))
-            parameter.data = parameter.data.to(dtype)  # not the buffers: rotary tables are float32
+            parameter.data = parameter.data.to(dtype)
+    kept = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
+    for name in model.state_dict().keys() & dict(model.named_buffers()).keys():
+        if not any(part in name for part in kept):  # and not what no file holds: rotary tables
+            buffer = model.get_buffer(name)
+            buffer.data = buffer.data.to(dtype if buffer.is_floating_point() else None)
     torch.random.set_rng_state(state)
     model.config.dtype = dtype
     return model.eval()

@@ -42,13 +42,13 @@ def block_by_block(
 def by_whole_model(model: Any, input_ids: Tensor, order: str) -> Any:
     """One loss.backward() per sequence on the whole model."""
     model.requires_grad_(True)
-    sums: dict[str, Tensor] = {}
+    sums = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     for row in input_ids:
         model.zero_grad()
         model(input_ids=row[None], labels=row[None]).loss.backward()
         for name, parameter in model.named_parameters():
-            term = parameter.grad.abs() if order == "l1" else parameter.grad.square()
-            sums[name] = sums.get(name, 0) + term
+            if parameter.grad is not None:  # an encoder of images has none
+                sums[name] += parameter.grad.abs() if order == "l1" else parameter.grad.square()
     model.requires_grad_(False)
     return sums if order == "l1" else {name: value.sqrt() for name, value in sums.items()}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur
-from families import EXPERT_FAMILIES
+from families import EXPERT_FAMILIES, has_experts
 from secateur.blocks import onepass
 from secateur.blocks.onepass import GroupSteps, groups_in_order, run_once
 from secateur.blocks.stream import Batch, Stream
@@ -22,7 +22,7 @@ from tiny import EVERY_FAMILY, make_model, make_tokens
 SEQUENCES, LENGTH = 8, 16
 SHORT: dict[str, Any] = {"samples": SEQUENCES, "sequence_length": LENGTH}
 ONE_PASS = {"method": "wanda", "schedule": "matrix", **SHORT}
-WITHOUT_EXPERTS = [family for family in EVERY_FAMILY if family not in EXPERT_FAMILIES]
+WITHOUT_EXPERTS = [family for family in EVERY_FAMILY if not has_experts(family)]
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from tiny import EVERY_FAMILY, fingerprint, make_model, make_tokens
 from tiny import save as save_folder
 
 WEIGHTS = "model.safetensors"
-CONV1D = ("gpt2",)
+CONV1D = ("gpt2", "openai-gpt")
 
 
 def prune_on_disk(folder: Path, axis: int = -1, keep: int = 2) -> None:
@@ -106,7 +106,7 @@ def test_every_family_comes_back(
     folder = save_folder(make_model(family, dtype=torch.bfloat16), tmp_path / "sparse")
     prune_on_disk(folder, axis=-2 if family in CONV1D else -1)
     done = secateur.pack(folder, tmp_path / "packed")
-    assert done.forms["2:4"] >= 8
+    assert done.forms["2:4"] >= 6
     checkpoint, plain = Checkpoint(tmp_path / "packed"), Checkpoint(folder)
     assert checkpoint.names == plain.names
     for name in plain.names:

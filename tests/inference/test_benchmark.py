@@ -14,6 +14,7 @@ from torch import Tensor
 
 import secateur
 from secateur import cli, inference
+from secateur.errors import ModelError
 from secateur.inference import BenchSettings, PackedLinear, benchmark, forms, summarise, tabulate
 from secateur.inference.benchmark import BenchReport, Loaded, Measurement
 from secateur.inference.generation import Latency, measure
@@ -31,7 +32,10 @@ def pruned(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
-@pytest.mark.parametrize("family", EVERY_FAMILY)
+WITHOUT_CACHE = "openai-gpt"
+
+
+@pytest.mark.parametrize("family", [name for name in EVERY_FAMILY if name != WITHOUT_CACHE])
 def test_prompts_and_tokens_pass_as_they_should(family: str) -> None:
     model = make_model(family)
     seen: list[tuple[int, ...]] = []
@@ -46,6 +50,11 @@ def test_prompts_and_tokens_pass_as_they_should(family: str) -> None:
     assert seen == 3 * [(2, 5), (2, 1), (2, 1), (2, 1)]
     for latency in (prefill, decode):
         assert 0 < latency.lowest <= latency.seconds <= latency.highest
+
+
+def test_a_family_without_a_cache_is_refused() -> None:
+    with pytest.raises(ModelError, match="keeps no cache from token to token"):
+        measure(make_model(WITHOUT_CACHE), batch=1, prompt=5, steps=3, repeats=1)
 
 
 def test_decoding_goes_on_from_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
-"""Every family from disk to disk, by the methods that `families_table.methods_of` gives for it."""
+"""Every family from disk to disk, by the methods that `families_table.cases_of` gives for it."""
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Gemma3Config, JetMoeConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, JetMoeConfig, PreTrainedModel
 
 import secateur
-from families import KINDS
+from families import BY_EVERY_METHOD, KINDS, MULTIMODAL_FAMILIES
 from families_table import (
     ALWAYS,
+    EVERY_CASE,
     HOW_TO_WRITE,
-    METHODS,
-    PATTERNS,
     TABLE,
     TESTED,
-    methods_of,
+    cases_of,
     table,
     without_passed_line,
 )
@@ -33,7 +33,7 @@ from secateur.checkpoint import Checkpoint, ResidentModel, find_all_matrices, fi
 from secateur.errors import ModelError
 from secateur.record.check import check_folder
 from secateur.sparsity import audit, parse_pattern
-from tiny import EVERY_FAMILY, fingerprint, make_model, make_tokens, save
+from tiny import auto_class, fingerprint, make_model, make_tokens, save
 
 QUICK = {"regional": {"rounds": 2, "samples": 2}}
 FEW: dict[str, Any] = {"samples": 8, "sequence_length": 16}
@@ -78,18 +78,17 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture(scope="module")
 def models(folders: Mapping[str, Path]) -> Made:
     """Family -> the same model in memory. Not to be changed."""
-    return Made(lambda family: AutoModelForCausalLM.from_pretrained(folders[family]))
+    return Made(lambda family: auto_class(family).from_pretrained(folders[family]))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`family` and `method` of the test below, by what was asked for on the command line."""
-    if {"family", "method"} <= set(metafunc.fixturenames):
+    """What the test below prunes, and how, by what was asked for on the command line."""
+    if {"family", "method", "pattern"} <= set(metafunc.fixturenames):
         thorough = metafunc.config.getoption("every_method")
-        pairs = [(family, by) for family in TESTED for by in methods_of(family, thorough)]
-        metafunc.parametrize(("family", "method"), pairs)
+        cases = [(family, *case) for family in TESTED for case in cases_of(family, thorough)]
+        metafunc.parametrize(("family", "method", "pattern"), cases)
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
 def test_from_disk_to_disk(
     family: str,
     method: str,
@@ -113,7 +112,7 @@ def test_from_disk_to_disk(
     # the folder gives the logits that the same pruning gives in memory
     live = copy.deepcopy(models[family])
     secateur.prune(live, method=method, pattern=pattern, calibration=tokens, **options(method))
-    loaded = AutoModelForCausalLM.from_pretrained(out)
+    loaded = auto_class(family).from_pretrained(out)
     assert loaded.dtype == torch.bfloat16
     with torch.no_grad():
         assert torch.equal(loaded(input_ids=tokens).logits, live.eval()(input_ids=tokens).logits)
@@ -129,7 +128,15 @@ def test_from_disk_to_disk(
     assert zeros == run.zeros
 
 
-ROUTERS = ("gate.weight", "router.weight", "router.layer.weight", "shared_expert_gate.weight")
+IN_A_BLOCK = re.compile(r"^(?!.*(vision|visual)).*\.(layers|h|blocks)\.\d+\.")
+STAYS = re.compile(
+    r"(mlp|block_sparse_moe|feed_forward|mixer)\.(gate|router|router\.layer|router\.gate)\.weight"
+    r"|router\.proj\.weight|shared_expert_gate\.weight"  # who sees a token
+    r"|conv1d\.weight|conv\.conv\.weight"  # convolutions, [channels, 1, positions]
+    r"|(A_log|slope_rate|_decay|e_score_correction_bias)"  # what decays how fast, whom to prefer
+    r"|_proj_bias"  # [experts, out]
+)
+"""What of a block has two dimensions or more and is no matrix that is pruned."""
 
 
 @pytest.mark.parametrize("family", TESTED)
@@ -151,11 +158,9 @@ def test_only_matrices_of_blocks_change_and_all_but_routers(
         old, new = source.load([name])[name], result.load([name])[name]
         if not torch.equal(old, new):
             changed.add(name)
-    prefix = find_blocks(make_model(family)).path + "."
-    in_blocks = {name for name in source.names if name.startswith(prefix)}
+    in_blocks = {name for name in source.names if IN_A_BLOCK.search(name)}
     matrices = {name for name in in_blocks if len(source.shape(name)) >= 2}
-    biases = {name for name in matrices if name.endswith("_proj_bias")}  # [experts, out]
-    assert changed == {n for n in matrices - biases if not n.endswith(ROUTERS)}
+    assert changed == {name for name in matrices if not STAYS.search(name)}
 
 
 def test_the_input_dimension_of_conv1d_is_its_first(
@@ -227,17 +232,9 @@ def test_the_encoder_of_a_multimodal_model_is_left_alone(
     depth: int, tokens_file: Path, tmp_path: Path
 ) -> None:
     """Even one that has as many layers as the decoder."""
-    text = EVERY_FAMILY["gemma3"]().to_dict()
-    vision = {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": depth,
-        "num_attention_heads": 4, "image_size": 28, "patch_size": 14,
-    }  # fmt: skip
-    config = Gemma3Config(
-        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=120,
-        boi_token_index=121, eoi_token_index=122, dtype="bfloat16",
-    )  # fmt: skip
+    vision = {**MULTIMODAL_FAMILIES["gemma3-images"]["vision_config"], "num_hidden_layers": depth}
     folder, out = tmp_path / "dense", tmp_path / "out"
-    dense = AutoModelForCausalLM.from_config(config)
+    dense = make_model("gemma3-images", dtype=torch.bfloat16, vision_config=vision)
     run = secateur.prune(
         save(dense, folder), method="wanda", calibration=str(tokens_file), out=out, **FEW
     )
@@ -275,11 +272,13 @@ def test_experts_that_cannot_be_seen_are_refused_not_skipped(
 def test_the_table_in_the_docs_is_what_is_tested(folders: Mapping[str, Path]) -> None:
     page = without_passed_line(TABLE.read_text(encoding="utf-8"))
     assert page == table(folders), f"write it: {HOW_TO_WRITE}"
+    readme = (TABLE.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f" {len(TESTED)} decoder families" in readme
 
 
 def test_every_kind_of_block_is_pruned_by_every_method() -> None:
-    assert set(KINDS) <= set(TESTED)
+    assert set(BY_EVERY_METHOD) | set(KINDS) <= set(TESTED)
     for family in TESTED:
-        assert methods_of(family, thorough=True) == METHODS
-        assert set(ALWAYS) <= set(methods_of(family, thorough=False)) <= set(METHODS)
-        assert (methods_of(family, thorough=False) == METHODS) == (family in KINDS)
+        assert cases_of(family, thorough=True) == EVERY_CASE
+        assert set(ALWAYS) <= set(cases_of(family, thorough=False)) <= set(EVERY_CASE)
+        assert (cases_of(family, thorough=False) == EVERY_CASE) == (family in BY_EVERY_METHOD)

@@ -221,7 +221,8 @@ def _refuse_additions(names: Collection[str], config: Mapping[str, Any], where: 
         )
     parts = {key: part for key, part in config.items() if isinstance(part, dict)}
     named = [key for key, part in parts.items() if _names_file(part)]
-    if named or (config.get(NAMED) is not None and "text_config" in parts):
+    of_its_own = config.get(NAMED) is not None and not says_packed(config)
+    if named or (of_its_own and "text_config" in parts):
         raise CheckpointError(
             f"{NAMED} in a config.json of several parts ({', '.join(named or parts)}): which part"
             " transformers asks depends on the class that loads it",

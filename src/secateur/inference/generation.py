@@ -17,9 +17,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, StaticCache
 
+from secateur.errors import ModelError
 from secateur.inference.timings import Record
 
 PROMPT_SEED = 0
+CACHES = ("past_key_values", "cache_params")
+"""What families call the cache, which `forward` takes and returns: the second are state spaces."""
 
 
 class Latency(Record):
@@ -50,24 +53,34 @@ def measure(
         prompt: tokens of each prompt.
         steps: tokens decoded after it.
         repeats: how many times; one more before them warms up.
+
+    Raises:
+        ModelError: the family keeps no cache, so that a token costs as much as all before it.
     """
+    taken = inspect.signature(type(model).forward).parameters
+    held = next((name for name in CACHES if name in taken), None)
+    if held is None:
+        raise ModelError(
+            "the model keeps no cache from token to token",
+            where=type(model).__name__,
+            wanted=f"a forward pass that takes {' or '.join(CACHES)}",
+        )
     generator = torch.Generator().manual_seed(PROMPT_SEED)
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     tokens = torch.randint(vocabulary, (batch, prompt + steps), generator=generator)
     tokens = tokens.to(model.device)  # [batch, prompt + steps]
     options: dict[str, Any] = {"use_cache": True}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+    if "logits_to_keep" in taken:
         options["logits_to_keep"] = 1  # as generation does: the head sees the last token alone
     prefills, decodes = [], []
     for _ in range(repeats + 1):
         cache = _cache(model, prompt + steps)
         began = _now(model.device)
-        cache = model(tokens[:, :prompt], past_key_values=cache, **options).past_key_values
+        cache = getattr(model(tokens[:, :prompt], **{held: cache}, **options), held)
         read = _now(model.device)
         for place in range(prompt, prompt + steps):
-            cache = model(
-                tokens[:, place : place + 1], past_key_values=cache, **options
-            ).past_key_values
+            token = tokens[:, place : place + 1]
+            cache = getattr(model(token, **{held: cache}, **options), held)
         decodes.append((_now(model.device) - read) / steps)
         prefills.append(read - began)
     return Latency.of(prefills[1:]), Latency.of(decodes[1:])
