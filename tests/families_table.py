@@ -40,7 +40,7 @@ and writes this page when all has passed. `make test`, which every change must p
 method where a kind of block is named below, and {" and ".join(ALWAYS)} for the other families.
 The gradients, and what goes from block to block, are compared with the model's own for every family
 in both. A family that is not here works if its blocks' matrices are found, and is refused with a
-message if less than 90 % of them are.
+message if less than three quarters of them are.
 
 *Read*: "streamed" holds one block in memory at a time, "whole" all of them. *Prunable*: the share
 of the blocks' parameters with two dimensions or more that is pruned; the rest stays as it is.
