@@ -19,7 +19,7 @@ from secateur.cli.check import _print
 from secateur.errors import PatternError, RecipeError, SecateurError
 from secateur.record.check import check_folder
 from secateur.sparsity import NofM, Unstructured, audit, parse_pattern
-from tiny import make_model, save
+from tiny import make_model, make_tokens, save
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 
@@ -269,3 +269,23 @@ def test_the_nearest_pattern_that_fits_is_named(pattern: Any, columns: int, hint
     with pytest.raises(PatternError) as fault:
         pattern.check_fits(columns, "model.layers.0.mlp.down_proj.weight")
     assert str(fault.value).endswith(f"try {hint}")
+
+
+def test_a_ratio_that_is_shared_out_holds_over_all(dense: Path, tmp_path: Path) -> None:
+    """Some matrices have less than 60 %, and all of them together have it."""
+    tokens = tmp_path / "tokens.safetensors"
+    save_file({"input_ids": make_tokens(8, 32)}, tokens)
+    out = tmp_path / "out"
+    secateur.prune(
+        dense, method="wanda", pattern="60%", allocation="owl", calibration=tokens, samples=8,
+        sequence_length=32, out=out,
+    )  # fmt: skip
+    proof = check_folder(str(out))
+    assert proof.complaint is None
+    assert min(kind.lowest for kind in proof.kinds) < 0.58
+    assert check_folder(str(out), "60%").failing  # every matrix was asked
+    put_dense_weights(out, dense)
+    assert check_folder(str(out)).holds is False
+    for pattern in ("0.1%", "4%"):
+        change_record(out, pattern=pattern)
+        assert check_folder(str(out)).holds is False

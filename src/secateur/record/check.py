@@ -8,7 +8,7 @@ leaves dense is listed as what it says, and a weight file that nothing vouches f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,7 +28,7 @@ from secateur.checkpoint.durable import sha256
 from secateur.errors import CheckpointError
 from secateur.record.check_settings import CheckSettings
 from secateur.record.record import MatrixRecord, RunRecord, read_record
-from secateur.sparsity import Selection, audit
+from secateur.sparsity import Pattern, Selection, Unstructured, audit
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,8 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
     stored = {checkpoint.dtype(name) for name in checkpoint.names}
     dtype = torch.float64 if torch.float64 in stored else torch.float32
     source = open_model(folder, torch.device("cpu"), dtype, trust_remote_code=trust)
+    shared = None if settings.asks or record is None else _shared_out(record)
+    sharing: dict[str, int] = {}  # name -> zeros above what its rows are to have, or below
     by_kind: dict[str, list[MatrixRecord]] = {}
     covered: Counter[str] = Counter()  # by kind
     covered_by: Counter[str] = Counter()
@@ -186,22 +188,42 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
                 name = source.blocks.prefix(index) + matrix.name
                 asked = None if selection is None else selection.pattern_of(index, name)
                 counted = audit(matrix.read(), asked)
+                columns = counted.columns
+                if isinstance(asked, Unstructured) and asked == shared and asked.fits(columns):
+                    due = max(1, asked.pruned_of(columns) - 1)  # in every row
+                    sharing[name] = counted.zeros - counted.rows * due
+                    counted = audit(matrix.read())
                 by_kind.setdefault(matrix.kind, []).append(MatrixRecord.of(name, counted))
                 if asked is not None:
                     covered[matrix.kind] += counted.weights
                     covered_by[str(asked)] += counted.weights
+    short = frozenset(sharing if sum(sharing.values()) < 0 else ())
     files = {} if record is None else record.files
     return Proof(
         folder=folder,
         pattern=selection,
         by_record=not settings.asks and selection is not None,
-        kinds=tuple(_sum(kind, matrices, covered[kind]) for kind, matrices in by_kind.items()),
+        kinds=tuple(
+            _sum(kind, matrices, covered[kind], short) for kind, matrices in by_kind.items()
+        ),
         covered_by=dict(covered_by),
         left_dense=find_left_dense(source, selection),
         files=len(files),
         changed=_changed(folder, files),
         unproved=_unproved(checkpoint, record),
     )
+
+
+def _shared_out(record: RunRecord) -> Pattern | None:
+    """The ratio that the last stage shared out among matrices; None if it gave all the same.
+
+    It holds if all of them together have it, but for a weight of every row.
+    """
+    settings = record.stages[-1].settings if record.stages else {}
+    selection = record.selection
+    if selection is None or settings.get("allocation", "uniform") == "uniform":
+        return None
+    return selection.pattern
 
 
 def _changed(folder: Path, files: Mapping[str, str]) -> tuple[str, ...]:
@@ -234,7 +256,9 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _sum(kind: str, matrices: list[MatrixRecord], covered: int) -> KindProof:
+def _sum(
+    kind: str, matrices: list[MatrixRecord], covered: int, short: Collection[str]
+) -> KindProof:
     return KindProof(
         kind=kind,
         matrices=len(matrices),
@@ -243,5 +267,7 @@ def _sum(kind: str, matrices: list[MatrixRecord], covered: int) -> KindProof:
         covered=covered,
         lowest=min(matrix.sparsity for matrix in matrices),
         highest=max(matrix.sparsity for matrix in matrices),
-        failing=tuple(matrix.name for matrix in matrices if not matrix.holds),
+        failing=tuple(
+            matrix.name for matrix in matrices if not matrix.holds or matrix.name in short
+        ),
     )
