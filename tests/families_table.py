@@ -45,7 +45,7 @@ Both compare, for every family, what goes from block to block and the logits wit
 forward pass, and the gradients with its own backward pass. None of this is done with weights that
 somebody trained: [log.md](log.md) has what was measured on those.
 A family that is not here works if its blocks' matrices are found, and is refused with a message if
-less than 90 % of them are.
+less than three quarters of them are.
 
 *Read*: "streamed" holds one block in memory at a time, "whole" all of them. *Prunable*: the share
 of the blocks' parameters with two dimensions or more that is pruned; the rest (routers, short

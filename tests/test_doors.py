@@ -22,6 +22,7 @@ from secateur.inference import BenchSettings
 from secateur.recipe import Recipe
 from secateur.recipe.setting import Settings, setting_of
 from secateur.record import read_record
+from secateur.record.check_settings import CheckSettings
 from secateur.recovery import Recovery
 from tiny import Command
 
@@ -72,8 +73,7 @@ SIGNATURES = {
     "accelerate_inference": "(model: 'nn.Module', *, vectors: 'Sequence[int]' = (1, 4, 16),"
     " cuda_graphs: 'bool' = False) -> 'InferenceReport'",
     "check": "(model: 'Location', *, pattern: 'str | float | None' = None,"
-    " revision: 'str | None' = None,"
-    " trust_remote_code: 'bool' = False) -> 'Proof'",
+    " trust_remote_code: 'bool' = False, **options: 'Any') -> 'Proof'",
     "compare": "(model: 'Location', *, out: 'Location',"
     " methods: 'str | Sequence[str] | None' = None, progress: 'Progress | None' = None,"
     " each: 'Callable[[FinishedRun], None] | None' = None, **options: 'Any')"
@@ -237,7 +237,8 @@ def test_recover_gives_what_the_command_writes(
 
 
 @pytest.mark.parametrize(
-    "settings", [EvaluationSettings, ComparisonSettings, BenchSettings, Recovery, Recipe]
+    "settings",
+    [CheckSettings, EvaluationSettings, ComparisonSettings, BenchSettings, Recovery, Recipe],
 )
 def test_every_field_has_a_mark_and_a_text(settings: type[Settings]) -> None:
     for name, field in settings.model_fields.items():

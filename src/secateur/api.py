@@ -159,20 +159,18 @@ def evaluate(
 
 
 def check(
-    model: Location,
-    *,
-    pattern: str | float | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-) -> Proof:
+    model: Location, *, pattern: str | float | None = None, trust_remote_code: bool = False,
+    **options: Any,
+) -> Proof:  # fmt: skip
     """Count the zeros of every prunable matrix of a model folder, and verify its checksums.
 
     Args:
         model: folder or hub name.
         pattern: what every matrix must have; None takes what the folder's run.json says, or looks
             for nothing if there is none.
-        revision: branch, tag or commit of a model on the hub; None is its main branch.
         trust_remote_code: run the code that lies beside the weights, if the model needs it.
+        options: revision; and include, exclude, blocks, dense_first and patterns, as in a recipe:
+            which matrices are to have it, instead of what run.json says.
 
     Returns:
         what was counted; its `complaint` says what does not hold, and is None if all does.
@@ -183,9 +181,7 @@ def check(
     >>> secateur.check("pruned", pattern="2:4").complaint is None
     True
     """
-    asked = None if pattern is None else str(pattern)
-    named = pinned(model, revision)
-    return check_folder(named, asked, trust_remote_code=trust_remote_code)
+    return check_folder(fspath(model), pattern, trust_remote_code=trust_remote_code, **options)
 
 
 def recover(

@@ -6,6 +6,7 @@ in `blocks/full_gradients.py`, adapters of an interrupted recovery in `recovery/
 
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.destination import Destination
+from secateur.checkpoint.left_dense import LeftDense, find_left_dense
 from secateur.checkpoint.locate import commit_of, locate
 from secateur.checkpoint.matrices import Matrix, find_all_matrices, find_matrices
 from secateur.checkpoint.open import load_whole, open_model
@@ -21,6 +22,7 @@ __all__ = [
     "Blocks",
     "Checkpoint",
     "Destination",
+    "LeftDense",
     "Matrix",
     "OutputFolder",
     "ResidentModel",
@@ -29,6 +31,7 @@ __all__ = [
     "commit_of",
     "find_all_matrices",
     "find_blocks",
+    "find_left_dense",
     "find_matrices",
     "load_whole",
     "locate",

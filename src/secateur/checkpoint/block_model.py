@@ -50,6 +50,11 @@ class BlockModel(ABC):
     def storage_dtype(self, name: str) -> torch.dtype:
         """The dtype in which a parameter is kept when its piece is closed."""
 
+    @property
+    def unused(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of the tensors of the files that the model makes nothing of, by name there."""
+        return {}
+
     @abstractmethod
     def fingerprint(self) -> str:
         """The fingerprint of the model, hexadecimal: see `fingerprint.py`.

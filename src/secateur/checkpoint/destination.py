@@ -1,4 +1,4 @@
-"""Says where a result may go, and which files come along from the source's folder."""
+"""Says where a result may go, before any work is done for it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from secateur.checkpoint.weight_files import INDEX, PICKLES, SINGLE
-from secateur.errors import CheckpointError, OutputError
+from secateur.checkpoint.companions import files_beside, refuse_links, weights_in
+from secateur.errors import OutputError
 
 STATE = "state"
 """Folder of what the next process needs to go on, in a result without its name: unfinished.py."""
-
-_NOT_COPIED = (SINGLE, INDEX, "*.safetensors", "*.index.json", *PICKLES, "*.h5", "*.msgpack",
-               "*.gguf", "*.onnx", "*.md", "run.json", ".*")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,8 @@ class Destination:
             OutputError: it cannot, or would destroy something.
             CheckpointError: the source would bring a private file along.
         """
-        _check_links(self.source)
+        refuse_links(self.source, weights_in(self.source))
+        files_beside(self.source, with_code=self.with_code)
         try:
             _check_folder(self.out.expanduser().resolve(), self.source.resolve(), self.overwrite)
         except (OSError, RuntimeError) as fault:  # too long a name, an unknown user after "~"
@@ -82,30 +80,3 @@ def _check_folder(out: Path, source: Path, overwrite: bool) -> None:
         raise OutputError(
             "the output folder cannot be made here", where=parent, hint="a folder you may write to"
         )
-
-
-def files_beside(source: Path, *, with_code: bool) -> list[Path]:
-    """Files that are copied from the source: configuration, tokenizer, licence; code if trusted."""
-    left_out = _NOT_COPIED if with_code else (*_NOT_COPIED, "*.py")
-    return [
-        path
-        for path in sorted(source.iterdir())
-        if path.is_file() and not any(path.match(pattern) for pattern in left_out)
-    ]
-
-
-def _check_links(source: Path) -> None:
-    """Raise `CheckpointError` for a file that would be published and is a link to somewhere else.
-
-    A folder from a stranger could have a link to a private file of yours, which would then be
-    published with the result. Links into the hub's own cache are what its snapshots are made of.
-    """
-    inside = (source.resolve(), source.resolve().parent.parent / "blobs")
-    for path in (*files_beside(source, with_code=True), *sorted(source.glob("*.safetensors"))):
-        if not any(path.resolve().is_relative_to(folder) for folder in inside):
-            raise CheckpointError(
-                f"{path.name} is a link to {path.resolve()}",
-                where=source,
-                wanted="files, or links within the folder",
-                hint="a copy of that file in place of the link",
-            )

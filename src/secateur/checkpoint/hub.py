@@ -8,30 +8,21 @@ commit. What cannot be used is refused before its weights are fetched.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from glob import escape
 from pathlib import Path
 from typing import Any
 
+from secateur.checkpoint.companions import belongs
 from secateur.checkpoint.header import read_json
 from secateur.checkpoint.no_model import near_folder, no_config
 from secateur.checkpoint.weight_files import (
     CONFIG,
     choose_entrance,
-    looks_like_weights,
     no_weights,
     read_index,
 )
 from secateur.errors import CheckpointError
-
-_BESIDE = re.compile(
-    r"(.*\.(json|txt|jinja|model|model\.\w+|tiktoken|bpe|vocab|spm)"
-    r"|(vocab|merges|tokenizer).*|.*(licen[cs]e|copying|notice|policy|eula).*"
-    r"|additional_chat_templates/[^/]*\.jinja)",
-    re.IGNORECASE,
-)
-"""Names of what goes along with the weights: configuration, tokenizer, chat templates, licence."""
 
 
 def fetch(name: str, revision: str | None, *, trust_remote_code: bool) -> Path:
@@ -97,7 +88,7 @@ def _fetch(
         raise no_config(name, names)
     if not any(file.endswith(".safetensors") for file in beside_each_other):
         raise no_weights(beside_each_other, name)
-    beside = [file for file in names if _goes_along(file, trust_remote_code)]
+    beside = [file for file in names if belongs(file, with_code=trust_remote_code)]
     folder = take(beside, revision)
     commit = folder.name
     entrance = choose_entrance(beside_each_other, _config(folder), name)
@@ -109,14 +100,6 @@ def _fetch(
             if file not in beside_each_other:
                 raise CheckpointError(f"shard {file} is missing", where=name, hint="another model")
     return take(weights, commit)
-
-
-def _goes_along(file: str, trust_remote_code: bool) -> bool:
-    """Whether a file of a repository belongs to its model, weights and their indexes aside."""
-    if file.endswith(".py"):
-        return trust_remote_code
-    in_folder = "/" in file and not file.startswith("additional_chat_templates/")
-    return not in_folder and not looks_like_weights(file) and bool(_BESIDE.fullmatch(file))
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from secateur.checkpoint.block_model import BlockModel
-from secateur.checkpoint.destination import STATE, Destination, files_beside
+from secateur.checkpoint.companions import files_beside
+from secateur.checkpoint.destination import STATE, Destination
 from secateur.checkpoint.durable import (
     UNFINISHED,
     flush,
@@ -204,7 +205,9 @@ class OutputFolder:
         write_text(self._partial / name, text)
 
     def seal(self, index: str = INDEX, facts: Mapping[str, Any] | None = None) -> dict[str, str]:
-        """Add the files beside the weights, then the index; the SHA-256 of every file by name.
+        """Add the files beside the weights, then the index; the SHA-256 of every file.
+
+        Files are known by their names relative to the folder, with slashes.
 
         Args:
             index: the name of the index.
@@ -215,15 +218,18 @@ class OutputFolder:
         if not config.exists():
             write_text(config, plain_config((source / CONFIG).read_text(encoding="utf-8")))
         with writing(self._partial):
-            for path in files_beside(source, with_code=with_code):
-                if not (self._partial / path.name).exists():
-                    shutil.copyfile(path, self._partial / path.name)
-                    flush(self._partial / path.name)
+            beside = files_beside(source, with_code=with_code)
+            for name in beside:
+                if not (self._partial / name).exists():
+                    (self._partial / name).parent.mkdir(exist_ok=True, parents=True)
+                    shutil.copyfile(source / name, self._partial / name)
+                    flush(self._partial / name)
         if self._checksums:
             self._write_index(index, facts or {})
-        for path in self._files():
-            if path.name not in self._checksums:
-                self._checksums[path.name] = sha256(path)
+        for path in (*self._files(), *(self._partial / name for name in beside)):
+            relative = path.relative_to(self._partial).as_posix()
+            if relative not in self._checksums:
+                self._checksums[relative] = sha256(path)
         return dict(sorted(self._checksums.items()))
 
     def write_folder(self, name: str, save: Callable[[Path], None]) -> None:

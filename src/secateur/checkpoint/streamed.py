@@ -119,6 +119,13 @@ class StreamedModel(BlockModel):
         """The dtype in which the files hold a parameter."""
         return self.checkpoint.dtype(self.naming.tensors_of(name)[0])
 
+    @property
+    def unused(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors of the files that the model makes nothing of, by name there."""
+        naming, checkpoint = self.naming, self.checkpoint
+        used = {stored for name in naming.parameters for stored in naming.tensors_of(name)}
+        return {name: checkpoint.shape(name) for name in checkpoint.names if name not in used}
+
     def fingerprint(self) -> str:
         """The fingerprint of the model: that of its files."""
         return self.checkpoint.fingerprint()

@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
 
-import typer
+from rich.markup import escape
 
 import secateur
-from secateur.cli import printing
-from secateur.cli.app import Json, Model, Revision, Trust, app
+from secateur.cli.app import Json, app
+from secateur.cli.options import Given, options_of
+from secateur.cli.terminal import amount, print_table, say
 from secateur.errors import CheckFailedError
+from secateur.record.check import Proof
+from secateur.record.check_settings import CheckSettings
 
 
 @app.command()
-def check(
-    model: Model,
-    pattern: Annotated[
-        str | None,
-        typer.Option(
-            help="Demand this pattern of every matrix.",
-            show_default="the one in run.json",
-        ),
-    ] = None,
-    revision: Revision = None,
-    trust_remote_code: Trust = False,
-    as_json: Json = False,
-) -> None:
-    """Prove the sparsity and the checksums of MODEL from its files. Exit status 1 if one fails."""
-    proof = secateur.check(
-        model, pattern=pattern, revision=revision, trust_remote_code=trust_remote_code
-    )
-    printing.proof(proof, as_json=as_json)
+@options_of(CheckSettings)
+def check(given: Given, as_json: Json = False) -> None:
+    """Prove the sparsity and the checksums of MODEL from its files. Exit status 1 if one fails.
+
+    What run.json leaves dense is listed as what it says, and every file of weights that nothing
+    vouches for is named.
+    """
+    proof = secateur.check(**given)
+    if as_json:
+        print(json.dumps(proof.as_dict(), indent=2))
+    else:
+        _print(proof)
     if proof.complaint is not None:
         raise CheckFailedError(proof.complaint, where=proof.folder)
+
+
+def _print(proof: Proof) -> None:
+    """Print what was counted by kind of matrix, the verdict first, and what is left dense."""
+    asked = proof.pattern is not None
+    rows = [
+        [
+            f"{kind.verdict:<5} {kind.kind}" if asked else kind.kind,
+            str(kind.matrices),
+            amount(kind.weights),
+            f"{kind.zeros / kind.weights:.4%}",
+            f"{kind.lowest:.4%}",
+            f"{kind.highest:.4%}",
+        ]
+        for kind in proof.kinds
+    ]
+    print_table(["matrices", "count", "weights", "zeros", "lowest", "highest"], rows)
+    weights = amount(proof.weights)
+    say(
+        f"in all {amount(proof.zeros)} zeros,"
+        f" {proof.zeros / proof.weights:.4%} of {weights} weights"
+        + ("" if asked else "; no pattern was asked for")
+    )
+    if asked:
+        each = ", ".join(f"{pattern}: {amount(of)}" for pattern, of in proof.covered_by.items())
+        say(
+            f"{amount(proof.covered)} of {weights} prunable weights are covered by the pattern"
+            f" ({each or proof.pattern})"
+        )
+    for left in proof.left_dense:
+        by_record = " by run.json" if left.chosen and proof.by_record else ""
+        say(escape(f"left dense{by_record}, {left}"))
+    if proof.files:
+        unchanged = proof.files - len(proof.changed)
+        say(f"{unchanged} of {proof.files} files are as they were written")
+    for name in proof.unproved:
+        say(escape(f"not proved: {name}"))

@@ -16,7 +16,6 @@ from secateur.methods import describe_fields, every
 from secateur.pruning.prepare import Prepared
 from secateur.recipe import Recipe, Regional
 from secateur.record import RunRecord
-from secateur.record.check import Proof
 from secateur.reporting import ComparisonResult, Report, as_measured, side_by_side, table_of
 from secateur.sparsity import SELECTION_KEYS
 
@@ -143,36 +142,6 @@ def _task_scores(scored: TaskEvaluation) -> None:
     say(f"lm-eval {scored.lm_eval}, {scored.dtype}{limit}, {scored.seconds:.1f} s")
 
 
-def proof(counted: Proof, *, as_json: bool) -> None:
-    """Print what was counted, by kind of matrix."""
-    if as_json:
-        print(json.dumps(counted.as_dict(), indent=2))
-        return
-    rows = [
-        [
-            kind.kind,
-            str(kind.matrices),
-            amount(kind.weights),
-            f"{kind.zeros / kind.weights:.4%}",
-            f"{kind.lowest:.4%}",
-            f"{kind.highest:.4%}",
-            "" if counted.pattern is None else "fails" if kind.failing else "holds",
-        ]
-        for kind in counted.kinds
-    ]
-    looked_for = "" if counted.pattern is None else str(counted.pattern)
-    heads = ["matrices", "count", "weights", "zeros", "lowest", "highest", looked_for]
-    print_table(heads, rows)
-    say(
-        f"in all {amount(counted.zeros)} zeros, {counted.zeros / counted.weights:.4%} of"
-        f" {amount(counted.weights)} weights"
-        + ("; no pattern was asked for" if counted.pattern is None else "")
-    )
-    if counted.files:
-        unchanged = counted.files - len(counted.changed)
-        say(f"{unchanged} of {counted.files} files are as they were written")
-
-
 def benchmark(timed: BenchReport, *, as_json: bool) -> None:
     """Print how fast every form is, and what it takes."""
     if as_json:
@@ -260,6 +229,7 @@ def plan(prepared: Prepared) -> None:
         ["blocks", str(shapes.blocks)],
         ["weights to prune", amount(shapes.prunable_weights)],
         ["left as they are", amount(shapes.other_weights)],
+        *(["left dense", str(left)] for left in prepared.left_dense),
         ["computed on", f"{source.device} in {str(source.dtype).removeprefix('torch.')}"],
         ["memory of a block", f"{amount(shapes.block_bytes, 'B')} with its statistics"],
         ["memory of activations", amount(shapes.activation_bytes, "B")],

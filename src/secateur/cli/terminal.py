@@ -8,8 +8,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
+
+def _console(*, stderr: bool) -> Console:
+    """A console that prints something in any width: COLUMNS=0 would hide every line."""
+    console = Console(stderr=stderr, highlight=False, emoji=False)
+    if console.width < 1:
+        console.width = 80
+    return console
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 WIDEST = 10_000
 """Characters that a line of a table may have in a pipe or a file, where no screen bounds it."""
 
@@ -30,9 +39,22 @@ def error(text: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table of text; where no person sees it, in the width that it needs."""
-    console = out if out.is_terminal else Console(width=WIDEST, highlight=False, emoji=False)
-    console.print(table(columns, rows))
+    """Print a table of text; where no person sees it, in the width that it needs.
+
+    On a terminal that is too narrow for it every row is a paragraph, so that nothing is cut off;
+    its first cell, which says the most, comes first.
+    """
+    wide = Console(width=WIDEST, highlight=False, emoji=False)
+    made = table(columns, rows)
+    if not out.is_terminal:
+        wide.print(made)
+    elif wide.measure(made).maximum <= out.width:
+        out.print(made)
+    else:
+        for row in rows:
+            say(escape(row[0]))
+            for column, cell in zip(columns[1:], row[1:], strict=True):
+                say(f"  {escape(column)} {escape(cell)}".rstrip())
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -12,6 +12,12 @@ from secateur.errors import CheckpointError, SecateurError
 MOST_JSON_BYTES = 64_000_000
 """Bytes of an index or a run record: the largest models' take some 10 MB."""
 
+MOST_EXPRESSION_CHARACTERS = 1000
+"""Characters of a regular expression: the name of a matrix has about a hundred."""
+MOST_EXPRESSION_SECONDS = 2.0
+"""Seconds that one regular expression may search the names of all matrices, slow searches alone
+counted: an ordinary one takes microseconds for each name."""
+
 
 def at_most(
     most: float,

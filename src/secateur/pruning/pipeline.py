@@ -152,6 +152,7 @@ def _record(
         blocks=tuple(blocks),
         seconds=seconds,
         notices=(*prepared.notices, *result.notices),
+        left_dense=prepared.left_dense,
     )
     return RunRecord(
         created=now(),

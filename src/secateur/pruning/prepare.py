@@ -12,8 +12,10 @@ from secateur.blocks.batching import tokens_in_each
 from secateur.checkpoint import (
     BlockModel,
     Destination,
+    LeftDense,
     ResidentModel,
     find_all_matrices,
+    find_left_dense,
     load_whole,
     locate,
     open_model,
@@ -51,6 +53,7 @@ class Prepared:
         calibration: the sequences or images, or None for a method that needs none.
         heldout: the windows of every text to measure on; may be none.
         plan: what is done with every block.
+        left_dense: what of the model gets no pattern, with the reason.
         estimate: what it will take.
         gradient_facts: what full-model gradients of this run are made of; None if it needs none.
         gradients: those of an earlier run, if they were given.
@@ -63,6 +66,7 @@ class Prepared:
     calibration: TokenBatch | ImageBatch | None
     heldout: tuple[TokenBatch, ...]
     plan: Plan
+    left_dense: tuple[LeftDense, ...]
     estimate: Estimate
     gradient_facts: dict[str, str] | None
     gradients: GradientFile | None
@@ -191,6 +195,9 @@ def _prepare(
                 hint="fewer processes, or more --samples",
             )
     shapes = estimate(source, plan, sequences, length)
+    left_dense = find_left_dense(source, plan.selection)
+    if told := [str(left) for left in left_dense if not left.usual and not left.chosen]:
+        notices += (f"left dense: {'; '.join(told)}",)
     facts = gradients = None
     if Need.FULL_GRADIENT in plan.method.needs and calibration is not None:
         facts = _gradient_facts(source, calibration, plan)
@@ -206,12 +213,12 @@ def _prepare(
                 _check_new_file(path, overwrite=recipe.overwrite)
             else:
                 notices += (f"{path} holds these very gradients: they are not computed again",)
-    told = dict.fromkeys(
+    of_texts = dict.fromkeys(
         line for text in (calibration, *heldout) if text is not None for line in text.notices
     )
     return Prepared(
-        recipe, folder, source, calibration, heldout, plan, shapes, facts, gradients,
-        (*notices, *told),
+        recipe, folder, source, calibration, heldout, plan, left_dense, shapes, facts,
+        gradients, (*notices, *of_texts),
     )  # fmt: skip
 
 

@@ -1,23 +1,35 @@
 """Proves the sparsity of a model from its files alone, for `secateur check`.
 
 Every block is opened in turn and every prunable matrix is counted; what `run.json` claims is not
-believed, only compared. Its checksums tell whether the files are those that the run wrote.
+believed, only compared. Its checksums tell whether the files are those that the run wrote; what it
+leaves dense is listed as what it says, and a weight file that nothing vouches for is named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 
-from secateur.checkpoint import find_all_matrices, locate, open_model
+from secateur.checkpoint import (
+    Checkpoint,
+    LeftDense,
+    find_all_matrices,
+    find_left_dense,
+    locate,
+    open_model,
+)
+from secateur.checkpoint.companions import leads_inside
 from secateur.checkpoint.durable import sha256
 from secateur.errors import CheckpointError
-from secateur.record.record import MatrixRecord, read_record
-from secateur.sparsity import Selection, audit, parse_pattern
+from secateur.machine.paths import pinned
+from secateur.record.check_settings import CheckSettings
+from secateur.record.record import MatrixRecord, RunRecord, read_record
+from secateur.sparsity import Pattern, Selection, Unstructured, audit
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,7 @@ class KindProof:
         kind: name of the layer within the block.
         matrices: their number.
         weights, zeros: numbers of weights and of zeros in all of them.
+        covered: number of the weights in which a pattern was looked for.
         lowest, highest: sparsity of the densest and of the sparsest.
         failing: names of those that do not have the pattern.
     """
@@ -36,9 +49,19 @@ class KindProof:
     matrices: int
     weights: int
     zeros: int
+    covered: int
     lowest: float
     highest: float
     failing: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Whether they have the pattern, in a word of five letters or less."""
+        if self.failing:
+            return "fails"
+        if self.covered < self.weights:
+            return "part" if self.covered else "dense"
+        return "holds"
 
 
 @dataclass(frozen=True)
@@ -47,18 +70,25 @@ class Proof:
 
     Attributes:
         folder: the model.
-        pattern: what was looked for; None if nothing was, and the counts stand alone. Matrices that
-            the selection leaves dense are counted, and hold whatever they are.
+        pattern: what was looked for; None if nothing was, and the counts stand alone.
+        by_record: whether it is the record alone that says which matrices have which pattern.
         kinds: by kind of matrix.
+        covered_by: number of the weights in which each pattern was looked for.
+        left_dense: everything else, with the reason.
         files: how many have a checksum in the record.
         changed: those that are missing or not as they were written.
+        unproved: files of weights that are not loaded, or that the record does not know.
     """
 
     folder: Path
     pattern: Selection | None
+    by_record: bool
     kinds: tuple[KindProof, ...]
+    covered_by: Mapping[str, int]
+    left_dense: tuple[LeftDense, ...]
     files: int
     changed: tuple[str, ...]
+    unproved: tuple[str, ...]
 
     @property
     def weights(self) -> int:
@@ -66,9 +96,21 @@ class Proof:
         return sum(kind.weights for kind in self.kinds)
 
     @property
+    def covered(self) -> int:
+        """Prunable weights in which a pattern was looked for."""
+        return sum(kind.covered for kind in self.kinds)
+
+    @property
     def zeros(self) -> int:
         """Prunable weights that are zero."""
         return sum(kind.zeros for kind in self.kinds)
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether every matrix that is to have a pattern has it, and there are any; None if no
+        pattern was looked for.
+        """
+        return None if self.pattern is None else not self.failing and self.covered > 0
 
     @property
     def complaint(self) -> str | None:
@@ -78,8 +120,12 @@ class Proof:
             said.append(
                 f"{len(self.failing)} matrices are not {self.pattern}: {_some(self.failing)}"
             )
+        elif self.holds is False:
+            said.append(f"{self.pattern} covers none of {self.weights} prunable weights")
         if self.changed:
             said.append(f"not as they were written: {_some(self.changed)}")
+        if self.unproved and (self.pattern is not None or self.files):
+            said.append(f"files of weights that nothing vouches for: {', '.join(self.unproved)}")
         return " | ".join(said) or None
 
     @property
@@ -92,73 +138,137 @@ class Proof:
         return {
             "folder": str(self.folder),
             "pattern": None if self.pattern is None else str(self.pattern),
-            "holds": None if self.pattern is None else not self.failing,
+            "holds": self.holds,
+            "complaint": self.complaint,
             "weights": self.weights,
+            "covered_weights": self.covered,
+            "covered_by": dict(self.covered_by),
+            "matrices_chosen_by": "run.json" if self.by_record else "the command",
             "zeros": self.zeros,
-            "kinds": [asdict(kind) for kind in self.kinds],
+            "kinds": [{**asdict(kind), "verdict": kind.verdict} for kind in self.kinds],
+            "left_dense": [asdict(left) for left in self.left_dense],
             "files": self.files,
             "changed_files": list(self.changed),
+            "unproved_files": list(self.unproved),
         }
 
 
-def check_folder(model: str, pattern: str | None, *, trust_remote_code: bool = False) -> Proof:
+def check_folder(model: str, pattern: str | float | None = None, **options: Any) -> Proof:
     """Count the zeros of every prunable matrix of a model folder.
 
     Args:
         model: folder or hub name.
-        pattern: what every matrix must have; None takes what the folder's run.json says, or looks
-            for nothing if there is none.
-        trust_remote_code: run the code that lies beside the weights, if the model needs it.
+        pattern: what is looked for.
+        options: every other field of `CheckSettings`.
 
     Raises:
-        SecateurError: the pattern or the folder cannot be read.
+        SecateurError: what is looked for, or the folder, cannot be read.
     """
-    selection = None if pattern is None else Selection(parse_pattern(pattern))
-    folder = locate(model, trust_remote_code=trust_remote_code)
+    settings = CheckSettings.build({"model": model, "pattern": pattern, **options})
+    trust = settings.trust_remote_code
+    folder = locate(pinned(settings.model, settings.revision), trust_remote_code=trust)
     record = read_record(folder)
+    selection = settings.selection(record)
     if selection is None and record is not None:
-        selection = record.selection
-        if selection is None:
-            raise CheckpointError(
-                "the run record names no pattern", where=folder / "run.json", hint="--pattern"
-            )
-    # float32 holds every stored value: half precision would round small weights to zero
-    cpu = torch.device("cpu")
-    source = open_model(folder, cpu, torch.float32, trust_remote_code=trust_remote_code)
+        raise CheckpointError(
+            "the run record names no pattern", where=folder / "run.json", hint="--pattern"
+        )
+    checkpoint = Checkpoint(folder, trust_remote_code=trust)
+    # a precision that holds every stored value: any other would round small weights to zero
+    stored = {checkpoint.dtype(name) for name in checkpoint.names}
+    dtype = torch.float64 if torch.float64 in stored else torch.float32
+    source = open_model(folder, torch.device("cpu"), dtype, trust_remote_code=trust)
+    shared = None if settings.asks or record is None else _shared_out(record)
+    sharing: dict[str, int] = {}  # name -> zeros above what its rows are to have, or below
     by_kind: dict[str, list[MatrixRecord]] = {}
+    covered: Counter[str] = Counter()  # by kind
+    covered_by: Counter[str] = Counter()
     for index, matrices in enumerate(find_all_matrices(source.blocks)):
         with source.open_block(index):
             for matrix in matrices:
                 name = source.blocks.prefix(index) + matrix.name
                 asked = None if selection is None else selection.pattern_of(index, name)
-                counted = MatrixRecord.of(name, audit(matrix.read(), asked))
-                by_kind.setdefault(matrix.kind, []).append(counted)
-    kinds = tuple(_sum(kind, matrices) for kind, matrices in by_kind.items())
+                counted = audit(matrix.read(), asked)
+                columns = counted.columns
+                if isinstance(asked, Unstructured) and asked == shared and asked.fits(columns):
+                    due = max(1, asked.pruned_of(columns) - 1)  # in every row
+                    sharing[name] = counted.zeros - counted.rows * due
+                    counted = audit(matrix.read())
+                by_kind.setdefault(matrix.kind, []).append(MatrixRecord.of(name, counted))
+                if asked is not None:
+                    covered[matrix.kind] += counted.weights
+                    covered_by[str(asked)] += counted.weights
+    short = frozenset(sharing if sum(sharing.values()) < 0 else ())
     files = {} if record is None else record.files
-    return Proof(folder, selection, kinds, len(files), _changed(folder, files))
+    return Proof(
+        folder=folder,
+        pattern=selection,
+        by_record=not settings.asks and selection is not None,
+        kinds=tuple(
+            _sum(kind, matrices, covered[kind], short) for kind, matrices in by_kind.items()
+        ),
+        covered_by=dict(covered_by),
+        left_dense=find_left_dense(source, selection),
+        files=len(files),
+        changed=_changed(folder, files),
+        unproved=_unproved(checkpoint, record),
+    )
+
+
+def _shared_out(record: RunRecord) -> Pattern | None:
+    """The ratio that the last stage shared out among matrices; None if it gave all the same.
+
+    It holds if all of them together have it, but for a weight of every row.
+    """
+    settings = record.stages[-1].settings if record.stages else {}
+    selection = record.selection
+    if selection is None or settings.get("allocation", "uniform") == "uniform":
+        return None
+    return selection.pattern
 
 
 def _changed(folder: Path, files: Mapping[str, str]) -> tuple[str, ...]:
     """Names of the files that do not have the checksum in the record."""
-    changed = []
-    for name, checksum in files.items():
-        path = folder / Path(name).name  # the record may be anybody's: it cannot lead elsewhere
-        if not path.is_file() or sha256(path) != checksum:
-            changed.append(name)
-    return tuple(changed)
+    return tuple(
+        name for name, checksum in files.items() if not _is_as_written(folder, name, checksum)
+    )
+
+
+def _is_as_written(folder: Path, name: str, checksum: str) -> bool:
+    """Whether a file has a checksum; the record may be anybody's, and cannot lead elsewhere."""
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts or not leads_inside(folder, Path(name)):
+        return False
+    try:
+        return (folder / name).is_file() and sha256(folder / name) == checksum
+    except (OSError, ValueError):  # no file can have that name, or nobody may read it
+        return False
+
+
+def _unproved(checkpoint: Checkpoint, record: RunRecord | None) -> tuple[str, ...]:
+    """Names of the files of weights that are not loaded, or that a record has no checksum of."""
+    unknown: Iterable[Path] = ()
+    if record is not None:
+        unknown = (path for path in checkpoint.weight_files if path.name not in record.files)
+    return tuple(sorted(path.name for path in (*checkpoint.idle_weight_files, *unknown)))
 
 
 def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _sum(kind: str, matrices: list[MatrixRecord]) -> KindProof:
+def _sum(
+    kind: str, matrices: list[MatrixRecord], covered: int, short: Collection[str]
+) -> KindProof:
     return KindProof(
         kind=kind,
         matrices=len(matrices),
         weights=sum(matrix.rows * matrix.columns for matrix in matrices),
         zeros=sum(matrix.zeros for matrix in matrices),
+        covered=covered,
         lowest=min(matrix.sparsity for matrix in matrices),
         highest=max(matrix.sparsity for matrix in matrices),
-        failing=tuple(matrix.name for matrix in matrices if not matrix.holds),
+        failing=tuple(
+            matrix.name for matrix in matrices if not matrix.holds or matrix.name in short
+        ),
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from secateur.checkpoint import LeftDense
 from secateur.checkpoint.durable import write_text, writing
 from secateur.data import ImageProtocol, Protocol
 from secateur.errors import CheckpointError, PatternError
@@ -88,6 +89,9 @@ class StageRecord(RecordPart):
     """Wall time of the stage but for measuring."""
     notices: tuple[str, ...] = ()
     """What the user should know."""
+    left_dense: tuple[LeftDense, ...] = ()
+    """What of the model got no pattern, with the reason; a record of an earlier version has none.
+    """
 
     @property
     def title(self) -> str:

@@ -46,17 +46,17 @@ def audit(weight: Tensor, pattern: Pattern | None = None) -> MatrixAudit:
 
     A dense matrix may contain zeros of its own, so more zeros than asked for are no violation. An
     unstructured pattern is counted over the matrix, with each row's share rounded down: the same
-    bound holds whether rows or the whole matrix competed.
+    bound holds whether rows or the whole matrix competed. Where the pattern fits no row (its groups
+    do not fill one, its share comes to no weight at all), every row is a violation.
     """
     rows, columns = weight.shape
     zeros = int((weight == 0).sum())
     violations = 0
-    if isinstance(pattern, NofM):
-        if columns % pattern.m:
-            violations = rows  # groups do not even fill a row
-        else:
-            alive = (weight != 0).reshape(rows, -1, pattern.m).sum(dim=-1)  # [out, in / m]
-            violations = int((alive > pattern.n).sum())
+    if pattern is not None and not pattern.fits(columns):
+        violations = max(1, rows)
+    elif isinstance(pattern, NofM):
+        alive = (weight != 0).reshape(rows, -1, pattern.m).sum(dim=-1)  # [out, in / m]
+        violations = int((alive > pattern.n).sum())
     elif pattern is not None:
         violations = max(0, rows * pattern.pruned_of(columns) - zeros)
     return MatrixAudit(rows=rows, columns=columns, zeros=zeros, violations=violations)

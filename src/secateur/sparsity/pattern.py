@@ -38,14 +38,20 @@ class Unstructured:
         """How many of `count` weights to prune: the ratio rounded down, as the papers do."""
         return math.floor(self.ratio * count + 1e-6)
 
+    def fits(self, in_features: int) -> bool:
+        """Whether the ratio prunes a weight of every row, and leaves one."""
+        return 0 < self.pruned_of(in_features) < in_features
+
     def check_fits(self, in_features: int, where: str) -> None:
-        """Raise `PatternError` if the ratio prunes no weight, or every weight, of a row."""
-        pruned = self.pruned_of(in_features)
-        if not 0 < pruned < in_features:
+        """Raise `PatternError` unless the pattern fits a row of so many weights."""
+        if not self.fits(in_features):
+            pruned = self.pruned_of(in_features)
+            nearest = 1 / in_features if pruned == 0 else 1 - 1 / in_features
             raise PatternError(
                 f"{self} prunes {pruned} of {in_features} weights of every row",
                 where=where,
                 wanted="a ratio that leaves some weights and prunes some",
+                hint=_without(where, Unstructured(nearest) if in_features > 1 else None),
             )
 
     def __str__(self) -> str:
@@ -72,21 +78,48 @@ class NofM:
         """The share of zeros that the pattern asks for."""
         return 1 - self.n / self.m
 
+    def fits(self, in_features: int) -> bool:
+        """Whether the groups fill a row exactly."""
+        return in_features > 0 and in_features % self.m == 0
+
     def check_fits(self, in_features: int, where: str) -> None:
-        """Raise `PatternError` unless the groups fill the input dimension exactly."""
-        if in_features % self.m:
+        """Raise `PatternError` unless the pattern fits a row of so many weights."""
+        if not self.fits(in_features):
             raise PatternError(
                 f"groups of {self.m} do not divide the {in_features} inputs",
                 where=where,
                 wanted=f"a pattern N:M whose M divides {in_features}",
-                hint="2:4, 4:8 or an unstructured ratio",
+                hint=_without(where, self._nearest(in_features)),
             )
+
+    def _nearest(self, in_features: int) -> Pattern | None:
+        """The pattern of the same share that fits and whose groups are most alike in size."""
+        alike = [
+            NofM(self.n * m // self.m, m)
+            for m in range(2, min(in_features, 2 * self.m) + 1)
+            if in_features % m == 0 and self.n * m % self.m == 0
+        ]
+        if alike:
+            return min(alike, key=lambda pattern: abs(pattern.m - self.m))
+        share = Unstructured(self.sparsity)
+        return share if share.fits(in_features) else None
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}"
 
 
 Pattern = Unstructured | NofM
+
+
+def _without(matrix: str, nearest: Pattern | None) -> str:
+    """What to try where a pattern does not fit a matrix: one that does, or to leave it out.
+
+    >>> _without("model.layers.3.mlp.down_proj.weight", NofM(1, 2))
+    "1:2, or --exclude 'mlp.down_proj'"
+    """
+    inside = re.sub(r"^.*\.\d+\.(?=[^.]*[a-z])", "", matrix.removesuffix(".weight"))
+    leave_out = f"--exclude '{inside}'"
+    return leave_out if nearest is None else f"{nearest}, or {leave_out}"
 
 
 def parse_pattern(text: str | float | Pattern) -> Pattern:

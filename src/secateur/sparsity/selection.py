@@ -7,8 +7,8 @@
     blocks       only in these blocks, counted from 0: "4-27", "0,3,8-" ("8-" is from 8 to the last)
     dense_first  not in so many of the first blocks
 
-Expressions are Python's regular expressions, searched for anywhere in the full name, such as
-"model.layers.3.self_attn.q_proj.weight" or "model.layers.3.mlp.experts.17.down_proj".
+Expressions are regular expressions as Python writes them, searched for anywhere in the full name,
+such as "model.layers.3.self_attn.q_proj.weight" or "model.layers.3.mlp.experts.17.down_proj".
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from secateur.errors import PatternError
+from secateur.sparsity.expression import check_expression, is_found
 from secateur.sparsity.pattern import Pattern, parse_pattern
 
 SELECTION_KEYS = ("include", "exclude", "blocks", "dense_first", "patterns")
 """Keys of a recipe that say, beside its pattern, which matrices are pruned and to what."""
+
+DENSE_FIRST, NOT_IN_BLOCKS, NOT_INCLUDED, EXCLUDED = REASONS_DENSE = (
+    "dense_first", "not in blocks", "not included", "excluded",
+)  # fmt: skip
+"""Why a selection gives a matrix no pattern."""
 
 
 @dataclass(frozen=True)
@@ -49,31 +55,34 @@ class Selection:
         return (self.pattern, *(pattern for _, pattern in self.patterns))
 
     def pattern_of(self, block: int, name: str) -> Pattern | None:
-        """The pattern of a matrix, by its block's number and full name; None leaves it as it is."""
-        pattern = self._pattern_here(block, name)
-        if pattern is None and self.before is not None:
-            return self.before.pattern_of(block, name)
-        return pattern
+        """The pattern of a matrix, by its block's number and full name; None leaves it as it is.
 
-    def _pattern_here(self, block: int, name: str) -> Pattern | None:
-        """The same without what was before."""
-        if not self.has_block(block):
-            return None
-        if self.include and not any(re.search(expression, name) for expression in self.include):
-            return None
-        if any(re.search(expression, name) for expression in self.exclude):
-            return None
-        patterns = (pattern for expression, pattern in self.patterns if re.search(expression, name))
+        Raises:
+            PatternError: an expression takes too long.
+        """
+        if self._reason_here(block, name) is not None:
+            return None if self.before is None else self.before.pattern_of(block, name)
+        patterns = (pattern for expression, pattern in self.patterns if is_found(expression, name))
         return next(patterns, self.pattern)
 
-    def has_block(self, block: int) -> bool:
-        """Whether anything in a block may be pruned."""
+    def reason_dense(self, block: int, name: str) -> str | None:
+        """Why a matrix gets no pattern, by the setting that leaves it out; None if it gets one."""
+        if self.before is not None and self.before.reason_dense(block, name) is None:
+            return None
+        return self._reason_here(block, name)
+
+    def _reason_here(self, block: int, name: str) -> str | None:
+        """The same without what was before."""
         if block < self.dense_first:
-            return False
-        ranges = self.blocks
-        return ranges is None or any(
-            first <= block and (last is None or block <= last) for first, last in ranges
-        )
+            return DENSE_FIRST
+        if self.blocks is not None and not any(
+            first <= block and (last is None or block <= last) for first, last in self.blocks
+        ):
+            return NOT_IN_BLOCKS
+        if self.include and not any(is_found(expression, name) for expression in self.include):
+            return NOT_INCLUDED
+        excluded = any(is_found(expression, name) for expression in self.exclude)
+        return EXCLUDED if excluded else None
 
     def idle(self, names: Iterable[str]) -> tuple[str, ...]:
         """The expressions that are found in none of the names."""
@@ -83,7 +92,7 @@ class Selection:
             *self.exclude,
             *(expression for expression, _ in self.patterns),
         )
-        return tuple(e for e in expressions if not any(re.search(e, name) for name in known))
+        return tuple(e for e in expressions if not any(is_found(e, name) for name in known))
 
     def __str__(self) -> str:
         plain = replace(self, before=None) == Selection(self.pattern)
@@ -107,13 +116,7 @@ def read_selection(values: Mapping[str, Any]) -> Selection:
         values.get("dense_first", 0),
     )
     for expression in (*selection.include, *selection.exclude, *dict(selection.patterns)):
-        try:
-            re.compile(expression)
-        except re.error as fault:
-            raise PatternError(
-                f"{expression!r} is no regular expression ({fault})",
-                wanted="one that is found in the names of matrices, such as mlp or experts",
-            ) from fault
+        check_expression(expression)
     return selection
 
 
