@@ -109,7 +109,8 @@ def values_returned(model: PreTrainedModel, blocks: Blocks, inputs: Tensor) -> i
         try:
             record(model, blocks, inputs, returned, calls)
         except ModelError as fault:
-            if len(calls) > visited:
+            named = isinstance(fault, BlockByBlockError)
+            if (len(calls), named) > (visited, isinstance(farthest, BlockByBlockError)):
                 farthest, visited = fault, len(calls)
         else:
             return returned
@@ -171,7 +172,8 @@ def record(
 def _without_head(model: PreTrainedModel, blocks: Blocks) -> nn.Module:
     """The model inside of a model that makes hidden states: all of it, if it has no head."""
     if model.base_model is not model:
-        inside: nn.Module = model.base_model
+        inside = model.base_model
+        assert isinstance(inside, nn.Module)
         return inside
     names = blocks.path.split(".")
     parents = (model.get_submodule(".".join(names[:depth])) for depth in range(1, len(names)))
