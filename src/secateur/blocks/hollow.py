@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -172,9 +172,7 @@ def record(
 def _without_head(model: PreTrainedModel, blocks: Blocks) -> nn.Module:
     """The model inside of a model that makes hidden states: all of it, if it has no head."""
     if model.base_model is not model:
-        inside = model.base_model
-        assert isinstance(inside, nn.Module)
-        return inside
+        return cast(nn.Module, model.base_model)
     names = blocks.path.split(".")
     parents = (model.get_submodule(".".join(names[:depth])) for depth in range(1, len(names)))
     return next((parent for parent in parents if isinstance(parent, PreTrainedModel)), model)
