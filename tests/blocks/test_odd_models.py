@@ -202,7 +202,7 @@ def test_a_matrix_without_gradient_is_scored_by_wanda(method: str) -> None:
     run = prune(by_gradient, method)
     assert "no gradient comes back to self_attn.q_proj: Wanda's score" in notices(run)
     expected, found = (
-        cast(Any, find_blocks(pruned).modules[0]).self_attn.q_proj.weight
+        cast("Any", find_blocks(pruned).modules[0]).self_attn.q_proj.weight
         for pruned in (by_wanda, by_gradient)
     )
     assert torch.equal(expected, found)

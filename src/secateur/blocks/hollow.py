@@ -172,7 +172,8 @@ def record(
 def _without_head(model: PreTrainedModel, blocks: Blocks) -> nn.Module:
     """The model inside of a model that makes hidden states: all of it, if it has no head."""
     if model.base_model is not model:
-        return cast(nn.Module, model.base_model)
+        return cast("nn.Module", model.base_model)
     names = blocks.path.split(".")
     parents = (model.get_submodule(".".join(names[:depth])) for depth in range(1, len(names)))
-    return next((parent for parent in parents if isinstance(parent, PreTrainedModel)), model)
+    inner = (parent for parent in parents if isinstance(parent, PreTrainedModel))
+    return cast("nn.Module", next(inner, model))
