@@ -18,7 +18,7 @@ from secateur.blocks.observer import Observer, ToGather
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, StreamedModel, find_matrices, open_model
 from secateur.checkpoint.matrices import is_fused_experts, with_weights
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, ModelError
 from secateur.methods import every
 from secateur.sparsity import NofM, keep_mask
 from secateur.statistics import Need
@@ -127,7 +127,7 @@ def test_experts_run_as_the_model_runs_them_when_nobody_watches() -> None:
     with Observer(matrices, BOTH).watch(4):
         assert "forward" in vars(experts)
     stream.batches[0].hidden = torch.zeros(1, 1, 5)  # of the wrong width
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ModelError, match="in block 1"):
         observe(block, index, stream, matrices, BOTH)
     assert "forward" not in vars(experts)
 

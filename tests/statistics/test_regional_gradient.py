@@ -13,6 +13,7 @@ from secateur.blocks.observe import observe
 from secateur.blocks.observer import ToGather
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
+from secateur.errors import ModelError
 from secateur.statistics import Need
 from tiny import EVERY_FAMILY, make_model, make_tokens
 
@@ -111,7 +112,7 @@ def test_one_forward_pass_whatever_is_needed() -> None:
 def test_hooks_are_removed_even_after_an_error() -> None:
     block, stream, matrices = block_one("llama")
     stream.batches[1].hidden = torch.zeros(1, 1, 5)  # of the wrong width
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ModelError, match="the model's own code fails"):
         observe(block, 1, stream, matrices, BOTH)
     assert not any(module._forward_hooks for module in block.modules())
     assert not any(module._forward_pre_hooks for module in block.modules())

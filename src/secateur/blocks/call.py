@@ -72,7 +72,7 @@ class Interner:
     def __init__(self) -> None:
         self._seen: dict[tuple[Any, ...], list[Tensor]] = {}
 
-    def __call__(self, calls: tuple[Call, ...]) -> tuple[Call, ...]:
+    def __call__(self, calls: Sequence[Call]) -> tuple[Call, ...]:
         """The same calls, equal tensors made one."""
         return tuple(
             replace(

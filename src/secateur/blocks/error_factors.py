@@ -46,7 +46,7 @@ def error_factors(source: BlockModel, stream: Stream, way: UpAndDown) -> list[Te
     moments: dict[int, Tensor] = {}
 
     def look(index: int, gradients: Sequence[Tensor]) -> None:
-        rows = [gradient.flatten(0, 1).float() for gradient in gradients]  # [tokens, width]
+        rows = [gradient.flatten(0, -2).float() for gradient in gradients]  # [tokens, width]
         moment = torch.zeros(rows[0].shape[1], rows[0].shape[1], device=rows[0].device)
         for part in rows:
             moment.addmm_((part * _SCALE).T, part * _SCALE)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 
+from secateur.blocks.replaced import replaced
 from secateur.checkpoint.matrices import first_projection
 
 See = Callable[[str, int, Tensor, list[int], Tensor], None]
@@ -60,11 +61,8 @@ def run_one_by_one(
             total = total.index_add(0, tokens, weighed.to(total.dtype))
         return total.view_as(hidden_states)
 
-    experts.forward = forward
-    try:
+    with replaced(experts, forward=forward):
         yield
-    finally:
-        del experts.forward
 
 
 def _run(experts: Any, expert: int, x: Tensor, sizes: list[int], see: See) -> Tensor:

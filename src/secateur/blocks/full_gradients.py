@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 
+from secateur.blocks.models_fault import models_fault
 from secateur.blocks.observer import Observer, ToGather
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, find_matrices
@@ -117,9 +118,13 @@ def full_gradients(
         way: how the blocks are run, and who is told.
         look: gets the gradients of every block's output, the last block's first.
 
+    A matrix that the block does not call, or whose output takes no gradient, gets zero.
+
     Raises:
+        ModelError: the model has no head to make a loss with, or fails by itself.
         NumericalError: a loss or a gradient is not finite.
     """
+    stream.check_head(source)
     depth = len(source.blocks)
     inputs = BlockInputs(way.scratch if _on_disk(stream, depth, way.keep) else None)
     for index in range(depth):
@@ -140,12 +145,18 @@ def full_gradients(
                 hidden = batch.hidden.requires_grad_(True)
                 with observer.watch(len(hidden)), torch.enable_grad():
                     output = batch.run(block, index)
-                    (gradients[number],) = torch.autograd.grad(output, hidden, gradients[number])
+                    with models_fault(f"block {index}"):
+                        (gradients[number],) = torch.autograd.grad(
+                            output, hidden, gradients[number]
+                        )
                 hidden.requires_grad_(False)
             observer.join()
+            uncalled = observer.uncalled
             for matrix in matrices:
                 name = source.blocks.prefix(index) + matrix.name
                 gradient = observer.values(matrix)[Need.FULL_GRADIENT]
+                if matrix in uncalled:
+                    gradient = torch.zeros_like(gradient)
                 check_finite(gradient, "the loss gradient is", name)
                 if file is not None:
                     file.write(name, gradient)
@@ -176,7 +187,8 @@ def _of_row(stream: Stream, model: torch.nn.Module, batch: Batch, row: int) -> T
         raise NumericalError(
             "the loss is not finite", where=f"calibration sequence {row}", hint="--dtype float32"
         )
-    return torch.autograd.grad(loss, final)[0]
+    with models_fault(type(model).__name__):
+        return torch.autograd.grad(loss, final)[0]
 
 
 def _on_disk(stream: Stream, depth: int, keep: Keep) -> bool:

@@ -16,9 +16,10 @@ from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import NumericalError
 from secateur.machine import processes
 from secateur.methods import Refine
+from secateur.methods.wanda import WandaParams, wanda
 from secateur.recipe import Plan
 from secateur.sparsity import Pattern, keep_mask, without_dropped
-from secateur.statistics import Need, Statistics, check_finite
+from secateur.statistics import Need, Statistics, check_finite, uninformed
 
 
 @dataclass(frozen=True)
@@ -100,35 +101,36 @@ def new_weights(
     Raises:
         NumericalError: a statistic, a score or a loss is not finite; names the matrix.
     """
-    starved: list[Matrix] = []
-    if observed is not None and plan.method.needs:
-        starved = [matrix for matrix in observed.observer.starved if matrix in block.patterns]
-    told = _of_the_starved(block, starved, plan)
+    unknown, told = _unknown(block, observed, plan)
     statistics = {
         matrix.name: _statistics(block, matrix, observed, gradients, plan)
         for matrix in block.matrices
     }
-    for matrix in starved:
-        statistics[matrix.name] = Statistics.uninformed(
-            plan.method.needs, matrix.shape, statistics[matrix.name].sequences, matrix.read().device
-        )
+    for matrix in unknown:
+        values = uninformed(plan.method.needs, matrix.shape, matrix.read().device)
+        statistics[matrix.name] = Statistics(values, statistics[matrix.name].sequences)
+    flat = [matrix for matrix in block.matrices if statistics[matrix.name].without_gradient]
+    told += _lines(flat, "no gradient comes back to {}: Wanda's score")
 
     def choose(matrix: Matrix, weight: Tensor) -> Tensor:
         assert plan.method.score is not None
         with torch.no_grad():
-            score = plan.method.score(weight, statistics[matrix.name], plan.params)
+            if matrix in flat:
+                score = wanda(weight, statistics[matrix.name], WandaParams())
+            else:
+                score = plan.method.score(weight, statistics[matrix.name], plan.params)
             check_finite(score, "the scores are", block.prefix + matrix.name)
             return keep_mask(score, block.patterns[matrix], plan.params.chosen_competition)
 
     if plan.method.solve is not None:
         assert observed is not None
         informed = [
-            [matrix for matrix in group if matrix not in starved]
+            [matrix for matrix in group if matrix not in unknown]
             for group in observed.observer.groups
         ]
         start, notices = _solve(block, informed, statistics, plan)
         told += notices
-        for matrix in starved:
+        for matrix in unknown:
             weight = matrix.read().float()
             keep = keep_mask(weight.abs(), block.patterns[matrix], plan.params.chosen_competition)
             start[matrix.name] = Masked(keep, without_dropped(weight, keep))
@@ -141,7 +143,7 @@ def new_weights(
     if plan.method.refine is Refine.NONE:
         return Pruned({name: masked.weight for name, masked in start.items()}, told)
     assert observed is not None
-    still = frozenset(matrix.name for matrix in starved)
+    still = frozenset(matrix.name for matrix in unknown if matrix.expert is not None)
     task = Task(
         block.module, block.index, block.matrices, observed.stream, observed.targets,
         observed.error_factor, still,
@@ -150,17 +152,34 @@ def new_weights(
     return Pruned(refined.weights, told, refined.judged)
 
 
-def _of_the_starved(block: OpenBlock, starved: Sequence[Matrix], plan: Plan) -> tuple[str, ...]:
-    """A notice for every module with experts that saw too few tokens."""
+def _unknown(
+    block: OpenBlock, observed: Observed | None, plan: Plan
+) -> tuple[list[Matrix], tuple[str, ...]]:
+    """The matrices that a method which reads statistics knows nothing of, and a notice of each.
+
+    They are those of experts that saw too few tokens, and those that the block does not call.
+    """
+    if observed is None or not plan.method.needs:
+        return [], ()
+    starved = [matrix for matrix in observed.observer.starved if matrix in block.patterns]
+    uncalled = [matrix for matrix in observed.observer.uncalled if matrix in block.patterns]
     experts: dict[str, dict[int | None, None]] = {}
     for matrix in starved:
         module = matrix.parameter.rpartition(".")[0]
         experts.setdefault(module, {})[matrix.expert] = None
-    return tuple(
+    told = tuple(
         f"{block.prefix}{module}: fewer than {plan.expert_tokens} tokens reached expert"
         f" {', '.join(map(str, numbers))}: pruned by magnitude"
         for module, numbers in experts.items()
     )
+    return [*starved, *uncalled], told + _lines(
+        uncalled, "{} is not called as a linear layer by its block: pruned by magnitude"
+    )
+
+
+def _lines(matrices: Sequence[Matrix], line: str) -> tuple[str, ...]:
+    """A notice for every kind of matrix, the same for every block and expert."""
+    return tuple(line.format(kind) for kind in dict.fromkeys(matrix.kind for matrix in matrices))
 
 
 def _solve(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from secateur.blocks.models_fault import models_fault
 from secateur.blocks.observer import Observer, ToGather
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
@@ -67,7 +68,8 @@ def observe(
             output = batch.run(block, index)
             if with_gradient:
                 loss = output.float().flatten(1).norm(dim=1).sum()
-                torch.autograd.grad(loss, hidden)
+                with models_fault(f"block {index}"):
+                    torch.autograd.grad(loss, hidden)
             if with_output:
                 outputs.append(output.detach())
         hidden.requires_grad_(False)

@@ -23,13 +23,20 @@ import torch
 from torch import Tensor, nn
 
 from secateur.blocks.experts import See, run_one_by_one
+from secateur.blocks.products import multiplies
 from secateur.checkpoint import Matrix
 from secateur.errors import ModelError, NumericalError
 from secateur.machine import processes
-from secateur.statistics import GradientNorm, Hessian, InputNorm, Need, Order
+from secateur.statistics import (
+    GRADIENTS,
+    GradientNorm,
+    Hessian,
+    InputNorm,
+    Need,
+    Order,
+    uninformed,
+)
 
-GRADIENTS = frozenset({Need.REGIONAL_GRADIENT, Need.FULL_GRADIENT})
-"""Statistics that are known only once a loss is sent back."""
 PROBE_TOKENS = 256
 """Inputs of a matrix that are held, to measure later what pruning does to its output: so many
 take little memory beside its weights."""
@@ -87,9 +94,9 @@ class Observer:
 
     @property
     def groups(self) -> list[list[Matrix]]:
-        """The matrices that read the same input, together."""
+        """The matrices that read the same input, together; without those in `uncalled`."""
         return [
-            [m for m in self._matrices if self._leader[m.name] == leader]
+            [m for m in self._matrices if self._leader.get(m.name) == leader]
             for leader in dict.fromkeys(self._leader.values())
         ]
 
@@ -139,6 +146,22 @@ class Observer:
         self._count(matrices[0], x, self._sizes(matrices[0], x, sequences))
 
     @property
+    def uncalled(self) -> tuple[Matrix, ...]:
+        """The matrices that nothing is known of: the block never multiplies by them as one does.
+
+        Raises:
+            ModelError: they are all that there are.
+        """
+        uncalled = tuple(m for m in self._matrices if m.name not in self._leader)
+        if uncalled and len(uncalled) == len(self._matrices):
+            raise ModelError(
+                f"the block is never seen to call a matrix, such as {uncalled[0].name}",
+                wanted="blocks that call their linear layers, and are not compiled",
+                hint="--method magnitude",
+            )
+        return uncalled
+
+    @property
     def starved(self) -> tuple[Matrix, ...]:
         """The matrices of experts that saw fewer than `expert_tokens` tokens."""
         return tuple(
@@ -148,8 +171,12 @@ class Observer:
         )
 
     def values(self, matrix: Matrix) -> dict[Need, Tensor]:
-        """The finished statistics of one matrix, by need."""
-        leader = self._leader[matrix.name]
+        """The finished statistics of one matrix, by need.
+
+        Of one in `uncalled` they say nothing. A gradient that no token ever had is zero.
+        """
+        if (leader := self._leader.get(matrix.name)) is None:
+            return uninformed(self._needs, matrix.shape, matrix.read().device)
         values: dict[Need, Tensor] = {}
         if Need.INPUT_NORM in self._needs:
             values[Need.INPUT_NORM] = self._norms[leader].norm
@@ -165,14 +192,14 @@ class Observer:
     def output_error(self, matrix: Matrix, weight: Tensor) -> float | None:
         """What `weight` [out, in] in place of W does to the output of the matrix alone.
 
-        norm2(X (W - weight)') / norm2(X W') over some inputs X of the first batch that the matrix
-        saw; None if it saw none.
+        norm2(X (W - weight)') / norm2(X W') over some inputs X [up to probe_tokens, in] of the
+        first batch that the matrix saw; None if it saw none.
 
         Raises:
             NumericalError: an output is not finite.
         """
-        inputs = self._probes.get(self._leader[matrix.name])  # [up to probe_tokens, in]
-        if inputs is None:
+        leader = self._leader.get(matrix.name)
+        if leader is None or (inputs := self._probes.get(leader)) is None:
             return None
         dense = matrix.read()
         output = (inputs @ dense.T).float().norm()
@@ -185,6 +212,8 @@ class Observer:
 
     def _hook(self, matrix: Matrix, sequences: int) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> None:
+            if output is not None and not multiplies(matrix, args, output):
+                return
             self._used.append(matrix)
             # Some families flatten [batch, tokens] before their linear layers.
             x = args[0].detach().reshape(-1, args[0].shape[-1])  # [batch * tokens, in]
@@ -255,4 +284,6 @@ class Observer:
             rows = gradient.reshape(-1, gradient.shape[-1])  # [rows, out]
             norm.add(torch.split(x, sizes), torch.split(rows, sizes))
 
+        if not output.requires_grad:  # computed without: it stays zero
+            return
         output.register_hook(add)  # type: ignore[no-untyped-call]

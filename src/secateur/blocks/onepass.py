@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
+from secateur.blocks.products import multiplies
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import Matrix
 from secateur.errors import ModelError
@@ -55,7 +56,7 @@ def groups_in_order(
     """The matrices that read the same tensor, in the order in which a block reaches their inputs.
 
     Found by running the first sequence through the block. None if the block cannot be pruned while
-    it runs: it has fused experts, or does not use each matrix exactly once.
+    it runs: it has fused experts, or does not multiply by each matrix exactly once.
     """
     if any(matrix.expert is not None for matrix in matrices):
         return None
@@ -70,7 +71,17 @@ def groups_in_order(
                 return
         groups.append((inputs, [matrix]))
 
-    with _seen_before_use(matrices, see):
+    def see_product(matrix: Matrix) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if multiplies(matrix, args, output):
+                see(matrix, args[0])
+
+        return hook
+
+    with ExitStack() as hooked:
+        for matrix in matrices:
+            handle = matrix.owner.register_forward_hook(see_product(matrix))
+            hooked.callback(handle.remove)
         hidden, call = stream.batches[0].select(index, torch.tensor([0]))
         call(block, hidden)
     exactly_once = len(used) == len(matrices) and set(used) == set(matrices)

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from secateur.blocks.models_fault import models_fault
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import Matrix
 from secateur.checkpoint.matrices import with_weights
@@ -126,6 +127,8 @@ def optimise(
     if judging:
         best_weights = {name: weight.clone() for name, weight in weights.items()}
     moving = {name: weight for name, weight in weights.items() if name not in task.still}
+    if not moving:
+        return Refined(weights, None)
     optimizer, schedule = _optimizer(moving, keep, settings, stepped)
     for number in range(settings.rounds):
         tick("optimise", number, settings.rounds)
@@ -226,8 +229,9 @@ def _backward(task: Task, weights: dict[str, Tensor], chosen: Tensor) -> Tensor:
     loss = torch.stack(losses).sum() if losses else moving[0].new_zeros(())
     narrow = task.matrices[0].read().dtype is torch.float16
     divisor = 2.0 ** round(math.log2(tokens)) if narrow and tokens else 1.0
-    if losses:
-        (loss / divisor).backward()  # type: ignore[no-untyped-call]
+    if loss.requires_grad:  # else none of the matrices that move has a share in the output
+        with models_fault(f"block {task.index}"):
+            (loss / divisor).backward()  # type: ignore[no-untyped-call]
     for weight in moving if divisor != 1 else ():
         if weight.grad is not None:
             weight.grad *= divisor
@@ -266,7 +270,9 @@ def _outputs(
     for some, hidden, call in task.stream.select(task.index, places):
         rows = [divmod(place, size) for place in some.tolist()]
         target = torch.stack([task.targets[number][row] for number, row in rows])
-        yield call(lambda *a, **k: functional_call(task.module, stored, a, k), hidden), target
+        with models_fault(f"block {task.index}"):
+            output = call(lambda *a, **k: functional_call(task.module, stored, a, k), hidden)
+        yield output, target
 
 
 @torch.no_grad()

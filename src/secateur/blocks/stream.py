@@ -3,18 +3,18 @@
 Nothing here replays layer 0's arguments: each block gets the positional and keyword arguments
 that the model itself handed to that very block (a sliding-window layer gets another mask than its
 neighbour). They are recorded once, on a run of the whole model whose blocks are hollow: they pass
-their input on. So no block has to be in memory for it.
+their input on (`hollow.py`). So no block has to be in memory for it.
 
 The same trick gives the logits: a hollow run whose last block hands over the final hidden states,
 so that the model's own code does whatever comes after the blocks.
 
-    hidden [batch, tokens, width]   what goes from block to block
+    hidden [batch, tokens, width]   what goes from block to block; several streams of it may lie
+                                    before the width, [batch, tokens, streams, width]
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +25,9 @@ from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
 from secateur.blocks.call import Call, Interner, join
-from secateur.checkpoint import BlockModel, Blocks
+from secateur.blocks.hollow import as_asked, hollow, record, values_returned
+from secateur.blocks.models_fault import models_fault
+from secateur.checkpoint import BlockModel
 from secateur.errors import ModelError
 from secateur.machine import processes
 
@@ -58,7 +60,8 @@ class Batch:
 
     def run(self, block: Callable[..., Any], index: int) -> Tensor:
         """What block `index` makes of the hidden states: [batch, tokens, width]."""
-        return self.calls[index](block, self.hidden)
+        with models_fault(f"block {index}"):
+            return self.calls[index](block, self.hidden)
 
     def select(self, index: int, rows: Tensor) -> tuple[Tensor, Call]:
         """The hidden states of some sequences, and the call of block `index` for just those.
@@ -96,7 +99,7 @@ class Stream:
         numbers: of the sequences of this process (`processes.py`), int64, as they lie in batches.
 
     Raises:
-        ModelError: the model does not hand hidden states from block to block.
+        ModelError: the model does not hand hidden states from block to block, or fails by itself.
     """
 
     def __init__(
@@ -105,17 +108,20 @@ class Stream:
         self.blocks = source.blocks
         self.sequences = len(inputs)
         self.numbers = processes.owned(len(inputs))
+        self._classes = 1 if inputs.is_floating_point() else int(inputs.max()) + 1  # it must tell
         dtype = source.dtype if inputs.is_floating_point() else inputs.dtype
         keep = Interner()
         self.batches: list[Batch] = []
         with source.open_surroundings() as model, torch.no_grad():
             first = inputs[:1].to(source.device, dtype)
-            self._as_tuple = _returns_tuple(model, source.blocks, first)
+            self._returned = values_returned(model, source.blocks, first)
             for start in range(0, len(self.numbers), batch_size):
                 rows = self.numbers[start : start + batch_size]
                 read = inputs[rows].to(source.device, dtype)
-                hidden, calls = _record(model, source.blocks, read, self._as_tuple)
-                _, single = _record(model, source.blocks, read[:1], self._as_tuple)
+                calls: list[Call] = []
+                single: list[Call] = []
+                hidden = record(model, source.blocks, read, self._returned, calls)
+                record(model, source.blocks, read[:1], self._returned, single)
                 batch_labels = None if labels is None else labels[rows].to(source.device)
                 self.batches.append(Batch(read, hidden, keep(calls), keep(single), batch_labels))
 
@@ -173,6 +179,17 @@ class Stream:
             tick("run", number, len(self.batches))
             batch.hidden = batch.run(block, index)
 
+    @torch.no_grad()
+    def check_head(self, source: BlockModel) -> None:
+        """Prove, before any block has run, that the model makes logits of what its last one gives.
+
+        Raises:
+            ModelError: it does not, or fails at it.
+        """
+        with source.open_surroundings() as model:
+            for batch in self.batches[:1]:
+                self.logits(model, batch, slice(0, 1))
+
     def logits(
         self, model: PreTrainedModel, batch: Batch, rows: slice, final: Tensor | None = None
     ) -> Tensor:
@@ -186,6 +203,9 @@ class Stream:
 
         Returns:
             [rows, tokens, vocabulary], or of images [rows, classes], in the model's precision.
+
+        Raises:
+            ModelError: the model has no such head, or fails by itself.
         """
         last = len(self.blocks) - 1
         output = batch.hidden[rows] if final is None else final
@@ -193,97 +213,17 @@ class Stream:
         def visit(index: int, call: Call, hidden: Tensor) -> Tensor:
             return output if index == last else hidden
 
-        with _hollow(self.blocks, visit, self._as_tuple):
-            logits: Tensor = model(**_as_asked(batch.inputs[rows])).logits
-        return logits
-
-
-def _as_asked(inputs: Tensor) -> dict[str, Any]:
-    """The arguments that a model wants: token ids are whole numbers, images are not."""
-    if inputs.is_floating_point():
-        return {"pixel_values": inputs}
-    return {"input_ids": inputs, "use_cache": False}
-
-
-def _returns_tuple(model: PreTrainedModel, blocks: Blocks, inputs: Tensor) -> bool:
-    """Whether the model expects its blocks to return a tuple; found by trying both.
-
-    A model that expects a tuple takes element 0 of what it gets, which of a plain tensor is one
-    sequence: `_record` notices.
-    """
-    faults = (ModelError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
-    try:
-        _record(model, blocks, inputs, as_tuple=False)
-    except faults as first:
-        try:
-            _record(model, blocks, inputs, as_tuple=True)
-        except faults:
-            if isinstance(first, ModelError | RuntimeError):  # RuntimeError: no memory, say
-                raise first from None
+        name = type(model).__name__
+        with hollow(self.blocks, visit, self._returned), models_fault(name):
+            logits: Tensor | None = getattr(model(**as_asked(batch.inputs[rows])), "logits", None)
+        images = batch.inputs.is_floating_point()
+        expected = [*output.shape[: 1 if images else 2]]
+        shape = [] if logits is None else [*logits.shape]
+        if logits is None or shape[:-1] != expected or shape[-1] < self._classes:
             raise ModelError(
-                f"the blocks cannot be run one by one ({first})",
-                where=type(model).__name__,
-                wanted="a model that hands hidden states from block to block, in order",
-            ) from first
-        return True
-    return False
-
-
-def _record(
-    model: PreTrainedModel, blocks: Blocks, inputs: Tensor, as_tuple: bool
-) -> tuple[Tensor, tuple[Call, ...]]:
-    """One hollow run up to the output head: the first block's input, the call of every block."""
-    passed_on: list[Tensor] = []
-    calls: list[Call] = []
-
-    def visit(index: int, call: Call, hidden: Tensor) -> Tensor:
-        if index != len(calls) or (passed_on and hidden is not passed_on[-1]):
-            raise ModelError(
-                f"block {index} does not get what the block before it returned",
-                where=type(model).__name__,
-                wanted="a model that hands hidden states from block to block, in order",
+                f"the model has no head that {'tells classes' if images else 'predicts tokens'}"
+                f" (logits: {shape or 'none'})",
+                where=name,
+                wanted=f"a head for {self._classes} of them at least",
             )
-        calls.append(call)
-        passed_on.append(hidden.view_as(hidden))  # a new object, so that identity proves the path
-        return passed_on[-1]
-
-    with _hollow(blocks, visit, as_tuple):
-        final = model.base_model(**_as_asked(inputs)).last_hidden_state
-    # An image is as many tokens as its embedding makes of it.
-    expected = passed_on[0].shape[:2] if inputs.is_floating_point() and passed_on else inputs.shape
-    if len(calls) != len(blocks) or final.shape[:2] != expected:
-        raise ModelError(
-            f"{len(calls)} of {len(blocks)} blocks are called, and the result has shape"
-            f" {list(final.shape)}",
-            where=type(model).__name__,
-            wanted=f"every block, and [{', '.join(map(str, expected))}, width]",
-        )
-    return passed_on[0], tuple(calls)
-
-
-@contextmanager
-def _hollow(
-    blocks: Blocks, visit: Callable[[int, Call, Tensor], Tensor], as_tuple: bool
-) -> Iterator[None]:
-    """Let every block return `visit(index, call, hidden)` instead of computing."""
-
-    def hollow_forward(index: int) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if args:
-                hidden, call = args[0], Call(args[1:], kwargs, None)
-            else:
-                name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
-                hidden = kwargs.pop(name)
-                call = Call((), kwargs, name)
-            output = visit(index, call, hidden)
-            return (output,) if as_tuple else output
-
-        return forward
-
-    for index, block in enumerate(blocks.modules):
-        block.forward = hollow_forward(index)
-    try:
-        yield
-    finally:
-        for block in blocks.modules:
-            del block.forward
+        return logits

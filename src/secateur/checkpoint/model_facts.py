@@ -49,7 +49,7 @@ def clip(length: int, source: BlockModel) -> tuple[int, tuple[str, ...]]:
     """
     config = source.model.config.get_text_config(decoder=True)
     limit = getattr(config, "max_position_embeddings", None)
-    if limit is None or length <= limit:
+    if limit is None or limit < 1 or length <= limit:  # some write -1 for no limit
         return length, ()
     if length != PAPERS_LENGTH:
         raise DataError(

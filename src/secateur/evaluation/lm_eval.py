@@ -25,6 +25,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.blocks.models_fault import models_fault
 from secateur.errors import DataError, RecipeError, SecateurError, closest
 from secateur.evaluation import continuation
 from secateur.evaluation.scores import TaskScore
@@ -91,7 +92,7 @@ class TaskSet:
         with _quiet():
             asked = HFLM(pretrained=model, tokenizer=tokenizer, **options)
         for name, loaded in self.loaded.items():
-            with _quiet():
+            with _quiet(), models_fault(type(model).__name__):
                 results = evaluator.evaluate(
                     asked, loaded, limit=limit, bootstrap_iters=BOOTSTRAP, log_samples=True
                 )

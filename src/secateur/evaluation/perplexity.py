@@ -98,6 +98,7 @@ def pass_through(
 ) -> Stream:
     """The windows [windows, tokens], or images, after the last block."""
     stream = Stream(source, inputs, batch_size)
+    stream.check_head(source)
     for index in range(len(source.blocks)):
         tick(name, index, len(source.blocks))
         with source.open_block(index) as block:

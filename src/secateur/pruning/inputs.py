@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.blocks.models_fault import models_fault
 from secateur.checkpoint import BlockModel
 from secateur.checkpoint.model_facts import clip, reads_images, vocabulary
 from secateur.data import (
@@ -51,9 +52,11 @@ def read_calibration(
         return None
     length, notices = clip(recipe.sequence_length, source)
     if isinstance(asked, str) and asked == SELF:
-        batch = self_written(
-            dense(), samples=recipe.samples, sequence_length=length, seed=recipe.seed
-        )
+        model = dense()
+        with models_fault(type(model).__name__):
+            batch = self_written(
+                model, samples=recipe.samples, sequence_length=length, seed=recipe.seed
+            )
     else:
         draw = Draw(recipe.samples, length, recipe.seed)
         batch = load_calibration(asked, draw, tokenizer=tokenizer, vocabulary=vocabulary(source))

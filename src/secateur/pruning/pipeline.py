@@ -112,14 +112,17 @@ def _prune_blocks(run: ReadyRun, result: Result) -> list[BlockRecord]:
         progress.notice(line)
     progress.begin(f"{recipe.method} {recipe.pattern}", len(source.blocks))
     records = []
+    told: set[str] = set()  # what is so in every block is said once
     for block in sweep(run.inputs, run.done):
         if run.following is not None:
             run.following.advance(source.blocks.modules[block.index], block.index)
         records.append(_record_block(block))
         result.take(run, block, records[-1])
         block.changed.clear()  # the result has it by now, and the next block needs the room
-        for line in block.notices:
-            progress.notice(line)
+        for line in dict.fromkeys(block.notices):
+            if line not in told:
+                progress.notice(line)
+        told.update(block.notices)
         progress.block(
             block=block.index,
             blocks=len(source.blocks),

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 from transformers import PreTrainedModel
 
+from secateur.blocks.models_fault import models_fault
+
 Forward = Callable[..., Any]
 """A model of transformers, or what computes as one: named inputs -> its output."""
 Objective = Callable[[Forward, Tensor], Tensor]
@@ -41,7 +43,7 @@ def distillation(dense: PreTrainedModel, block_weight: float) -> Objective:
 
     def loss(model: Forward, input_ids: Tensor) -> Tensor:
         asked = {"input_ids": input_ids, "use_cache": False, "output_hidden_states": with_blocks}
-        with torch.no_grad():
+        with torch.no_grad(), models_fault(type(dense).__name__):
             teacher = dense(**asked)
         output = model(**asked)
         total = teacher_divergence(teacher.logits, output.logits)

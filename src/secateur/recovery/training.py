@@ -19,6 +19,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from secateur.blocks.models_fault import models_fault
 from secateur.errors import NumericalError
 from secateur.progress import Progress
 from secateur.record import RecoveryPoint
@@ -181,8 +182,10 @@ def train(
 def in_precision(model: PeftModel, dtype: torch.dtype | None, device: torch.device) -> Forward:
     """The model, multiplying in `dtype` where torch holds that to be safe; None leaves it alone."""
 
+    name = type(model.get_base_model()).__name__
+
     def forward(**inputs: Any) -> Any:
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        with torch.autocast(device.type, dtype, enabled=dtype is not None), models_fault(name):
             return model(**inputs)
 
     return forward

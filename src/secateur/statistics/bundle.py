@@ -20,6 +20,10 @@ class Need(StrEnum):
     FULL_GRADIENT = "full_gradient"
 
 
+GRADIENTS = frozenset({Need.REGIONAL_GRADIENT, Need.FULL_GRADIENT})
+"""Statistics that are known only once a loss is sent back."""
+
+
 def all_finite(values: Tensor) -> bool:
     """Whether there is no NaN and no infinity.
 
@@ -27,6 +31,27 @@ def all_finite(values: Tensor) -> bool:
     each. One that is not may have overflowed.
     """
     return bool(values.sum(dtype=torch.float32).isfinite()) or bool(torch.isfinite(values).all())
+
+
+def uninformed(
+    needs: Iterable[Need], shape: tuple[int, int], device: torch.device
+) -> dict[Need, Tensor]:
+    """Statistics that say nothing: with them every method ranks weights by magnitude.
+
+    All inputs have norm 1 and are orthogonal, all gradients are 1.
+
+    Args:
+        needs: which statistics.
+        shape: of the matrix, (out, in).
+        device: of the tensors, which are float32.
+    """
+    make = {
+        Need.INPUT_NORM: lambda: torch.ones(shape[1], device=device),
+        Need.HESSIAN: lambda: torch.eye(shape[1], device=device),
+        Need.REGIONAL_GRADIENT: lambda: torch.ones(shape, device=device),
+        Need.FULL_GRADIENT: lambda: torch.ones(shape, device=device),
+    }
+    return {need: make[need]() for need in needs}
 
 
 class Statistics:
@@ -43,26 +68,6 @@ class Statistics:
     def __init__(self, values: Mapping[Need, Tensor], sequences: int) -> None:
         self._values = dict(values)
         self.sequences = sequences
-
-    @classmethod
-    def uninformed(
-        cls,
-        needs: Iterable[Need],
-        shape: tuple[int, int],
-        sequences: int,
-        device: torch.device | str = "cpu",
-    ) -> Statistics:
-        """Statistics that say nothing: with them every method ranks weights by magnitude.
-
-        All inputs have norm 1 and are orthogonal, all gradients are 1.
-        """
-        make = {
-            Need.INPUT_NORM: lambda: torch.ones(shape[1], device=device),
-            Need.HESSIAN: lambda: torch.eye(shape[1], device=device),
-            Need.REGIONAL_GRADIENT: lambda: torch.ones(shape, device=device),
-            Need.FULL_GRADIENT: lambda: torch.ones(shape, device=device),
-        }
-        return cls({need: make[need]() for need in needs}, sequences)
 
     @property
     def input_norm(self) -> Tensor:
@@ -83,6 +88,13 @@ class Statistics:
     def full_gradient(self) -> Tensor:
         """Aggregate over sequences of d (model loss) / dW, float32 [out, in]."""
         return self._get(Need.FULL_GRADIENT)
+
+    @property
+    def without_gradient(self) -> bool:
+        """Whether a gradient was gathered beside the input norm, and is zero for every weight."""
+        gathered = [value for need, value in self._values.items() if need in GRADIENTS]
+        known = bool(gathered) and Need.INPUT_NORM in self._values
+        return known and not any(bool(value.any()) for value in gathered)
 
     def first_not_finite(self) -> Need | None:
         """The first statistic with a NaN or an infinity in it, or None."""
