@@ -11,7 +11,7 @@ import pytest
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
-from secateur import cli
+from secateur.cli.commands import app
 from secateur.cli.options import SET, Fields, Given, option_name, options_of
 from secateur.comparison.settings import ComparisonSettings
 from secateur.errors import RecipeError
@@ -49,7 +49,7 @@ OF_ANOTHER_NAME = {"parameters": SET, "regional": SET}
 
 def parameters_of(command: str) -> dict[str, Any]:
     """Option or argument of a command, by name."""
-    commands: Any = typer.main.get_command(cli.app)
+    commands: Any = typer.main.get_command(app)
     return {parameter.name: parameter for parameter in commands.commands[command].params}
 
 

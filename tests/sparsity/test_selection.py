@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import secateur
 from secateur.checkpoint import Checkpoint, find_all_matrices, find_blocks
-from secateur.cli import app
+from secateur.cli.commands import app
 from secateur.errors import PatternError, RecipeError
 from secateur.record.check import check_folder
 from secateur.sparsity import NofM, Unstructured, audit, read_selection

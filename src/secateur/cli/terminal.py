@@ -2,37 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
+from secateur.errors import OutputError, plain
+
+
+class PipedConsole(Console):
+    """A console that leaves a closed pipe to the command's own boundary."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that is being handled."""
+        raise
+
+
+out = PipedConsole(highlight=False, emoji=False)
+err = PipedConsole(stderr=True, highlight=False, emoji=False)
 WIDEST = 10_000
 """Characters that a line of a table may have in a pipe or a file, where no screen bounds it."""
 
 
 def say(line: str) -> None:
     """Print a line of the result; the terminal wraps it, so that it can be copied and piped."""
-    out.print(line, soft_wrap=True)
+    with _to_standard_output():
+        out.print(plain(line), soft_wrap=True)
+
+
+def say_exactly(text: str, end: str = "\n") -> None:
+    """Print text as it is, for a program to read."""
+    with _to_standard_output():
+        print(text, end=end, flush=True)
 
 
 def warn(line: str) -> None:
     """Print a line on standard error."""
-    err.print(line, soft_wrap=True)
-
-
-def error(text: str) -> None:
-    """Print an error as one line on standard error."""
-    warn(f"[red]error:[/] {escape(text)}")
+    err.print(plain(line), soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of text; where no person sees it, in the width that it needs."""
-    console = out if out.is_terminal else Console(width=WIDEST, highlight=False, emoji=False)
-    console.print(table(columns, rows))
+    console = out if out.is_terminal else PipedConsole(width=WIDEST, highlight=False, emoji=False)
+    with _to_standard_output():
+        console.print(table(columns, rows))
+
+
+def flush_output() -> None:
+    """Hand on what was printed.
+
+    Raises:
+        OutputError: it cannot be.
+    """
+    with _to_standard_output():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _to_standard_output() -> Iterator[None]:
+    """Turn what the system says of a full disk or a closed pipe into one line."""
+    try:
+        yield
+    except OSError as fault:
+        raise OutputError(
+            f"standard output cannot be written ({fault.strerror})",
+            hint="> FILE on a disk with space, and no pipe that ends before the command does",
+        ) from fault
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -44,7 +81,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
             column, justify="left" if first else "right", overflow="fold", no_wrap=first
         )
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(plain, row))
     return made
 
 
