@@ -20,7 +20,6 @@ from secateur.errors import SecateurError
 
 if TYPE_CHECKING:
     from secateur.api import (
-        RunRecord,
         accelerate_inference,
         check,
         compare,
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
         report,
         unpack,
     )
+    from secateur.record import RunRecord
 
 __version__ = "0.1.0"
 __all__ = [
