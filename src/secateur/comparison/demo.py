@@ -39,7 +39,7 @@ def demo_runs(out: Path, names: Sequence[str] = ()) -> list[Run]:
     """Each of these methods at 2:4, once; of none, every method.
 
     Raises:
-        RecipeError: a method is unknown, or named twice.
+        RecipeError: a method is unknown.
     """
     return plan_runs(
         out,
