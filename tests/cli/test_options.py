@@ -12,13 +12,14 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from secateur.cli.commands import app
-from secateur.cli.options import SET, Fields, Given, option_name, options_of
+from secateur.cli.options import SET, Fields, Given, options_of
 from secateur.comparison.settings import ComparisonSettings
 from secateur.errors import RecipeError
 from secateur.evaluation import EvaluationSettings
 from secateur.inference import BenchSettings
 from secateur.recipe import Recipe
 from secateur.recipe.setting import Mark, Setting
+from secateur.recipe.wording import option_name
 from secateur.recipe.yaml_file import read_recipe
 from secateur.recovery import Recovery
 

@@ -12,6 +12,21 @@ from secateur.errors import CheckpointError, SecateurError
 MOST_JSON_BYTES = 64_000_000
 """Bytes of an index or a run record: the largest models' take some 10 MB."""
 
+MOST_SEQUENCES = 1_000_000
+"""Sequences or windows of one run: papers take 128, and each costs its forward passes."""
+MOST_LENGTH = 2**24
+"""Tokens of a sequence: the longest contexts that models are made for are ten million."""
+MOST_TOKENS = 10**10
+"""Tokens that a run draws, eight bytes each in main memory: 80 GB."""
+MOST_AT_ONCE = 2**20
+"""Sequences, windows or images that run together: a batch larger than a run's is no other batch."""
+MOST_RANK = 2**16
+"""Rank of an adapter: the widest layers have about so many inputs."""
+MOST_REPEATS = 10**9
+"""Steps, rounds, repeats, or questions asked: more would take years."""
+MOST_BLOCKS = 10**6
+"""A block's number: models have some hundreds."""
+
 
 def at_most(
     most: float,

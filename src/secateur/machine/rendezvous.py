@@ -100,7 +100,8 @@ def meet(group: Group, patience: timedelta) -> Any:
         RuntimeError: not all come within `TO_MEET`.
     """
     begun, told = time.monotonic(), False
-    store, everybody = None, [f"here {number}" for number in range(group.count)]
+    store: Any = None
+    everybody = [f"here {number}" for number in range(group.count)]
     while store is None or not store.check(everybody):
         waited = time.monotonic() - begun
         if waited > TO_MEET.total_seconds():
@@ -112,10 +113,11 @@ def meet(group: Group, patience: timedelta) -> Any:
                 f" {group.host}:{group.port}, for {TO_MEET.seconds} s at most",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
-        if store is None and (store := _store(group, patience)) is not None:
-            store.set(f"here {group.rank}", "")
-        else:
-            time.sleep(0.05)
+        if store is None:
+            store = _store(group, patience)
+            if store is not None:
+                store.set(f"here {group.rank}", "")
+        time.sleep(0.05)
     return store
 
 
@@ -126,7 +128,8 @@ def _store(group: Group, patience: timedelta) -> Any:
         RuntimeError: this process should keep it and cannot.
     """
     try:
-        store = dist.TCPStore(
+        store: Any = getattr(dist, "TCPStore")(  # noqa: B009 - which torch's types do not export
+
             group.host, group.port, is_master=group.serves, wait_for_workers=False,
             timeout=_ATTEMPT, multi_tenant=True,
         )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from secateur.errors import PatternError
+from secateur.machine.limits import MOST_BLOCKS, MOST_TOKENS
 from secateur.methods import Method, Params, Refine, get
 from secateur.recipe.faults import faults_of_pruning
 from secateur.recipe.regional import Regional, ready_made
@@ -43,7 +44,7 @@ class PruneStage(Stage):
     """Leave the matrices whose name matches dense. May be repeated."""
     blocks: Annotated[str | None, Setting(RESULT, unset="all")] = None
     """Prune only these blocks, counted from 0, such as 4-27 or 0,3,8-."""
-    dense_first: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0)
+    dense_first: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0, le=MOST_BLOCKS)
     """Leave this many blocks dense, from the first one on."""
     parameters: Annotated[dict[str, Any], Setting(RESULT, group=True, part=OF_METHOD)] = Field(
         default={}
@@ -68,7 +69,7 @@ class PruneStage(Stage):
     pruned as the data reach it, in half the passes (magnitude, wanda, sparsegpt, alps, gblm)."""
     route_all: Annotated[bool, Setting(RESULT)] = False
     """Show every expert every token, not only those that the router sends it."""
-    expert_tokens: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1)
+    expert_tokens: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1, le=MOST_TOKENS)
     """Prune an expert that fewer tokens than this reach by magnitude, with a notice."""
 
     @field_validator("blocks", mode="before")

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from secateur.recipe.setting import phrase_of
 from secateur.recipe.stage import STAGES
+from secateur.recipe.wording import phrase_of
 
 _LONGEST_NAME = 255
 """Bytes of a file's name: what the common file systems take."""
