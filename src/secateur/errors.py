@@ -57,7 +57,7 @@ class SecateurError(Exception):
             line += f"; wanted {wanted}"
         if hint is not None:
             line += f"; try {hint}"
-        super().__init__(plain(" ".join(line.split())))
+        super().__init__(plain(" ".join(map(_cut, line.split()))))
 
 
 class PatternError(SecateurError):
@@ -108,6 +108,14 @@ def closest(name: str, options: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, listed, n=1, cutoff=0.5)
     phrase = "one of " + ", ".join(listed)
     return f"{phrase} (did you mean {near[0]!r}?)" if near else phrase
+
+
+_LONGEST_WORD = 400
+"""Characters of a word, such as a path or a value, from which a message shows its two ends."""
+
+
+def _cut(word: str) -> str:
+    return word if len(word) <= _LONGEST_WORD else f"{word[:150]}...{word[-50:]}"
 
 
 def plain(text: str) -> str:

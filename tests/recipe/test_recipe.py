@@ -46,7 +46,10 @@ def test_a_model_is_all_that_has_no_default() -> None:
         ({"seed": 2**70}, "wanted less than 4294967296"),
         ({"batch_size": 0}, "batch_size=0, wanted at least 1"),
         ({"dtype": "int8"}, "dtype='int8', wanted one of auto, float32, bfloat16, float16"),
-        ({"preset": "papers"}, "preset='papers', wanted one of auto, paper (did you mean 'paper'?)"),
+        (
+            {"preset": "papers"},
+            "preset='papers', wanted one of auto, paper (did you mean 'paper'?)",
+        ),
         ({"preset": ["paper"]}, "preset=['paper'], wanted one of auto, paper"),
         ({"effort": "most"}, "effort='most', wanted one of fast, balanced, best"),
         ({"effort": "best", "preset": "paper"}, "preset paper sets its own rounds"),

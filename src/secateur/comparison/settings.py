@@ -22,7 +22,7 @@ from secateur.recipe.setting import (
     Setting,
     Settings,
 )
-from secateur.recipe.wording import name_of
+from secateur.recipe.wording import as_given, name_of
 from secateur.statistics import Need
 
 OF_OPTIMISER = tuple(without_optimiser())
@@ -71,6 +71,9 @@ class ComparisonSettings(Settings):
 
     def contradictions(self) -> list[str]:
         """What is wrong with settings that are each right by themselves, a phrase each."""
+        if any(seed >= 2**32 for seed in self.seeds):
+            asked = as_given(("seeds",), ",".join(map(str, self.seeds)))
+            return [f"{asked}, wanted numbers less than {2**32}"]
         if self.tasks is None and (self.include_path is not None or self.limit is not None):
             names = f"{name_of('include_path')} and {name_of('limit')}"
             return [f"{names} are of {name_of('tasks')}; wanted it too"]

@@ -25,7 +25,7 @@ from pydantic import (
 
 from secateur.errors import RecipeError
 from secateur.machine.paths import as_path
-from secateur.recipe.wording import as_given, name_of, phrase_of
+from secateur.recipe.wording import name_of, phrase_of
 
 
 class Mark(StrEnum):
@@ -153,9 +153,7 @@ def faults_of_locations(settings: type[BaseModel], values: Mapping[str, Any]) ->
     for field in settings.model_fields:
         named = values.get(field) if setting_of(settings, field).location else None
         for name in named if isinstance(named, list | tuple) else [named]:
-            if name == "":
-                yield f"{as_given((field,), name)}, wanted the name of a file or a folder"
-            elif isinstance(name, str):
+            if isinstance(name, str):
                 try:
                     as_path(name, fault=RecipeError)
                 except RecipeError as fault:

@@ -74,16 +74,16 @@ def as_given(path: tuple[Any, ...], value: Any) -> str:
         value: what stands there.
     """
     field, *inside = map(str, path)
-    if field not in (_typed.get() or ()):
+    if field not in (_typed.get() or ()) or (field in _GROUPS and not inside):
         return f"{'.'.join([field, *inside])}={briefly(value)}"
-    if field in _GROUPS and inside:
+    if field in _GROUPS:
         return f"--set {_GROUPS[field]}{'.'.join(inside)}={_as_typed(value)}"
     return f"{name_of(field)} {_as_typed(value)}"
 
 
 def _as_typed(value: Any) -> str:
     text = briefly(value)
-    plain_word = isinstance(value, str) and re.fullmatch(r"[\w.:%+-]+", value)
+    plain_word = isinstance(value, str) and re.fullmatch(r"[\w.,:%+-]+", value)
     return text.strip("'") if plain_word else text
 
 
