@@ -678,7 +678,7 @@ EVALUATE: dict[str, Case] = {
         lambda p: ["evaluate", p.dense, "--text", p.tokens, "--sequence-length", 1000],
         ["sequences of 1000 tokens", "at most 64"],
     ),
-    "no batch": Case(lambda p: p.evaluate("--batch-size", "0"), ["batch_size=0", "wanted"]),
+    "no batch": Case(lambda p: p.evaluate("--batch-size", "0"), ["--batch-size 0", "wanted"]),
     "no dense model": Case(lambda p: p.evaluate("--against", "no/where/at"), ["no model folder"]),
     "another vocabulary": Case(
         lambda p: p.evaluate("--against", p.model(make_model("llama", vocab_size=130))),
