@@ -216,10 +216,7 @@ def recover(
     >>> run.recovery.zeros_after == run.recovery.zeros_before
     True
     """
-    from secateur.recovery import (
-        Recovery,  # loads peft, which nothing else needs
-        run_recovery,
-    )
+    from secateur.recovery import Recovery, run_recovery  # loads peft, which nothing else needs
 
     settings = Recovery.build({"model": model, "text": text, "out": out, **options})
     return run_recovery(settings, progress)
@@ -296,6 +293,6 @@ def report(
         raise RecipeError("no runs to report on", wanted="at least one folder or run.json")
     if format not in (forms := get_args(ReportFormat)):
         raise RecipeError(f"unknown format {format!r}", wanted=closest(str(format), forms))
-    file = None if out is None else as_path(out, fault=OutputError)
+    path = None if out is None else as_path(out, fault=OutputError)
     records = find_records([as_path(place, fault=CheckpointError) for place in places])
-    return write_report(records, file, format)
+    return write_report(records, path, format)

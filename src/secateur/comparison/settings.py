@@ -25,7 +25,7 @@ from secateur.recipe.setting import (
 from secateur.recipe.wording import as_given, name_of
 from secateur.statistics import Need
 
-OF_OPTIMISER = tuple(without_optimiser())
+OPTIMISER_KEYS = tuple(without_optimiser())
 """Keys of a recipe that only the regional optimiser reads."""
 
 
@@ -129,7 +129,7 @@ def options_for(method: str, shared: Mapping[str, Any]) -> dict[str, Any]:
             name: value for name, value in parameters.items() if name in names
         }
     if chosen.refine is not methods.Refine.REGIONAL:
-        for name in OF_OPTIMISER:
+        for name in OPTIMISER_KEYS:
             concerning.pop(name, None)
     if Need.FULL_GRADIENT not in chosen.needs:
         concerning.pop("gradients", None)
@@ -144,7 +144,7 @@ def refuse_unused(names: tuple[str, ...], shared: Mapping[str, Any]) -> None:
         RecipeError: such a key, by name; or there is no such method.
     """
     used = [options_for(name, shared) for name in names]
-    for key in (*OF_OPTIMISER, "gradients", "save_gradients"):
+    for key in (*OPTIMISER_KEYS, "gradients", "save_gradients"):
         default = Recipe.model_fields[key].get_default()
         if shared.get(key, default) != default and not any(key in options for options in used):
             raise RecipeError(f"{name_of(key)} concerns none of the methods {', '.join(names)}")

@@ -17,7 +17,7 @@ from secateur.recipe import Recipe
 from secateur.recipe.prune_stage import PruneStage
 from secateur.recipe.stage import KIND, PRUNE, STAGES
 from secateur.record.recovery import RecoveryRecord
-from secateur.record.schema import Count, FileName, Measured, RecordPart, typed_settings
+from secateur.record.schema import FileName, Measured, RecordPart, WholeNumber, typed_settings
 from secateur.record.versions import bring_forward
 from secateur.sparsity import MatrixAudit, Selection, parse_pattern, read_selection
 
@@ -27,9 +27,9 @@ class MatrixRecord(RecordPart):
 
     name: str
     """Parameter name in the model."""
-    rows: Count
-    columns: Count
-    zeros: Count
+    rows: WholeNumber
+    columns: WholeNumber
+    zeros: WholeNumber
     holds: bool
     """Whether the pattern was found exactly."""
     output_error: Measured | None = None
@@ -56,7 +56,7 @@ class MatrixRecord(RecordPart):
 class BlockRecord(RecordPart):
     """One block of the run."""
 
-    index: Count
+    index: WholeNumber
     output_error: Measured | None
     """norm2(f_dense - f_sparse) / norm2(f_dense) over the calibration tokens."""
     judged: tuple[float, float] | None = None
@@ -143,9 +143,9 @@ class RunRecord(RecordPart):
     sample: Sample | None = None
     seconds: Measured
     """Wall time of the run but for measuring; what other runs did for it is counted in."""
-    peak_memory_bytes: Count
+    peak_memory_bytes: WholeNumber
     """Largest resident memory of the process so far; of several, of the largest."""
-    peak_device_memory_bytes: Count | None
+    peak_device_memory_bytes: WholeNumber | None
     """Largest memory allocated on the accelerator, if there was one."""
     processes: int = 1
     """That the sequences were split over."""

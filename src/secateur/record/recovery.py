@@ -6,13 +6,13 @@ from typing import Any
 
 from secateur.data import Protocol
 from secateur.evaluation import Evaluation
-from secateur.record.schema import Count, Measured, RecordPart
+from secateur.record.schema import Measured, RecordPart, WholeNumber
 
 
 class RecoveryPoint(RecordPart):
     """One evaluation while a pruned model was trained."""
 
-    step: Count
+    step: WholeNumber
     """Steps that were done."""
     loss: float | None
     """Mean training loss per step since the evaluation before; none before the first step."""
@@ -32,14 +32,14 @@ class RecoveryRecord(RecordPart):
     """Every option, defaults included."""
     text: Protocol
     """What it was trained on, the validation sequences included."""
-    trained_parameters: Count
+    trained_parameters: WholeNumber
     curve: tuple[RecoveryPoint, ...]
     """The first point is before training."""
-    steps: Count
+    steps: WholeNumber
     """That were done; fewer than were asked for if it stopped early."""
-    best_step: Count
+    best_step: WholeNumber
     """The result is the state after this step, the best by its validation loss."""
-    interruptions: Count
+    interruptions: WholeNumber
     """How often it went on from a checkpoint."""
     dense: Evaluation | None
     pruned: Evaluation | None
@@ -50,9 +50,9 @@ class RecoveryRecord(RecordPart):
     """The result; with adapters beside the model, the same as `adapted`."""
     also: tuple[Evaluation, ...] = ()
     """The result on further texts."""
-    zeros_before: Count
+    zeros_before: WholeNumber
     """In all prunable matrices."""
-    zeros_after: Count
+    zeros_after: WholeNumber
     """In the result; every zero before is one."""
     seconds: Measured
     versions: dict[str, str]

@@ -25,7 +25,7 @@ class RecordPart(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
-Count = Annotated[int, Field(ge=0, le=2**53)]
+WholeNumber = Annotated[int, Field(ge=0, le=2**53)]
 """A number of things. 2**53 is what a float counts exactly, and far beyond weights and bytes."""
 Measured = Annotated[float, Field(ge=0, le=1e100, allow_inf_nan=False)]
 """Seconds or an error: what is larger overflows where it is squared."""
