@@ -34,7 +34,6 @@ from secateur import methods
 PATTERNS = ("2:4", "50%")
 OPTIONS: dict[str, Any] = {
     "calibration": "builtin", "samples": 8, "sequence_length": 64, "batch_size": 2,
-    "effort": "fast",
 }  # fmt: skip
 KILLED_AFTER = 1
 """Finished blocks of a run that is killed."""
@@ -119,12 +118,18 @@ def cases() -> list[tuple[str, str, str]]:
     ]
 
 
+def options_of(method: str) -> dict[str, Any]:
+    """The options of a run; the least effort of a method that has any."""
+    refines = methods.get(method).refine is methods.Refine.REGIONAL
+    return {**OPTIONS, "effort": "fast"} if refines else OPTIONS
+
+
 def prune_to(model: str, case: tuple[str, str, str], out: Path, progress: Any = None) -> None:
     """Prune from disk to disk."""
     method, pattern, schedule = case
     secateur.prune(
         model, method=method, pattern=pattern, schedule=schedule, out=out, progress=progress,
-        **OPTIONS,
+        **options_of(method),
     )  # fmt: skip
 
 
@@ -133,7 +138,7 @@ def in_memory(model: str, case: tuple[str, str, str]) -> str:
     method, pattern, schedule = case
     whole: PreTrainedModel = secateur.load(model)
     tokens = torch.randint(0, 256, (8, 64), generator=torch.Generator().manual_seed(1))
-    options = {**OPTIONS, "calibration": tokens}
+    options = {**options_of(method), "calibration": tokens}
     secateur.prune(whole, method=method, pattern=pattern, schedule=schedule, **options)
     return digest(whole.state_dict())
 

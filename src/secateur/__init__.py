@@ -8,25 +8,30 @@
     secateur.evaluate("pruned", text="wikitext2", against="path/to/model").divergence
     secateur.check("pruned").complaint
 
-`prune` also prunes a model that is already in memory, in place. api.py lists all doors.
+`prune` also prunes a model that is already in memory, in place. api.py lists all doors; they are
+loaded when one is first asked for, so that the command can answer Ctrl-C while torch loads.
 """
 
 from __future__ import annotations
 
-from secateur.api import (
-    accelerate_inference,
-    check,
-    compare,
-    evaluate,
-    load,
-    pack,
-    prune,
-    recover,
-    report,
-    unpack,
-)
+from typing import TYPE_CHECKING, Any
+
 from secateur.errors import SecateurError
-from secateur.record import RunRecord
+
+if TYPE_CHECKING:
+    from secateur.api import (
+        accelerate_inference,
+        check,
+        compare,
+        evaluate,
+        load,
+        pack,
+        prune,
+        recover,
+        report,
+        unpack,
+    )
+    from secateur.record import RunRecord
 
 __version__ = "0.1.0"
 __all__ = [
@@ -44,3 +49,16 @@ __all__ = [
     "report",
     "unpack",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from secateur import api
+
+    globals()[name] = getattr(api, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

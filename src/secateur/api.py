@@ -18,7 +18,7 @@ from secateur.checkpoint import locate
 from secateur.checkpoint.load import load as load
 from secateur.comparison.pipeline import FinishedRun, do_comparison, plan_comparison
 from secateur.comparison.settings import split_options
-from secateur.errors import RecipeError, closest
+from secateur.errors import CheckpointError, OutputError, RecipeError, closest
 from secateur.evaluation import Classification, Evaluation, EvaluationSettings, TaskEvaluation
 from secateur.evaluation.images import evaluate_images
 from secateur.evaluation.text import evaluate_text
@@ -26,7 +26,7 @@ from secateur.evaluation.zero_shot import evaluate_tasks
 from secateur.export import pack as pack
 from secateur.export import unpack as unpack
 from secateur.inference import accelerate_inference as accelerate_inference
-from secateur.machine.paths import Location, pinned
+from secateur.machine.paths import Location, as_path, pinned
 from secateur.progress import Progress
 from secateur.pruning import pipeline
 from secateur.recipe import Recipe
@@ -212,10 +212,7 @@ def recover(
     >>> run.recovery.zeros_after == run.recovery.zeros_before
     True
     """
-    from secateur.recovery import (
-        Recovery,  # loads peft, which nothing else needs
-        run_recovery,
-    )
+    from secateur.recovery import Recovery, run_recovery  # loads peft, which nothing else needs
 
     settings = Recovery.build({"model": model, "text": text, "out": out, **options})
     return run_recovery(settings, progress)
@@ -292,5 +289,6 @@ def report(
         raise RecipeError("no runs to report on", wanted="at least one folder or run.json")
     if format not in (forms := get_args(ReportFormat)):
         raise RecipeError(f"unknown format {format!r}", wanted=closest(str(format), forms))
-    records = find_records([Path(place) for place in places])
-    return write_report(records, None if out is None else Path(out), format)
+    path = None if out is None else as_path(out, fault=OutputError)
+    records = find_records([as_path(place, fault=CheckpointError) for place in places])
+    return write_report(records, path, format)

@@ -9,7 +9,26 @@ parts, so that the command can print it as it is and a script can read the parts
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Every status that the command leaves with when it did not succeed."""
+
+    CHECK_FAILED = 1
+    """A proof did not hold; nothing else is called 1."""
+    REFUSED = 2
+    """Something that the user can mend: bad input, no space, no right, not enough memory."""
+    UNEXPECTED = 3
+    """A fault of the program, or of a library below it; --debug shows where."""
+    HUNG_UP = 129
+    """SIGHUP: its terminal was closed."""
+    INTERRUPTED = 130
+    """SIGINT: Ctrl-C."""
+    TERMINATED = 143
+    """SIGTERM."""
 
 
 class SecateurError(Exception):
@@ -22,7 +41,7 @@ class SecateurError(Exception):
         hint: what to try next.
     """
 
-    exit_code = 2
+    exit_code = ExitCode.REFUSED
 
     def __init__(
         self,
@@ -38,7 +57,7 @@ class SecateurError(Exception):
             line += f"; wanted {wanted}"
         if hint is not None:
             line += f"; try {hint}"
-        super().__init__(" ".join(line.split()))
+        super().__init__(plain(" ".join(map(_cut, line.split()))))
 
 
 class PatternError(SecateurError):
@@ -76,7 +95,7 @@ class LostError(SecateurError):
 class CheckFailedError(SecateurError):
     """A proof that did not succeed: the files do not have the sparsity that was claimed."""
 
-    exit_code = 1
+    exit_code = ExitCode.CHECK_FAILED
 
 
 def closest(name: str, options: Iterable[str]) -> str:
@@ -89,3 +108,34 @@ def closest(name: str, options: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, listed, n=1, cutoff=0.5)
     phrase = "one of " + ", ".join(listed)
     return f"{phrase} (did you mean {near[0]!r}?)" if near else phrase
+
+
+_LONGEST_WORD = 400
+"""Characters of a word, such as a path or a value, from which a message shows its two ends."""
+
+
+def _cut(word: str) -> str:
+    return word if len(word) <= _LONGEST_WORD else f"{word[:150]}...{word[-50:]}"
+
+
+def plain(text: str) -> str:
+    """A stranger's text as it may go to a terminal or into a table: nothing in it commands.
+
+    Control characters (escape sequences begin with one), marks that turn the direction of writing
+    and halves of surrogate pairs are written out; line ends and tabs stay.
+
+    >>> plain("wanda\x1b[2J")
+    'wanda\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        ascii(character)[1:-1]
+        if unicodedata.category(character) in _COMMANDING and character not in "\n\t"
+        else character
+        for character in text
+    )
+
+
+_COMMANDING = ("Cc", "Cf", "Cs")
+"""Categories of Unicode: control, format (of direction, invisible), surrogate."""

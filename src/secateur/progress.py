@@ -18,6 +18,8 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from secateur.errors import plain
+
 
 class Progress(Protocol):
     """Told what happens. Used as a context manager around one piece of work."""
@@ -146,4 +148,4 @@ class TerminalBars(Quiet):
 
     def notice(self, text: str) -> None:
         """Print above the bars."""
-        self._console.print(Text.assemble(("notice ", "yellow"), text), soft_wrap=True)
+        self._console.print(Text.assemble(("notice ", "yellow"), plain(text)), soft_wrap=True)

@@ -175,7 +175,7 @@ def test_more_text_goes_on_from_parts_of_what_there_is() -> None:
         ({}, 0),
         ({"effort": "best"}, 384),
         ({"effort": "best", "written": 0}, 0),
-        ({"effort": "best", "method": "wanda"}, 0),
+        ({"method": "wanda"}, 0),
         ({"method": "wanda", "written": 7}, 7),
     ],
 )

@@ -233,7 +233,7 @@ def test_compare_asks_dense_pruned_and_recovered_models(
         (["--tasks", "hellaswog"], "unknown task 'hellaswog'"),
         (["--tasks", ","], "no task in --tasks"),
         (["--tasks", "offline", "--include-path", "/nowhere"], "no such folder"),
-        (["--limit", 5], "wanted --tasks NAMES"),
+        (["--limit", 5], "are of --tasks; wanted it too"),
     ],
 )
 def test_tasks_that_cannot_be_asked_cost_one_line_before_any_work(

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import typer
 
-from secateur import __version__, cli
+from secateur import __version__
+from secateur.cli.commands import app
 from tiny import Command
 
-COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands
 OPTIONS = [
     pytest.param(command, parameter, id=f"{name} {parameter.opts[0]}")
     for name, command in COMMANDS.items()

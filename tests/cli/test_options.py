@@ -11,14 +11,15 @@ import pytest
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
-from secateur import cli
-from secateur.cli.options import SET, Fields, Given, option_name, options_of
+from secateur.cli.commands import app
+from secateur.cli.options import SET, Fields, Given, options_of
 from secateur.comparison.settings import ComparisonSettings
 from secateur.errors import RecipeError
 from secateur.evaluation import EvaluationSettings
 from secateur.inference import BenchSettings
 from secateur.recipe import Recipe
 from secateur.recipe.setting import Mark, Setting
+from secateur.recipe.wording import option_name
 from secateur.recipe.yaml_file import read_recipe
 from secateur.recovery import Recovery
 
@@ -49,7 +50,7 @@ OF_ANOTHER_NAME = {"parameters": SET, "regional": SET}
 
 def parameters_of(command: str) -> dict[str, Any]:
     """Option or argument of a command, by name."""
-    commands: Any = typer.main.get_command(cli.app)
+    commands: Any = typer.main.get_command(app)
     return {parameter.name: parameter for parameter in commands.commands[command].params}
 
 

@@ -16,9 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, JetMoeConfig
 
-from secateur import cli, methods
+from secateur import methods
 from secateur.data import token_sha256
-from secateur.errors import RecipeError
 from secateur.record import RunRecord
 from tiny import BLOCKS, Command, Outcome, fingerprint, make_model
 from tiny import save as save_folder
@@ -401,11 +400,11 @@ def test_experts_that_cannot_be_seen_are_refused_not_skipped(
 # --- --debug (interruption: test_resume.py) ---
 
 
-def test_debug_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["secateur", "prune", "m", "--debug", "--method", "wnada"]
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(RecipeError, match="wnada"):
-        cli.main()
+def test_debug_shows_where(command: Command) -> None:
+    outcome = command("prune", "m", "--debug", "--method", "wnada")
+    assert outcome.status == 2
+    assert "Traceback" in outcome.err
+    assert "RecipeError: " in outcome.err
 
 
 def test_a_model_and_a_run_without_a_tokenizer_and_other_families(

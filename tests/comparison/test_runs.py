@@ -235,13 +235,25 @@ def test_magnitude_runs_for_one_seed_only(
     assert names == ["magnitude_4of8_seed3", "wanda_4of8_seed3", "wanda_4of8_seed5"]
 
 
+def test_what_is_named_twice_is_one_run(llama_folder: Path, tmp_path: Path) -> None:
+    """A pattern in two spellings, too: two runs in one folder could not be repeated."""
+    runs = plan_runs(
+        tmp_path,
+        ["magnitude", "magnitude"],
+        ["50%", "0.5", ".50", "2:4", "2 : 4", "33.3%", "0.333"],
+        [0, 0],
+        {"model": str(llama_folder), "text": "builtin"},
+    )
+    assert [run.recipe.pattern for run in runs] == ["50%", "2:4", "33.3%"]
+    assert len({run.folder for run in runs}) == len(runs)
+
+
 @pytest.mark.parametrize(
     ("kinds", "told"),
     [
         ({"method_names": []}, "no method"),
         ({"patterns": []}, "no pattern"),
         ({"seeds": []}, "no seed"),
-        ({"method_names": ["wanda", "wanda"]}, "a method is named twice: wanda, wanda"),
         ({"method_names": ["wnada"]}, "did you mean 'wanda'"),
         ({"patterns": ["5:4"]}, "5:4"),
         ({"seeds": [-1]}, "seed"),

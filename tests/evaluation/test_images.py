@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 
 import digits
 import secateur
-from secateur import cli
 from secateur.blocks.full_gradients import UpAndDown, full_gradients
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
+from secateur.cli.commands import app
 from secateur.data import ImageProtocol, images_in_memory, load_images
 from secateur.errors import DataError, ModelError, RecipeError, SecateurError
 from secateur.record import read_record
@@ -382,7 +382,7 @@ def test_the_command(
     ]  # fmt: skip
     assert "50 of 597 images" in said
     with pytest.raises(SecateurError, match="leave one out"):
-        cli.app(
+        app(
             ["evaluate", str(out), "--images", str(held_out), "--text", "builtin"],
             standalone_mode=False,
         )

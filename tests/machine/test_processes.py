@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,8 @@ from torch import Tensor
 
 import secateur
 from processes import DYING, RUNS, options
-from secateur.errors import RecipeError
-from secateur.machine import processes
+from secateur.errors import LostError, RecipeError
+from secateur.machine import processes, rendezvous
 from tiny import BLOCKS, fingerprint, make_model, make_tokens, save
 
 SCRIPT = Path(__file__).parents[1] / "processes.py"
@@ -198,3 +202,79 @@ def test_alone_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     processes.tell_once(lambda: said.append("once"))
     assert said == ["once"]
     processes.stop()
+
+
+# --- what torchrun set, and what only looks like it ---
+
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0", "RANK": "0",
+    "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29517",
+}  # fmt: skip
+
+
+def surround(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> None:
+    """An environment as torchrun makes it, but for some variables."""
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    for name, value in {**TORCHRUN, **changes}.items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"TORCHELASTIC_RUN_ID": None},
+        {"TORCHELASTIC_RUN_ID": None, "WORLD_SIZE": "many", "MASTER_ADDR": None},
+        {"WORLD_SIZE": "1"},
+    ],
+    ids=str,
+)
+def test_variables_of_another_launcher_make_no_group(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None]
+) -> None:
+    surround(monkeypatch, **changes)
+    processes.start()
+    assert processes.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WORLD_SIZE", "two"), ("RANK", None), ("RANK", "-1"), ("RANK", "2"), ("MASTER_PORT", "x"),
+        ("MASTER_PORT", "9" * 5000), ("MASTER_PORT", "99999"), ("MASTER_ADDR", None),
+        ("LOCAL_RANK", ""), ("WORLD_SIZE", "1e3"),
+    ],
+)  # fmt: skip
+def test_a_wrong_variable_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str | None
+) -> None:
+    surround(monkeypatch, **{name: value})
+    with pytest.raises(RecipeError, match=name):
+        processes.start()
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_nobody_else_is_told_soon(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str
+) -> None:
+    """Whoever keeps the store waits for the others, and they for it: neither for an hour."""
+    monkeypatch.setattr(rendezvous, "TO_MEET", timedelta(seconds=1))
+    monkeypatch.setattr(rendezvous, "_ATTEMPT", timedelta(seconds=0.3))
+    surround(monkeypatch, RANK=rank)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(LostError, match="not all 2 came"):
+        processes.start()
+    assert "waits for the others of 2" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert processes.count() == 1
+
+
+def test_waiting_for_others_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    surround(monkeypatch, RANK="0")
+    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        processes.start()
+    interrupt.join()

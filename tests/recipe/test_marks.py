@@ -89,7 +89,7 @@ RECOVERY_CHANGED: dict[str, dict[str, Any]] = {
     "out": {"out": "other"},
     "text": {"text": "other"},
     "heldout": {"heldout": "other"},
-    "windows": {"windows": 3},
+    "windows": {"windows": 3, "heldout": "h"},
     "dense": {"dense": "other"},
     "result": {"result": "adapters"},
     "objective": {"objective": "distill"},

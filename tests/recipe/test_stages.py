@@ -38,7 +38,7 @@ def test_every_stage_is_a_recipe_of_the_same_run() -> None:
     assert recipe.title == "sparsegpt + wanda"
     first, second = recipe.by_stage
     assert (first.method, first.pattern, first.include) == ("sparsegpt", "2:4", ["mlp"])
-    assert (second.method, second.pattern, second.exclude) == ("wanda", "0.5", ["mlp"])
+    assert (second.method, second.pattern, second.exclude) == ("wanda", "50%", ["mlp"])
     assert {one.seed for one in recipe.by_stage} == {3}
     alone = {"model": "m", "calibration": "c4", "seed": 3, "method": "sparsegpt", "include": "mlp"}
     assert first.spelled_out() == Recipe.build(alone).spelled_out()
@@ -113,7 +113,7 @@ def test_differences_name_the_stage() -> None:
     other = {**TWO, "stages": [TWO["stages"][0], {**TWO["stages"][1], "pattern": "60%"}]}
     asked, told = (deciding(Recipe, Recipe.build(one).spelled_out()) for one in (other, TWO))
     (difference,) = differences(asked, told)
-    assert str(difference) == "stage 2 pattern 0.5, not 60%"
+    assert str(difference) == "stage 2 pattern 50%, not 60%"
 
 
 def test_the_order_of_patterns_is_a_difference() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import secateur
@@ -230,8 +229,8 @@ def test_zeros_are_counted_in_the_dtype_of_the_files(
 def text_of(proof: Any, width: int) -> str:
     """What `check` prints on a terminal of some width."""
     stream, before = io.StringIO(), terminal.out
-    terminal.out = Console(
-        file=stream, force_terminal=True, width=width, highlight=False, color_system=None
+    terminal.out = terminal.PipedConsole(
+        file=stream, force_terminal=True, width=width, color_system=None
     )
     try:
         _print(proof)
@@ -252,7 +251,7 @@ def test_verdicts_are_read_in_every_width(copy: Path, dense: Path, width: int) -
 
 def test_no_columns_hide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "0")
-    assert terminal._console(stderr=False).width > 0
+    assert terminal.PipedConsole().width > 0
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,6 @@ SAME: dict[str, Any] = {
     "model": "models/heron", "method": "wanda", "pattern": "2:4",
     "calibration": "texts/calibration", "samples": 16, "sequence_length": 128,
     "text": "texts/heldout", "windows": 24, "parameters": {"competition": "layer"},
-    "preset": "paper",
 }  # fmt: skip
 
 

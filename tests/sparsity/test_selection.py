@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import secateur
 from secateur.checkpoint import Checkpoint, find_all_matrices, find_blocks
-from secateur.cli import app
+from secateur.cli.commands import app
 from secateur.errors import PatternError, RecipeError
 from secateur.record.check import check_folder
 from secateur.sparsity import NofM, Unstructured, audit, read_selection
@@ -117,7 +117,7 @@ def test_a_choice_is_written_recorded_and_proven(tokens_file: Path, tmp_path: Pa
     )  # fmt: skip
     recipe = json.loads((out / "run.json").read_text())["stages"][0]["settings"]
     assert recipe["exclude"] == [r"experts\.2\."]
-    assert (recipe["patterns"], recipe["blocks"]) == ({"self_attn": "0.25"}, "1")
+    assert (recipe["patterns"], recipe["blocks"]) == ({"self_attn": "25%"}, "1")
     proof = check_folder(str(out), None)  # by its own recipe
     assert not proof.failing
     shares = {kind.kind: (kind.zeros / kind.weights, kind.lowest) for kind in proof.kinds}

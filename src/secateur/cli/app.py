@@ -56,7 +56,7 @@ def progress() -> Progress:
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(f"secateur {__version__}")
+        terminal.say_exactly(f"secateur {__version__}")
         raise typer.Exit
 
 

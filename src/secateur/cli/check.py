@@ -9,7 +9,7 @@ from rich.markup import escape
 import secateur
 from secateur.cli.app import Json, app
 from secateur.cli.options import Given, options_of
-from secateur.cli.terminal import amount, print_table, say
+from secateur.cli.terminal import amount, print_table, say, say_exactly
 from secateur.errors import CheckFailedError
 from secateur.record.check import Proof
 from secateur.record.check_settings import CheckSettings
@@ -25,7 +25,7 @@ def check(given: Given, as_json: Json = False) -> None:
     """
     proof = secateur.check(**given)
     if as_json:
-        print(json.dumps(proof.as_dict(), indent=2))
+        say_exactly(json.dumps(proof.as_dict(), indent=2))
     else:
         _print(proof)
     if proof.complaint is not None:

@@ -17,8 +17,8 @@ from secateur.reporting import write_comparison
 @app.command()
 def demo(
     out: Annotated[
-        Path, typer.Option(help="Write the models, the table and the report to this folder.")
-    ] = Path("secateur-demo"),
+        str, typer.Option(help="Write the models, the table and the report to this folder.")
+    ] = "secateur-demo",
     methods: Annotated[
         str, typer.Option(help="Prune with these methods, separated by commas.", show_default="all")
     ] = "",
@@ -31,4 +31,4 @@ def demo(
     for run in do_demo(runs, progress(), overwrite=overwrite):
         printing.finished_run(run)
         records.append(run.record)
-    printing.comparison(write_comparison(records, out))
+    printing.comparison(write_comparison(records, Path(out)))

@@ -30,6 +30,7 @@ from rich.markup import escape
 
 from secateur.errors import RecipeError
 from secateur.recipe.setting import Setting, setting_of
+from secateur.recipe.wording import on_command_line, option_name
 from secateur.recipe.yaml_file import read_value
 
 Given = Mapping[str, Any]
@@ -82,12 +83,14 @@ def options_of(
             rest = {other.name: words.pop(other.name) for other in others}
             given = {name: word for name, word in words.items() if _is_given(context, name)}
             settings = _read_settings(given.pop(SET, []), mappings)
+            typed = {*given, *settings}
             pairs = {
                 name: _read_pairs(option_name(name), given[name], setting_of(fields[name], name))
                 for name in given
                 if get_origin(_type(fields[name], name)) is dict
             }
-            command({**given, **pairs, **settings}, **rest)
+            with on_command_line(typed):
+                command({**given, **pairs, **settings}, **rest)
 
         first = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
         every = [
@@ -99,11 +102,6 @@ def options_of(
         return run
 
     return decorate
-
-
-def option_name(field: str) -> str:
-    """What the option of a field is called on the command line."""
-    return "--" + field.replace("_", "-")
 
 
 def help_text(settings: type[BaseModel], name: str) -> str:

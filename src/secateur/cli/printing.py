@@ -6,7 +6,7 @@ import json
 
 from rich.markup import escape
 
-from secateur.cli.terminal import amount, print_table, say, warn, with_error
+from secateur.cli.terminal import amount, print_table, say, say_exactly, warn, with_error
 from secateur.comparison.pipeline import FinishedRun
 from secateur.data import ImageProtocol, Protocol
 from secateur.evaluation import Classification, Evaluation, TaskEvaluation
@@ -91,7 +91,7 @@ def scores(
 ) -> None:
     """Print what a model scored on text, in tasks or on images."""
     if as_json:
-        print(scored.model_dump_json(indent=2))
+        say_exactly(scored.model_dump_json(indent=2))
     elif isinstance(scored, TaskEvaluation):
         _task_scores(scored)
     elif isinstance(scored, Classification):
@@ -145,7 +145,7 @@ def _task_scores(scored: TaskEvaluation) -> None:
 def benchmark(timed: BenchReport, *, as_json: bool) -> None:
     """Print how fast every form is, and what it takes."""
     if as_json:
-        print(timed.model_dump_json(indent=2))
+        say_exactly(timed.model_dump_json(indent=2))
         return
     print_table(*tabulate(timed))
     for line in summarise(timed):
@@ -155,7 +155,7 @@ def benchmark(timed: BenchReport, *, as_json: bool) -> None:
 def packing(done: Packing, *, as_json: bool) -> None:
     """Print what packing or unpacking did."""
     if as_json:
-        print(json.dumps(done.as_dict(), indent=2))
+        say_exactly(json.dumps(done.as_dict(), indent=2))
         return
     forms = ", ".join(f"{count} {form}" for form, count in done.forms.items())
     say(f"{amount(done.before, 'B')} -> {amount(done.after, 'B')} of tensors ({forms})")
@@ -193,7 +193,7 @@ def recovery(record: RunRecord) -> None:
 def written_report(written: Report) -> None:
     """Print where a report was written; its text, if it was written nowhere."""
     if written.path is None:
-        print(written.text, end="")
+        say_exactly(written.text, end="")
     else:
         say(f"written to {escape(str(written.path))}")
 
@@ -201,7 +201,7 @@ def written_report(written: Report) -> None:
 def methods(*, as_json: bool) -> None:
     """Print every method, and the settings of the regional optimiser."""
     if as_json:
-        print(json.dumps([method.describe() for method in every()], indent=2))
+        say_exactly(json.dumps([method.describe() for method in every()], indent=2))
         return
     for method in every():
         facts = method.describe()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,13 +15,13 @@ from secateur.reporting import ReportFormat
 @app.command()
 def report(
     places: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="DIR...", help="Read every run.json below these folders, or these files."
         ),
     ],
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="Write to this file; without it a table goes to standard output.",
             show_default="report.html",

@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-
-def _console(*, stderr: bool) -> Console:
-    """A console that prints something in any width: COLUMNS=0 would hide every line."""
-    console = Console(stderr=stderr, highlight=False, emoji=False)
-    if console.width < 1:
-        console.width = 80
-    return console
+from secateur.errors import OutputError, plain
 
 
-out = _console(stderr=False)
-err = _console(stderr=True)
+class PipedConsole(Console):
+    """A console that leaves a closed pipe to the command's own boundary.
+
+    It prints something in any width: COLUMNS=0 would hide every line.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, emoji=False, **options)
+        if self.width < 1:
+            self.width = 80
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that is being handled."""
+        raise
+
+
+out = PipedConsole()
+err = PipedConsole(stderr=True)
 WIDEST = 10_000
 """Characters that a line of a table may have in a pipe or a file, where no screen bounds it."""
 
 
 def say(line: str) -> None:
     """Print a line of the result; the terminal wraps it, so that it can be copied and piped."""
-    out.print(line, soft_wrap=True)
+    with _to_standard_output():
+        out.print(plain(line), soft_wrap=True)
+
+
+def say_exactly(text: str, end: str = "\n") -> None:
+    """Print text as it is, for a program to read."""
+    with _to_standard_output():
+        print(text, end=end, flush=True)
 
 
 def warn(line: str) -> None:
     """Print a line on standard error."""
-    err.print(line, soft_wrap=True)
-
-
-def error(text: str) -> None:
-    """Print an error as one line on standard error."""
-    warn(f"[red]error:[/] {escape(text)}")
+    err.print(plain(line), soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -44,17 +59,40 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     On a terminal that is too narrow for it every row is a paragraph, so that nothing is cut off;
     its first cell, which says the most, comes first.
     """
-    wide = Console(width=WIDEST, highlight=False, emoji=False)
+    wide = PipedConsole(width=WIDEST)
     made = table(columns, rows)
-    if not out.is_terminal:
-        wide.print(made)
-    elif wide.measure(made).maximum <= out.width:
-        out.print(made)
-    else:
-        for row in rows:
-            say(escape(row[0]))
-            for column, cell in zip(columns[1:], row[1:], strict=True):
-                say(f"  {escape(column)} {escape(cell)}".rstrip())
+    with _to_standard_output():
+        if not out.is_terminal:
+            wide.print(made)
+        elif wide.measure(made).maximum <= out.width:
+            out.print(made)
+        else:
+            for row in rows:
+                say(escape(row[0]))
+                for column, cell in zip(columns[1:], row[1:], strict=True):
+                    say(f"  {escape(column)} {escape(cell)}".rstrip())
+
+
+def flush_output() -> None:
+    """Hand on what was printed.
+
+    Raises:
+        OutputError: it cannot be.
+    """
+    with _to_standard_output():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _to_standard_output() -> Iterator[None]:
+    """Turn what the system says of a full disk or a closed pipe into one line."""
+    try:
+        yield
+    except OSError as fault:
+        raise OutputError(
+            f"standard output cannot be written ({fault.strerror})",
+            hint="> FILE on a disk with space, and no pipe that ends before the command does",
+        ) from fault
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -66,7 +104,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
             column, justify="left" if first else "right", overflow="fold", no_wrap=first
         )
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(plain, row))
     return made
 
 

@@ -110,7 +110,8 @@ def plan_runs(
 
     Args:
         out: folder of the comparison.
-        method_names, patterns, seeds: what to combine. Magnitude needs no calibration and so is
+        method_names, patterns, seeds: what to combine; what is named twice, in whatever spelling,
+            is done once. Magnitude needs no calibration and so is
             the same for every seed: it runs for the first one only.
         options: every other key of a recipe, each for the methods that it concerns; `text`, or
             `images` for a classifier, must be among them.
@@ -122,17 +123,16 @@ def plan_runs(
     for what, given in (("method", method_names), ("pattern", patterns), ("seed", seeds)):
         if not given:
             raise RecipeError(f"no {what} to compare", wanted="at least one")
-        if len(set(given)) < len(given):
-            raise RecipeError(f"a {what} is named twice: {', '.join(map(str, given))}")
     if options.get("text") is None and options.get("images") is None:
         raise RecipeError("no held-out text to measure on", hint="--text SOURCE")
     runs = []
-    for seed in seeds:
-        for method in method_names:
+    spellings = dict.fromkeys(str(parse_pattern(pattern)) for pattern in patterns)
+    for seed in dict.fromkeys(seeds):
+        for method in dict.fromkeys(method_names):
             if seed != seeds[0] and not methods.get(method).needs_calibration:
                 continue
-            for pattern in patterns:
-                spelled = str(parse_pattern(pattern)).replace(":", "of").replace("%", "pct")
+            for pattern in spellings:
+                spelled = pattern.replace(":", "of").replace("%", "pct")
                 name = f"{method}_{spelled}_seed{seed}"
                 folder = out / "runs" / name
                 values = {

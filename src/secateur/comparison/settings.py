@@ -9,7 +9,9 @@ from pydantic import Field
 
 from secateur import methods
 from secateur.errors import RecipeError
+from secateur.machine.limits import MOST_REPEATS
 from secateur.recipe import Recipe
+from secateur.recipe.prune_stage import without_optimiser
 from secateur.recipe.setting import (
     CONTENT,
     PLACE,
@@ -20,7 +22,11 @@ from secateur.recipe.setting import (
     Setting,
     Settings,
 )
+from secateur.recipe.wording import as_given, name_of
 from secateur.statistics import Need
+
+OPTIMISER_KEYS = tuple(without_optimiser())
+"""Keys of a recipe that only the regional optimiser reads."""
 
 
 class ComparisonSettings(Settings):
@@ -28,7 +34,7 @@ class ComparisonSettings(Settings):
 
     command = "compare"
 
-    out: Annotated[str, Setting(PLACE)]
+    out: Annotated[str, Setting(PLACE, location=True)]
     """Write the records, the table and the report to this folder."""
     methods: Annotated[Names | None, Setting(RESULT, unset="all", metavar="NAME,...")] = None
     """Compare these methods, with commas between; `secateur methods` lists them."""
@@ -45,7 +51,7 @@ class ComparisonSettings(Settings):
     keep_models: Annotated[bool, Setting(RUN)] = False
     """Write the pruned models too, beside their records; classifiers of images always are."""
     recover: Annotated[int | None, Setting(RESULT, unset="no training", metavar="STEPS")] = Field(
-        default=None, ge=1
+        default=None, ge=1, le=MOST_REPEATS
     )
     """Train every pruned model back for this many steps on the calibration text, as `secateur
     recover` does; the models are written."""
@@ -54,17 +60,23 @@ class ComparisonSettings(Settings):
     tasks: Annotated[str | None, Setting(RESULT)] = None
     """Ask the dense and every pruned or recovered model these zero-shot tasks, as `secateur
     evaluate` does; the models are written. continuation is made from text."""
-    include_path: Annotated[str | None, Setting(CONTENT)] = None
+    include_path: Annotated[str | None, Setting(CONTENT, location=True)] = None
     """Read task files from this folder too, beside lm-eval's own; the code in them is run."""
-    limit: Annotated[int | None, Setting(RESULT, unset="all")] = Field(default=None, ge=1)
+    limit: Annotated[int | None, Setting(RESULT, unset="all")] = Field(
+        default=None, ge=1, le=MOST_REPEATS
+    )
     """Ask at most this many questions of each task."""
     overwrite: Annotated[bool, Setting(RUN)] = False
     """Do finished runs again."""
 
     def contradictions(self) -> list[str]:
         """What is wrong with settings that are each right by themselves, a phrase each."""
+        if any(seed >= 2**32 for seed in self.seeds):
+            asked = as_given(("seeds",), ",".join(map(str, self.seeds)))
+            return [f"{asked}, wanted numbers less than {2**32}"]
         if self.tasks is None and (self.include_path is not None or self.limit is not None):
-            return ["--include-path and --limit are of --tasks; wanted --tasks NAMES"]
+            names = f"{name_of('include_path')} and {name_of('limit')}"
+            return [f"{names} are of {name_of('tasks')}; wanted it too"]
         return []
 
     @property
@@ -117,7 +129,8 @@ def options_for(method: str, shared: Mapping[str, Any]) -> dict[str, Any]:
             name: value for name, value in parameters.items() if name in names
         }
     if chosen.refine is not methods.Refine.REGIONAL:
-        concerning.pop("regional", None)
+        for name in OPTIMISER_KEYS:
+            concerning.pop(name, None)
     if Need.FULL_GRADIENT not in chosen.needs:
         concerning.pop("gradients", None)
         concerning.pop("save_gradients", None)
@@ -131,9 +144,10 @@ def refuse_unused(names: tuple[str, ...], shared: Mapping[str, Any]) -> None:
         RecipeError: such a key, by name; or there is no such method.
     """
     used = [options_for(name, shared) for name in names]
-    for key in ("regional", "gradients", "save_gradients"):
-        if shared.get(key) and not any(options.get(key) for options in used):
-            raise RecipeError(f"{key} concerns none of the methods {', '.join(names)}")
+    for key in (*OPTIMISER_KEYS, "gradients", "save_gradients"):
+        default = Recipe.model_fields[key].get_default()
+        if shared.get(key, default) != default and not any(key in options for options in used):
+            raise RecipeError(f"{name_of(key)} concerns none of the methods {', '.join(names)}")
     for name in shared.get("parameters") or {}:
         if not any(name in options["parameters"] for options in used):
             raise RecipeError(f"none of the methods {', '.join(names)} has a parameter {name!r}")

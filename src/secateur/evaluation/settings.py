@@ -6,8 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from secateur.machine.limits import MOST_AT_ONCE, MOST_LENGTH, MOST_REPEATS, MOST_SEQUENCES
 from secateur.recipe import Precision
 from secateur.recipe.setting import CONTENT, PLACE, RESULT, RUN, Setting, Settings
+from secateur.recipe.wording import name_of
 
 
 class EvaluationSettings(Settings):
@@ -15,33 +17,37 @@ class EvaluationSettings(Settings):
 
     command = "evaluate"
 
-    model: Annotated[str, Setting(CONTENT)]
+    model: Annotated[str, Setting(CONTENT, location=True)]
     """The model to measure: a checkpoint's folder, a name on the hub, or builtin (it comes with
     the package)."""
     revision: Annotated[str | None, Setting(CONTENT, unset="its main branch")] = None
     """Read this branch, tag or commit of a model on the hub."""
-    text: Annotated[str | None, Setting(CONTENT)] = None
+    text: Annotated[str | None, Setting(CONTENT, location=True)] = None
     """Measure perplexity on this held-out text: a file, a folder, c4 or wikitext2 (their test
     splits), or builtin (modules held out). With tasks, continuation makes its questions of it."""
     tasks: Annotated[str | None, Setting(RESULT)] = None
     """Ask these zero-shot tasks by lm-eval, with commas between, such as arc_easy,hellaswag.
     wanda++ and wanda are the papers' lists; continuation is made from text and needs no network."""
-    images: Annotated[str | None, Setting(CONTENT)] = None
+    images: Annotated[str | None, Setting(CONTENT, location=True)] = None
     """Measure a classifier's top-1 on this folder of images: FOLDER/<class>/*.png."""
-    against: Annotated[str | None, Setting(CONTENT)] = None
+    against: Annotated[str | None, Setting(CONTENT, location=True)] = None
     """The dense model to compare with: adds the mean KL divergence per token from it, its scores
     in the tasks, or how often the two agree on images; of the hub also as owner/name@revision."""
-    sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2)
+    sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2, le=MOST_LENGTH)
     """Make every window of text this many tokens long; at most what the model allows."""
-    windows: Annotated[int | None, Setting(RESULT, unset="all")] = Field(default=None, ge=1)
+    windows: Annotated[int | None, Setting(RESULT, unset="all")] = Field(
+        default=None, ge=1, le=MOST_SEQUENCES
+    )
     """Measure on at most this many windows of the text."""
     batch_size: Annotated[
         int | None, Setting(RESULT, unset="about 2048 tokens on a CPU; 8 questions")
-    ] = Field(default=None, ge=1)
+    ] = Field(default=None, ge=1, le=MOST_AT_ONCE)
     """Run this many windows, questions or images through the model together."""
-    include_path: Annotated[str | None, Setting(CONTENT)] = None
+    include_path: Annotated[str | None, Setting(CONTENT, location=True)] = None
     """Read task files from this folder too, beside lm-eval's own; the code in them is run."""
-    limit: Annotated[int | None, Setting(RESULT, unset="all")] = Field(default=None, ge=1)
+    limit: Annotated[int | None, Setting(RESULT, unset="all")] = Field(
+        default=None, ge=1, le=MOST_REPEATS
+    )
     """Ask at most this many questions of each task, or draw this many images."""
     record: Annotated[bool, Setting(RUN)] = False
     """Add the scores in the tasks to the run.json of the model."""
@@ -57,19 +63,28 @@ class EvaluationSettings(Settings):
         faults = []
         if self.text is None and self.tasks is None and self.images is None:
             faults.append(
-                "nothing to evaluate on; try --text SOURCE, --tasks NAMES or --images FOLDER"
+                f"nothing to evaluate on; try {name_of('text')}, {name_of('tasks')} or"
+                f" {name_of('images')}"
             )
         if self.text is not None and self.images is not None:
-            faults.append("text and images to evaluate on: leave one out in --images")
+            faults.append("text and images to evaluate on: leave one out")
         if self.tasks is not None and self.images is not None:
-            faults.append("tasks and images to evaluate on: leave one out in --images")
+            faults.append("tasks and images to evaluate on: leave one out")
         if self.tasks is None:
             if self.include_path is not None:
-                faults.append("--include-path goes with --tasks; wanted --tasks NAMES")
+                faults.append(
+                    f"{name_of('include_path')} goes with {name_of('tasks')}; wanted both"
+                )
             if self.limit is not None and self.images is None:
-                faults.append("--limit goes with --tasks or --images; wanted one of them")
+                faults.append(
+                    f"{name_of('limit')} goes with {name_of('tasks')} or {name_of('images')};"
+                    " wanted one of them"
+                )
             if self.record:
-                faults.append("--record goes with --tasks; wanted --tasks NAMES")
+                faults.append(f"{name_of('record')} goes with {name_of('tasks')}; wanted both")
         if self.windows is not None and (self.tasks is not None or self.images is not None):
-            faults.append("--windows are those of --text; wanted no --tasks and no --images")
+            faults.append(
+                f"{name_of('windows')} are those of {name_of('text')}; wanted no {name_of('tasks')}"
+                f" and no {name_of('images')}"
+            )
         return faults

@@ -24,8 +24,8 @@ from secateur.checkpoint.packed_folder import (
     says_packed,
 )
 from secateur.checkpoint.weight_files import CONFIG
-from secateur.errors import CheckpointError
-from secateur.machine.paths import pinned
+from secateur.errors import CheckpointError, OutputError
+from secateur.machine.paths import as_path, pinned
 from secateur.packing.layout import PARTS, pack_tensor, saved
 from secateur.progress import Progress, Quiet
 from secateur.record import read_record
@@ -238,7 +238,7 @@ def _open(model: str, trust_remote_code: bool) -> Checkpoint:
 
 def _output(checkpoint: Checkpoint, out: str | Path, overwrite: bool) -> OutputFolder:
     destination = Destination(
-        Path(out),
+        as_path(out, fault=OutputError),
         checkpoint.folder,
         overwrite=overwrite,
         with_code=checkpoint.trust_remote_code,

@@ -27,13 +27,14 @@ def choose_device(name: str) -> torch.device:
     there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, ValueError, OverflowError):
         device = None
     present = device is not None and (
-        device.type == "cpu" or (device.type == "cuda" and str(_numbered(device)) in there)
+        (device.type == "cpu" and not device.index)
+        or (device.type == "cuda" and str(_numbered(device)) in there)
     )
     if device is None or not present:
-        raise RecipeError(f"device {name!r} is not there", wanted=" or ".join(there))
+        raise RecipeError(f"device {name[:40]!r} is not there", wanted=" or ".join(there))
     if device.type == "cuda" and processes.count() > 1:
         torch.cuda.set_device(device)  # where NCCL, and a kernel that is not told, will be
     return device

@@ -17,6 +17,20 @@ MOST_EXPRESSION_CHARACTERS = 1000
 MOST_EXPRESSION_SECONDS = 2.0
 """Seconds that one regular expression may search the names of all matrices, slow searches alone
 counted: an ordinary one takes microseconds for each name."""
+MOST_SEQUENCES = 1_000_000
+"""Sequences or windows of one run: papers take 128, and each costs its forward passes."""
+MOST_LENGTH = 2**24
+"""Tokens of a sequence: the longest contexts that models are made for are ten million."""
+MOST_TOKENS = 10**10
+"""Tokens that a run draws, eight bytes each in main memory: 80 GB."""
+MOST_AT_ONCE = 2**20
+"""Sequences, windows or images that run together: a batch larger than a run's is no other batch."""
+MOST_RANK = 2**16
+"""Rank of an adapter: the widest layers have about so many inputs."""
+MOST_REPEATS = 10**9
+"""Steps, rounds, repeats, or questions asked: more would take years."""
+MOST_BLOCKS = 10**6
+"""A block's number: models have some hundreds."""
 
 
 def at_most(

@@ -29,10 +29,12 @@ def as_path(given: str | os.PathLike[str], *, fault: type[SecateurError]) -> Pat
         fault: of which kind the error is.
 
     Raises:
-        SecateurError: no file can have that name: the user after `~` is unknown, the name is too
-            long, holds a null byte, or cannot be written as UTF-8. It is a `fault`.
+        SecateurError: no file can have that name: it is empty, the user after `~` is unknown, the
+            name is too long, holds a null byte, or cannot be written as UTF-8. It is a `fault`.
     """
     try:
+        if not os.fspath(given):
+            raise ValueError("it is empty")
         path = Path(given).expanduser()
         str(path).encode("utf-8")  # every record and message names it
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):

@@ -12,7 +12,6 @@ here does anything. NCCL carries what is on an accelerator, gloo what is in main
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,15 +24,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
 from secateur.errors import LostError, RecipeError
+from secateur.machine.rendezvous import group_of_torchrun, meet
 
 _T = TypeVar("_T")
 
 PATIENCE = timedelta(hours=1)
 """How long the others wait for one that works alone, such as process 0 while it writes text."""
 _TO_SPEAK = timedelta(seconds=10)
+_before: Any = signal.SIG_DFL
+"""What answered SIGTERM before this process joined the others."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +55,23 @@ def start() -> None:
 
     Raises:
         LostError: the others cannot be found.
+        RecipeError: what torchrun should have set is missing, or no number.
     """
-    global _here
-    if _here.count > 1 or os.environ.get("WORLD_SIZE", "1") == "1" or "RANK" not in os.environ:
+    global _here, _before
+    if _here.count > 1 or (group := group_of_torchrun()) is None:
         return
-    signal.signal(signal.SIGTERM, _stopped)  # how torchrun ends the others when one has failed
-    with _meeting():
-        store, rank, count = next(iter(rendezvous("env://", timeout=PATIENCE)))
-        # torchrun --max-restarts starts all processes anew with the store that the old ones used
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = PrefixStore(f"attempt {attempt}", store)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=store, rank=rank, world_size=count, timeout=PATIENCE,
-        )  # fmt: skip
-    local = int(os.environ.get("LOCAL_RANK", rank))
-    _here = _Here(rank, count, local, PrefixStore("secateur", store))
+    _before = signal.signal(signal.SIGTERM, _stopped)  # how torchrun ends the others of one failed
+    try:
+        with _meeting():
+            store = meet(group, PATIENCE)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                store=store, rank=group.rank, world_size=group.count, timeout=PATIENCE,
+            )  # fmt: skip
+    except BaseException:
+        signal.signal(signal.SIGTERM, _before)
+        raise
+    _here = _Here(group.rank, group.count, group.local, PrefixStore("secateur", store))
 
 
 def stop() -> None:
@@ -78,7 +80,7 @@ def stop() -> None:
     if _here.count > 1:
         from_first(lambda: None)
         dist.destroy_process_group()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, _before)
     _here = _Here()
 
 

@@ -194,4 +194,5 @@ def _add(method: Method) -> None:
 
 
 def _summary(function: Callable[..., Any]) -> str:
-    return (function.__doc__ or "").strip().splitlines()[0]
+    lines = (function.__doc__ or "").strip().splitlines()  # none under PYTHONOPTIMIZE=2
+    return lines[0] if lines else ""

@@ -23,7 +23,7 @@ from secateur.checkpoint import (
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.model_facts import load_tokenizer, reads_images
 from secateur.data import ImageBatch, TokenBatch
-from secateur.errors import DataError, OutputError, SecateurError
+from secateur.errors import DataError, OutputError, RecipeError, SecateurError
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.paths import pinned
@@ -39,6 +39,7 @@ from secateur.pruning.reuse import (
     Stopwatch,
 )
 from secateur.recipe import Plan, Recipe, plan_of
+from secateur.recipe.wording import name_of
 from secateur.statistics import Need
 
 
@@ -185,6 +186,7 @@ def _prepare(
 ) -> Prepared:
     plan = plan_of(recipe)
     check_selection(plan.selection, source.blocks)
+    _check_experts(recipe, source)
     sequences = length = 0
     if calibration is not None:
         sequences, length = len(calibration.inputs), tokens_in_each(calibration, source)
@@ -220,6 +222,20 @@ def _prepare(
         recipe, folder, source, calibration, heldout, plan, left_dense, shapes, facts,
         gradients, (*notices, *of_texts),
     )  # fmt: skip
+
+
+def _check_experts(recipe: Recipe, source: BlockModel) -> None:
+    """Raise `RecipeError` for options of a mixture's experts that a dense model has none for."""
+    given = [
+        name_of(name)
+        for name in ("route_all", "expert_tokens")
+        if getattr(recipe, name) != Recipe.model_fields[name].get_default()
+    ]
+    names = (name.lower() for name, _ in source.model.named_modules())
+    if given and not any("expert" in name or "moe" in name for name in names):
+        raise RecipeError(
+            f"{type(source.model).__name__} has no experts", wanted=f"no {' and no '.join(given)}"
+        )
 
 
 def matrix_shapes(source: BlockModel) -> dict[str, tuple[int, int]]:

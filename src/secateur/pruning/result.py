@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from secateur.blocks.sweep import BlockResult
 from secateur.checkpoint import OutputFolder
 from secateur.checkpoint.background import Behind
+from secateur.errors import CheckpointError
 from secateur.machine import processes
 from secateur.pruning.dense_passes import ReadyRun
 from secateur.pruning.prepare import Prepared
@@ -112,9 +115,16 @@ class IntoFolder(Result):
     def __init__(self, output: OutputFolder, behind: Behind) -> None:
         self._output, self._behind = output, behind
         self.scratch = output.state.folder
-        self.finished = tuple(
-            BlockRecord.model_validate(block.record) for block in output.state.finished
-        )
+        try:
+            self.finished = tuple(
+                BlockRecord.model_validate(block.record) for block in output.state.finished
+            )
+        except ValidationError as fault:
+            raise CheckpointError(
+                "a finished block's record cannot be read",
+                where=self.scratch,
+                hint="--restart, which begins again",
+            ) from fault
         self.notices, self.seconds_before = output.notices, output.seconds_before
 
     def go_on(self, run: ReadyRun) -> None:

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ValidationError
 from secateur.errors import SecateurError
 from secateur.methods import Method, Params, Refine, get
 from secateur.recipe.regional import EFFORTS, Regional, ready_made
-from secateur.recipe.setting import briefly, phrase_of
+from secateur.recipe.setting import faults_of_locations
 from secateur.recipe.stage import KIND, PRUNE, STAGES, Stage, kind_named
+from secateur.recipe.wording import as_given, briefly, name_of, phrase_of
 from secateur.sparsity import NofM, Pattern, parse_pattern, read_selection
 from secateur.statistics import Need
 
@@ -27,6 +28,7 @@ def faults_of(recipe: type[Stage], values: Mapping[str, Any]) -> list[str]:
     """
     flat = {key: value for key, value in values.items() if key != STAGES}
     faults = phrases(lambda: recipe.model_validate(flat), recipe)
+    faults += faults_of_locations(recipe, flat)
     faults += _faults_of_texts(values)
     if STAGES in values:
         faults += _faults_of_stages(recipe, values[STAGES], flat)
@@ -39,9 +41,11 @@ def _faults_of_texts(run: Mapping[str, Any]) -> Iterator[str]:
     also = run.get("also_text") or []
     texts = [run.get("text"), *(also if isinstance(also, list) else [also])]
     if len(texts) > 1 and texts[0] is None:
-        yield "also_text is measured beside text: give --text SOURCE"
+        yield f"{name_of('also_text')} is measured beside {name_of('text')}: give both"
     elif any(texts.count(text) > 1 for text in texts):
         yield "a held-out text is named twice"
+    if run.get("windows") is not None and run.get("text") is None:
+        yield f"{as_given(('windows',), run['windows'])} are those of {name_of('text')}: give both"
 
 
 def _faults_of_stages(recipe: type[Stage], stages: Any, run: Mapping[str, Any]) -> list[str]:
@@ -53,7 +57,9 @@ def _faults_of_stages(recipe: type[Stage], stages: Any, run: Mapping[str, Any]) 
     if beside := [key for key in run if key in inside]:
         faults.append(f"{', '.join(beside)} beside stages: put each into the stage that it is for")
     if len(stages) > 1 and (files := _given(run, "gradients", "save_gradients")):
-        faults.append(f"a file of gradients is of one model, and stages change it: no {files[0]}")
+        faults.append(
+            f"a file of gradients is of one model, and stages change it: no {name_of(files[0])}"
+        )
     for number, values in enumerate(stages, 1):
         faults += [f"stage {number}: {fault}" for fault in _faults_of_stage(values, run)]
     return faults
@@ -131,19 +137,22 @@ def _faults_of_sources(method: Method, run: Mapping[str, Any]) -> Iterator[str]:
     sources = _given(run, "calibration", "images")
     if method.needs_calibration and not sources:
         yield (
-            f"method {method.name} needs calibration text: give --calibration SOURCE"
-            " (a classifier needs --images FOLDER)"
+            f"method {method.name} needs calibration text: give {name_of('calibration')}"
+            f" (a classifier needs {name_of('images')})"
         )
     if len(sources) == 2:
-        yield "text and images to calibrate with: leave calibration or images out"
+        yield (
+            "text and images to calibrate with: leave"
+            f" {name_of('calibration')} or {name_of('images')} out"
+        )
 
 
 def _faults_of_gradient_files(method: Method, run: Mapping[str, Any]) -> Iterator[str]:
     files = _given(run, "gradients", "save_gradients")
     if files and Need.FULL_GRADIENT not in method.needs:
-        yield f"method {method.name} uses no full-model gradients: leave {files[0]} out"
+        yield f"method {method.name} uses no full-model gradients: leave {name_of(files[0])} out"
     elif len(files) == 2:
-        yield "gradients are read from a file: leave save_gradients out"
+        yield f"gradients are read from a file: leave {name_of('save_gradients')} out"
 
 
 def _faults_of_schedule(method: Method, values: Mapping[str, Any]) -> Iterator[str]:
@@ -151,7 +160,7 @@ def _faults_of_schedule(method: Method, values: Mapping[str, Any]) -> Iterator[s
     if values.get("schedule") == "matrix" and dense:
         yield (
             f"method {method.name} needs what the dense block gives, which schedule matrix"
-            " never computes: leave schedule out"
+            f" never computes: leave {name_of('schedule')} out"
         )
 
 
@@ -164,18 +173,25 @@ def _faults_of_allocation(
     if patterns and isinstance(patterns[0], NofM):
         yield f"allocation {allocation} shares out a ratio, such as 60%, not {patterns[0]}"
     if run.get("calibration") is None:
-        yield f"allocation {allocation} needs calibration text: --calibration SOURCE"
+        yield f"allocation {allocation} needs calibration text: give {name_of('calibration')}"
 
 
 def _faults_of_regional(method: Method | None, values: Mapping[str, Any]) -> Iterator[str]:
     preset, effort = values.get("preset", "auto"), values.get("effort", "balanced")
     changes = values.get("regional") or {}
-    if changes and method is not None and method.refine is not Refine.REGIONAL:
-        yield f"method {method.name} has no regional optimiser: leave regional.* out"
+    if method is not None and method.refine is not Refine.REGIONAL:
+        idle = ["regional.*"] * bool(changes)
+        idle += [
+            name_of(name)
+            for name, default in (("preset", "auto"), ("effort", "balanced"))
+            if values.get(name, default) != default
+        ]
+        if idle:
+            yield f"method {method.name} has no regional optimiser: leave {', '.join(idle)} out"
     if preset not in ("auto", "paper") or effort not in tuple(EFFORTS):
         return
     if preset == "paper" and "effort" in values and effort != "balanced":
-        yield "preset paper sets its own rounds: leave effort out"
+        yield f"preset paper sets its own rounds: leave {name_of('effort')} out"
     if not isinstance(changes, dict):
         return
     wrong = phrases(lambda: ready_made(preset, effort, changes), Regional, "regional")

@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from secateur.errors import PatternError
+from secateur.machine.limits import MOST_BLOCKS, MOST_TOKENS
 from secateur.methods import Method, Params, Refine, get
 from secateur.recipe.faults import faults_of_pruning
 from secateur.recipe.regional import Regional, ready_made
@@ -42,7 +44,7 @@ class PruneStage(Stage):
     """Leave the matrices whose name matches dense. May be repeated."""
     blocks: Annotated[str | None, Setting(RESULT, unset="all")] = None
     """Prune only these blocks, counted from 0, such as 4-27 or 0,3,8-."""
-    dense_first: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0)
+    dense_first: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0, le=MOST_BLOCKS)
     """Leave this many blocks dense, from the first one on."""
     parameters: Annotated[dict[str, Any], Setting(RESULT, group=True, part=OF_METHOD)] = Field(
         default={}
@@ -67,22 +69,30 @@ class PruneStage(Stage):
     pruned as the data reach it, in half the passes (magnitude, wanda, sparsegpt, alps, gblm)."""
     route_all: Annotated[bool, Setting(RESULT)] = False
     """Show every expert every token, not only those that the router sends it."""
-    expert_tokens: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1)
+    expert_tokens: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1, le=MOST_TOKENS)
     """Prune an expert that fewer tokens than this reach by magnitude, with a notice."""
 
-    @field_validator("pattern", "blocks", mode="before")
+    @field_validator("blocks", mode="before")
     @classmethod
-    def _written(cls, pattern: Any) -> Any:
-        """A ratio, or a block, may stand in a recipe file as a number."""
-        return str(pattern) if type(pattern) in (int, float) else pattern
+    def _written(cls, blocks: Any) -> Any:
+        """A block may stand in a recipe file as a number."""
+        return str(blocks) if type(blocks) is int else blocks
+
+    @field_validator("pattern", mode="before")
+    @classmethod
+    def _in_one_spelling(cls, pattern: Any) -> Any:
+        """So may a ratio; 0.5 and 50% are one pattern, and so one run. What is none is let be."""
+        try:
+            return str(parse_pattern(pattern)) if _is_written(pattern) else pattern
+        except PatternError:
+            return str(pattern)
 
     @field_validator("patterns", mode="before")
     @classmethod
-    def _each_written(cls, patterns: Any) -> Any:
-        """So may the ratios among them."""
+    def _each_in_one_spelling(cls, patterns: Any) -> Any:
         if not isinstance(patterns, Mapping):
             return patterns
-        return {name: cls._written(pattern) for name, pattern in patterns.items()}
+        return {name: cls._in_one_spelling(pattern) for name, pattern in patterns.items()}
 
     @field_validator("include", "exclude", mode="before")
     @classmethod
@@ -142,6 +152,11 @@ class PruneStage(Stage):
         if regional["learning_rate"] is not None:
             del regional["step"]  # it is not used, and Regional refuses the two together
         return {**options, "regional": regional}
+
+
+def _is_written(pattern: Any) -> bool:
+    """Whether it has a type in which a pattern is written."""
+    return isinstance(pattern, str | int | float) and not isinstance(pattern, bool)
 
 
 def without_optimiser() -> dict[str, Any]:

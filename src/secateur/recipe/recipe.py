@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from secateur.errors import RecipeError
+from secateur.machine.limits import MOST_AT_ONCE, MOST_LENGTH, MOST_SEQUENCES
 from secateur.recipe.faults import faults_of
 from secateur.recipe.prune_stage import PruneStage, Schedule
 from secateur.recipe.setting import CONTENT, PLACE, RESULT, RUN, Setting
@@ -45,45 +46,47 @@ class Recipe(PruneStage):
     they stand at their defaults and nothing reads them.
     """
 
-    model: Annotated[str, Setting(CONTENT)]
+    model: Annotated[str, Setting(CONTENT, location=True)]
     """The model to prune: a checkpoint's folder, a name on the hub, or builtin (it comes with
     the package)."""
     revision: Annotated[str | None, Setting(CONTENT, unset="its main branch")] = None
     """Read this branch, tag or commit of a model on the hub."""
-    out: Annotated[str | None, Setting(PLACE, unset="nothing is written")] = None
+    out: Annotated[str | None, Setting(PLACE, location=True, unset="nothing is written")] = None
     """Write the pruned model to this folder."""
-    calibration: Annotated[str | None, Setting(CONTENT)] = None
+    calibration: Annotated[str | None, Setting(CONTENT, location=True)] = None
     """Calibrate on this text: a .txt, .jsonl or .parquet file, a folder of texts, a .safetensors
     file with input_ids, c4, wikitext2, builtin (source of the standard library), or self (the
     dense model writes it)."""
-    images: Annotated[str | None, Setting(CONTENT)] = None
+    images: Annotated[str | None, Setting(CONTENT, location=True)] = None
     """Calibrate a classifier on this folder of images: FOLDER/<class>/*.png; without class folders
     the model's own predictions are the labels."""
-    samples: Annotated[int, Setting(RESULT)] = Field(default=128, ge=1)
+    samples: Annotated[int, Setting(RESULT)] = Field(default=128, ge=1, le=MOST_SEQUENCES)
     """Calibrate on this many sequences, or images."""
-    sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2)
+    sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2, le=MOST_LENGTH)
     """Make every sequence and window this many tokens long; at most what the model allows."""
     seed: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0, lt=2**32)
     """Draw every random choice from this seed."""
-    text: Annotated[str | None, Setting(CONTENT)] = None
+    text: Annotated[str | None, Setting(CONTENT, location=True)] = None
     """Measure perplexity on this held-out text while the blocks pass: a file, a folder, c4 or
     wikitext2 (their test splits), or builtin (modules held out)."""
-    also_text: Annotated[list[str], Setting(CONTENT)] = Field(default=[])
+    also_text: Annotated[list[str], Setting(CONTENT, location=True)] = Field(default=[])
     """Measure on this held-out text too, such as one from another domain. May be repeated."""
-    windows: Annotated[int | None, Setting(CONTENT, unset="all")] = Field(default=None, ge=1)
+    windows: Annotated[int | None, Setting(CONTENT, unset="all")] = Field(
+        default=None, ge=1, le=MOST_SEQUENCES
+    )
     """Measure on at most this many windows of each held-out text."""
     written: Annotated[
         int | None, Setting(RESULT, unset="0; three per sample under effort best")
-    ] = Field(default=None, ge=0)
+    ] = Field(default=None, ge=0, le=MOST_SEQUENCES)
     """Let the dense model write this many sequences, to calibrate on beside those of the text."""
-    gradients: Annotated[str | None, Setting(PLACE)] = None
+    gradients: Annotated[str | None, Setting(PLACE, location=True)] = None
     """Take the full-model gradients from this file, which an earlier run saved (gblm)."""
-    save_gradients: Annotated[str | None, Setting(PLACE, unset="not kept")] = None
+    save_gradients: Annotated[str | None, Setting(PLACE, location=True, unset="not kept")] = None
     """Keep the full-model gradients in this .safetensors file (gblm)."""
     block_inputs: Annotated[Literal["auto", "memory", "disk"], Setting(PLACE)] = "auto"
     """Where full-model gradients keep what enters each block; auto takes memory if it fits."""
     batch_size: Annotated[int | None, Setting(RESULT, unset="about 2048 tokens on a CPU")] = Field(
-        default=None, ge=1
+        default=None, ge=1, le=MOST_AT_ONCE
     )
     """Run this many sequences through a block together."""
     dtype: Annotated[Precision, Setting(CONTENT)] = "auto"

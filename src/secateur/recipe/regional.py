@@ -21,6 +21,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from secateur.machine.limits import MOST_AT_ONCE, MOST_REPEATS, MOST_SEQUENCES
+
 
 class Regional(BaseModel):
     """Settings of the regional optimiser."""
@@ -41,13 +43,13 @@ class Regional(BaseModel):
     """Errors count the same in every direction of the output, or as the model's loss feels them."""
     hold_mask: bool = True
     """Keep the first mask; otherwise choose it anew after every round."""
-    rounds: int = Field(default=5, ge=1)
+    rounds: int = Field(default=5, ge=1, le=MOST_REPEATS)
     """Rounds of stepping and judging."""
-    samples: int = Field(default=128, ge=1)
+    samples: int = Field(default=128, ge=1, le=MOST_SEQUENCES)
     """Sequences drawn in each round, without repetition within it."""
-    batch_size: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=4, ge=1, le=MOST_AT_ONCE)
     """Sequences per optimiser step."""
-    judges: int = Field(default=8, ge=0)
+    judges: int = Field(default=8, ge=0, le=MOST_SEQUENCES)
     """Sequences that no step sees, and that choose the round whose weights stay (at most a quarter
     of all, or all where there are fewer than four); 0: the last round's stay."""
 

@@ -9,8 +9,7 @@ with told, the report and its recipes. There is no second list.
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from os import PathLike, fspath
@@ -24,7 +23,9 @@ from pydantic import (
     model_validator,
 )
 
-from secateur.errors import RecipeError, closest
+from secateur.errors import RecipeError
+from secateur.machine.paths import as_path
+from secateur.recipe.wording import name_of, phrase_of
 
 
 class Mark(StrEnum):
@@ -61,6 +62,7 @@ class Setting:
         unset: what None stands for, as the help shows it in place of a default.
         metavar: what the help calls the value, where its type says too little.
         group: whether the value is a mapping whose members are settings of their own.
+        location: whether it is the name of a file or folder, or may be one.
         part: the part of a method that it belongs to; another method may have another one and still
             be compared with it.
     """
@@ -69,6 +71,7 @@ class Setting:
     unset: str | None = None
     metavar: str | None = None
     group: bool = False
+    location: bool = False
     part: MethodPart | None = None
 
 
@@ -118,17 +121,20 @@ class Settings(BaseModel):
         Raises:
             RecipeError: with all faults, in one line.
         """
+        plain_values = without_paths(values)
+        faults = list(faults_of_locations(cls, plain_values))
+        made, cause = None, None
         try:
-            return cls.model_validate(without_paths(values))
+            made = cls.model_validate(plain_values)
         except ValidationError as fault:
-            faults = [
-                line
-                for error in fault.errors()
-                for line in phrase_of(error, cls.model_fields).splitlines()
-            ]
+            cause = fault
+            for error in fault.errors():
+                faults += phrase_of(error, cls.model_fields).splitlines()
+        if made is None or faults:
             several = f"{len(faults)} faults in the options of {cls.command}: "
             head = several if len(faults) > 1 else ""
-            raise RecipeError(head + " | ".join(faults)) from fault
+            raise RecipeError(head + " | ".join(faults)) from cause
+        return made
 
 
 def without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,30 +148,16 @@ def _without_path(value: Any) -> Any:
     return fspath(value) if isinstance(value, PathLike) else value
 
 
-def phrase_of(error: Mapping[str, Any], known: Mapping[str, Any], under: str | None = None) -> str:
-    """One of pydantic's errors as a phrase.
-
-    Args:
-        error: as `ValidationError.errors` gives it.
-        known: the fields that there are, by name.
-        under: the key of the recipe that the values stood under.
-    """
-    key = ".".join(str(part) for part in ([under] if under else []) + list(error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {key!r}, wanted {closest(str(error['loc'][-1]), known)}"
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    message: str = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{key}={briefly(error['input'])}, wanted {message}" if error["loc"] else message
-
-
-def briefly(value: Any) -> str:
-    """A value as a message repeats it; a long one is cut in its middle."""
-    return _shortener.repr(value)
-
-
-_shortener = reprlib.Repr()
-_shortener.maxstring = _shortener.maxother = 100
+def faults_of_locations(settings: type[BaseModel], values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the names of files and folders, a phrase each; they need not exist."""
+    for field in settings.model_fields:
+        named = values.get(field) if setting_of(settings, field).location else None
+        for name in named if isinstance(named, list | tuple) else [named]:
+            if isinstance(name, str):
+                try:
+                    as_path(name, fault=RecipeError)
+                except RecipeError as fault:
+                    yield f"{name_of(field)}: {fault}"
 
 
 def split_names(value: Any) -> Any:
@@ -184,7 +176,7 @@ def split_numbers(value: Any) -> Any:
     if isinstance(value, int):
         return [value]
     parts = split_names(value)
-    if isinstance(value, str) and not all(part.isdecimal() for part in parts):
+    if isinstance(value, str) and not all(part.isdecimal() and len(part) < 20 for part in parts):
         raise ValueError("whole numbers with commas between, such as 1,4,16")
     return parts
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from secateur.errors import RecipeError
 from secateur.recipe.recipe import Recipe
+from secateur.recipe.wording import briefly
 
 _MOST_BYTES = 1_000_000
 """Bytes that a recipe file may have; one of some hundred lines is long."""
+
+_MOST_LEVELS = 20
+"""Lists and mappings in each other; a recipe has three."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -66,15 +71,41 @@ def read_value(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only; of numbers those that look like it.
+    """Plain values only, each written out, each key once; of numbers those that look like it.
 
-    YAML 1.1 reads 2:4 as 124 (to base 60), 010 as 8, and 3e-7, which has no dot, as a word.
+    YAML 1.1 reads 2:4 as 124 (to base 60), 010 as 8, and 3e-7, which has no dot, as a word. Some
+    hundred bytes of aliases unfold to more values than any memory holds.
     """
+
+    _depth = 0
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name and form
         first: [(tag, form) for tag, form in forms if not tag.endswith((":int", ":float"))]
         for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next value, unless it is an alias, may become one, or lies too deep."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "anchor", None) is not None:
+            self._refuse("anchors and aliases are not read: write every value out", event)
+        if self._depth == _MOST_LEVELS:
+            self._refuse(f"more than {_MOST_LEVELS} levels of lists and mappings", event)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, unless a key stands twice: the last would win in silence."""
+        names = (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for name, times in Counter(names).items():
+            if times > 1:
+                self._refuse(f"{briefly(name)} stands twice", node)
+        return super().construct_mapping(node, deep)
+
+    def _refuse(self, why: str, there: Any) -> NoReturn:
+        raise yaml.constructor.ConstructorError(None, None, why, there.start_mark)
 
 
 _Loader.add_implicit_resolver(

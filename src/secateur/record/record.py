@@ -6,15 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from secateur.checkpoint import LeftDense
 from secateur.checkpoint.durable import write_text, writing
 from secateur.data import ImageProtocol, Protocol
 from secateur.errors import CheckpointError, PatternError
 from secateur.evaluation import Evaluation, TaskEvaluation
+from secateur.machine.limits import MOST_JSON_BYTES, at_most
+from secateur.recipe import Recipe
+from secateur.recipe.prune_stage import PruneStage
 from secateur.recipe.stage import KIND, PRUNE, STAGES
-from secateur.record.recovery import RecordPart, RecoveryRecord
+from secateur.record.recovery import RecoveryRecord
+from secateur.record.schema import FileName, Measured, RecordPart, WholeNumber, typed_settings
 from secateur.record.versions import bring_forward
 from secateur.sparsity import MatrixAudit, Selection, parse_pattern, read_selection
 
@@ -24,12 +28,12 @@ class MatrixRecord(RecordPart):
 
     name: str
     """Parameter name in the model."""
-    rows: int
-    columns: int
-    zeros: int
+    rows: WholeNumber
+    columns: WholeNumber
+    zeros: WholeNumber
     holds: bool
     """Whether the pattern was found exactly."""
-    output_error: float | None = None
+    output_error: Measured | None = None
     """norm2(X (W - W_sparse)') / norm2(X W') over the first calibration tokens."""
 
     @classmethod
@@ -47,19 +51,19 @@ class MatrixRecord(RecordPart):
     @property
     def sparsity(self) -> float:
         """Share of zeros."""
-        return self.zeros / (self.rows * self.columns)
+        return self.zeros / max(1, self.rows * self.columns)
 
 
 class BlockRecord(RecordPart):
     """One block of the run."""
 
-    index: int
-    output_error: float | None
+    index: WholeNumber
+    output_error: Measured | None
     """norm2(f_dense - f_sparse) / norm2(f_dense) over the calibration tokens."""
     judged: tuple[float, float] | None = None
     """The same on sequences that no optimiser step saw, before and after the regional optimiser,
     against what the optimiser aims at."""
-    seconds: dict[str, float]
+    seconds: dict[str, Measured]
     """Wall time by phase."""
     notices: tuple[str, ...]
     """What went otherwise than planned."""
@@ -85,13 +89,18 @@ class StageRecord(RecordPart):
     """Every option of the stage, defaults included."""
     blocks: tuple[BlockRecord, ...]
     """The model's blocks as the stage left them."""
-    seconds: float
+    seconds: Measured
     """Wall time of the stage but for measuring."""
     notices: tuple[str, ...] = ()
     """What the user should know."""
     left_dense: tuple[LeftDense, ...] = ()
     """What of the model got no pattern, with the reason; a record of an earlier version has none.
     """
+
+    @field_validator("settings")
+    @classmethod
+    def _of_their_types(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return typed_settings(settings, PruneStage) if info.data.get("kind") == PRUNE else settings
 
     @property
     def title(self) -> str:
@@ -136,11 +145,11 @@ class RunRecord(RecordPart):
     tasks: tuple[TaskEvaluation, ...] = ()
     """What the model in this folder scored, if it was recorded."""
     sample: Sample | None = None
-    seconds: float
+    seconds: Measured
     """Wall time of the run but for measuring; what other runs did for it is counted in."""
-    peak_memory_bytes: int
+    peak_memory_bytes: WholeNumber
     """Largest resident memory of the process so far; of several, of the largest."""
-    peak_device_memory_bytes: int | None
+    peak_device_memory_bytes: WholeNumber | None
     """Largest memory allocated on the accelerator, if there was one."""
     processes: int = 1
     """That the sequences were split over."""
@@ -148,13 +157,18 @@ class RunRecord(RecordPart):
     machine: dict[str, str]
     repeatable: str = ""
     """Where the same recipe gives the same bits again."""
-    files: dict[str, str] = Field(default={})
+    files: dict[FileName, str] = Field(default={})
     """SHA-256 of every file in the result folder but this one, by name."""
 
     @model_validator(mode="before")
     @classmethod
     def _brought_forward(cls, values: Any) -> Any:
         return bring_forward(values)
+
+    @field_validator("settings")
+    @classmethod
+    def _of_their_types(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        return typed_settings(settings, Recipe)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -237,15 +251,16 @@ def read_record_file(path: Path) -> RunRecord:
         CheckpointError: it cannot be read.
     """
     try:
+        at_most(MOST_JSON_BYTES, path.stat().st_size, "bytes of JSON", where=path)
         return RunRecord.model_validate_json(path.read_bytes())
     except OSError as fault:
         raise CheckpointError(f"cannot be read ({fault.strerror})", where=path) from fault
     except ValidationError as fault:
         first = fault.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(str(part)[:40] for part in first["loc"])
         raise CheckpointError(
             f"the run record cannot be read ({where + ': ' if where else ''}"
-            f"{first['msg'].removeprefix('Value error, ')})",
+            f"{first['msg'].removeprefix('Value error, ')[:200]})",
             where=path,
             wanted="the run.json that secateur wrote, or none",
         ) from fault

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from secateur.data import Protocol
 from secateur.evaluation import Evaluation
-
-
-class RecordPart(BaseModel):
-    """A part of the record of a run: frozen, and described field by field."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+from secateur.record.schema import Measured, RecordPart, WholeNumber
 
 
 class RecoveryPoint(RecordPart):
     """One evaluation while a pruned model was trained."""
 
-    step: int
+    step: WholeNumber
     """Steps that were done."""
     loss: float | None
     """Mean training loss per step since the evaluation before; none before the first step."""
     validation_loss: float
     """Mean negative log-likelihood per token of text that is not trained on, in nats."""
     learning_rate: float
-    seconds: float
+    seconds: Measured
     """Wall time since the beginning, interruptions left out."""
 
 
@@ -39,14 +32,14 @@ class RecoveryRecord(RecordPart):
     """Every option, defaults included."""
     text: Protocol
     """What it was trained on, the validation sequences included."""
-    trained_parameters: int
+    trained_parameters: WholeNumber
     curve: tuple[RecoveryPoint, ...]
     """The first point is before training."""
-    steps: int
+    steps: WholeNumber
     """That were done; fewer than were asked for if it stopped early."""
-    best_step: int
+    best_step: WholeNumber
     """The result is the state after this step, the best by its validation loss."""
-    interruptions: int
+    interruptions: WholeNumber
     """How often it went on from a checkpoint."""
     dense: Evaluation | None
     pruned: Evaluation | None
@@ -57,11 +50,11 @@ class RecoveryRecord(RecordPart):
     """The result; with adapters beside the model, the same as `adapted`."""
     also: tuple[Evaluation, ...] = ()
     """The result on further texts."""
-    zeros_before: int
+    zeros_before: WholeNumber
     """In all prunable matrices."""
-    zeros_after: int
+    zeros_after: WholeNumber
     """In the result; every zero before is one."""
-    seconds: float
+    seconds: Measured
     versions: dict[str, str]
     machine: dict[str, str]
     notices: tuple[str, ...]

@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from secateur.machine.limits import (
+    MOST_AT_ONCE,
+    MOST_LENGTH,
+    MOST_RANK,
+    MOST_REPEATS,
+    MOST_SEQUENCES,
+    MOST_TOKENS,
+)
 from secateur.recipe.setting import CONTENT, PLACE, RESULT, RUN, Setting, Settings
+from secateur.recipe.wording import as_given, name_of
 
 
 class Recovery(Settings):
@@ -18,19 +27,25 @@ class Recovery(Settings):
 
     command = "recover"
 
-    model: Annotated[str, Setting(CONTENT)]
+    model: Annotated[str, Setting(CONTENT, location=True)]
     """The sparse model to train: its folder, or its name on the hub."""
-    out: Annotated[str, Setting(PLACE)]
+    out: Annotated[str, Setting(PLACE, location=True)]
     """Write the recovered model to this folder."""
-    text: Annotated[str, Setting(CONTENT)]
+    text: Annotated[str, Setting(CONTENT, location=True)]
     """Train on this text or these tokens: whatever `prune --calibration` takes, but self."""
     revision: Annotated[str | None, Setting(CONTENT, unset="its main branch")] = None
     """Read this branch, tag or commit of a model on the hub."""
-    heldout: Annotated[str | None, Setting(PLACE, unset="nothing is measured")] = None
+    heldout: Annotated[str | None, Setting(PLACE, location=True, unset="nothing is measured")] = (
+        None
+    )
     """Measure perplexity on this held-out text: dense, pruned, before and after the merge."""
-    windows: Annotated[int | None, Setting(PLACE, unset="all")] = Field(default=None, ge=1)
+    windows: Annotated[int | None, Setting(PLACE, unset="all")] = Field(
+        default=None, ge=1, le=MOST_SEQUENCES
+    )
     """Measure on at most this many windows of the held-out text."""
-    dense: Annotated[str | None, Setting(CONTENT, unset="the model that run.json names")] = None
+    dense: Annotated[
+        str | None, Setting(CONTENT, location=True, unset="the model that run.json names")
+    ] = None
     """The dense model to compare with: its folder, or its name on the hub, also as
     owner/name@revision."""
     result: Annotated[Literal["merged", "adapters"], Setting(RESULT)] = "merged"
@@ -38,43 +53,49 @@ class Recovery(Settings):
     sparse model."""
     objective: Annotated[Literal["lm", "distill"], Setting(RESULT)] = "lm"
     """What is learnt. lm: the text itself; distill: what the dense model says of it."""
-    block_weight: Annotated[float, Setting(RESULT)] = Field(default=0.0, ge=0)
+    block_weight: Annotated[float, Setting(RESULT)] = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weigh the distance between block outputs by this in the loss of objective distill."""
-    rank: Annotated[int, Setting(RESULT)] = Field(default=16, ge=1)
+    rank: Annotated[int, Setting(RESULT)] = Field(default=16, ge=1, le=MOST_RANK)
     """Give the adapters' factors this rank."""
-    alpha: Annotated[float | None, Setting(RESULT, unset="the rank")] = Field(default=None, gt=0)
+    alpha: Annotated[float | None, Setting(RESULT, unset="the rank")] = Field(
+        default=None, gt=0, allow_inf_nan=False
+    )
     """The adapters' update is scaled by alpha / rank."""
     targets: Annotated[str, Setting(RESULT)] = "all"
     """Adapt these kinds of layers, with commas between them, such as q_proj,v_proj; or all."""
-    steps: Annotated[int, Setting(RESULT)] = Field(default=500, ge=1)
+    steps: Annotated[int, Setting(RESULT)] = Field(default=500, ge=1, le=MOST_REPEATS)
     """Train for this many optimiser steps."""
-    learning_rate: Annotated[float, Setting(RESULT)] = Field(default=3e-3, gt=0)
+    learning_rate: Annotated[float, Setting(RESULT)] = Field(
+        default=3e-3, gt=0, allow_inf_nan=False
+    )
     """The learning rate reaches this peak, then falls to zero over the steps, as a cosine."""
     warm_up: Annotated[int | None, Setting(RESULT, unset="a twentieth of the steps")] = Field(
-        default=None, ge=0
+        default=None, ge=0, le=MOST_REPEATS
     )
     """The learning rate rises from zero over this many steps."""
-    batch_size: Annotated[int, Setting(RESULT)] = Field(default=8, ge=1)
+    batch_size: Annotated[int, Setting(RESULT)] = Field(default=8, ge=1, le=MOST_AT_ONCE)
     """Compute this many sequences together."""
-    accumulation: Annotated[int, Setting(RESULT)] = Field(default=1, ge=1)
+    accumulation: Annotated[int, Setting(RESULT)] = Field(default=1, ge=1, le=MOST_AT_ONCE)
     """Add up the gradients of this many batches for one step."""
-    weight_decay: Annotated[float, Setting(RESULT)] = Field(default=0.0, ge=0)
+    weight_decay: Annotated[float, Setting(RESULT)] = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Let the adapters' factors decay towards zero by this weight (AdamW)."""
-    gradient_norm: Annotated[float, Setting(RESULT)] = Field(default=1.0, gt=0)
+    gradient_norm: Annotated[float, Setting(RESULT)] = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Shorten gradients whose l2 norm is larger than this to it."""
     samples: Annotated[int | None, Setting(RESULT, unset="every step has new ones")] = Field(
-        default=None, ge=1
+        default=None, ge=1, le=MOST_SEQUENCES
     )
     """Train on this many sequences, again and again."""
-    sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2)
+    sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2, le=MOST_LENGTH)
     """Make every sequence and window this many tokens long; at most what the model allows."""
-    validation: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1)
+    validation: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1, le=MOST_SEQUENCES)
     """Judge by this many sequences, which are not trained on."""
     evaluate_every: Annotated[int | None, Setting(RESULT, unset="a tenth of the steps")] = Field(
-        default=None, ge=1
+        default=None, ge=1, le=MOST_REPEATS
     )
     """Evaluate, and write a checkpoint, after every so many steps."""
-    patience: Annotated[int | None, Setting(RESULT, unset="never")] = Field(default=None, ge=1)
+    patience: Annotated[int | None, Setting(RESULT, unset="never")] = Field(
+        default=None, ge=1, le=MOST_REPEATS
+    )
     """Stop after this many evaluations in a row without a new best."""
     seed: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0, lt=2**32)
     """Draw every random choice from this seed."""
@@ -95,11 +116,21 @@ class Recovery(Settings):
         """What is wrong with settings that are each right by themselves, a phrase each."""
         faults = []
         if self.block_weight and self.objective != "distill":
-            faults.append("block_weight goes with objective distill")
+            faults.append(f"{name_of('block_weight')} goes with objective distill")
         if self.resume and self.overwrite:
-            faults.append("resume goes on, overwrite begins anew: give one of them")
+            resume, overwrite = name_of("resume"), name_of("overwrite")
+            faults.append(f"{resume} goes on, {overwrite} begins anew: give one of them")
         if self.chosen_warm_up >= self.steps:
-            faults.append(f"warm_up={self.warm_up} leaves none of {self.steps} steps")
+            warm_up = as_given(("warm_up",), self.warm_up)
+            faults.append(f"{warm_up} leaves none of {self.steps} steps")
+        if (tokens := self.trained_sequences * self.sequence_length) > MOST_TOKENS:
+            faults.append(
+                f"{tokens:.3g} tokens to train on, wanted at most {MOST_TOKENS:.3g}: give fewer"
+                f" {name_of('steps')}, or {name_of('samples')} that are read again and again"
+            )
+        if self.windows is not None and self.heldout is None:
+            windows = as_given(("windows",), self.windows)
+            faults.append(f"{windows} are those of {name_of('heldout')}: give both")
         return faults
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from secateur.reporting.comparison import Spread
 from secateur.reporting.scale import Axis, AxisTick, near, round_step, spread_out
@@ -201,16 +201,16 @@ def line_chart(
 
 def heat_map(cells: Mapping[tuple[str, int], float], top: float, width: int = PANEL) -> HeatMap:
     """Shades of values from zero to `top` by (row, column)."""
-    rows = list(dict.fromkeys(row for row, _ in cells))
-    columns = sorted({column for _, column in cells})
-    left = _room(rows, 18)
+    rows = {row: number for number, row in enumerate(dict.fromkeys(row for row, _ in cells))}
+    columns = {column: number for number, column in enumerate(sorted({c for _, c in cells}))}
+    left = _room(list(rows), 18)
     wide = min(34.0, (width - left) / len(columns))
     tall = 15
     paths: dict[int, list[str]] = {}
     gap = 1 if wide > 4 else 0
     for (row, column), value in cells.items():
         level = min(LEVELS - 1, int(LEVELS * value / top)) if top > 0 else 0
-        x, y = left + wide * columns.index(column), tall * rows.index(row)
+        x, y = left + wide * columns[column], tall * rows[row]
         path = f"M{x:.1f} {y}h{wide - gap:.1f}v{tall - 1}h-{wide - gap:.1f}z"
         paths.setdefault(level, []).append(path)
     step = round(round_step(max(1.0, 22 / wide)))
@@ -242,7 +242,7 @@ def bar_chart(
     axis = Axis(0, top or 1.0, left, width - max(map(_width, texts)) - 14)
     bars = []
     for number, (name, parts, text) in enumerate(zip(names, values, texts, strict=True)):
-        starts = [sum(parts[:index]) for index in range(len(parts) + 1)]
+        starts = [0.0, *accumulate(parts)]
         drawn = tuple(
             (style, axis(begin), round(axis(end) - axis(begin), 2))
             for style, (begin, end) in enumerate(pairwise(starts))

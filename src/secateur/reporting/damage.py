@@ -73,10 +73,10 @@ def error_by_block(row: Row) -> tuple[float | None, ...]:
 
 def error_by_kind(groups: tuple[MatrixGroup, ...]) -> dict[str, float | None]:
     """Relative output error of every kind, the mean over blocks."""
-    kinds = dict.fromkeys(group.kind for group in groups)
-    return {
-        name: _mean(group.output_error for group in groups if group.kind == name) for name in kinds
-    }
+    errors: dict[str, list[float | None]] = {}
+    for group in groups:
+        errors.setdefault(group.kind, []).append(group.output_error)
+    return {name: _mean(iter(values)) for name, values in errors.items()}
 
 
 def seconds_by_phase(row: Row) -> dict[str, float]:

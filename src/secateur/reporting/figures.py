@@ -7,6 +7,7 @@ room on a screen; the style sheet shows one of the two.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -141,8 +142,9 @@ def errors_by_kind(
     for pattern, rows in comparison.patterns.items():
         panels = []
         for row in rows:
+            short = short_kinds(groups_by_row[id(row)])
             cells = {
-                (short_kind(group.kind, groups_by_row[id(row)]), group.block): group.output_error
+                (short[group.kind], group.block): group.output_error
                 for group in groups_by_row[id(row)]
                 if group.output_error is not None
             }
@@ -192,11 +194,11 @@ def time_by_phase(comparison: Comparison) -> Figure:
     return Figure("bars", tuple(panels), tuple(grids), tuple(phases))
 
 
-def short_kind(kind: str, groups: Sequence[MatrixGroup]) -> str:
-    """The last part of a kind's name, if no other kind ends like it."""
-    last = kind.rpartition(".")[2]
-    ends = {group.kind for group in groups if group.kind.rpartition(".")[2] == last}
-    return last if len(ends) == 1 else kind
+def short_kinds(groups: Sequence[MatrixGroup]) -> dict[str, str]:
+    """Kind -> the last part of its name, if no other kind ends like it; else its name."""
+    kinds = dict.fromkeys(group.kind for group in groups)
+    ends = Counter(kind.rpartition(".")[2] for kind in kinds)
+    return {kind: last if ends[last := kind.rpartition(".")[2]] == 1 else kind for kind in kinds}
 
 
 def _grid_by_kind(

@@ -2,6 +2,9 @@
 
 Markdown and LaTeX print the same cells, to be pasted into a page or a paper. CSV is for programs:
 every row and text on a line of its own, numbers unrounded, the unit in the column's name.
+
+A record may be a stranger's: no text of it is markup in the page, an escape sequence in the
+terminal, or a formula in the spreadsheet that it is opened in.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import io
 import re
 from collections.abc import Sequence
 
+from secateur.errors import plain
 from secateur.reporting.comparison import Comparison, Row, Spread
 from secateur.reporting.table import Cell, table_of
 from secateur.reporting.zeroshot import TaskColumn, task_columns
@@ -41,10 +45,19 @@ def as_csv(comparisons: Sequence[Comparison]) -> str:
         for number in (range(len(comparison.texts)) or [None])
     ]
     written = io.StringIO()
-    writer = csv.DictWriter(written, list(lines[0]) if lines else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    writer = csv.writer(written, lineterminator="\n")
+    if lines:
+        writer.writerow(map(_in_csv, lines[0]))
+    writer.writerows(map(_in_csv, line.values()) for line in lines)
     return written.getvalue()
+
+
+def _in_csv(cell: object) -> object:
+    """A cell that no spreadsheet reads as a formula; numbers stay numbers."""
+    if not isinstance(cell, str):
+        return cell
+    text = plain(cell)
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
 
 
 def _markdown(comparison: Comparison) -> str:
@@ -73,7 +86,7 @@ def _joined(cell: Cell, sign: str = "±") -> str:
 
 def _in_markdown(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", _on_one_line(text))
 
 
 def _latex(comparison: Comparison) -> str:
@@ -117,7 +130,11 @@ _LATEX = {
 
 def _in_latex(text: str) -> str:
     """Text that LaTeX prints as it is, on one line."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    return "".join(_LATEX.get(character, character) for character in _on_one_line(text))
+
+
+def _on_one_line(text: str) -> str:
+    return plain(" ".join(text.split()))
 
 
 def _csv_line(comparison: Comparison, row: Row, number: int | None) -> dict[str, object]:

@@ -213,7 +213,7 @@ def _phrases(record: RunRecord, settings: Mapping[str, Any], names: Sequence[str
         if name not in of_recovery and (value not in _OFF or "." in name):
             yield f"{name.removeprefix('parameters.')}={_brief(value)}"
     if record.recovery is not None:
-        yield f"recovered, {record.recovery.settings['objective']}"
+        yield f"recovered, {record.recovery.settings.get('objective', 'lm')}"
         for name in of_recovery:
             if name != f"{_RECOVERY}objective":
                 yield f"{name.removeprefix(_RECOVERY)}={_brief(settings.get(name))}"

@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.checkpoint.durable import write_text, writing
-from secateur.errors import OutputError
+from secateur.errors import OutputError, plain
 from secateur.record import RunRecord
 from secateur.reporting.formats import as_csv, as_latex, as_markdown
 from secateur.reporting.grouping import side_by_side
@@ -66,6 +66,7 @@ def render(records: Sequence[RunRecord]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: plain(value) if type(value) is str else value,
     )
     return templates.get_template("page.html.j2").render(
         sections=[section(comparison) for comparison in side_by_side(records)],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from secateur.reporting.comparison import Row
 from secateur.reporting.damage import MatrixGroup
-from secateur.reporting.figures import Grid, short_kind
+from secateur.reporting.figures import Grid, short_kinds
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,13 @@ def zeros_of_matrices(
 ) -> Grid:
     """Share of zeros of every matrix; "fails" beside it where the pattern was not groups_by_row."""
     first = groups_by_row[id(rows[0])]
+    short = short_kinds(first)
     columns = [
         {(group.block, group.kind): group for group in groups_by_row[id(row)]} for row in rows
     ]
     cells = []
     for group in first:
-        name = f"{group.block} {short_kind(group.kind, first)}"
+        name = f"{group.block} {short[group.kind]}"
         if group.matrices > 1:
             name += f", {group.matrices} of them"
         shape = f"{group.shape[0]} x {group.shape[1]}"

@@ -56,7 +56,7 @@ class Unstructured:
 
     def __str__(self) -> str:
         percent = f"{self.ratio * 100:.10g}"
-        if "e" not in percent and float(percent) / 100 == self.ratio:
+        if "e" not in percent and float(Decimal(percent) / 100) == self.ratio:
             return f"{percent}%"
         return format(Decimal(repr(self.ratio)), "f")  # every digit, and no exponent
 
@@ -131,22 +131,24 @@ def parse_pattern(text: str | float | Pattern) -> Pattern:
     if isinstance(text, Unstructured | NofM):
         return text
     written = str(text).strip()
+    shown = repr(written if len(written) <= 40 else f"{written[:37]}...")
     if match := re.fullmatch(r"([0-9]{1,6})\s*:\s*([0-9]{1,6})", written):
         n, m = int(match[1]), int(match[2])
         if not 0 < n < m:
             raise PatternError(
-                f"pattern {written!r} keeps {n} of {m} weights",
+                f"pattern {shown} keeps {n} of {m} weights",
                 wanted="N:M with 0 < N < M, N being the number kept",
                 hint="2:4",
             )
         return NofM(n, m)
-    if match := re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(%?)", written):
-        ratio = float(match[1]) / (100 if match[2] else 1)
+    if match := re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(%?)", written):
+        # by decimals, so that 33.3% and 0.333 are the same number
+        ratio = float(Decimal(match[1]) / (100 if match[2] else 1))
         if not 0 < ratio < 1:
             raise PatternError(
-                f"pattern {written!r} prunes {ratio * 100:g} % of the weights",
+                f"pattern {shown} prunes {ratio * 100:g} % of the weights",
                 wanted="more than 0 % and less than 100 %",
                 hint="50%" if ratio != 50 else "50% (with the percent sign)",
             )
         return Unstructured(ratio)
-    raise PatternError(f"pattern {written!r} cannot be read", wanted=_WANTED)
+    raise PatternError(f"pattern {shown} cannot be read", wanted=_WANTED)
