@@ -72,7 +72,7 @@ SIGNATURES = {
     "accelerate_inference": "(model: 'nn.Module', *, vectors: 'Sequence[int]' = (1, 4, 16),"
     " cuda_graphs: 'bool' = False) -> 'InferenceReport'",
     "check": "(model: 'Location', *, pattern: 'str | float | None' = None,"
-    " revision: 'str | None' = None,"
+    " revision: 'str | None' = None, source: 'Location | None' = None,"
     " trust_remote_code: 'bool' = False) -> 'Proof'",
     "compare": "(model: 'Location', *, out: 'Location',"
     " methods: 'str | Sequence[str] | None' = None, progress: 'Progress | None' = None,"
@@ -95,7 +95,7 @@ SIGNATURES = {
     "recover": "(model: 'Location', *, text: 'Location', out: 'Location',"
     " progress: 'Progress | None' = None, **options: 'Any') -> 'RunRecord'",
     "report": "(places: 'Location | Sequence[Location]', *, out: 'Location | None' = None,"
-    " format: 'ReportFormat' = 'html') -> 'Report'",
+    " format: 'ReportFormat' = 'html', overwrite: 'bool' = False) -> 'Report'",
     "unpack": "(model: 'str | Path', out: 'str | Path', *, overwrite: 'bool' = False,"
     " revision: 'str | None' = None,"
     " trust_remote_code: 'bool' = False, progress: 'Progress | None' = None) -> 'Packing'",

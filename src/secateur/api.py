@@ -33,13 +33,8 @@ from secateur.recipe import Recipe
 from secateur.recipe.setting import without_paths
 from secateur.record import RunRecord, add_to_record, find_records
 from secateur.record.check import Proof, check_folder
-from secateur.reporting import (
-    ComparisonResult,
-    Report,
-    ReportFormat,
-    write_comparison,
-    write_report,
-)
+from secateur.reporting import comparing_alone, write_comparison, write_report
+from secateur.reporting.page import ComparisonResult, Report, ReportFormat
 
 
 def prune(
@@ -65,8 +60,7 @@ def prune(
         out: folder for the result; none with a model in memory.
         tokenizer: for texts with a model in memory.
         progress: told what happens; silent by default.
-        options: every other key of a recipe (`secateur.recipe.Recipe`), such as samples,
-            sequence_length, seed, text, overwrite.
+        options: every other key of a recipe (`secateur.recipe.Recipe`), such as samples, text.
 
     Returns:
         the record of the run; `run.json` in the result folder holds the same.
@@ -145,9 +139,8 @@ def evaluate(
     >>> measured.protocol.sequences
     2
     """
-    settings = EvaluationSettings.build(
-        {"model": model, "text": text, "tasks": tasks, "images": images, **options}
-    )
+    values = {"model": model, "text": text, "tasks": tasks, "images": images, **options}
+    settings = EvaluationSettings.build(values)
     if settings.images is not None:
         return evaluate_images(settings, progress)
     if settings.tasks is None:
@@ -163,15 +156,16 @@ def check(
     *,
     pattern: str | float | None = None,
     revision: str | None = None,
+    source: Location | None = None,
     trust_remote_code: bool = False,
 ) -> Proof:
     """Count the zeros of every prunable matrix of a model folder, and verify its checksums.
 
     Args:
         model: folder or hub name.
-        pattern: what every matrix must have; None takes what the folder's run.json says, or looks
-            for nothing if there is none.
+        pattern: what every matrix must have; None takes what run.json says, or looks for nothing.
         revision: branch, tag or commit of a model on the hub; None is its main branch.
+        source: the model that it was made from, to be proved the same by every byte of its weights.
         trust_remote_code: run the code that lies beside the weights, if the model needs it.
 
     Returns:
@@ -184,8 +178,8 @@ def check(
     True
     """
     asked = None if pattern is None else str(pattern)
-    named = pinned(model, revision)
-    return check_folder(named, asked, trust_remote_code=trust_remote_code)
+    named, made_from = pinned(model, revision), None if source is None else fspath(source)
+    return check_folder(named, asked, made_from, trust_remote_code=trust_remote_code)
 
 
 def recover(
@@ -258,14 +252,15 @@ def compare(
     >>> [run.recipe["method"] for run in done.records]
     ['magnitude', 'wanda']
     """
-    values = {"model": model, "out": out, "methods": methods, **options}
-    plan = plan_comparison(*split_options(without_paths(values)))
-    records = []
-    for run in do_comparison(plan, progress):
-        records.append(run.record)
-        if each is not None:
-            each(run)
-    return write_comparison(records, Path(out))
+    values = without_paths({"model": model, "out": out, "methods": methods, **options})
+    plan = plan_comparison(*split_options(values))
+    again, records = plan.settings.overwrite, []
+    with comparing_alone(Path(out), overwrite=again):
+        for run in do_comparison(plan, progress):
+            records.append(run.record)
+            if each is not None:
+                each(run)
+        return write_comparison(records, Path(out), overwrite=again)
 
 
 def report(
@@ -273,6 +268,7 @@ def report(
     *,
     out: Location | None = None,
     format: ReportFormat = "html",  # noqa: A002 - as the command's option is called
+    overwrite: bool = False,
 ) -> Report:
     """Put earlier runs side by side: one HTML file that needs nothing else, or the table alone.
 
@@ -280,6 +276,7 @@ def report(
         places: folders with run.json below them, or such files.
         out: file to write; without it a page goes to report.html, and a table nowhere.
         format: "html" for the page; "markdown", "latex" or "csv" for the table.
+        overwrite: replace a file that is there even if it is no report.
 
     Returns:
         where it was written, and what.
@@ -296,5 +293,5 @@ def report(
         raise RecipeError("no runs to report on", wanted="at least one folder or run.json")
     if format not in (forms := get_args(ReportFormat)):
         raise RecipeError(f"unknown format {format!r}", wanted=closest(str(format), forms))
-    records = find_records([Path(place) for place in places])
-    return write_report(records, None if out is None else Path(out), format)
+    file = None if out is None else Path(out)
+    return write_report(find_records([*map(Path, places)]), file, format, overwrite=overwrite)

@@ -31,6 +31,7 @@ from torch.nn import functional as F  # noqa: N812 - the name it is known by
 from secateur.blocks.observer import Observer, ToGather
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, find_matrices
+from secateur.checkpoint.durable import writing
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import NumericalError
 from secateur.machine import processes
@@ -79,7 +80,9 @@ class BlockInputs:
             self._in_memory[index] = hidden
         else:
             tensors = {str(n): value.cpu().contiguous() for n, value in enumerate(hidden)}
-            save_file(tensors, self._file(self._scratch, index))
+            path = self._file(self._scratch, index)
+            with writing(path):
+                save_file(tensors, path)
 
     def take(self, index: int, stream: Stream) -> None:
         """Put the hidden states back that enter block `index`; they are kept no longer."""

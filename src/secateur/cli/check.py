@@ -23,12 +23,24 @@ def check(
         ),
     ] = None,
     revision: Revision = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Compare every byte of this model's weights with what the run has read.",
+            show_default="not looked at",
+        ),
+    ] = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Prove the sparsity and the checksums of MODEL from its files. Exit status 1 if one fails."""
     proof = secateur.check(
-        model, pattern=pattern, revision=revision, trust_remote_code=trust_remote_code
+        model,
+        pattern=pattern,
+        revision=revision,
+        source=source,
+        trust_remote_code=trust_remote_code,
     )
     printing.proof(proof, as_json=as_json)
     if proof.complaint is not None:

@@ -11,7 +11,7 @@ from secateur.cli import printing
 from secateur.cli.app import app, progress
 from secateur.comparison.demo import demo as do_demo
 from secateur.comparison.demo import demo_runs
-from secateur.reporting import write_comparison
+from secateur.reporting import comparing_alone, write_comparison
 
 
 @app.command()
@@ -28,7 +28,8 @@ def demo(
     runs = demo_runs(out, [name.strip() for name in methods.split(",") if name.strip()])
     printing.beginning(len(runs))
     records = []
-    for run in do_demo(runs, progress(), overwrite=overwrite):
-        printing.finished_run(run)
-        records.append(run.record)
-    printing.comparison(write_comparison(records, out))
+    with comparing_alone(out, overwrite=overwrite):
+        for run in do_demo(runs, progress(), overwrite=overwrite):
+            printing.finished_run(run)
+            records.append(run.record)
+        printing.comparison(write_comparison(records, out, overwrite=overwrite))

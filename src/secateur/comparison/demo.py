@@ -17,7 +17,7 @@ from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import load_whole, locate
 from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.comparison.pipeline import FinishedRun
-from secateur.comparison.runs import Run, plan_runs, run_comparison
+from secateur.comparison.runs import Run, plan_runs, refuse_folder, run_comparison
 from secateur.data.builtin import BUILTIN
 from secateur.errors import CheckpointError
 from secateur.progress import Progress
@@ -40,7 +40,9 @@ def demo_runs(out: Path, names: Sequence[str] = ()) -> list[Run]:
 
     Raises:
         RecipeError: a method is unknown, or named twice.
+        OutputError: nothing can be written to the folder.
     """
+    refuse_folder(out, BUILTIN_MODEL)
     return plan_runs(
         out,
         list(names) or [method.name for method in methods.every()],

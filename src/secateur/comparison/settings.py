@@ -59,7 +59,7 @@ class ComparisonSettings(Settings):
     limit: Annotated[int | None, Setting(RESULT, unset="all")] = Field(default=None, ge=1)
     """Ask at most this many questions of each task."""
     overwrite: Annotated[bool, Setting(RUN)] = False
-    """Do finished runs again."""
+    """Do finished runs again, and replace other files that have the names of the tables."""
 
     def contradictions(self) -> list[str]:
         """What is wrong with settings that are each right by themselves, a phrase each."""

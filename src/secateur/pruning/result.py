@@ -6,17 +6,20 @@ end, the record, so that one loop serves pruning into a folder and measuring alo
 
 from __future__ import annotations
 
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from secateur.blocks.sweep import BlockResult
 from secateur.checkpoint import OutputFolder
 from secateur.checkpoint.background import Behind
+from secateur.checkpoint.proved import damaged
 from secateur.machine import processes
+from secateur.machine.scratch import scratch_folder
 from secateur.pruning.dense_passes import ReadyRun
 from secateur.pruning.prepare import Prepared
 from secateur.pruning.resume import FinishedNow, go_on, keep, open_output
@@ -112,9 +115,12 @@ class IntoFolder(Result):
     def __init__(self, output: OutputFolder, behind: Behind) -> None:
         self._output, self._behind = output, behind
         self.scratch = output.state.folder
-        self.finished = tuple(
-            BlockRecord.model_validate(block.record) for block in output.state.finished
-        )
+        try:
+            self.finished = tuple(
+                BlockRecord.model_validate(block.record) for block in output.state.finished
+            )
+        except ValidationError as fault:  # another version's
+            raise damaged("records", self.scratch, fault.errors()[0]["msg"]) from fault
         self.notices, self.seconds_before = output.notices, output.seconds_before
 
     def go_on(self, run: ReadyRun) -> None:
@@ -159,8 +165,8 @@ def open_result(prepared: Prepared, notice: Callable[[str], None]) -> Iterator[R
             is there is another one.
     """
     if prepared.folder is None or prepared.recipe.out is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            yield Nowhere(Path(scratch))
+        with scratch_folder() as scratch:
+            yield Nowhere(scratch)
         return
     with open_output(prepared, notice) as output, Behind() as behind:
         yield IntoFolder(output, behind)

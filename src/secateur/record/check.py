@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from secateur.checkpoint import find_all_matrices, locate, open_model
+from secateur.checkpoint import Checkpoint, find_all_matrices, locate, open_model
 from secateur.checkpoint.durable import sha256
 from secateur.errors import CheckpointError
-from secateur.record.record import MatrixRecord, read_record
+from secateur.record.record import MatrixRecord, RunRecord, read_record
 from secateur.sparsity import Selection, audit, parse_pattern
 
 
@@ -52,6 +52,7 @@ class Proof:
         kinds: by kind of matrix.
         files: how many have a checksum in the record.
         changed: those that are missing or not as they were written.
+        other_source: files of weights of the model that was said to be the source, and is another.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class Proof:
     kinds: tuple[KindProof, ...]
     files: int
     changed: tuple[str, ...]
+    other_source: tuple[str, ...] = ()
 
     @property
     def weights(self) -> int:
@@ -80,6 +82,8 @@ class Proof:
             )
         if self.changed:
             said.append(f"not as they were written: {_some(self.changed)}")
+        if self.other_source:
+            said.append(f"not the source that it was made from: {_some(self.other_source)}")
         return " | ".join(said) or None
 
     @property
@@ -98,16 +102,24 @@ class Proof:
             "kinds": [asdict(kind) for kind in self.kinds],
             "files": self.files,
             "changed_files": list(self.changed),
+            "other_source": list(self.other_source),
         }
 
 
-def check_folder(model: str, pattern: str | None, *, trust_remote_code: bool = False) -> Proof:
+def check_folder(
+    model: str,
+    pattern: str | None,
+    made_from: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> Proof:
     """Count the zeros of every prunable matrix of a model folder.
 
     Args:
         model: folder or hub name.
         pattern: what every matrix must have; None takes what the folder's run.json says, or looks
             for nothing if there is none.
+        made_from: folder or hub name of the model that is to be its source; None looks at none.
         trust_remote_code: run the code that lies beside the weights, if the model needs it.
 
     Raises:
@@ -135,7 +147,26 @@ def check_folder(model: str, pattern: str | None, *, trust_remote_code: bool = F
                 by_kind.setdefault(matrix.kind, []).append(counted)
     kinds = tuple(_sum(kind, matrices) for kind, matrices in by_kind.items())
     files = {} if record is None else record.files
-    return Proof(folder, selection, kinds, len(files), _changed(folder, files))
+    other = () if made_from is None else _other_source(locate(made_from), record, folder)
+    return Proof(folder, selection, kinds, len(files), _changed(folder, files), other)
+
+
+def _other_source(made_from: Path, record: RunRecord | None, folder: Path) -> tuple[str, ...]:
+    """Names of the files of weights that are not those that the run of a record read.
+
+    Raises:
+        CheckpointError: there is no record, or it does not say what the run read.
+    """
+    recorded = {} if record is None else record.source_files
+    if not recorded:
+        raise CheckpointError(
+            "no run record that says which source it was", where=folder, hint="without --source"
+        )
+    files = Checkpoint(made_from).source
+    files.read_all()
+    told = files.sums()
+    names = sorted(told.keys() | recorded.keys())
+    return tuple(name for name in names if told.get(name) != recorded.get(name))
 
 
 def _changed(folder: Path, files: Mapping[str, str]) -> tuple[str, ...]:
