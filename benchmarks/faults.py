@@ -1,6 +1,6 @@
 """What does a crash cost? Runs are killed (SIGKILL) at random moments, and each is resumed.
 
-    python benchmarks/faults.py --kills 50 --methods wanda++ gblm sparsegpt
+    python benchmarks/faults.py --kills 50 --mischief 30 --methods wanda++ gblm sparsegpt
 
 A random Llama checkpoint is pruned once by every method without interruption: the references. Then,
 for every kill, the command `secateur prune` is run in a process of its own, killed after a random
@@ -12,9 +12,10 @@ this one, which has imported everything, so that the moments fall into the work.
     nothing but the result is left
 
 and measured how much work the kill undid: the seconds since something was kept last. Before the
-first block that is what the dense model has to do: its gradients (gblm), and held-out text. Exit
-status 1 if a check fails. With --json the figures of earlier calls are added to, so that a long
-measurement can be made in parts.
+first block that is what the dense model has to do: its gradients (gblm), and held-out text. Then
+comes the mischief of `mischief.py`: bits of source, shards and state are changed, the disk is full,
+two runs want one folder. Exit status 1 if a check fails. With --json the figures of earlier calls
+are added to, so that a long measurement can be made in parts.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from mischief import Runs, Trial, do_mischief, judge_mischief
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -94,14 +97,37 @@ def main() -> int:
             method = options.methods[number % len(options.methods)]
             kills.append(crash(folder, method, references[method], options, chance))
             print(f"{number + 1:>3} {kills[-1]}", flush=True)
+        trials = mischief(folder, references, options, chance)
     if options.json is not None:
         kills = add_up(options, kills)
-    return judge(kills, options.blocks, max(r.longest_block for r in references.values()))
+    failed = judge_mischief(trials)
+    if kills:
+        longest = max(reference.longest_block for reference in references.values())
+        failed |= judge(kills, options.blocks, longest)
+    return failed
+
+
+def mischief(
+    folder: Path,
+    references: dict[str, Reference],
+    options: argparse.Namespace,
+    chance: random.Random,
+) -> list[Trial]:
+    """All of it with the first method, and gradients where it needs them."""
+    method, reference = next(iter(references.items()))
+
+    def begin(out: Path, more: tuple[str, ...], told: str) -> BaseProcess:
+        return start(folder, method, str(out), options, more, told)
+
+    needed = sum(path.stat().st_size for path in (folder / f"reference-{method}").iterdir())
+    runs = Runs(folder, begin, reference.files, checksums)
+    return do_mischief(runs, options, needed, chance)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--mischief", type=int, default=30, help="trials beside the kills")
     parser.add_argument("--methods", nargs="+", default=["wanda++", "gblm", "sparsegpt"])
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--width", type=int, default=192)
@@ -135,17 +161,24 @@ def make_inputs(folder: Path, options: argparse.Namespace) -> None:
         save_file({"input_ids": torch.randint(0, 1024, shape)}, folder / f"{name}.safetensors")
 
 
-def start(folder: Path, method: str, out: str, options: argparse.Namespace) -> BaseProcess:
-    """The command, as a user would give it."""
+def start(
+    folder: Path,
+    method: str,
+    out: str,
+    options: argparse.Namespace,
+    more: tuple[str, ...] = (),
+    told: str = "told",
+) -> BaseProcess:
+    """The command, as a user would give it, with some options more."""
     command = [
         "secateur", "prune", str(folder / "model"), "--method", method,
         "--calibration", str(folder / "calibration.safetensors"), "--samples", str(options.samples),
         "--sequence-length", str(options.sequence_length), "--batch-size", "4",
         "--text", str(folder / "heldout.safetensors"), "--windows", "4",
-        "--device", "cpu", "--out", str(folder / out),
+        "--device", "cpu", "--out", str(folder / out), *more,
     ]  # fmt: skip
     process = multiprocessing.get_context("fork").Process(
-        target=run_command, args=(command, folder / "told")
+        target=run_command, args=(command, folder / told)
     )
     process.start()
     return process

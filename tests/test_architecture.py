@@ -336,8 +336,8 @@ def test_whole_models_are_loaded_in_one_place() -> None:
     assert loaders == {"checkpoint/open.py"}
 
 
-READERS_OF_TENSORS = {"data/token_files.py", "blocks/full_gradients.py", "recovery/resume.py"}
-"""Files outside of checkpoint/ that open safetensors: tokens, hidden states, adapters; no model."""
+READERS_OF_TENSORS = {"data/token_files.py", "blocks/full_gradients.py"}
+"""Files outside of checkpoint/ that open safetensors: tokens and hidden states; no model."""
 
 
 def test_only_checkpoint_opens_files_of_models() -> None:

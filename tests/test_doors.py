@@ -95,7 +95,7 @@ SIGNATURES = {
     "recover": "(model: 'Location', *, text: 'Location', out: 'Location',"
     " progress: 'Progress | None' = None, **options: 'Any') -> 'RunRecord'",
     "report": "(places: 'Location | Sequence[Location]', *, out: 'Location | None' = None,"
-    " format: 'ReportFormat' = 'html') -> 'Report'",
+    " format: 'ReportFormat' = 'html', overwrite: 'bool' = False) -> 'Report'",
     "unpack": "(model: 'str | Path', out: 'str | Path', *, overwrite: 'bool' = False,"
     " revision: 'str | None' = None,"
     " trust_remote_code: 'bool' = False, progress: 'Progress | None' = None) -> 'Packing'",

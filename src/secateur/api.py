@@ -33,13 +33,8 @@ from secateur.recipe import Recipe
 from secateur.recipe.setting import without_paths
 from secateur.record import RunRecord, add_to_record, find_records
 from secateur.record.check import Proof, check_folder
-from secateur.reporting import (
-    ComparisonResult,
-    Report,
-    ReportFormat,
-    write_comparison,
-    write_report,
-)
+from secateur.reporting import comparing_alone, write_comparison, write_report
+from secateur.reporting.page import ComparisonResult, Report, ReportFormat
 
 
 def prune(
@@ -65,8 +60,7 @@ def prune(
         out: folder for the result; none with a model in memory.
         tokenizer: for texts with a model in memory.
         progress: told what happens; silent by default.
-        options: every other key of a recipe (`secateur.recipe.Recipe`), such as samples,
-            sequence_length, seed, text, overwrite.
+        options: every other key of a recipe (`secateur.recipe.Recipe`), such as samples, text.
 
     Returns:
         the record of the run; `run.json` in the result folder holds the same.
@@ -145,9 +139,8 @@ def evaluate(
     >>> measured.protocol.sequences
     2
     """
-    settings = EvaluationSettings.build(
-        {"model": model, "text": text, "tasks": tasks, "images": images, **options}
-    )
+    values = {"model": model, "text": text, "tasks": tasks, "images": images, **options}
+    settings = EvaluationSettings.build(values)
     if settings.images is not None:
         return evaluate_images(settings, progress)
     if settings.tasks is None:
@@ -166,11 +159,10 @@ def check(
 
     Args:
         model: folder or hub name.
-        pattern: what every matrix must have; None takes what the folder's run.json says, or looks
-            for nothing if there is none.
+        pattern: what every matrix must have; None takes what run.json says, or looks for nothing.
         trust_remote_code: run the code that lies beside the weights, if the model needs it.
-        options: revision; and include, exclude, blocks, dense_first and patterns, as in a recipe:
-            which matrices are to have it, instead of what run.json says.
+        options: revision; source, the model that it is to be made from; and include, exclude,
+            blocks, dense_first and patterns: which matrices are to have it, as in a recipe.
 
     Returns:
         what was counted; its `complaint` says what does not hold, and is None if all does.
@@ -251,14 +243,15 @@ def compare(
     >>> [run.recipe["method"] for run in done.records]
     ['magnitude', 'wanda']
     """
-    values = {"model": model, "out": out, "methods": methods, **options}
-    plan = plan_comparison(*split_options(without_paths(values)))
-    records = []
-    for run in do_comparison(plan, progress):
-        records.append(run.record)
-        if each is not None:
-            each(run)
-    return write_comparison(records, Path(out))
+    values = without_paths({"model": model, "out": out, "methods": methods, **options})
+    plan = plan_comparison(*split_options(values))
+    again, records = plan.settings.overwrite, []
+    with comparing_alone(Path(out), overwrite=again):
+        for run in do_comparison(plan, progress):
+            records.append(run.record)
+            if each is not None:
+                each(run)
+        return write_comparison(records, Path(out), overwrite=again)
 
 
 def report(
@@ -266,6 +259,7 @@ def report(
     *,
     out: Location | None = None,
     format: ReportFormat = "html",  # noqa: A002 - as the command's option is called
+    overwrite: bool = False,
 ) -> Report:
     """Put earlier runs side by side: one HTML file that needs nothing else, or the table alone.
 
@@ -273,6 +267,7 @@ def report(
         places: folders with run.json below them, or such files.
         out: file to write; without it a page goes to report.html, and a table nowhere.
         format: "html" for the page; "markdown", "latex" or "csv" for the table.
+        overwrite: replace a file that is there even if it is no report.
 
     Returns:
         where it was written, and what.
@@ -291,4 +286,4 @@ def report(
         raise RecipeError(f"unknown format {format!r}", wanted=closest(str(format), forms))
     path = None if out is None else as_path(out, fault=OutputError)
     records = find_records([as_path(place, fault=CheckpointError) for place in places])
-    return write_report(records, path, format)
+    return write_report(records, path, format, overwrite=overwrite)

@@ -545,7 +545,7 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(save: Save, tmp_path: Pat
 
 def test_what_a_killed_run_left_does_not_matter(save: Save, tmp_path: Path) -> None:
     source = streamed(save(make_model("llama")))
-    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "state").mkdir(parents=True)
     (tmp_path / ".out.partial" / "model-00009-of-00009.safetensors").write_text("old")
     copy_through(source, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*00009*"))

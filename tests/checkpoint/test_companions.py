@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -105,21 +106,18 @@ def test_links_out_of_the_folder_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["../secret", "/etc/hostname", "a/../../secret", "x" * 300, "a\0b", "", ".", "loop",
-     "additional_chat_templates/../../secret"],
-)  # fmt: skip
-def test_a_record_leads_nowhere_else(save: Callable[..., Path], tmp_path: Path, name: str) -> None:
-    (tmp_path / "secret").write_text("secret")
+def test_a_record_leads_nowhere_else_by_a_link(save: Callable[..., Path], tmp_path: Path) -> None:
     folder = save(make_model("llama", num_hidden_layers=1), "model")
     out = tmp_path / "out"
     secateur.prune(folder, method="magnitude", out=out)
+    (tmp_path / "secret").write_text("secret")
     os.symlink("loop", out / "loop")
+    os.symlink("../secret", out / "led")
     record = json.loads((out / "run.json").read_text())
-    record["files"][name] = "0" * 64
+    secret = hashlib.sha256(b"secret").hexdigest()
+    record["files"] |= {"loop": secret, "led": secret}
     (out / "run.json").write_text(json.dumps(record))
-    assert check_folder(str(out)).changed == (name,)
+    assert check_folder(str(out)).changed == ("loop", "led")
 
 
 def test_the_cache_of_the_hub_is_inside(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import resource
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,10 @@ def test_one_file_is_plain_safetensors(tmp_path: Path) -> None:
     assert tensors.keys() == GRADIENTS.keys()
     assert {value.dtype for value in tensors.values()} == {torch.float32}
     with safe_open(path, framework="pt") as file:
-        assert file.metadata() == FACTS
+        metadata = file.metadata()
+    assert metadata.items() >= FACTS.items()
+    for name, value in tensors.items():
+        assert metadata[f"sha256 of {name}"] == hashlib.sha256(value.numpy().tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize("one_file", [True, False])
@@ -73,7 +78,7 @@ def test_a_failure_leaves_nothing_and_keeps_what_was_there(tmp_path: Path, one_f
 @pytest.mark.parametrize("one_file", [True, False])
 def test_what_a_killed_run_left_does_not_matter(tmp_path: Path, one_file: bool) -> None:
     path = tmp_path / "gradients.safetensors"
-    left = tmp_path / "gradients.safetensors.d.unfinished"
+    left = tmp_path / ".gradients.safetensors.0a1b2c3d.unfinished"
     left.mkdir()
     (left / "other.safetensors").write_text("half")
     fill(path, one_file)
@@ -99,6 +104,39 @@ def test_gradients_that_do_not_fit_are_refused(tmp_path: Path, one_file: bool) -
         GradientFile.open(path, SHAPES, {**FACTS, "aggregate": "l1"})
     with pytest.raises(CheckpointError, match="no such file of gradients"):
         GradientFile.open(tmp_path / "none", SHAPES, FACTS)
+
+
+def test_two_runs_do_not_share_a_file(tmp_path: Path) -> None:
+    """The second is refused while the first writes, and the first notices what came after it."""
+    path = tmp_path / "gradients.safetensors"
+    with GradientFile.create(path, FACTS, one_file=True) as file:
+        for name, value in GRADIENTS.items():
+            file.write(name, value)
+        with pytest.raises(OutputError, match="another run is writing here"):
+            fill(path, one_file=True)
+    mine = GradientFile.open(path, SHAPES, FACTS)
+    name = next(iter(SHAPES))
+    assert torch.equal(mine.read(name), GRADIENTS[name])
+    with GradientFile.create(path, {**FACTS, "tokens": "others"}, one_file=True) as file:
+        for each, value in GRADIENTS.items():
+            file.write(each, value + 1)
+    others = GradientFile.open(path, SHAPES, {**FACTS, "tokens": "others"})
+    assert torch.equal(others.read(name), GRADIENTS[name] + 1)
+    with pytest.raises(CheckpointError, match="was replaced by another run"):
+        GradientFile(path, {**FACTS, "tokens": "mine"}).read(name)
+
+
+@pytest.mark.parametrize("one_file", [True, False])
+def test_a_full_disk_is_one_line(tmp_path: Path, one_file: bool) -> None:
+    """No file is written through memory that the system cannot give back as a fault."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot be written.*freeing space"):
+            fill(tmp_path / "gradients.safetensors", one_file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_bytes_are_the_librarys() -> None:

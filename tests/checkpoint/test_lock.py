@@ -44,6 +44,18 @@ def test_another_process_is_refused_until_it_is_killed(tmp_path: Path) -> None:
     assert not lock.held
 
 
+def test_a_file_that_is_no_lock_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / ".out.lock"
+    path.write_text("combination 1-2-3")
+    with pytest.raises(OutputError, match="is in the way"):
+        OutputLock(tmp_path / "out").take()
+    assert path.read_text() == "combination 1-2-3"
+    (tmp_path / ".link.lock").symlink_to(path)
+    with pytest.raises(OutputError, match="is in the way"):
+        OutputLock(tmp_path / "link").take()
+    assert path.read_text() == "combination 1-2-3"
+
+
 def test_other_results_in_the_same_folder_are_free(tmp_path: Path) -> None:
     locks = [OutputLock(tmp_path / name) for name in ("one", "two")]
     for lock in locks:

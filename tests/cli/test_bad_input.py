@@ -178,6 +178,7 @@ def gradients(place: Place, change: Callable[[dict[str, Tensor]], object]) -> Pa
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         facts = json.loads(file.read(size))["__metadata__"]
+    facts = {key: value for key, value in facts.items() if not key.startswith("sha256 of ")}
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path, metadata=facts)
@@ -634,7 +635,7 @@ GRADIENTS: dict[str, Case] = {
 }
 
 OUTPUT: dict[str, Case] = {
-    "not empty": Case(lambda p: p.prune(out=occupied(p)), ["exists and is not empty", "--overw"]),
+    "not empty": Case(lambda p: p.prune(out=occupied(p)), ["is not empty", "another --out"]),
     "a dry run too": Case(lambda p: p.prune("--dry-run", out=occupied(p)), ["is not empty"]),
     "not a model": Case(
         lambda p: p.prune("--overwrite", out=occupied(p)), ["something else than a model", "--out"]
@@ -643,19 +644,33 @@ OUTPUT: dict[str, Case] = {
         lambda p: p.prune("--overwrite", out=p.file("f", "")), ["is no folder"]
     ),
     "below a file": Case(
-        lambda p: p.prune(out=p.file("f", "") / "below"), ["cannot be made here", "try"]
+        lambda p: p.prune(out=p.file("f", "") / "below"), ["what lies above is no folder", "try"]
     ),
     "the source": Case(lambda p: p.prune("--overwrite", out=p.dense), ["is the model itself"]),
     "the source, by detour": Case(
         lambda p: p.prune("--overwrite", out=p.dense / ".." / p.dense.name), ["the model itself"]
     ),
     "above the source": Case(
-        lambda p: p.prune("--overwrite", out=p.dense.parent), ["or contains it"]
+        lambda p: p.prune("--overwrite", out=p.dense.parent), ["one of them contains the other"]
     ),
     "where nobody can write": Case(lambda p: p.prune(out="/proc/secateur/out"), ["/proc"]),
     "a name too long": Case(lambda p: p.prune(out=p.folder / ("x" * 300)), ["File name too long"]),
     "a name too long for the hidden one beside it": Case(
         lambda p: p.prune(out=p.folder / "new" / ("x" * 250)), ["File name too long", "try another"]
+    ),
+    "a null byte": Case(lambda p: p.prune(out="a\0b"), ["'a\\x00b' can be no path", "try another"]),
+    "no UTF-8": Case(lambda p: p.prune(out="out-\udcff"), ["'out-\\udcff' can be no path"]),
+    "within the source": Case(lambda p: p.prune(out=p.dense / "out"), ["contains the other"]),
+    "a folder of the run's own name": Case(
+        lambda p: p.prune(out=p.file(".f.partial", "mine").with_name("f")), ["is in the way"]
+    ),
+    "gradients within the source": Case(
+        lambda p: p.prune("--save-gradients", p.dense / "g.safetensors", method="gblm"),
+        ["would lie in the folder of the model"],
+    ),
+    "a device": Case(
+        lambda p: p.prune("--save-gradients", "/dev/null", "--overwrite", method="gblm"),
+        ["no file can be written here: it is a device"],
     ),
     "a quota": Case(lambda p: p.prune(), ["cannot be written", "freeing space"], 2, files_of_5_kB),
 }

@@ -24,6 +24,7 @@ import secateur
 from secateur import cli, methods
 from secateur.blocks import sweep
 from secateur.checkpoint import open as opening
+from secateur.checkpoint.proved import read_facts, write_facts
 from secateur.checkpoint.streamed import NotStreamableError
 from secateur.errors import CheckpointError, NumericalError, OutputError, RecipeError
 from secateur.progress import Quiet
@@ -221,8 +222,7 @@ def test_the_record_adds_up_the_time(options: dict[str, Any], tmp_path: Path) ->
     with stopped(2):
         secateur.prune(**options, out=tmp_path / "out")
     block = partial(tmp_path / "out") / "state" / "block-00001.json"
-    facts = json.loads(block.read_text())
-    block.write_text(json.dumps({**facts, "seconds": 1000.0}))
+    write_facts(block, {**read_facts(block), "seconds": 1000.0})
     began = time.perf_counter()
     run = secateur.prune(**options, out=tmp_path / "out")
     assert 1000 < run.seconds < 1000 + time.perf_counter() - began

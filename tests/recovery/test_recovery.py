@@ -19,7 +19,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import secateur
 import tiny
 from secateur.checkpoint import find_blocks, find_matrices, load_whole
-from secateur.errors import CheckFailedError, CheckpointError, RecipeError, SecateurError
+from secateur.checkpoint.proved import read_proved, write_proved
+from secateur.errors import (
+    CheckFailedError,
+    CheckpointError,
+    OutputError,
+    RecipeError,
+    SecateurError,
+)
 from secateur.progress import Quiet
 from secateur.pruning.pipeline import run_pruning
 from secateur.recipe import Recipe
@@ -362,6 +369,43 @@ def test_a_damaged_checkpoint_is_one_line(settings: Callable[..., Recovery]) -> 
     (out.parent / f".{out.name}.recovery.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match=r"cannot be read.*--overwrite"):
         run_recovery(settings(resume=True))
+
+
+def without(name: str) -> Callable[[dict[str, Tensor], dict[str, Any]], object]:
+    return lambda tensors, position: tensors.pop(next(key for key in tensors if name in key))
+
+
+def reshaped(tensors: dict[str, Tensor], position: dict[str, Any]) -> None:
+    name = next(key for key in tensors if key.startswith("best."))
+    tensors[name] = tensors[name].T.contiguous()
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_line(settings: Callable[..., Recovery]) -> None:
+    """It proves itself, and still it may be somebody's who wrote it with care."""
+    with pytest.raises(_StopError):
+        run_recovery(settings(), _Killed(6))
+    out = Path(settings().out)
+    path = out.parent / f".{out.name}.recovery.safetensors"
+    tensors, facts = read_proved(path)
+    for change in (
+        without("adapter."),
+        without("exp_avg_sq"),
+        reshaped,
+        lambda tensors, position: position.update(curve=[]),
+    ):
+        changed, position = dict(tensors), json.loads(facts["state"])
+        change(changed, position)
+        write_proved(path, changed, {"state": json.dumps(position)})
+        with pytest.raises(CheckpointError, match=r"the checkpoint .*--overwrite to begin anew"):
+            run_recovery(settings(resume=True))
+    write_proved(path, tensors, facts)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        run_recovery(settings(resume=True))
+    with pytest.raises(OutputError, match="an unfinished `secateur recover` lies here"):
+        secateur.prune(settings().model, method="magnitude", out=out)
 
 
 def test_adapters_stay_beside_the_model(

@@ -26,13 +26,13 @@ from secateur.errors import OutputError
 from secateur.recipe import Recipe
 from secateur.recipe.yaml_file import read_yaml
 from secateur.record import RunRecord
-from secateur.reporting import write_report
+from secateur.reporting import comparing_alone, write_comparison, write_report
 from secateur.reporting.charts import RatedName, dot_plot, span_of
 from secateur.reporting.comparison import Spread
 from secateur.reporting.damage import error_by_block, matrix_groups, seconds_by_phase
 from secateur.reporting.formats import as_csv, as_latex, as_markdown
 from secateur.reporting.grouping import side_by_side
-from secateur.reporting.page import render
+from secateur.reporting.page import is_report, render
 from secateur.reporting.reproduce import recipe_of
 from secateur.reporting.scale import Axis, near, spread_out
 from secateur.reporting.table import Cell, table_of
@@ -686,7 +686,7 @@ def test_the_command_refuses_in_one_line(command: Command, runs: Path, tmp_path:
 
 def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder.html").mkdir()
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="no file can be written here: it is a folder"):
         write_report([make_record()], tmp_path / "folder.html")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
 
@@ -694,14 +694,40 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 def test_a_file_that_is_no_report_is_not_overwritten(
     command: Command, runs: Path, tmp_path: Path
 ) -> None:
-    for name in ("weights.safetensors", "run.json", "notes"):
+    for name in ("weights.safetensors", "run.json", "notes.md", "table.csv", "page.html"):
         (tmp_path / name).write_text("precious")
         status, out, err = command("report", runs, "--out", tmp_path / name)
         assert (status, out, err.count("\n")) == (2, "", 1)
-        assert "a file that is no report" in err
+        assert "the file exists" in err
         assert (tmp_path / name).read_text() == "precious"
     status, _, err = command("report", runs, "--out", runs, "--format", "csv")
     assert (status, err.count("\n")) == (2, 1)
     assert "it is a folder" in err
-    (tmp_path / "old.HTML").write_text("an earlier report")
-    assert command("report", runs, "--out", tmp_path / "old.HTML")[0] == 0
+    for form in ("html", "markdown", "latex", "csv"):
+        for _ in range(2):  # an earlier report is replaced
+            assert command("report", runs, "--out", tmp_path / form, "--format", form)[0] == 0
+    assert command("report", runs, "--out", tmp_path / "notes.md", "--overwrite")[0] == 0
+
+
+def test_a_comparison_replaces_reports_only(tmp_path: Path) -> None:
+    records = [make_record(), make_record("gblm")]
+    for _ in range(2):
+        with comparing_alone(tmp_path / "table", overwrite=False):
+            write_comparison(records, tmp_path / "table")
+    (tmp_path / "table" / "table.md").write_text("my notes on the table")
+    with (
+        pytest.raises(OutputError, match=r"the file exists in .*table\.md; try moving it away"),
+        comparing_alone(tmp_path / "table", overwrite=False),
+    ):
+        raise AssertionError
+    with pytest.raises(OutputError, match=r"table\.md"):  # or it was put there meanwhile
+        write_comparison(records, tmp_path / "table")
+    assert (tmp_path / "table" / "table.md").read_text() == "my notes on the table"
+    with comparing_alone(tmp_path / "table", overwrite=True):
+        with (
+            pytest.raises(OutputError, match="another run is writing here"),
+            comparing_alone(tmp_path / "table", overwrite=True),
+        ):
+            raise AssertionError
+        write_comparison(records, tmp_path / "table", overwrite=True)
+    assert is_report(tmp_path / "table" / "table.md")

@@ -32,6 +32,7 @@ from secateur.blocks.models_fault import models_fault
 from secateur.blocks.observer import Observer, ToGather
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, find_matrices
+from secateur.checkpoint.durable import writing
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import NumericalError
 from secateur.machine import processes
@@ -80,7 +81,9 @@ class BlockInputs:
             self._in_memory[index] = hidden
         else:
             tensors = {str(n): value.cpu().contiguous() for n, value in enumerate(hidden)}
-            save_file(tensors, self._file(self._scratch, index))
+            path = self._file(self._scratch, index)
+            with writing(path):
+                save_file(tensors, path)
 
     def take(self, index: int, stream: Stream) -> None:
         """Put the hidden states back that enter block `index`; they are kept no longer."""

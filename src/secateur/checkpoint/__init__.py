@@ -1,7 +1,7 @@
 """Disk to tensors and back: only this room opens or writes the files of a model.
 
 Other safetensors files are read where they are used: token files in `data/`, block inputs on disk
-in `blocks/full_gradients.py`, adapters of an interrupted recovery in `recovery/resume.py`.
+in `blocks/full_gradients.py`.
 """
 
 from secateur.checkpoint.block_model import BlockModel

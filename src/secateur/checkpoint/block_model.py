@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.checkpoint.fingerprint import SourceFiles
 from secateur.checkpoint.structure import Blocks
 
 
@@ -60,6 +61,17 @@ class BlockModel(ABC):
         """The fingerprint of the model, hexadecimal: see `fingerprint.py`.
 
         Of a model in memory it is taken of the weights as they are now.
+        """
+
+    @abstractmethod
+    def watch(self) -> SourceFiles | None:
+        """The files of the model, every byte of which is hashed from now on as it is read.
+
+        Returns:
+            None for a model that the caller holds.
+
+        Raises:
+            CheckpointError: a file was changed since the model was opened.
         """
 
     @abstractmethod

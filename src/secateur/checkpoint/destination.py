@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from secateur.checkpoint.beside import Beside
+from secateur.checkpoint.claim import refuse_place
 from secateur.checkpoint.companions import files_beside, refuse_links, weights_in
 from secateur.errors import OutputError
-
-STATE = "state"
-"""Folder of what the next process needs to go on, in a result without its name: unfinished.py."""
+from secateur.machine.paths import as_path
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,7 @@ class Destination:
         overwrite: replace `out` if it exists.
         restart: give up what an earlier run has finished.
         with_code: copy the code that lies beside the weights too.
+        command: that makes the result; it does not go on with another's unfinished work.
     """
 
     out: Path
@@ -31,9 +30,19 @@ class Destination:
     overwrite: bool = False
     restart: bool = False
     with_code: bool = False
+    command: str = "prune"
+
+    @property
+    def resolved(self) -> Path:
+        """The result folder, absolute: a link stays, what it leads to is the result.
+
+        Raises:
+            OutputError: there can be no such folder.
+        """
+        return result_path(self.out)
 
     def check(self) -> None:
-        """Prove that a run can put its result there, before any work is done.
+        """Prove that a run can put its result there, before any work is done; nothing is changed.
 
         Raises:
             OutputError: it cannot, or would destroy something.
@@ -41,42 +50,66 @@ class Destination:
         """
         refuse_links(self.source, weights_in(self.source))
         files_beside(self.source, with_code=self.with_code)
+        out = self.resolved
+        beside = Beside(out)
         try:
-            _check_folder(self.out.expanduser().resolve(), self.source.resolve(), self.overwrite)
-        except (OSError, RuntimeError) as fault:  # too long a name, an unknown user after "~"
-            reason = getattr(fault, "strerror", None) or str(fault)
-            raise OutputError(
-                f"the output folder cannot be made here ({reason})",
-                where=self.out,
-                hint="another --out",
-            ) from fault
+            _check_place(out, self.source.resolve())
+            beside.check(self.command, restart=self.restart)
+            _check_folder(beside.there, self.overwrite)
+        except (OSError, RuntimeError) as fault:  # too long a name, a missing right
+            raise _cannot_be_made(self.out, fault) from fault
 
 
-def _check_folder(out: Path, source: Path, overwrite: bool) -> None:
-    if source == out or source.is_relative_to(out):
+def result_path(out: str | Path) -> Path:
+    """The folder that a person wants a result in, absolute, all links followed.
+
+    Raises:
+        OutputError: there can be no such folder.
+    """
+    try:
+        return as_path(out, fault=OutputError).resolve()
+    except (OSError, RuntimeError) as fault:
+        raise _cannot_be_made(Path(out), fault) from fault
+
+
+def _cannot_be_made(out: Path, fault: Exception) -> OutputError:
+    reason = getattr(fault, "strerror", None) or str(fault)
+    return OutputError(
+        f"the output folder cannot be made here ({reason})", where=out, hint="another --out"
+    )
+
+
+def _check_place(out: Path, source: Path) -> None:
+    """Raise unless a folder of this name can be made, away from the source."""
+    if source == out or source.is_relative_to(out) or out.is_relative_to(source):
         raise OutputError(
-            "the output folder is the model itself, or contains it", where=out, hint="another --out"
+            "the output folder is the model itself, or one of them contains the other",
+            where=out,
+            hint="another --out",
         )
     if out.exists() and not out.is_dir():
         raise OutputError("the output exists and is no folder", where=out, hint="another --out")
-    if (out / "run.json").is_file() and (out / STATE).is_dir():
-        shutil.rmtree(out / STATE, ignore_errors=True)  # its run was killed when all was done
-    if out.is_dir() and any(out.iterdir()):
-        if not overwrite:
-            raise OutputError(
-                "the output folder exists and is not empty", where=out, hint="--overwrite"
-            )
-        record_only = [path.name for path in out.iterdir()] == ["run.json"]  # it was only measured
-        if not record_only and not (out / "config.json").is_file():
-            raise OutputError(
-                "the output folder holds something else than a model and is not overwritten",
-                where=out,
-                hint="another --out",
-            )
-    parent = out
-    while not parent.exists():
-        parent = parent.parent
-    if not os.access(parent, os.W_OK) or not parent.is_dir():
+    if out.is_mount():
         raise OutputError(
-            "the output folder cannot be made here", where=parent, hint="a folder you may write to"
+            "the output folder is a whole file system, which cannot be renamed",
+            where=out,
+            hint=f"a folder within it, such as {out / 'model'}",
+        )
+    refuse_place(out)
+
+
+def _check_folder(there: Path, overwrite: bool) -> None:
+    """Raise if something lies in the result's folder that is not to be replaced."""
+    names = {path.name for path in there.iterdir()} if there.is_dir() else set()
+    if not names:
+        return
+    if names != {"run.json"} and "config.json" not in names:  # of a run that only measured
+        raise OutputError(
+            "the output folder is not empty and holds something else than a model",
+            where=there,
+            hint="another --out",
+        )
+    if not overwrite:
+        raise OutputError(
+            "the output folder exists and is not empty", where=there, hint="--overwrite"
         )

@@ -1,7 +1,7 @@
 """Files that are whole or not there: written under another name, flushed, renamed.
 
 A process that is killed, a full disk and a power cut leave the file that was there before, or none;
-what is left of an attempt ends in `.unfinished`.
+what is left of an attempt ends in `.unfinished`, and its name is no other attempt's.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,10 @@ from secateur.errors import OutputError
 
 UNFINISHED = ".unfinished"
 """Ending of the names of files and folders that are still being written."""
+_MOST_OF_A_NAME = 100
+"""Bytes of a file's name that its unfinished one repeats: no name becomes too long by it."""
 _FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)]
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
@@ -35,9 +39,14 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as fault:
-        full = any(os.strerror(number) in str(fault) for number in _FULL)
-        hint = "freeing space, and the same command again" if full else "another place"
-        raise OutputError(f"cannot be written ({fault})", where=path, hint=hint) from fault
+        number = getattr(fault, "errno", None)
+        if any(os.strerror(one) in str(fault) for one in _FULL):
+            what, hint = "cannot be written", "freeing space, and the same command again"
+        elif number in _FORBIDDEN or any(os.strerror(one) in str(fault) for one in _FORBIDDEN):
+            what, hint = "may not be written", "a folder that you may write to"
+        else:
+            what, hint = "cannot be written", "another place"
+        raise OutputError(f"{what} ({fault})", where=path, hint=hint) from fault
 
 
 @contextmanager
@@ -45,9 +54,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """The name under which to write a file that is `path` once it is whole and on the disk.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: it cannot be written, or what is there is no file: a device is none.
     """
-    unfinished = path.with_name(path.name + UNFINISHED)
+    refuse_no_file(path)
+    unfinished = unfinished_name(path)
     with writing(path):
         try:
             yield unfinished
@@ -57,6 +67,36 @@ def replacing(path: Path) -> Iterator[Path]:
         except BaseException:
             unfinished.unlink(missing_ok=True)  # the space may be what is missing
             raise
+
+
+def unfinished_name(path: Path) -> Path:
+    """A name beside `path` to write it under, which nobody else has."""
+    start = path.name.encode()[:_MOST_OF_A_NAME].decode(errors="ignore")
+    return path.with_name(f".{start}.{secrets.token_hex(4)}{UNFINISHED}")
+
+
+def left_unfinished(path: Path) -> list[Path]:
+    """What killed attempts at `path` have left; for whoever knows that none is at work."""
+    start = unfinished_name(path).name[: -len(UNFINISHED) - 8]
+    return [
+        left
+        for left in path.parent.iterdir()
+        if left.name.startswith(start) and len(left.name) == len(start) + 8 + len(UNFINISHED)
+        and left.name.endswith(UNFINISHED)
+    ]  # fmt: skip
+
+
+def refuse_no_file(path: Path) -> None:
+    """Raise if something lies at `path` that a file must not replace: a device, a pipe, a folder.
+
+    Raises:
+        OutputError: it does.
+    """
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device, a pipe or a socket"
+        raise OutputError(
+            f"no file can be written here: it is {kind}", where=path, wanted="a file's name"
+        )
 
 
 def write_tensors(

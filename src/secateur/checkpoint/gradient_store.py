@@ -4,12 +4,15 @@
     FILE.safetensors           those of all matrices, where they are to be kept
 
 Both are plain safetensors files of float32 matrices [out, in] by parameter name; their metadata say
-what the gradients are of. A folder needs the memory of one matrix to fill and to read. A single
-file is made from one at the end, of tensors that the system maps from the disk and may drop again.
+what the gradients are of, and have the SHA-256 of every matrix. A folder needs the memory of one
+matrix to fill and to read. A single file is made from one at the end, of tensors that the system
+maps from the disk and may drop again.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,9 +23,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from secateur.checkpoint.durable import UNFINISHED, flush, write_tensors, writing
+from secateur.checkpoint.durable import (
+    flush,
+    left_unfinished,
+    unfinished_name,
+    write_tensors,
+    writing,
+)
+from secateur.checkpoint.fingerprint import sha256_of
+from secateur.checkpoint.lock import alone_at
 from secateur.errors import CheckpointError, RecipeError
 from secateur.machine import processes
+
+_SUM, _SOURCE = "sha256 of ", "source"
+"""Keys of the metadata: before the name of a matrix, and of the digests of the model's tensors."""
 
 
 class GradientFile:
@@ -33,12 +47,18 @@ class GradientFile:
 
     Args:
         path: of the file or the folder.
-        facts: metadata for what is written.
+        facts: metadata for what is written, and of what is read.
+
+    Attributes:
+        source: SHA-256 by name of the tensors of the model that they are of, where it was read from
+            files: goes into a single file, and comes back with it.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, str] | None = None) -> None:
         self.path = path
         self._facts = dict(facts or {})
+        self._sums: dict[str, str] = {}
+        self.source: dict[str, str] = {}
 
     @classmethod
     @contextmanager
@@ -47,7 +67,7 @@ class GradientFile:
     ) -> Iterator[GradientFile]:
         """A folder of gradients, to be filled inside; it gets its name at the end.
 
-        An error inside leaves nothing behind.
+        An error inside leaves nothing behind, and of several runs one at a time can be here.
 
         Args:
             path: where the gradients are to be.
@@ -55,26 +75,30 @@ class GradientFile:
             one_file: make them one file at the end.
 
         Raises:
-            OutputError: they cannot be written.
+            OutputError: they cannot be written, or another run is writing them.
         """
         if not processes.first():
             yield cls(path)
             return
-        unfinished = path.with_name(f"{path.name}.d{UNFINISHED}")
-        try:
+        with alone_at(path):
+            unfinished = unfinished_name(path)
             with writing(path):
-                shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+                for left in left_unfinished(path):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
                 unfinished.mkdir()
-            yield cls(unfinished, facts)
-            if one_file:
-                write_tensors(path, _mapped(unfinished), facts)
-            else:
-                with writing(path):
-                    flush(unfinished)
-                    shutil.rmtree(path, ignore_errors=True)  # of other facts: nobody reads them
-                    unfinished.rename(path)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            try:
+                gradients = cls(unfinished, facts)
+                yield gradients
+                if one_file:
+                    source = {_SOURCE: json.dumps(gradients.source)} if gradients.source else {}
+                    write_tensors(path, _mapped(unfinished), {**facts, **gradients._sums, **source})
+                else:
+                    with writing(path):
+                        flush(unfinished)
+                        shutil.rmtree(path, ignore_errors=True)  # of other facts
+                        unfinished.rename(path)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     @classmethod
     def open(
@@ -95,7 +119,11 @@ class GradientFile:
             raise CheckpointError(
                 "no such file of gradients", where=path, wanted="one that --save-gradients wrote"
             )
-        gradients = cls(path)
+        if not os.access(path, os.R_OK):
+            raise CheckpointError(
+                "the gradients may not be read", where=path, wanted="a file that you may read"
+            )
+        gradients = cls(path, facts)
         metadata: dict[str, str] = {}
         try:
             for file, names in gradients._names_by_file(shapes).items():
@@ -109,6 +137,7 @@ class GradientFile:
                 where=path,
                 wanted="a file that --save-gradients wrote for it",
             ) from fault
+        gradients.source = _digests(metadata.get(_SOURCE, "{}"), path)
         for key, value in facts.items():
             if metadata.get(key) != value:
                 raise RecipeError(
@@ -127,17 +156,30 @@ class GradientFile:
         """
         if processes.first():
             values = gradient.detach().to("cpu", torch.float32).contiguous()  # [out, in]
-            write_tensors(self._file_of(name), {name: values}, self._facts)
+            proof = {_SUM + name: sha256_of([values])}
+            write_tensors(self._file_of(name), {name: values}, {**self._facts, **proof})
+            self._sums |= proof
 
     def read(self, name: str) -> Tensor:
-        """One matrix, float32 [out, in]."""
+        """One matrix, float32 [out, in].
 
-        def load() -> Tensor:
+        Raises:
+            CheckpointError: it is not what was written, or another run's is in its place.
+        """
+        return processes.from_first(lambda: self._load(name))
+
+    def _load(self, name: str) -> Tensor:
+        try:
             with safe_open(self._file_of(name), framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name).clone()
-                return tensor
-
-        return processes.from_first(load)
+                metadata = file.metadata() or {}
+                gradient: Tensor = file.get_tensor(name).clone()
+        except (SafetensorError, OSError) as fault:
+            raise _not_as_written(name, self.path, f"cannot be read any more ({fault})") from fault
+        if any(metadata.get(key) != value for key, value in self._facts.items()):
+            raise _not_as_written(name, self.path, "was replaced by another run")
+        if metadata.get(_SUM + name, proof := sha256_of([gradient])) != proof:
+            raise _not_as_written(name, self.path, "is not as it was written")
+        return gradient
 
     def _file_of(self, name: str) -> Path:
         """The file that one matrix lies in."""
@@ -166,3 +208,23 @@ def _check_shape(name: str, stored: list[int], shape: tuple[int, int], path: Pat
             where=path,
             wanted=f"{list(shape)}, the model's",
         )
+
+
+def _not_as_written(name: str, path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"the gradient of {name!r} {what}", where=path, hint="computing them again (--restart)"
+    )
+
+
+def _digests(text: str, path: Path) -> dict[str, str]:
+    """The digests of the source's tensors, as `create` wrote them.
+
+    Raises:
+        CheckpointError: they are none.
+    """
+    try:
+        return {str(name): str(digest) for name, digest in dict(json.loads(text)).items()}
+    except (ValueError, TypeError, RecursionError) as fault:
+        raise CheckpointError(
+            "its metadata cannot be read", where=path, wanted="a file that --save-gradients wrote"
+        ) from fault

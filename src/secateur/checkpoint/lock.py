@@ -8,11 +8,13 @@ The system holds the lock, not the file: what a killed run leaves behind stops n
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from secateur.checkpoint.durable import writing
 from secateur.errors import OutputError
 
 
@@ -20,7 +22,8 @@ class OutputLock:
     """The right to write one result.
 
     Args:
-        out: the result folder; it need not exist, its parent must once the lock is taken.
+        out: the result, a folder or a file; it need not exist, its parent must once the lock is
+            taken.
     """
 
     def __init__(self, out: Path) -> None:
@@ -36,13 +39,25 @@ class OutputLock:
         """Hold the lock until `let_go`, or until the process is gone.
 
         Raises:
-            OutputError: another run holds it.
+            OutputError: another run holds it, no file can be made here, or somebody's file is in
+                its place: a lock is empty.
         """
+        path = self._path
+        if path.is_symlink() or (path.exists() and (not path.is_file() or path.stat().st_size)):
+            raise OutputError(
+                f"{path.name} is in the way, and no run has left it",
+                where=path.parent,
+                hint="moving it away, or another place",
+            )
+        with writing(self._path):
+            self._path.touch()  # filelock takes a place where no file can be made for a held lock
         try:
             self._lock.acquire()
         except Timeout as fault:
             raise OutputError(
-                "another run is writing here", where=self._path, hint="another --out"
+                "another run is writing here",
+                where=self._path,
+                hint="waiting for it, or another place",
             ) from fault
 
     def let_go(self) -> None:
@@ -53,3 +68,18 @@ class OutputLock:
         if sys.platform == "win32":
             with suppress(OSError):  # another run has it open by now
                 self._path.unlink()
+
+
+@contextmanager
+def alone_at(out: Path) -> Iterator[None]:
+    """Inside, no other run writes `out`.
+
+    Raises:
+        OutputError: another run does, or nothing can be written there.
+    """
+    lock = OutputLock(out)
+    lock.take()
+    try:
+        yield
+    finally:
+        lock.let_go()

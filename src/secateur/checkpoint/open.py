@@ -40,7 +40,7 @@ def open_model(
         return StreamedModel(checkpoint, device, dtype or stored)
     except NotStreamableError:
         model = load_whole(folder, stored, trust_remote_code=trust_remote_code)
-        resident = ResidentModel(model, device, dtype or stored, checkpoint.fingerprint)
+        resident = ResidentModel(model, device, dtype or stored, checkpoint)
         resident.notices = checkpoint.notices
         return resident
 

@@ -3,7 +3,7 @@
     OUT's parent/.OUT.partial/          while the run lasts: one shard per block as it is finished
     OUT's parent/.OUT.partial/state/    what the next process needs to go on (unfinished.py)
     OUT's parent/.OUT.lock              while a process writes (lock.py)
-    OUT/                                at the end, by one rename
+    OUT/                                at the end, by one rename (beside.py)
 
 A block's shard holds its new matrices and everything else of the block bit for bit as it was read.
 Names, dtypes, configuration, tokenizer and licence are those of the source. The index is written
@@ -16,6 +16,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,11 +24,11 @@ from typing import Any, Self
 from safetensors import safe_open
 from torch import Tensor
 
+from secateur.checkpoint.beside import STATE, Beside, Listing, listing
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.companions import files_beside
-from secateur.checkpoint.destination import STATE, Destination
+from secateur.checkpoint.destination import Destination
 from secateur.checkpoint.durable import (
-    UNFINISHED,
     flush,
     sha256,
     write_tensors,
@@ -71,13 +72,16 @@ class OutputFolder:
         run: RunIdentity | None = None,
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
-        # a link stays, what it leads to is replaced
-        self.out = destination.out.expanduser().resolve()
+        self.out = destination.resolved
         self.notices: tuple[str, ...] = ()
         self.seconds_before = 0.0
-        self._destination, self._run, self._notice = destination, run or RunIdentity(), notice
-        self._partial = self.out.parent / f".{self.out.name}.partial"
-        self.state = RunState(self._partial / STATE)
+        run = run or RunIdentity()
+        self._run = replace(run, identity={"command": destination.command, **run.identity})
+        self._destination, self._notice = destination, notice
+        self._beside = Beside(self.out)
+        self._partial = self._beside.partial
+        self.state = RunState(self._beside.state)
+        self._there: Listing | None = None  # at OUT, when the run began
         self._checksums: dict[str, str] = {}  # by file
         self._parents_made: list[Path] = []  # innermost first
         self._lock = OutputLock(self.out)
@@ -104,6 +108,9 @@ class OutputFolder:
         with writing(self.out):
             parent.mkdir(parents=True, exist_ok=True)
             self._lock.take()
+            self._destination.check()  # once more, now that nobody else may write here
+            self._beside.settle()
+            self._there = listing(self.out)
             self._partial.mkdir(exist_ok=True)
             self._continue_or_begin()
 
@@ -125,36 +132,51 @@ class OutputFolder:
 
     def _continue_or_begin(self) -> None:
         """Go on with what is there if it is of this run."""
-        earlier = None if self._destination.restart else self.state.read()
+        restart, command = self._destination.restart, self._destination.command
+        earlier = None if restart else self.state.read()
         self._ours = earlier is None
         if earlier is None:
             self.state.finished = []
-            for path in self._partial.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self._beside.clear()
+            if restart and command != "recover":
+                self._beside.recovery.unlink(missing_ok=True)
             self.state.begin(self._run)
             return
         self.notices = self.state.check(earlier, self._run)
-        for path in self._partial.glob(f"*{UNFINISHED}"):
-            path.unlink()
-        for block in self.state.finished:
-            if block.shard is not None:
-                file, checksum = block.shard
-                if not (self._partial / file).is_file():
-                    raise CheckpointError(
-                        f"shard {file} of an unfinished run is missing",
-                        where=self._partial,
-                        hint="--restart",
-                    )
-                self._checksums[file] = checksum
+        self._verify_shards()
+        self.state.go_on(self._run)
+        for path in self._partial.iterdir():  # all else is written again
+            if path.name not in self._checksums and path.name != STATE:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._ours = True
         if done := len(self.state.finished):
             self.seconds_before = self.state.finished[-1].seconds
         self._notice(f"{done} blocks were finished by an earlier run: going on after them")
 
+    def _verify_shards(self) -> None:
+        """Compare the shards of finished blocks with their checksums.
+
+        Raises:
+            CheckpointError: one is missing, or not what was written.
+        """
+        for block in self.state.finished:
+            if block.shard is None:
+                continue
+            file, checksum = block.shard
+            path = self._partial / file
+            if not path.is_file() or sha256(path) != checksum:
+                what = "not as it was written" if path.is_file() else "missing"
+                raise CheckpointError(
+                    f"shard {file} of an unfinished run is {what}",
+                    where=self._partial,
+                    hint="--restart",
+                )
+            self._checksums[file] = checksum
+
     def _leave(self) -> None:
         """Leave nothing behind that is of no use; let go of the folder."""
         if self._ours and not self._finished and not self.state.worth_keeping:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            self._beside.clear()
         if self._lock.held:
             with suppress(OSError):  # finished, or there is something in it
                 self._partial.rmdir()
@@ -241,25 +263,16 @@ class OutputFolder:
                 flush(path)
 
     def finish(self, record: str | None) -> None:
-        """Write `run.json`, if there is one, and give the folder its name; the state goes last."""
+        """Write `run.json`, if there is one, and give the folder its name; the state goes last.
+
+        Raises:
+            OutputError: it cannot be written, or something else is at its name by now.
+        """
         if record is not None:
             write_text(self._partial / "run.json", record)
-        retired = self.out.parent / f".{self.out.name}.replaced"
         with writing(self.out):
-            flush(self._partial)
-            if self.out.exists():
-                shutil.rmtree(retired, ignore_errors=True)
-                self.out.rename(retired)
-            try:
-                self._partial.rename(self.out)
-            except BaseException:
-                if retired.exists():
-                    retired.rename(self.out)
-                raise
-            self._finished = True
-            flush(self.out.parent)
-        RunState(self.out / STATE).remove()
-        shutil.rmtree(retired, ignore_errors=True)
+            self._beside.give_name(self._there)
+        self._finished = True
 
     def _write_shard(self, tensors: dict[str, Tensor], number: int, count: int) -> tuple[str, str]:
         file = f"model-{number:05d}-of-{count:05d}.safetensors"

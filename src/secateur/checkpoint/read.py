@@ -16,13 +16,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from secateur.checkpoint.fingerprint import fingerprint
+from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
 from secateur.checkpoint.header import read_json, read_layouts
 from secateur.checkpoint.no_model import no_config
-from secateur.checkpoint.packed_folder import says_packed
-from secateur.checkpoint.weight_files import CONFIG, find_weights, names_in, some
+from secateur.checkpoint.packed_folder import PACKED_INDEX, says_packed
+from secateur.checkpoint.weight_files import CONFIG, INDEX, find_weights, names_in, some
 from secateur.errors import CheckpointError, PatternError
 from secateur.packing import layout
+
+WATCHED = (CONFIG, INDEX, PACKED_INDEX, "generation_config.json", "tokenizer.json",
+           "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "vocab.json",
+           "merges.txt", "preprocessor_config.json", "chat_template.jinja")  # fmt: skip
+"""Files beside the weights that a run reads: they must be the same at its end."""
 
 
 class Checkpoint:
@@ -42,6 +47,7 @@ class Checkpoint:
         weight_files: the files that are loaded, sorted.
         idle_weight_files: files of the folder that look like weights, or like an index of some, and
             are not loaded, sorted.
+        source: the files, as they were when the folder was opened.
 
     Raises:
         CheckpointError: the folder, its configuration or its weights are missing or damaged.
@@ -59,6 +65,8 @@ class Checkpoint:
         self.packed: dict[str, layout.PackedMatrix] = {}
         if says_packed(self.config):
             self._find_packed()
+        beside = [path for path in folder.iterdir() if path.name in WATCHED and path.is_file()]
+        self.source = SourceFiles(self.files, beside, self._parts)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -105,7 +113,8 @@ class Checkpoint:
         """Read some tensors to memory of their own, in the dtype that they are stored in.
 
         Raises:
-            CheckpointError: they cannot be read, or a packed one is not as it was written.
+            CheckpointError: they cannot be read, a packed one is not as it was written, or one is
+                not what it was when a run read it before.
         """
         by_file: dict[Path, list[str]] = {}
         for name in names:
@@ -148,10 +157,14 @@ class Checkpoint:
     def _read(self, shard: Any, name: str) -> Tensor:
         """One tensor out of an open file."""
         if name not in self.packed:
-            stored: Tensor = shard.get_tensor(name)
-            return stored.clone()  # it must not keep the mapped file alive
+            stored: Tensor = shard.get_tensor(name).clone()  # the mapped file must not live on
+            if self.source.watched:
+                self.source.saw(name, [stored])
+            return stored
         matrix, path = self.packed[name], self.files[name]
         values, mask = (shard.get_tensor(part) for part in matrix.parts)
+        if self.source.watched:
+            self.source.saw(name, [values, mask])
         matrix.verify(values, mask, path)
         try:
             return matrix.unpack(values, mask)

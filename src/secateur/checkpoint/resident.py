@@ -6,7 +6,7 @@ open and cast back afterwards. What was written into it in the meantime stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.checkpoint.block_model import BlockModel
-from secateur.checkpoint.fingerprint import fingerprint
+from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
+from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.structure import find_blocks
 
 
@@ -35,15 +36,14 @@ class ResidentModel(BlockModel):
         model: PreTrainedModel,
         device: torch.device,
         dtype: torch.dtype,
-        fingerprint_of_files: Callable[[], str] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         """Open a model.
 
         Args:
             model: whole, in memory.
             device, dtype: where and in what precision pieces are opened.
-            fingerprint_of_files: gives the fingerprint of the folder it came from; None takes that
-                of the weights in memory.
+            checkpoint: the files that it came from; None for a model that the caller holds.
         """
         self.model = model
         self.device = device
@@ -52,7 +52,7 @@ class ResidentModel(BlockModel):
         self._storage: dict[str, torch.dtype] = {
             name: value.dtype for name, value in model.named_parameters()
         }
-        self._fingerprint_of_files = fingerprint_of_files
+        self._checkpoint = checkpoint
 
     @contextmanager
     def open_block(self, index: int) -> Iterator[nn.Module]:
@@ -75,11 +75,19 @@ class ResidentModel(BlockModel):
 
     def fingerprint(self) -> str:
         """The fingerprint of the model: that of its files, if it came from any."""
-        if self._fingerprint_of_files is not None:
-            return self._fingerprint_of_files()
+        if self._checkpoint is not None:
+            return self._checkpoint.fingerprint()
         tensors = self.model.state_dict().items()
         config = self.model.config.to_json_string().encode()
         return fingerprint(config, ((name, [value]) for name, value in tensors))
+
+    def watch(self) -> SourceFiles | None:
+        """The files that it came from, read once more to be hashed; None if it came from none."""
+        if self._checkpoint is None:
+            return None
+        self._checkpoint.source.read_all()
+        self._checkpoint.source.check()  # what was hashed is what was loaded
+        return self._checkpoint.source
 
     def stored_block(self, index: int, changed: Mapping[str, Tensor]) -> None:
         """None: the model is written as a whole."""

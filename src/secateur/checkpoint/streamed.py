@@ -30,6 +30,7 @@ from transformers.models.auto.modeling_auto import (
 
 from secateur.checkpoint.background import ReadAhead
 from secateur.checkpoint.block_model import BlockModel
+from secateur.checkpoint.fingerprint import SourceFiles
 from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.no_model import missing_weights
 from secateur.checkpoint.packed_folder import NAMED, QUANTISED
@@ -129,6 +130,11 @@ class StreamedModel(BlockModel):
     def fingerprint(self) -> str:
         """The fingerprint of the model: that of its files."""
         return self.checkpoint.fingerprint()
+
+    def watch(self) -> SourceFiles:
+        """The files, every byte of which is hashed from now on as it is read."""
+        self.checkpoint.source.watch()
+        return self.checkpoint.source
 
     def stored_block(self, index: int, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of one block as the files hold them, with new values: see `BlockModel`."""

@@ -2,7 +2,8 @@
 
     OUT's parent/.OUT.partial/state/
         identity.json               what the run is made of: recipe, source, calibration, precision
-        block-00003.json            block 3 is finished: its record, and the checksum of its shard
+        block-00003.json            block 3 is finished: its record, the checksum of its shard, and
+                                    those of the source's tensors that were read for it
         stream-00004.safetensors    the hidden states that enter block 4: one such file at a time
         weights-00003.safetensors   new weights of a model that was loaded whole, until it is saved
         gradients/                  full-model gradients, once they are whole
@@ -13,24 +14,32 @@ process 1 in stream-00004-rank1.safetensors and so on, and the first all else.
 
 A block is finished when `block-N.json` is there. It is written after everything that it stands for,
 so a run can be killed at any moment: the block it was in is pruned again, the others are not.
+Every file here proves itself by a checksum (proved.py), shards by that in `block-N.json`.
 Why hidden states are kept and not computed again: docs/decisions/0007.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from secateur.checkpoint.durable import UNFINISHED, flush, write_tensors, write_text
-from secateur.errors import CheckpointError, RecipeError
+from secateur.checkpoint.durable import UNFINISHED, flush
+from secateur.checkpoint.fingerprint import SourceFiles
+from secateur.checkpoint.proved import (
+    damaged,
+    read_batches,
+    read_facts,
+    read_proved,
+    write_batches,
+    write_facts,
+    write_proved,
+)
+from secateur.errors import RecipeError
 from secateur.machine import processes
 from secateur.recipe.differences import differences
 
@@ -45,10 +54,12 @@ class RunIdentity:
     Attributes:
         identity: what must be the same for another process to go on with it.
         circumstances: what should be, since the bits may depend on it.
+        files: of the model that is read; None if nobody watches them.
     """
 
     identity: Mapping[str, Any] = field(default_factory=dict)
     circumstances: Mapping[str, Any] = field(default_factory=dict)
+    files: SourceFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,9 @@ class RunState:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.finished: list[FinishedBlock] = []
+        self._files: SourceFiles | None = None
+        self._looks: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}
 
     @property
     def worth_keeping(self) -> bool:
@@ -89,35 +103,52 @@ class RunState:
 
     def begin(self, run: RunIdentity) -> None:
         """Start with nothing finished."""
-        self.folder.mkdir(parents=True)
-        facts = {"identity": run.identity, "circumstances": run.circumstances}
-        write_text(self.folder / IDENTITY, json.dumps(facts, indent=2) + "\n")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._files = run.files
+        looks = {} if run.files is None else run.files.looks()
+        facts = {"identity": run.identity, "circumstances": run.circumstances, "files": looks}
+        write_facts(self.folder / IDENTITY, facts)
 
     def read(self) -> RunIdentity | None:
-        """Find out what is finished, and remove what a killed process left half done.
+        """Find out what is finished.
 
         Returns:
             what was given to `begin`, or None if there is no work to go on with.
 
         Raises:
-            CheckpointError: there is, but it cannot be read.
+            CheckpointError: there is, but it is not what was written.
         """
         self.finished = []
         try:
-            facts = json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
+            facts = read_facts(self.folder / IDENTITY)
+            run = RunIdentity(dict(facts["identity"]), dict(facts["circumstances"]))
+            self._looks = dict(facts["files"])
             while (path := self._block(len(self.finished))).is_file():
-                self.finished.append(_finished(path))
-            run = RunIdentity(facts["identity"], facts["circumstances"])
-        except FileNotFoundError:
+                block = read_facts(path)
+                self.finished.append(_finished(block))
+                self._digests |= block["source"]
+        except FileNotFoundError as fault:
+            if any(self.folder.glob("block-*.json")):
+                raise damaged("state", self.folder, f"no {IDENTITY}") from fault
             return None
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as fault:
-            raise _damaged("state", self.folder, fault) from fault
+            raise damaged("state", self.folder, fault) from fault
+        return run if self.worth_keeping else None
+
+    def go_on(self, run: RunIdentity) -> None:
+        """Prove that the source is what it was, and remove what a killed process left half done.
+
+        Raises:
+            CheckpointError: the source is another by now.
+        """
+        self._files = run.files
+        if run.files is not None:
+            run.files.go_on(self._looks, self._digests)
         needed = self._stream(len(self.finished))
-        left_over = ("*" + UNFINISHED, "inputs-*", "stream-*")
+        left_over = ("*" + UNFINISHED, ".tmp*", "inputs-*", "stream-*")
         for path in {path for pattern in left_over for path in self.folder.glob(pattern)}:
             if not path.match(needed.stem + "*.safetensors"):  # of whichever process
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return run if self.worth_keeping else None
 
     def check(self, earlier: RunIdentity, run: RunIdentity) -> tuple[str, ...]:
         """Prove that a run may go on with what an earlier one, as `read` gave it, has finished.
@@ -159,11 +190,12 @@ class RunState:
             seconds: that the run has taken so far.
         """
         write_batches(self._stream(index + 1), streams)
-        facts = {"record": record, "shard": shard, "seconds": seconds}
+        source = {} if self._files is None else self._files.news()
+        facts = {"record": record, "shard": shard, "seconds": seconds, "source": source}
         flush(self.folder)
         processes.wait()
         if processes.first():
-            write_text(self._block(index), json.dumps(facts) + "\n")
+            write_facts(self._block(index), facts)
             flush(self.folder)
         processes.wait()
         self._stream(index).unlink(missing_ok=True)
@@ -183,16 +215,15 @@ class RunState:
 
     def keep_weights(self, index: int, changed: Mapping[str, Tensor]) -> None:
         """Keep the new weights of a block that is in no shard yet."""
-        tensors = {name: value.cpu().contiguous() for name, value in changed.items()}
-        write_tensors(self._weights(index), tensors)
+        write_proved(self._weights(index), changed)
 
     def kept_weights(self, index: int) -> dict[str, Tensor]:
-        """The new weights of a finished block, as `keep_weights` was given them."""
-        return _load(self._weights(index))
+        """The new weights of a finished block, as `keep_weights` was given them.
 
-    def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        Raises:
+            CheckpointError: they are not there, or not what was written.
+        """
+        return read_proved(self._weights(index))[0]
 
     def _block(self, index: int) -> Path:
         return self.folder / f"block-{index:05d}.json"
@@ -204,54 +235,9 @@ class RunState:
         return self.folder / f"weights-{index:05d}.safetensors"
 
 
-def write_batches(path: Path, streams: Mapping[str, list[Tensor]]) -> None:
-    """Keep hidden states by batch, bit for bit."""
-    tensors = {
-        f"{name}.{number}": hidden.cpu().contiguous()
-        for name, batches in streams.items()
-        for number, hidden in enumerate(batches)
-    }
-    write_tensors(path, tensors)
-
-
-def read_batches(path: Path, like: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
-    """Read what `write_batches` wrote, to the devices of `like`, whose shapes and dtypes it has.
-
-    Raises:
-        CheckpointError: it is not there, or not of these shapes.
-    """
-    stored = _load(path)
-    streams: dict[str, list[Tensor]] = {}
-    for name, batches in like.items():
-        hidden = [stored.get(f"{name}.{number}") for number in range(len(batches))]
-        streams[name] = [
-            new.to(old.device)
-            for old, new in zip(batches, hidden, strict=True)
-            if new is not None and (new.shape, new.dtype) == (old.shape, old.dtype)
-        ]
-        if len(streams[name]) < len(batches):
-            raise _damaged("hidden states", path, f"{name} is not what it was")
-    return streams
-
-
-def _finished(path: Path) -> FinishedBlock:
+def _finished(facts: Mapping[str, Any]) -> FinishedBlock:
     """Read what `finish_block` wrote."""
-    facts = json.loads(path.read_text(encoding="utf-8"))
     shard = facts["shard"]
     return FinishedBlock(
         dict(facts["record"]), shard and (shard[0], shard[1]), float(facts["seconds"])
-    )
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    """Tensors in memory of their own: on a CPU, what comes back is the mapped file itself."""
-    try:
-        return {name: value.clone() for name, value in load_file(path).items()}
-    except (OSError, SafetensorError) as fault:
-        raise _damaged("tensors", path, fault) from fault
-
-
-def _damaged(what: str, where: Path, fault: object) -> CheckpointError:
-    return CheckpointError(
-        f"the {what} of an unfinished run cannot be read ({fault})", where=where, hint="--restart"
     )

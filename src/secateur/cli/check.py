@@ -65,5 +65,7 @@ def _print(proof: Proof) -> None:
     if proof.files:
         unchanged = proof.files - len(proof.changed)
         say(f"{unchanged} of {proof.files} files are as they were written")
+    for name in proof.other_source:
+        say(escape(f"not the source's: {name}"))
     for name in proof.unproved:
         say(escape(f"not proved: {name}"))

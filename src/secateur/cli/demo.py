@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,9 @@ from secateur.cli import printing
 from secateur.cli.app import app, progress
 from secateur.comparison.demo import demo as do_demo
 from secateur.comparison.demo import demo_runs
-from secateur.reporting import write_comparison
+from secateur.errors import OutputError
+from secateur.machine.paths import as_path
+from secateur.reporting import comparing_alone, write_comparison
 
 
 @app.command()
@@ -25,10 +26,12 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished runs again.")] = False,
 ) -> None:
     """Prune the bundled model with every method at 2:4, and write a report: minutes, offline."""
-    runs = demo_runs(out, [name.strip() for name in methods.split(",") if name.strip()])
+    folder = as_path(out, fault=OutputError)
+    runs = demo_runs(folder, [name.strip() for name in methods.split(",") if name.strip()])
     printing.beginning(len(runs))
     records = []
-    for run in do_demo(runs, progress(), overwrite=overwrite):
-        printing.finished_run(run)
-        records.append(run.record)
-    printing.comparison(write_comparison(records, Path(out)))
+    with comparing_alone(folder, overwrite=overwrite):
+        for run in do_demo(runs, progress(), overwrite=overwrite):
+            printing.finished_run(run)
+            records.append(run.record)
+        printing.comparison(write_comparison(records, folder, overwrite=overwrite))

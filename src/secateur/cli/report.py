@@ -34,6 +34,10 @@ def report(
             help="html: write the whole report; markdown, latex, csv: write its table alone.",
         ),
     ] = "html",
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace a file that is there even if it is no report."),
+    ] = False,
 ) -> None:
     """Put earlier runs side by side: one HTML file that needs nothing else, or the table alone."""
-    printing.written_report(secateur.report(places, out=out, format=form))
+    printing.written_report(secateur.report(places, out=out, format=form, overwrite=overwrite))

@@ -17,10 +17,9 @@ from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import load_whole, locate
 from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.comparison.pipeline import FinishedRun
-from secateur.comparison.runs import Run, plan_runs, run_comparison
+from secateur.comparison.runs import Run, plan_runs, refuse_folder, run_comparison
 from secateur.data.builtin import BUILTIN
-from secateur.errors import CheckpointError, OutputError
-from secateur.machine.paths import as_path
+from secateur.errors import CheckpointError
 from secateur.progress import Progress
 from secateur.record import write_record
 from secateur.record.record import Sample
@@ -36,15 +35,16 @@ def read_lines(path, encoding="utf-8"):
     with open(path, encoding=encoding) as'''
 
 
-def demo_runs(out: str | Path, names: Sequence[str] = ()) -> list[Run]:
+def demo_runs(out: Path, names: Sequence[str] = ()) -> list[Run]:
     """Each of these methods at 2:4, once; of none, every method.
 
     Raises:
-        RecipeError: a method is unknown.
-        OutputError: no folder can be called so.
+        RecipeError: a method is unknown, or named twice.
+        OutputError: nothing can be written to the folder.
     """
+    refuse_folder(out, BUILTIN_MODEL)
     return plan_runs(
-        as_path(out, fault=OutputError),
+        out,
         list(names) or [method.name for method in methods.every()],
         [PATTERN],
         [0],

@@ -72,7 +72,7 @@ def plan_comparison(settings: ComparisonSettings, shared: Mapping[str, Any]) -> 
     Raises:
         SecateurError: something is unknown, missing, or does not fit; or a task cannot be read.
     """
-    refuse_folder(Path(settings.out))
+    refuse_folder(Path(settings.out), shared.get("model"))
     classifier = shared.get("images") is not None  # nothing is measured as it passes: it is written
     trained_or_asked = settings.recover is not None or settings.tasks is not None
     if trained_or_asked and classifier:

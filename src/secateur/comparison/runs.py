@@ -14,17 +14,20 @@ finished is not repeated, so that what was interrupted goes on where it stopped.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from secateur import methods
+from secateur.checkpoint.claim import refuse_place
+from secateur.checkpoint.destination import result_path
 from secateur.comparison.settings import options_for
-from secateur.errors import OutputError, RecipeError
+from secateur.errors import CheckpointError, OutputError, RecipeError
 from secateur.machine.device import choose_device
 from secateur.machine.facts import reset_peak_memory
+from secateur.machine.paths import as_path
+from secateur.machine.scratch import scratch_folder
 from secateur.progress import Progress
 from secateur.pruning import pipeline
 from secateur.pruning.prepare import check_fit
@@ -34,6 +37,9 @@ from secateur.recipe.differences import deciding, differences
 from secateur.record import RunRecord, read_record, write_record
 from secateur.sparsity import parse_pattern
 from secateur.statistics import Need
+
+RUNS = "runs"
+"""Folder of the runs, in that of a comparison."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +90,26 @@ def refuse_another(asked: Mapping[str, Any], told: Mapping[str, Any], folder: Pa
         )
 
 
-def refuse_folder(out: Path) -> None:
+def refuse_folder(out: Path, model: object) -> None:
     """Raise if a comparison cannot be written to a folder: it is a file, or a model's folder.
 
+    Args:
+        out: the folder.
+        model: what is compared, a folder or any other name.
+
     Raises:
-        OutputError: it is one.
+        OutputError: it is one, or lies in the folder of the model.
     """
     wanted = "a new folder, or that of an earlier comparison"
-    if out.exists() and not out.is_dir():
+    folder = result_path(out)
+    if folder.exists() and not folder.is_dir():
         raise OutputError("the comparison's folder is a file", where=out, wanted=wanted)
-    if (out / "config.json").is_file():
+    if (folder / "config.json").is_file():
         raise OutputError("a model lies in the comparison's folder", where=out, wanted=wanted)
+    source = as_path(str(model), fault=CheckpointError)
+    if source.is_dir() and folder.is_relative_to(source.resolve()):
+        raise OutputError("the folder lies in that of the model", where=out, wanted=wanted)
+    refuse_place(folder / RUNS)
 
 
 def plan_runs(
@@ -134,7 +149,7 @@ def plan_runs(
             for pattern in spellings:
                 spelled = pattern.replace(":", "of").replace("%", "pct")
                 name = f"{method}_{spelled}_seed{seed}"
-                folder = out / "runs" / name
+                folder = out / RUNS / name
                 values = {
                     **options_for(method, options),
                     "method": method,
@@ -163,8 +178,8 @@ def run_comparison(
     finished = {} if overwrite else {run.name: run.finished() for run in runs}
     todo = [run for run in runs if finished.get(run.name) is None]
     needs = frozenset[Need]().union(*(run.recipe.chosen_method.needs for run in todo))
-    with tempfile.TemporaryDirectory() as scratch:
-        shared = SharedWork(Path(scratch), needs)
+    with scratch_folder() as scratch:
+        shared = SharedWork(scratch, needs)
         for recipe in {run.recipe.pattern: run.recipe for run in todo}.values():
             check_fit(recipe, shared)
         for run in runs:
@@ -173,7 +188,8 @@ def run_comparison(
                 yield run, record, True
                 continue
             recipe = run.recipe
-            if recipe.out is not None and run.folder.exists():
+            began = (run.folder / "run.json").is_file()  # without its model, or by another recipe
+            if recipe.out is not None and (overwrite or began):
                 recipe = recipe.model_copy(update={"overwrite": True})
             if overwrite:
                 recipe = recipe.model_copy(update={"restart": True})

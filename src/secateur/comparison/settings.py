@@ -67,7 +67,7 @@ class ComparisonSettings(Settings):
     )
     """Ask at most this many questions of each task."""
     overwrite: Annotated[bool, Setting(RUN)] = False
-    """Do finished runs again."""
+    """Do finished runs again, and replace other files that have the names of the tables."""
 
     def contradictions(self) -> list[str]:
         """What is wrong with settings that are each right by themselves, a phrase each."""

@@ -98,7 +98,7 @@ def pack(
                 wanted=f"names that end in none of {', '.join(PARTS)}",
             )
     tally = _Tally()
-    with progress or Quiet() as progress, _output(checkpoint, out, overwrite) as output:
+    with progress or Quiet() as progress, _output(checkpoint, out, overwrite, "pack") as output:
         shards = _plan(checkpoint)
         progress.begin("pack", len(shards))
         for number, groups in enumerate(shards, start=1):
@@ -149,7 +149,7 @@ def unpack(
             "not packed", where=checkpoint.folder, wanted="a folder that `secateur pack` wrote"
         )
     tally = _Tally()
-    with progress or Quiet() as progress, _output(checkpoint, out, overwrite) as output:
+    with progress or Quiet() as progress, _output(checkpoint, out, overwrite, "unpack") as output:
         shards = _plan(checkpoint)
         progress.begin("unpack", len(shards))
         for number, groups in enumerate(shards, start=1):
@@ -236,18 +236,26 @@ def _open(model: str, trust_remote_code: bool) -> Checkpoint:
     return Checkpoint(folder, trust_remote_code=trust_remote_code)
 
 
-def _output(checkpoint: Checkpoint, out: str | Path, overwrite: bool) -> OutputFolder:
+def _output(checkpoint: Checkpoint, out: str | Path, overwrite: bool, command: str) -> OutputFolder:
+    checkpoint.source.watch()
     destination = Destination(
         as_path(out, fault=OutputError),
         checkpoint.folder,
         overwrite=overwrite,
         with_code=checkpoint.trust_remote_code,
+        command=command,
     )
     return OutputFolder(destination, RunIdentity({"packing": str(checkpoint.folder)}))
 
 
 def _finish(output: OutputFolder, checkpoint: Checkpoint, files: dict[str, str]) -> None:
-    """Name the folder; a run record in the source goes along, with the files' new checksums."""
+    """Name the folder; a run record in the source goes along, with the files' new checksums.
+
+    Raises:
+        CheckpointError: the source is not what it was.
+        OutputError: the result cannot be written.
+    """
+    checkpoint.source.check()
     record = read_record(checkpoint.folder)
     if record is None:
         output.finish(None)

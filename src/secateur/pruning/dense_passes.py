@@ -25,9 +25,12 @@ from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import Aim, SweepInputs
 from secateur.checkpoint import find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
-from secateur.checkpoint.unfinished import DENSE, read_batches, write_batches
+from secateur.checkpoint.proved import read_batches, write_batches
+from secateur.checkpoint.unfinished import DENSE
+from secateur.errors import OutputError
 from secateur.evaluation import Following, pass_through
 from secateur.machine import processes
+from secateur.machine.paths import as_path
 from secateur.methods import Refine
 from secateur.progress import Progress
 from secateur.pruning.allocate import allocate
@@ -167,7 +170,7 @@ def _gradients(
         return prepared.gradients
     path = (shared.folder or scratch) / "gradients"
     if recipe.save_gradients is not None:
-        path = Path(recipe.save_gradients)
+        path = as_path(recipe.save_gradients, fault=OutputError).resolve()
 
     def compute() -> GradientFile:
         known = shared.folder is None and path.exists()  # an interrupted run got this far
@@ -180,7 +183,9 @@ def _gradients(
         one_file = recipe.save_gradients is not None
         with GradientFile.create(path, facts, one_file=one_file) as file:
             full_gradients(source, stream, file, order, _up_and_down(prepared, surroundings))
-        return GradientFile(path)
+            watched = source.watch()
+            file.source = {} if watched is None else watched.digests
+        return GradientFile(path, facts)
 
     key = GradientsKey(path, tuple(facts.items()))
     return surroundings.watch.pruning(shared.gradients.once(key, compute))

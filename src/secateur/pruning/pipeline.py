@@ -92,6 +92,7 @@ def prune_in_place(
 def _carry_out(progress: Progress, stage: StageRun) -> RunRecord:
     """Do a stage whose inputs are prepared, from its first pass over the model to its record."""
     prepared = stage.prepared
+    watched = prepared.source.watch()
     with progress, open_result(prepared, progress.notice) as result:
         surroundings = Surroundings(
             progress, stage.shared, stage.watch, result.scratch, result.outlasts
@@ -100,7 +101,11 @@ def _carry_out(progress: Progress, stage: StageRun) -> RunRecord:
         result.go_on(run)
         blocks = [*result.finished, *_prune_blocks(run, result)]
         files = result.complete(run)
-        record = stage.whole(_record(run, blocks, result, files))
+        if watched is not None:
+            watched.check()
+        record = _record(run, blocks, result, files)
+        record = record.model_copy(update={"source_files": watched.sums() if watched else {}})
+        record = stage.whole(record)
         result.finish(record)
     return processes.from_first(lambda: record)
 

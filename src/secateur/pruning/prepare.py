@@ -20,13 +20,15 @@ from secateur.checkpoint import (
     locate,
     open_model,
 )
+from secateur.checkpoint.claim import claim_file
+from secateur.checkpoint.destination import result_path
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.model_facts import load_tokenizer, reads_images
 from secateur.data import ImageBatch, TokenBatch
 from secateur.errors import DataError, OutputError, RecipeError, SecateurError
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
-from secateur.machine.paths import pinned
+from secateur.machine.paths import as_path, pinned
 from secateur.pruning.estimate import Estimate, estimate
 from secateur.pruning.fit import check_selection
 from secateur.pruning.inputs import check_kind, read_calibration, read_heldout, read_images
@@ -91,7 +93,9 @@ def prepare(
     trust = recipe.trust_remote_code
     folder = locate(pinned(recipe.model, recipe.revision), trust_remote_code=trust)
     if recipe.out is not None:
-        Destination(Path(recipe.out), folder, overwrite=recipe.overwrite).check()
+        Destination(
+            Path(recipe.out), folder, overwrite=recipe.overwrite, restart=recipe.restart
+        ).check()
     source = watch.pruning(_open(recipe, folder, shared))
     notices = source.notices
     if not source.streamed:
@@ -204,17 +208,20 @@ def _prepare(
     if Need.FULL_GRADIENT in plan.method.needs and calibration is not None:
         facts = _gradient_facts(source, calibration, plan)
         if recipe.gradients is not None:
-            given = Path(recipe.gradients)
+            given = as_path(recipe.gradients, fault=DataError)
             gradients = processes.from_first(
                 lambda: GradientFile.open(given, matrix_shapes(source), facts)
             )
         if recipe.save_gradients is not None:
-            path = Path(recipe.save_gradients)
+            path = as_path(recipe.save_gradients, fault=OutputError)
             gradients = processes.from_first(lambda: _already_saved(path, source, facts))
             if gradients is None:
-                _check_new_file(path, overwrite=recipe.overwrite)
+                _claim_gradients(path, recipe, folder)
             else:
                 notices += (f"{path} holds these very gradients: they are not computed again",)
+        watched = source.watch()
+        if gradients is not None and watched is not None:
+            watched.expect(gradients.source)
     of_texts = dict.fromkeys(
         line for text in (calibration, *heldout) if text is not None for line in text.notices
     )
@@ -269,9 +276,15 @@ def _already_saved(path: Path, source: BlockModel, facts: dict[str, str]) -> Gra
         return None
 
 
-def _check_new_file(path: Path, *, overwrite: bool) -> None:
-    """Raise unless a file can be written at `path`."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
+def _claim_gradients(path: Path, recipe: Recipe, source: Path | None) -> None:
+    """Raise unless a file of gradients can be written at `path`, whose folder must be there."""
+    file = claim_file(path, overwrite=recipe.overwrite)
+    if not file.parent.is_dir():
         raise OutputError("no file can be written here", where=path, wanted="a file in a folder")
-    if path.exists() and not overwrite:
-        raise OutputError("the file exists", where=path, hint="--overwrite, or another name")
+    out = None if recipe.out is None else result_path(recipe.out)
+    if any(file.is_relative_to(folder) for folder in (out, source and source.resolve()) if folder):
+        raise OutputError(
+            "the gradients would lie in the folder of the model or of the result",
+            where=path,
+            hint="another folder",
+        )

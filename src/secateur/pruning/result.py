@@ -6,7 +6,6 @@ end, the record, so that one loop serves pruning into a folder and measuring alo
 
 from __future__ import annotations
 
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ from pydantic import ValidationError
 from secateur.blocks.sweep import BlockResult
 from secateur.checkpoint import OutputFolder
 from secateur.checkpoint.background import Behind
-from secateur.errors import CheckpointError
+from secateur.checkpoint.proved import damaged
 from secateur.machine import processes
+from secateur.machine.scratch import scratch_folder
 from secateur.pruning.dense_passes import ReadyRun
 from secateur.pruning.prepare import Prepared
 from secateur.pruning.resume import FinishedNow, go_on, keep, open_output
@@ -119,12 +119,8 @@ class IntoFolder(Result):
             self.finished = tuple(
                 BlockRecord.model_validate(block.record) for block in output.state.finished
             )
-        except ValidationError as fault:
-            raise CheckpointError(
-                "a finished block's record cannot be read",
-                where=self.scratch,
-                hint="--restart, which begins again",
-            ) from fault
+        except ValidationError as fault:  # another version's
+            raise damaged("records", self.scratch, fault.errors()[0]["msg"]) from fault
         self.notices, self.seconds_before = output.notices, output.seconds_before
 
     def go_on(self, run: ReadyRun) -> None:
@@ -169,8 +165,8 @@ def open_result(prepared: Prepared, notice: Callable[[str], None]) -> Iterator[R
             is there is another one.
     """
     if prepared.folder is None or prepared.recipe.out is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            yield Nowhere(Path(scratch))
+        with scratch_folder() as scratch:
+            yield Nowhere(scratch)
         return
     with open_output(prepared, notice) as output, Behind() as behind:
         yield IntoFolder(output, behind)

@@ -49,7 +49,8 @@ def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFold
         restart=recipe.restart,
         with_code=recipe.trust_remote_code,
     )
-    return OutputFolder(destination, RunIdentity(facts, circumstances(prepared)), notice)
+    run = RunIdentity(facts, circumstances(prepared), prepared.source.watch())
+    return OutputFolder(destination, run, notice)
 
 
 def identity(prepared: Prepared) -> dict[str, Any]:

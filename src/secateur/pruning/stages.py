@@ -12,19 +12,22 @@ text are compared with: the model as it was before all of them.
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from secateur.checkpoint.durable import write_text, writing
+from secateur.checkpoint.destination import result_path
+from secateur.checkpoint.durable import sha256, writing
+from secateur.checkpoint.lock import alone_at
+from secateur.checkpoint.proved import read_facts, write_facts
 from secateur.checkpoint.unfinished import IDENTITY
-from secateur.errors import CheckpointError, RecipeError
+from secateur.errors import CheckpointError, OutputError, RecipeError
 from secateur.machine import processes
+from secateur.machine.scratch import scratch_folder
 from secateur.progress import Progress
 from secateur.pruning.dense_passes import Surroundings, follow
 from secateur.pruning.prepare import Prepared, check_fit, prepare
@@ -81,6 +84,7 @@ def prune_in_stages(recipe: Recipe, progress: Progress, carry_out: CarryOut) -> 
             if record is None:
                 record = carry_out(_prepared(stage, _for_stage(shared, measured=False)))
             else:
+                _verify(record, folder)
                 progress.notice(f"stage {number} was finished by an earlier run: going on after it")
             records.append(record)
             model, revision = str(folder), None
@@ -104,8 +108,8 @@ def prune_in_memory(
         SecateurError: something does not fit; what is pruned stays pruned.
     """
     shared, records = SharedWork(), list[RunRecord]()
-    with progress, tempfile.TemporaryDirectory() as scratch:
-        surroundings = Surroundings(progress, shared, Stopwatch(), Path(scratch), outlasts=False)
+    with progress, scratch_folder() as scratch:
+        surroundings = Surroundings(progress, shared, Stopwatch(), scratch, outlasts=False)
         follow(stages[-1], surroundings)  # `shared` remembers the windows behind the dense model
     for prepared in stages[:-1]:
         unmeasured = replace(prepared, heldout=())
@@ -126,21 +130,33 @@ def prune_in_memory(
 def _folder_between(recipe: Recipe) -> Iterator[Path]:
     """The folder for what stands between the stages; it stays if the run does not end."""
     if recipe.out is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            yield processes.from_first(lambda: Path(scratch))
+        with scratch_folder() as scratch:
+            yield processes.from_first(lambda: scratch)
             processes.wait()
         return
-    out = Path(recipe.out).expanduser().resolve()
+    out = result_path(recipe.out)
     between = out.parent / f".{out.name}.stages"
-    try:
+    if processes.first():
+        with writing(between):
+            between.parent.mkdir(parents=True, exist_ok=True)
+        with alone_at(between), _kept(between):
+            yield between
+            processes.wait()
+            shutil.rmtree(between, ignore_errors=True)
+    else:
         yield between
+        processes.wait()
+
+
+@contextmanager
+def _kept(between: Path) -> Iterator[None]:
+    """Inside, an error leaves the folder only if a stage is in it."""
+    try:
+        yield
     except BaseException:
-        if processes.first() and not any(between.glob("*stage-*")):
+        if _is_ours(between) and not any(between.glob("*stage-*")):
             shutil.rmtree(between, ignore_errors=True)
         raise
-    processes.wait()
-    if processes.first():
-        shutil.rmtree(between, ignore_errors=True)
 
 
 def _begin(recipe: Recipe, between: Path, shared: SharedWork, progress: Progress) -> None:
@@ -166,19 +182,16 @@ def _continue_or_begin(
 ) -> None:
     """Leave in the folder what is of this run, or nothing."""
     path = between / IDENTITY
+    if os.path.lexists(between) and not _is_ours(between):
+        raise OutputError(
+            f"{between.name} is in the way, and no unfinished run has left it",
+            where=between.parent,
+            hint="moving it away, or another --out",
+        )
     if recipe.restart:
         shutil.rmtree(between, ignore_errors=True)
     if path.is_file():
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            differing = differences(facts, dict(told))
-        except (OSError, ValueError, TypeError) as fault:
-            raise CheckpointError(
-                f"the state of an unfinished run cannot be read ({fault})",
-                where=path,
-                hint="--restart",
-            ) from fault
-        if differing:
+        if differing := differences(facts, read_facts(path)):
             raise RecipeError(
                 f"an unfinished run of stages had {' | '.join(map(str, differing))}",
                 where=between,
@@ -187,9 +200,31 @@ def _continue_or_begin(
             )
         return
     with writing(between):
-        shutil.rmtree(between, ignore_errors=True)
-        between.mkdir(parents=True)
-    write_text(path, json.dumps(facts, indent=2, default=str) + "\n")
+        between.mkdir(parents=True, exist_ok=True)
+    write_facts(path, facts)
+
+
+def _is_ours(between: Path) -> bool:
+    """Whether a run of stages has made the folder: it is empty, or says what it is of."""
+    if between.is_symlink() or not between.is_dir():
+        return False
+    return (between / IDENTITY).is_file() or not any(between.iterdir())
+
+
+def _verify(record: RunRecord, folder: Path) -> None:
+    """Compare the files that a stage has left with their checksums.
+
+    Raises:
+        CheckpointError: one is not what was written.
+    """
+    for name, checksum in record.files.items():
+        path = folder / name
+        if not path.is_file() or sha256(path) != checksum:
+            raise CheckpointError(
+                f"{name} of a finished stage is not as it was written",
+                where=folder,
+                hint="--restart",
+            )
 
 
 def _unmeasured(recipe: Recipe) -> Recipe:
@@ -219,6 +254,7 @@ def _joined(recipe: Recipe, records: Sequence[RunRecord]) -> RunRecord:
         update={
             "settings": recipe.run_options(),
             "commit": records[0].commit,
+            "source_files": records[0].source_files,
             "stages": tuple(stage for record in records for stage in record.stages),
             "seconds": sum(record.seconds for record in records),
             "peak_memory_bytes": max(record.peak_memory_bytes for record in records),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,6 +78,7 @@ class Proof:
         files: how many have a checksum in the record.
         changed: those that are missing or not as they were written.
         unproved: files of weights that are not loaded, or that the record does not know.
+        other_source: files of weights of the model that was said to be the source, and is another.
     """
 
     folder: Path
@@ -89,6 +90,7 @@ class Proof:
     files: int
     changed: tuple[str, ...]
     unproved: tuple[str, ...]
+    other_source: tuple[str, ...] = ()
 
     @property
     def weights(self) -> int:
@@ -126,6 +128,8 @@ class Proof:
             said.append(f"not as they were written: {_some(self.changed)}")
         if self.unproved and (self.pattern is not None or self.files):
             said.append(f"files of weights that nothing vouches for: {', '.join(self.unproved)}")
+        if self.other_source:
+            said.append(f"not the source that it was made from: {_some(self.other_source)}")
         return " | ".join(said) or None
 
     @property
@@ -150,6 +154,7 @@ class Proof:
             "files": self.files,
             "changed_files": list(self.changed),
             "unproved_files": list(self.unproved),
+            "other_source": list(self.other_source),
         }
 
 
@@ -200,6 +205,7 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
                     covered_by[str(asked)] += counted.weights
     short = frozenset(sharing if sum(sharing.values()) < 0 else ())
     files = {} if record is None else record.files
+    made_from = settings.source
     return Proof(
         folder=folder,
         pattern=selection,
@@ -212,6 +218,7 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
         files=len(files),
         changed=_changed(folder, files),
         unproved=_unproved(checkpoint, record),
+        other_source=() if made_from is None else _other_source(locate(made_from), record, folder),
     )
 
 
@@ -227,6 +234,24 @@ def _shared_out(record: RunRecord) -> Pattern | None:
     return selection.pattern
 
 
+def _other_source(made_from: Path, record: RunRecord | None, folder: Path) -> tuple[str, ...]:
+    """Names of the files of weights that are not those that the run of a record read.
+
+    Raises:
+        CheckpointError: there is no record, or it does not say what the run read.
+    """
+    recorded = {} if record is None else record.source_files
+    if not recorded:
+        raise CheckpointError(
+            "no run record that says which source it was", where=folder, hint="without --source"
+        )
+    files = Checkpoint(made_from).source
+    files.read_all()
+    told = files.sums()
+    names = sorted(told.keys() | recorded.keys())
+    return tuple(name for name in names if told.get(name) != recorded.get(name))
+
+
 def _changed(folder: Path, files: Mapping[str, str]) -> tuple[str, ...]:
     """Names of the files that do not have the checksum in the record."""
     return tuple(
@@ -235,9 +260,8 @@ def _changed(folder: Path, files: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _is_as_written(folder: Path, name: str, checksum: str) -> bool:
-    """Whether a file has a checksum; the record may be anybody's, and cannot lead elsewhere."""
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts or not leads_inside(folder, Path(name)):
+    """Whether a file has a checksum; a link in a stranger's folder cannot lead elsewhere."""
+    if not leads_inside(folder, Path(name)):
         return False
     try:
         return (folder / name).is_file() and sha256(folder / name) == checksum

@@ -42,6 +42,11 @@ class CheckSettings(Settings):
     """Demand the pattern only in these blocks, counted from 0, such as 4-27 or 0,3,8-."""
     dense_first: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0)
     """Let this many blocks be dense, from the first one on."""
+    source: Annotated[
+        str | None, Setting(CONTENT, metavar="MODEL", unset="not looked at", location=True)
+    ] = None
+    """Compare every byte of this model's weights with what the run has read: a folder, or a name
+    on the hub, also as owner/name@revision."""
     trust_remote_code: Annotated[bool, Setting(RUN)] = False
     """Run the code that comes with the model, with all your rights. The families of transformers
     never need it."""

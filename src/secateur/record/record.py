@@ -159,6 +159,9 @@ class RunRecord(RecordPart):
     """Where the same recipe gives the same bits again."""
     files: dict[FileName, str] = Field(default={})
     """SHA-256 of every file in the result folder but this one, by name."""
+    source_files: dict[str, str] = Field(default={})
+    """One SHA-256 of every file of weights that the run read, by name, made of those of its header
+    and of its tensors: see `SourceFiles.sums`. None for a model in memory."""
 
     @model_validator(mode="before")
     @classmethod

@@ -23,7 +23,6 @@ from transformers import PreTrainedModel
 from secateur.blocks.batching import batch_size
 from secateur.checkpoint import (
     BlockModel,
-    Destination,
     OutputFolder,
     ResidentModel,
     commit_of,
@@ -53,7 +52,10 @@ def run_recovery(settings: Recovery, progress: Progress | None = None) -> RunRec
     """
     began = time.perf_counter()
     prepared = prepare_recovery(settings)
-    with progress or Quiet() as progress:
+    with (
+        progress or Quiet() as progress,
+        OutputFolder(prepared.destination) as output,
+    ):
         for line in prepared.notices:
             progress.notice(line)
         dense = _measure_folder(prepared, prepared.dense, "dense", progress)
@@ -97,19 +99,14 @@ def run_recovery(settings: Recovery, progress: Progress | None = None) -> RunRec
             notices=prepared.notices,
         )
         record = _whole_record(prepared, recovery, began)
-        destination = Destination(
-            Path(settings.out),
-            prepared.folder,
-            overwrite=settings.overwrite,
-            restart=True,
-            with_code=settings.trust_remote_code,
-        )
-        with OutputFolder(destination) as output:
-            _write(prepared, output, merged)
-            if settings.result == "adapters":
-                output.write_folder("adapter", adapted.save_pretrained)
-            record = record.model_copy(update={"files": output.seal()})
-            output.finish(record.model_dump_json(indent=2) + "\n")
+        _write(prepared, output, merged)
+        if settings.result == "adapters":
+            output.write_folder("adapter", adapted.save_pretrained)
+        record = record.model_copy(update={"files": output.seal()})
+        watched = prepared.source.watch()
+        if watched is not None:
+            watched.check()
+        output.finish(record.model_dump_json(indent=2) + "\n")
     prepared.state.remove()
     return record
 

@@ -20,6 +20,7 @@ from secateur.checkpoint import (
     locate,
     open_model,
 )
+from secateur.checkpoint.fingerprint import every_byte
 from secateur.checkpoint.model_facts import clip, load_tokenizer, vocabulary
 from secateur.data import Draw, TokenBatch, load_calibration, load_heldout
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
@@ -49,6 +50,7 @@ class PreparedRecovery:
         heldout: windows to measure on, or None.
         device: where to compute.
         state: where checkpoints go.
+        destination: where the result goes.
     """
 
     settings: Recovery
@@ -62,6 +64,7 @@ class PreparedRecovery:
     heldout: TokenBatch | None
     device: torch.device
     state: InterruptedRecovery
+    destination: Destination
 
     @property
     def training(self) -> Tensor:
@@ -95,10 +98,11 @@ class PreparedRecovery:
     def identity(self) -> dict[str, Any]:
         """The facts that a checkpoint must have been made with to go on from it."""
         teacher = self.dense if self.settings.objective == "distill" else None
+        watched = self.source.watch()
         content = {
             "tokens": self.text.protocol.token_sha256,
-            "weights": self.source.fingerprint(),
-            "dense weights": None if teacher is None else Checkpoint(teacher).fingerprint(),
+            "weights": None if watched is None else every_byte(watched),
+            "dense weights": None if teacher is None else every_byte(Checkpoint(teacher).source),
         }
         return deciding(Recovery, self.settings.spelled_out(), content)
 
@@ -110,12 +114,16 @@ def prepare_recovery(settings: Recovery) -> PreparedRecovery:
         SecateurError: something does not fit; nothing was written.
     """
     trust = settings.trust_remote_code
-    folder, out = (
-        locate(pinned(settings.model, settings.revision), trust_remote_code=trust),
+    folder = locate(pinned(settings.model, settings.revision), trust_remote_code=trust)
+    destination = Destination(
         Path(settings.out),
+        folder,
+        overwrite=settings.overwrite,
+        with_code=trust,
+        command="recover",
     )
-    Destination(out, folder, overwrite=settings.overwrite).check()
-    state = InterruptedRecovery.beside(out)
+    destination.check()
+    state = InterruptedRecovery.beside(destination.out)
     if state.exists and not (settings.resume or settings.overwrite):
         raise OutputError(
             "an interrupted recovery left a checkpoint",
@@ -130,13 +138,14 @@ def prepare_recovery(settings: Recovery) -> PreparedRecovery:
         selection = record.selection
     cpu = torch.device("cpu")
     source = open_model(folder, cpu, torch.float32, trust_remote_code=trust)
+    source.watch()
     zeros = count_zeros(source, selection, {})
     if not zeros:
         raise ModelError("the model has no zeros to keep", where=folder, hint="secateur prune")
     text, heldout = _read(settings, folder, source)
     return PreparedRecovery(
         settings, folder, record, source, selection, zeros, _dense(settings, record), text, heldout,
-        device, state,
+        device, state, destination,
     )  # fmt: skip
 
 

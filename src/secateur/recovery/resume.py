@@ -17,14 +17,18 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.optim import Optimizer
 
-from secateur.checkpoint.durable import write_tensors, writing
+from secateur.checkpoint.beside import recovery_beside
+from secateur.checkpoint.destination import result_path
+from secateur.checkpoint.durable import writing
+from secateur.checkpoint.proved import read_proved, write_proved
 from secateur.errors import CheckpointError, RecipeError
 from secateur.recipe.differences import differences
 from secateur.record import RecoveryPoint
+
+_ANEW = "--overwrite to begin anew"
 
 
 class Position(BaseModel):
@@ -51,8 +55,12 @@ class InterruptedRecovery:
 
     @classmethod
     def beside(cls, out: Path) -> InterruptedRecovery:
-        """The checkpoint of a recovery whose result is to be `out`."""
-        return cls(out.parent / f".{out.name}.recovery.safetensors")
+        """The checkpoint of a recovery whose result is to be `out`.
+
+        Raises:
+            OutputError: there can be no such folder.
+        """
+        return cls(recovery_beside(result_path(out)))
 
     @property
     def exists(self) -> bool:
@@ -75,10 +83,9 @@ class InterruptedRecovery:
         tensors |= {f"best.{name}": value for name, value in best.items()}
         for name, moments in optimizer.items():
             tensors |= {f"optimizer.{name}.{key}": value for key, value in moments.items()}
-        copied = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(self.path, copied, {"state": position.model_dump_json()})
+        write_proved(self.path, tensors, {"state": position.model_dump_json()})
 
     def load(self, identity: Mapping[str, Any]) -> tuple[Position, dict[str, Tensor]]:
         """Read what was saved.
@@ -87,28 +94,53 @@ class InterruptedRecovery:
             identity: of the run that wants to go on.
 
         Raises:
-            CheckpointError: there is no such file, or it cannot be read.
+            CheckpointError: there is no such file, or it is not what was written.
             RecipeError: it is of another run.
         """
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                position = Position.model_validate_json((file.metadata() or {})["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except FileNotFoundError as fault:
+        if not self.exists:
             raise CheckpointError(
                 "no interrupted recovery to go on with", where=self.path, hint="without --resume"
-            ) from fault
-        except (SafetensorError, OSError, KeyError, ValidationError) as fault:
+            )
+        try:
+            tensors, facts = read_proved(self.path)
+            position = Position.model_validate_json(facts["state"])
+        except (CheckpointError, KeyError, ValidationError) as fault:
             raise CheckpointError(
-                "the checkpoint cannot be read", where=self.path, hint="--overwrite to begin anew"
+                "the checkpoint cannot be read", where=self.path, hint=_ANEW
             ) from fault
         if differing := differences(identity, position.identity):
             raise RecipeError(
                 f"the checkpoint was made with {' | '.join(map(str, differing))}",
                 where=self.path,
-                hint="the same options again, or --overwrite to begin anew",
+                hint=f"the same options again, or {_ANEW}",
             )
+        if not position.curve:
+            raise CheckpointError("the checkpoint has no curve", where=self.path, hint=_ANEW)
         return position, tensors
+
+    def check_fits(
+        self, tensors: Mapping[str, Tensor], factors: Mapping[str, Tensor], step: int
+    ) -> None:
+        """Prove that what `load` gave is the state of these factors.
+
+        Args:
+            tensors: what was read.
+            factors: those that are trained, by name.
+            step: how many steps were done; the optimiser remembers nothing before the first.
+
+        Raises:
+            CheckpointError: a factor is missing, or of another shape.
+        """
+        kinds = ["adapter.{}", "best.{}"]
+        kinds += ["optimizer.{}.exp_avg", "optimizer.{}.exp_avg_sq"] if step else []
+        for name, factor in factors.items():
+            for key in (kind.format(name) for kind in kinds):
+                if key not in tensors or tensors[key].shape != factor.shape:
+                    raise CheckpointError(
+                        f"the checkpoint lacks {key!r}, or has it in another shape",
+                        where=self.path,
+                        hint=_ANEW,
+                    )
 
     def remove(self) -> None:
         """The run is over; a folder that is empty then goes too."""

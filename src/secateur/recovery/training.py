@@ -121,6 +121,7 @@ class _Run:
 
     def go_on(self, identity: dict[str, Any]) -> None:
         position, tensors = self.state.load(identity)
+        self.state.check_fits(tensors, self.factors, position.step)
         self.fill(part(tensors, "adapter"))
         self.best = part(tensors, "best")
         remind(self.optimizer, list(self.factors), part(tensors, "optimizer"))

@@ -5,6 +5,7 @@ from secateur.reporting.page import (
     ComparisonResult,
     Report,
     ReportFormat,
+    comparing_alone,
     write_comparison,
     write_report,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "Report",
     "ReportFormat",
     "as_measured",
+    "comparing_alone",
     "side_by_side",
     "table_of",
     "write_comparison",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -19,8 +21,12 @@ from typing import Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from secateur.checkpoint.claim import claim_file
+from secateur.checkpoint.destination import result_path
 from secateur.checkpoint.durable import write_text, writing
-from secateur.errors import OutputError, plain
+from secateur.checkpoint.lock import alone_at
+from secateur.comparison.runs import RUNS
+from secateur.errors import plain
 from secateur.record import RunRecord
 from secateur.reporting.formats import as_csv, as_latex, as_markdown
 from secateur.reporting.grouping import side_by_side
@@ -46,8 +52,14 @@ FILES: dict[str, ReportFormat] = {
     "table.csv": "csv",
 }
 """Name of a file -> what a comparison writes into it, beside its runs."""
-REPORT_ENDINGS = (".html", ".md", ".tex", ".csv", ".txt")
-"""Endings of the files that a report may replace: another file is hardly an earlier report."""
+_BEGINNINGS = (
+    r'\s*<!doctype html>\s*<html lang="en">\s*<head>\s*<meta charset="utf-8">\s*'
+    r'<meta name="generator" content="secateur">',
+    r"\*\*[^\n]*\*\*\n\n\| pattern \| method \|",
+    r"% needs \\usepackage\{booktabs\}\n\\begin\{table\}",
+    "model,architecture,pattern,method,setting,seeds,",
+)
+"""How the page and its tables as Markdown, LaTeX and CSV begin."""
 
 
 def render(records: Sequence[RunRecord]) -> str:
@@ -94,7 +106,11 @@ class Report:
 
 
 def write_report(
-    records: Sequence[RunRecord], out: Path | None = None, form: ReportFormat = "html"
+    records: Sequence[RunRecord],
+    out: Path | None = None,
+    form: ReportFormat = "html",
+    *,
+    overwrite: bool = False,
 ) -> Report:
     """Put runs side by side and write the report; the file appears whole or not at all.
 
@@ -102,42 +118,33 @@ def write_report(
         records: at least one.
         out: the file; none: report.html for a page, nowhere for text.
         form: the page, or its table alone as text.
+        overwrite: replace a file that is there even if it is no report.
 
     Raises:
         OutputError: it cannot be written there, or would replace what is no report.
     """
-    _refuse_another_file(out)
     if form == "html":
-        text, out = render(records), out or Path("report.html")
+        out = out or Path("report.html")
+    file = None if out is None else claim_file(out, overwrite=overwrite, ours=is_report)
+    if form == "html":
+        text = render(records)
     else:
         text = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}[form](
             side_by_side(records)
         )
-    if out is not None:
-        with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, text)
+    if file is not None:
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
     return Report(out, text)
 
 
-def _refuse_another_file(out: Path | None) -> None:
-    """Raise if a folder lies there, or a file that by its ending is no report.
-
-    Raises:
-        OutputError: one does.
-    """
-    if out is None or not out.exists():
-        return
-    if out.is_dir():
-        raise OutputError(
-            "the report cannot be written: it is a folder", where=out, wanted="a file's name"
-        )
-    if out.suffix.lower() not in REPORT_ENDINGS:
-        raise OutputError(
-            "the report cannot be written over a file that is no report",
-            where=out,
-            wanted=f"a new file, or one that ends in {', '.join(REPORT_ENDINGS)}",
-        )
+def is_report(path: Path) -> bool:
+    """Whether a file begins as the reports and tables of this room do: the next may replace it."""
+    with suppress(OSError), path.open("rb") as file:
+        start = file.read(4096).decode("utf-8", errors="replace")
+        return any(re.match(beginning, start) for beginning in _BEGINNINGS)
+    return False
 
 
 @dataclass(frozen=True)
@@ -155,14 +162,54 @@ class ComparisonResult:
     tables: tuple[Path, ...]
 
 
-def write_comparison(records: Sequence[RunRecord], folder: Path) -> ComparisonResult:
+@contextmanager
+def comparing_alone(folder: Path, *, overwrite: bool) -> Iterator[None]:
+    """Inside, page and tables can be written into a folder, and no other comparison writes there.
+
+    Args:
+        folder: of the comparison; its parent is made if need be.
+        overwrite: whether files of these names may be replaced that are no reports.
+
+    Raises:
+        OutputError: they would be replaced, or another comparison is at work, or nothing can be
+            written there.
+    """
+    _claim_all(folder, overwrite)
+    place = result_path(folder)
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with alone_at(place):
+        with writing(place):
+            (place / RUNS).mkdir(parents=True, exist_ok=True)  # before any work
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # a run is in it
+                (place / RUNS).rmdir()
+                place.rmdir()
+
+
+def _claim_all(folder: Path, overwrite: bool) -> None:
+    for name in FILES:
+        claim_file(
+            folder / name,
+            overwrite=overwrite,
+            ours=is_report,
+            hint="moving it away, another --out, or --overwrite",
+        )
+
+
+def write_comparison(
+    records: Sequence[RunRecord], folder: Path, *, overwrite: bool = False
+) -> ComparisonResult:
     """Write the page and every form of the table into the folder of a comparison.
 
     Raises:
-        OutputError: they cannot be written there.
+        OutputError: they cannot be written there, or would replace what is no report.
     """
+    _claim_all(folder, overwrite)
     for name, form in FILES.items():
-        write_report(records, folder / name, form)
+        write_report(records, folder / name, form, overwrite=overwrite)
     page, *tables = (folder / name for name in FILES)
     return ComparisonResult(tuple(records), page, tuple(tables))
 
