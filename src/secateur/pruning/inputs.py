@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from secateur.checkpoint import BlockModel
 from secateur.checkpoint.model_facts import clip, reads_images, vocabulary
@@ -16,6 +16,7 @@ from secateur.data import (
     Draw,
     ImageBatch,
     TokenBatch,
+    Tokenizer,
     images_in_memory,
     load_calibration,
     load_heldout,
@@ -30,7 +31,7 @@ from secateur.recipe import Recipe
 def read_calibration(
     recipe: Recipe,
     source: BlockModel,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: Tokenizer,
     dense: Callable[[], PreTrainedModel],
     tokens: Tensor | None = None,
 ) -> TokenBatch | None:
@@ -63,7 +64,7 @@ def read_calibration(
 
 
 def read_heldout(
-    recipe: Recipe, source: BlockModel, tokenizer: PreTrainedTokenizerBase | None
+    recipe: Recipe, source: BlockModel, tokenizer: Tokenizer
 ) -> tuple[TokenBatch, ...]:
     """The windows of every text to measure on, no longer than the model allows.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from secateur.blocks.batching import tokens_in_each
 from secateur.checkpoint import (
@@ -20,7 +20,7 @@ from secateur.checkpoint import (
 )
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.model_facts import load_tokenizer, reads_images
-from secateur.data import ImageBatch, TokenBatch
+from secateur.data import ImageBatch, TokenBatch, Tokenizer
 from secateur.errors import DataError, OutputError, SecateurError
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
@@ -155,7 +155,7 @@ def _open(recipe: Recipe, folder: Path, shared: SharedWork) -> Made[BlockModel]:
 def prepare_in_place(
     model: PreTrainedModel,
     recipe: Recipe,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: Tokenizer,
     tokens: Tensor | None,
 ) -> Prepared:
     """Prepare a run on a model in memory; the arguments are those of `pipeline.prune_in_place`."""
