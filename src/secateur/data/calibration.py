@@ -25,7 +25,7 @@ from torch import Tensor
 
 from secateur.data.builtin import BUILTIN
 from secateur.data.files import Reading
-from secateur.data.texts import read_documents
+from secateur.data.texts import read_documents, without_columns
 from secateur.data.token_files import given_tokens, is_token_file
 from secateur.data.tokens import Provenance, TokenBatch, check_size, check_total, make_batch
 from secateur.data.windows import (
@@ -98,6 +98,8 @@ def load_calibration(
     check_size("sequence_length", sequence_length, least=1)
     check_total(samples, sequence_length)
     if isinstance(source, Tensor) or is_token_file(source):
+        if draw.column is not None:
+            raise without_columns(draw.column, source)
         return given_tokens(
             source, sequences=samples, sequence_length=sequence_length, vocabulary=vocabulary
         )

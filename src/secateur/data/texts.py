@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from secateur.data.builtin import BUILTIN, builtin_documents
-from secateur.data.files import ENDINGS, Gathered, Reading, ending, read_file
+from secateur.data.files import ENDINGS, TEXTS, Gathered, Reading, ending, read_file
 from secateur.data.folders import text_files
 from secateur.data.hub import HUB_TEXTS, Split, read_hub
 from secateur.data.rows import NoColumnError
@@ -72,6 +72,9 @@ def read_documents(source: str, split: Split, reading: Reading | None = None) ->
     Raises:
         DataError: nothing is called that, or it cannot be read, or it holds no text.
     """
+    reading = reading or Reading()
+    if reading.column is not None and source in (*HUB_TEXTS, BUILTIN):
+        raise without_columns(reading.column, source)
     if source in HUB_TEXTS:
         texts, origin = read_hub(source, split)
         return Documents(texts, "hub", origin)
@@ -83,15 +86,25 @@ def read_documents(source: str, split: Split, reading: Reading | None = None) ->
             "documents": str(len(documents)),
         }
         return Documents(tuple(documents.values()), "builtin", origin)
-    path, reading = locate_text(source), reading or Reading()
+    path = locate_text(source)
     if path.is_dir():
         return _read_folder(source, path, split, reading)
+    if reading.column is not None and ending(path) in TEXTS:
+        raise without_columns(reading.column, source)
     gathered = Gathered(source)
     read_file(path, gathered, reading)
     if not any(map(str.strip, gathered.texts)):
         nothing = f"no text in {gathered.nulls} null records" if gathered.nulls else "no text"
         raise DataError(nothing, where=source, wanted="at least one document")
     return _local(gathered, KINDS[ending(path)], files=1)
+
+
+def without_columns(column: str, source: object) -> DataError:
+    """The fault of a column that is asked for where nothing has columns to choose from."""
+    return DataError(
+        f"column {column!r} of {source if isinstance(source, str) else 'tokens in memory'}",
+        wanted="a file of records, such as .jsonl, or a folder of them",
+    )
 
 
 def locate_text(source: str) -> Path:

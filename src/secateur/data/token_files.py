@@ -180,8 +180,8 @@ def _check_mask(
     if len(rows := padding.nonzero()):
         row = int(rows[0])
         raise DataError(
-            f"{PADDING_MASK} leaves out {int(padding[row])} of {mask.shape[1]} tokens of sequence {row} "
-            f"({len(rows)} of {len(mask)} sequences have padding)",
+            f"{PADDING_MASK} leaves out {int(padding[row])} of {mask.shape[1]} tokens of sequence "
+            f"{row} ({len(rows)} of {len(mask)} sequences have padding)",
             where=where,
             wanted="sequences without padding, as every token would count",
             hint="packing the texts one behind another, or cutting all to one length",

@@ -56,7 +56,7 @@ def read_calibration(
             dense(), samples=recipe.samples, sequence_length=length, seed=recipe.seed
         )
     else:
-        draw = Draw(recipe.samples, length, recipe.seed)
+        draw = Draw(recipe.samples, length, recipe.seed, column=recipe.column)
         batch = load_calibration(asked, draw, tokenizer=tokenizer, vocabulary=vocabulary(source))
     if recipe.chosen_written:
         batch = with_more(dense(), batch, recipe.chosen_written, recipe.seed)

@@ -110,6 +110,7 @@ def prepare(
 
     calibration_key = CalibrationKey(
         recipe.calibration,
+        recipe.column,
         recipe.images,
         recipe.samples,
         recipe.sequence_length,

@@ -68,6 +68,7 @@ class CalibrationKey:
     """What decides the calibration of a run; the fields are those of the recipe."""
 
     calibration: str | None
+    column: str | None
     images: str | None
     samples: int
     sequence_length: int
