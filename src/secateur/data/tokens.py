@@ -172,5 +172,5 @@ def check_total(sequences: int, length: int) -> None:
     Raises:
         DataError: they are.
     """
-    where = f"all sequences of {length} tokens"
+    where = f"sequences of {length} tokens"
     at_most(MOST_TOKENS, sequences * length, "tokens", where=where, fault=DataError)
