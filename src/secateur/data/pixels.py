@@ -116,7 +116,7 @@ def read_pixels(path: Path, processor: Any, mode: str) -> Tensor:
 def _check_pixels(size: tuple[int, int], processor: Any, path: Path) -> None:
     """Prove that neither an image [width, height] nor what is made of it is too large to hold."""
     at_most(MOST_IMAGE_PIXELS, size[0] * size[1], "pixels", where=path, fault=DataError)
-    shortest = getattr(processor.size, "shortest_edge", None) or 0
+    shortest = dict(_members(processor.size)).get("shortest_edge", 0)
     at_most(
         MOST_IMAGE_PIXELS,
         shortest**2 * max(size) / max(1, min(size)),
