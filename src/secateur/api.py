@@ -79,8 +79,7 @@ def prune(
     >>> run.sparsity
     0.5
     """
-    tokens = tokens_in_memory(calibration)
-    in_memory = tokens is not None
+    in_memory = (tokens := tokens_in_memory(calibration)) is not None
     values: dict[str, Any] = {"out": out, **options}
     if method is not None:
         values["method"] = method
