@@ -89,7 +89,8 @@ SIGNATURES = {
     " revision: 'str | None' = None,"
     " trust_remote_code: 'bool' = False, progress: 'Progress | None' = None) -> 'Packing'",
     "prune": "(model: 'Location | PreTrainedModel', *, method: 'str | None' = None,"
-    " pattern: 'str | float | None' = None, calibration: 'Location | Tensor | None' = None,"
+    " pattern: 'str | float | None' = None, "
+    "calibration: 'Location | Tensor | Mapping[str, Any] | None' = None,"
     " out: 'Location | None' = None, tokenizer: 'PreTrainedTokenizerBase | None' = None,"
     " progress: 'Progress | None' = None, **options: 'Any') -> 'RunRecord'",
     "recover": "(model: 'Location', *, text: 'Location', out: 'Location',"

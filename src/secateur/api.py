@@ -6,7 +6,7 @@ notes.txt is any text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import fspath
 from pathlib import Path
 from typing import Any, get_args, overload
@@ -18,6 +18,7 @@ from secateur.checkpoint import locate
 from secateur.checkpoint.load import load as load
 from secateur.comparison.pipeline import FinishedRun, do_comparison, plan_comparison
 from secateur.comparison.settings import split_options
+from secateur.data.token_files import tokens_in_memory
 from secateur.errors import CheckpointError, OutputError, RecipeError, closest
 from secateur.evaluation import Classification, Evaluation, EvaluationSettings, TaskEvaluation
 from secateur.evaluation.images import evaluate_images
@@ -42,7 +43,7 @@ def prune(
     *,
     method: str | None = None,
     pattern: str | float | None = None,
-    calibration: Location | Tensor | None = None,
+    calibration: Location | Tensor | Mapping[str, Any] | None = None,
     out: Location | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
@@ -55,8 +56,8 @@ def prune(
         method: see `secateur methods`; wanda++ if neither it nor `stages` is given.
         pattern: "50%", 0.5, "2:4", ...; 2:4 if it is not given.
         calibration: as on the command line; for a model in memory also int64 token ids
-            [sequences, tokens], or texts together with `tokenizer`; for a classifier its
-            pixel_values, float [images, channels, height, width].
+            [sequences, tokens], alone or in a batch without padding, or texts with `tokenizer`;
+            for a classifier its pixel_values, float [images, channels, height, width].
         out: folder for the result; none with a model in memory.
         tokenizer: for texts with a model in memory.
         progress: told what happens; silent by default.
@@ -72,7 +73,7 @@ def prune(
     >>> run.sparsity
     0.5
     """
-    in_memory = isinstance(calibration, Tensor)
+    in_memory = (tokens := tokens_in_memory(calibration)) is not None
     values: dict[str, Any] = {"out": out, **options}
     if method is not None:
         values["method"] = method
@@ -95,7 +96,6 @@ def prune(
             "a model in memory is pruned in place", hint="save_pretrained instead of out"
         )
     recipe = Recipe.build({"model": model.name_or_path or type(model).__name__, **values})
-    tokens = calibration if isinstance(calibration, Tensor) else None
     return pipeline.prune_in_place(model, recipe, tokenizer, tokens, progress)
 
 

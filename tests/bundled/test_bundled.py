@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F  # noqa: N812
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 import secateur
 from secateur.data import (
@@ -121,6 +121,35 @@ def test_the_seed_decides_what_is_written_and_nothing_else_changes() -> None:
     assert first.protocol.kind == "self"
     assert first.protocol.seed == 1
     assert len({tuple(row) for row in first.input_ids.tolist()}) == 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 5.0, "min_p": 0.5, "suppress_tokens": [3, 4, 5]},
+        {"num_beams": 4, "max_new_tokens": 10**9},
+        {"forced_bos_token_id": 7, "begin_suppress_tokens": [1], "guidance_scale": 2.0},
+        {"stop_strings": ["a"], "cache_implementation": "static"},
+        {"penalty_alpha": 0.6, "dola_layers": "low", "prompt_lookup_num_tokens": 3},
+    ],
+)
+def test_a_models_own_settings_do_not_write(settings: dict[str, Any]) -> None:
+    model = make_model("llama")
+    expected = self_written(model, samples=3, sequence_length=16, seed=1)
+    model.generation_config = own = GenerationConfig(**settings)
+    written = self_written(model, samples=3, sequence_length=16, seed=1)
+    more = with_more(model, written, more=2, seed=1)
+    assert torch.equal(written.input_ids, expected.input_ids)
+    assert torch.equal(more.input_ids[2:], expected.input_ids)
+    assert model.generation_config is own
+
+
+@pytest.mark.parametrize("begin", [-1, 10**9])
+def test_a_beginning_that_is_no_token_is_none(begin: int) -> None:
+    model = make_model("llama")
+    model.config.bos_token_id = begin
+    first = self_written(model, samples=40, sequence_length=4, seed=0).input_ids[:, 0]
+    assert len(set(first.tolist())) > 10
 
 
 def test_every_sequence_begins_as_the_model_was_trained_to_begin() -> None:

@@ -7,6 +7,8 @@ where, and what was wanted or what to try; and nothing may be left behind, nor t
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
 import json
 import os
 import subprocess
@@ -21,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -183,6 +186,29 @@ def gradients(place: Place, change: Callable[[dict[str, Tensor]], object]) -> Pa
     change(tensors)
     save_file(tensors, path, metadata=facts)
     return path
+
+
+def tokenizer_of_code(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    facts = {**json.loads(path.read_text()), "tokenizer_class": "Own"}
+    facts["auto_map"] = {"AutoTokenizer": ["own.Own", None]}
+    path.write_text(json.dumps(facts))
+    (folder / "own.py").write_text("class Own: pass")
+
+
+def sentencepiece_model(folder: Path) -> None:
+    """What is left where a model has sentencepiece's own file only."""
+    remove("tokenizer.json")(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e")
+
+
+def words_only(folder: Path) -> None:
+    """A tokenizer without a token for a word that it does not know."""
+    tokenizer = Tokenizer(models.WordLevel({"heron": 0}, unk_token="<none>"))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "TokenizersBackend"}')
 
 
 def truncated_parquet(place: Place) -> list[object]:
@@ -541,7 +567,7 @@ TEXTS: dict[str, Case] = {
     "text cut within a letter": Case(lambda p: p.text("c.txt", b"caf\xc3"), ["offset 3"]),
     "a binary": Case(lambda p: p.text("b.txt", b"ELF\0\1"), ["NUL byte at offset 3", "UTF-8"]),
     "UTF-16": Case(lambda p: p.text("u.txt", "heron".encode("utf-16")), ["UTF-8"]),
-    "an unknown extension": Case(lambda p: p.text("data.csv", "text"), ["'.csv'", ".txt, .md"]),
+    "an unknown extension": Case(lambda p: p.text("data.pdf", "text"), ["'.pdf'", ".txt, .md"]),
     "no extension": Case(lambda p: p.text("data", "text"), ["no extension"]),
     "JSON lines, empty": Case(lambda p: p.text("e.jsonl", '{"text": ""}\n'), ["no text"]),
     "JSON lines, Latin-1": Case(
@@ -560,7 +586,38 @@ TEXTS: dict[str, Case] = {
         lambda p: p.text("h.jsonl", '{"text": "a\\ud800"}'), ["half a surrogate pair"]
     ),
     "parquet without text": Case(lambda p: p.parquet(body=["a"]), ['no column "text"']),
-    "parquet with nothing": Case(lambda p: p.parquet(text=["a", None]), ["NoneType", "row 2"]),
+    "parquet with nothing": Case(lambda p: p.parquet(text=[None, None]), ["2 null records"]),
+    "another column": Case(
+        lambda p: [*p.text("k.jsonl", '{"a": "x"}'), "--column", "b"], ['no field "b" (found: a)']
+    ),
+    "a column not asked for": Case(
+        lambda p: p.text("k.csv", "a,b\n1,2\n"), ["(found: a, b)", "try --column NAME"]
+    ),
+    "a column of plain text": Case(
+        lambda p: [*p.text("k.txt", "a heron"), "--column", "b"], ["column 'b' of", "wanted"]
+    ),
+    "a column of what the model writes": Case(
+        lambda p: p.prune("--column", "b", calibration="self"), ["column names one of"]
+    ),
+    "messages without a template": Case(
+        lambda p: p.text("m.json", '[{"messages": [{"role": "user", "content": "Hi"}]}]'),
+        ["no chat template", "record 1"],
+    ),
+    "messages that are none": Case(
+        lambda p: p.text("m.jsonl", '{"messages": [1]}'), ["no messages of a chat (int)", "line 1"]
+    ),
+    "an array that does not end": Case(
+        lambda p: p.text("a.json", '[{"text": "a"},'), ["invalid JSON", "record 2"]
+    ),
+    "an array, deep": Case(lambda p: p.text("a.json", "[" * 10**5), ["invalid JSON", "record 1"]),
+    "CSV with too much in a line": Case(
+        lambda p: p.text("a.csv", "text\na,b\n"), ["2 values under 1 names", "line 2"]
+    ),
+    "gzip that is none": Case(lambda p: p.text("a.jsonl.gz", "not it"), ["damaged gzip"]),
+    "gzip, cut": Case(
+        lambda p: p.text("a.txt.gz", gzip.compress(b"a heron" * 99)[:-9]), ["damaged gzip"]
+    ),
+    "Arrow that is none": Case(lambda p: p.text("a.arrow", "not it"), ["damaged arrow"]),
     "parquet, empty": Case(lambda p: p.parquet(text=[]), ["no text"]),
     "parquet that is none": Case(lambda p: p.text("x.parquet", "not it"), ["damaged parquet"]),
     "parquet of no bytes": Case(lambda p: p.text("x.parquet", ""), ["damaged parquet"]),
@@ -575,6 +632,23 @@ TEXTS: dict[str, Case] = {
     "no tokens": Case(lambda p: p.tensors(input_ids=IDS[:0]), ["shape [0, 10]", "not empty"]),
     "tokens with a point": Case(lambda p: p.tensors(input_ids=IDS.float()), ["an integer type"]),
     "tokens yes or no": Case(lambda p: p.tensors(input_ids=IDS > 3), ["torch.bool"]),
+    "tokens with padding": Case(
+        lambda p: p.tensors(input_ids=IDS, attention_mask=(IDS != 13).long()),
+        ["leaves out 1 of 10 tokens of sequence 1", "try packing"],
+    ),
+    "a mask of another shape": Case(
+        lambda p: p.tensors(input_ids=IDS, attention_mask=IDS[0].clone()), ["shape [10]", "[2, 10]"]
+    ),
+    "tokens that predict nothing": Case(
+        lambda p: p.tensors(input_ids=IDS[:, :1].clone()), ["shape [2, 1]", "at least 2 tokens"]
+    ),
+    "more tokens than a machine holds": Case(
+        options("--samples", 10**12, "--calibration", "builtin"),
+        ["e+13 tokens", "wanted at most 1000000000"],
+    ),
+    "more written than a machine holds": Case(
+        options("--written", 10**12), ["e+13 tokens", "wanted at most 1000000000"]
+    ),
     "negative tokens": Case(
         lambda p: p.tensors(input_ids=IDS - 1), ["token id -1 at sequence 0, position 0"]
     ),
@@ -587,9 +661,23 @@ TEXTS: dict[str, Case] = {
         ),
         ["no tokenizer", "wanted"],
     ),
+    "text with a tokenizer that is code": Case(
+        lambda p: p.prune(model=p.copy(tokenizer_of_code), calibration=p.texts),
+        ["without running the code beside it", "try --trust-remote-code"],
+    ),
+    "text with a tokenizer of another package": Case(
+        lambda p: p.prune(model=p.copy(sentencepiece_model), calibration=p.texts),
+        ["without the package sentencepiece", "tokenizer.model", "try pip install sentencepiece"]
+        if importlib.util.find_spec("sentencepiece") is None
+        else ["no tokenizer that can be read"],
+    ),
+    "text with a tokenizer that fails on it": Case(
+        lambda p: p.prune(model=p.copy(words_only), calibration=p.texts),
+        ["the tokenizer fails on the text", "wanted a tokenizer"],
+    ),
     "text with a broken tokenizer": Case(
         lambda p: p.prune(model=p.copy(content("tokenizer.json", "{")), calibration=p.texts),
-        ["no tokenizer that can be read"],
+        ["no tokenizer that can be read", "tokenizer.json"],
     ),
     "text with half a tokenizer": Case(
         lambda p: p.prune(

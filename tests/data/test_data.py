@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import copy
+import csv
+import gzip
 import hashlib
+import io
 import json
 import logging
 import random
@@ -17,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
-from transformers import PreTrainedTokenizerFast
+from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from secateur.data import (
     Documents,
@@ -25,11 +30,14 @@ from secateur.data import (
     Protocol,
     TokenBatch,
     calibration,
+    files,
     load_calibration,
     load_heldout,
     read_documents,
+    rows,
     token_sha256,
 )
+from secateur.data.token_files import tokens_in_memory
 from secateur.errors import DataError
 
 BOS = 0
@@ -80,7 +88,6 @@ def folder(tmp_path: Path) -> Path:
     pq.write_table(pa.table({"text": DOCUMENTS[5:]}), root / "c.parquet")
     (root / ".git" / "x.txt").write_text("hidden")
     (root / ".hidden.txt").write_text("hidden")
-    (root / "note.rst").write_text("another kind of file")
     (root / "empty.txt").write_text(" \n")
     return root
 
@@ -384,7 +391,7 @@ def test_long_text_is_no_reason_to_warn(
 def test_given_tokens_are_used_verbatim(tmp_path: Path, dtype: torch.dtype) -> None:
     tokens = torch.arange(60).view(6, 10)
     path = tmp_path / "tokens.safetensors"
-    save_file({"input_ids": tokens.to(dtype), "other": torch.zeros(1)}, path)
+    save_file({"input_ids": tokens.to(dtype)}, path)
     for source, kind in ((str(path), "safetensors"), (tokens.to(dtype), "tensor")):
         batch = calibrate(source, None, samples=6, sequence_length=10, vocabulary=60)
         assert batch.input_ids.dtype == torch.int64
@@ -427,8 +434,8 @@ IDS = torch.arange(20).view(2, 10)
     [
         ("wikitext", {}, ["'wikitext'", "wanted a path or one of c4, wikitext2", "did you mean"]),
         ("", {}, ["called ''"]),
-        ("~nobody-of-that-name/x.txt", {}, ["cannot be opened"]),
-        pytest.param("x" * 5000, {}, ["cannot be opened"], id="long"),
+        ("~nobody-of-that-name/x.txt", {}, ["can be no path"]),
+        pytest.param("x" * 5000, {}, ["can be no path"], id="long"),
         ("texts/a.txt", {"samples": 0}, ["samples is 0", "at least 1"]),
         ("texts/a.txt", {"sequence_length": 0}, ["sequence_length is 0", "at least 1"]),
         ("texts/a.txt", {"sampling": "join"}, ["sampling 'join'", "did you mean 'joined'"]),
@@ -466,3 +473,200 @@ def test_heldout_refusals(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) ->
         load_heldout(str(path), tokenizer=tokenizer, sequence_length=32, windows=0)
     with pytest.raises(DataError, match=r"sequence_length is 1; wanted .* at least 2"):
         load_heldout(str(path), tokenizer=tokenizer, sequence_length=1, windows=None)
+
+
+# Kinds of files, and what of a folder is its text
+
+TEXTS = ["the heron, waits", 'an otter "dives"', ""]
+
+
+def rows_of(texts: list[str], column: str = "text") -> list[dict[str, Any]]:
+    return [{"id": number, column: text} for number, text in enumerate(texts)]
+
+
+def csv_of(delimiter: str) -> bytes:
+    file = io.StringIO()
+    csv.writer(file, delimiter=delimiter).writerows([["id", "text"], *enumerate(TEXTS)])
+    return file.getvalue().encode()
+
+
+LINES = "\n".join(map(json.dumps, rows_of(TEXTS))).encode()
+KINDS_OF_FILE: dict[str, bytes] = {
+    "a.jsonl": LINES,
+    "lines.json": LINES,
+    "array.json": json.dumps(rows_of(TEXTS), indent=2).encode(),
+    "strings.json": json.dumps(TEXTS).encode(),
+    "a.csv": csv_of(","),
+    "a.tsv": csv_of("\t"),
+    "c4-train.00000-of-01024.json.gz": gzip.compress(LINES),
+    "a.jsonl.bz2": bz2.compress(LINES),
+    "a.csv.zst": bytes(pa.compress(csv_of(","), codec="zstd", asbytes=True)),
+}
+
+
+@pytest.mark.parametrize("name", KINDS_OF_FILE)
+def test_records_of_every_kind_are_the_same_texts(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(KINDS_OF_FILE[name])
+    documents = read_documents(str(tmp_path / name), "train")
+    assert list(documents.texts) == TEXTS
+    assert documents.notices == ()
+
+
+def test_a_text_may_be_compressed(tmp_path: Path) -> None:
+    (tmp_path / "x.txt.gz").write_bytes(gzip.compress(b"a heron\fan otter"))
+    assert read_documents(str(tmp_path / "x.txt.gz"), "train").texts == ("a heron", "an otter")
+
+
+def test_an_array_longer_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "_CHUNK", 10)
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([*rows_of(DOCUMENTS), None], indent=1))
+    documents = read_documents(str(path), "train")
+    assert list(documents.texts) == DOCUMENTS
+    assert documents.notices == (f"1 records of {path} are null: they are left out",)
+
+
+def test_saved_data_sets_are_read_by_split(tmp_path: Path) -> None:
+    import datasets
+
+    parts = {name: datasets.Dataset.from_list(rows_of([name])) for name in ("train", "test")}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "both"))
+    parts["train"].save_to_disk(str(tmp_path / "one"))
+    assert read_documents(str(tmp_path / "both"), "train").texts == ("train",)
+    held_out = read_documents(str(tmp_path / "both"), "test")
+    assert held_out.texts == ("test",)
+    assert "1 file of another split (train/data-00000-of-00001.arrow)" in held_out.notices[0]
+    assert read_documents(str(tmp_path / "one"), "test").texts == ("train",)
+
+
+def test_a_data_set_fetched_from_the_hub_is_its_training_split(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
+        pq.write_table(pa.table({"text": [name]}), tmp_path / "data" / f"{name}.parquet")
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# A card")
+    (tmp_path / "LICENSE.txt").write_text("All rights")
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    (tmp_path / "settings.json").write_text('{"epochs": 3}')
+    (tmp_path / "figure.png").write_bytes(b"")
+    documents = read_documents(str(tmp_path), "train")
+    assert documents.texts == ("train-00000-of-00002", "train-00001-of-00002")
+    told = " ".join(documents.notices)
+    for part in (
+        "2 cards, READMEs and licences (README.md, LICENSE.txt)",
+        "1 file of another split (data/test-00000-of-00001.parquet)",
+        "2 files of a kind that is no text (dataset_infos.json, figure.png)",
+        "1 JSON file without text",
+    ):
+        assert part in told
+    assert read_documents(str(tmp_path), "test").texts == ("test-00000-of-00001",)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["1.md", "2.md"],
+        ["a/README.md", "b/README.md"],
+        ["test.txt", "notes.txt"],
+        ["training-for-a-test.txt", "a test of strength.txt"],
+    ],
+)
+def test_notes_are_texts(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("---\ntags: [heron]\n---\nA note.")
+    documents = read_documents(str(tmp_path), "train")
+    assert (len(documents.texts), documents.notices) == (len(names), ())
+
+
+def test_a_column_and_null_records(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    path = tmp_path / "x.jsonl"
+    kept = [json.dumps({"body": text, "text": "not this"}) for text in DOCUMENTS]
+    path.write_text("\n".join(["null", *kept, '{"body": null}']))
+    batch = calibrate(str(path), tokenizer, column="body")
+    assert batch.protocol.text_characters == len(CORPUS)
+    assert batch.notices == (f"2 records of {path} are null: they are left out",)
+
+
+@pytest.mark.parametrize("form", ["messages", "conversations"])
+def test_chats_go_through_the_template(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, form: str
+) -> None:
+    speaker, said = ("role", "content") if form == "messages" else ("from", "value")
+    turns = [{speaker: "user" if form == "messages" else "human", said: text} for text in DOCUMENTS]
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({form: [turns]}), path)
+    with pytest.raises(DataError, match=r"no chat template .* try --column NAME"):
+        calibrate(str(path), tokenizer)
+    chatty = copy.deepcopy(tokenizer)
+    chatty.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    )
+    batch = load_heldout(str(path), tokenizer=chatty, sequence_length=32, windows=None)
+    expected = stream(tokenizer, "".join(f"user: {text}\n" for text in DOCUMENTS))
+    assert batch.input_ids.flatten().tolist() == expected[: batch.input_ids.numel()]
+    chatty.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(DataError, match=r"row 1.*wanted roles"):
+        calibrate(str(path), chatty)
+
+
+def bomb(path: Path) -> None:
+    """40 GB of text in a kilobyte of parquet."""
+    indices = pa.array([0] * 40_000, pa.int32())
+    table = pa.table({"text": pa.DictionaryArray.from_arrays(indices, ["x" * 1_000_000])})
+    pq.write_table(table, path, compression="zstd")
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("x.parquet", bomb),
+        ("x.txt.gz", lambda path: path.write_bytes(gzip.compress(b"heron\n" * 2_000_000))),
+        ("x.jsonl.gz", lambda path: path.write_bytes(gzip.compress(b'{"text": "a"}\n' * 400_000))),
+    ],
+)
+def test_small_files_of_much_text_are_read_up_to_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, write: Any
+) -> None:
+    monkeypatch.setattr(files, "MOST_TEXT_BYTES", 5_000_000)
+    write(tmp_path / name)
+    documents = read_documents(str(tmp_path / name), "train")
+    characters = sum(map(len, documents.texts))
+    assert characters <= 5_000_000 <= characters + 14 * len(documents.texts)
+    assert "is read up to 5,000,000 bytes" in documents.notices[0]
+
+
+def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.txt").write_text("a heron")
+
+    def refuse(*_: object, **__: object) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match="the file may not be read"):
+        read_documents(str(tmp_path / "x.txt"), "train")
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(DataError, match="the path may not be read"):
+        read_documents(str(tmp_path / "x.txt"), "train")
+
+
+def test_a_link_to_nothing_is_no_reason_to_try_it_again(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").symlink_to("gone.txt")
+    with pytest.raises(DataError, match="a link to nothing") as caught:
+        read_documents(str(tmp_path / "x.txt"), "train")
+    assert caught.value.hint is None
+
+
+def test_a_mask_of_ones_is_as_none_and_other_tensors_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    ones = torch.ones_like(IDS)
+    save_file({"input_ids": IDS, "attention_mask": ones, "labels": IDS.clone()}, path)
+    batch = calibrate(str(path), None, samples=2, sequence_length=10)
+    assert batch.notices == (f"{path} holds labels beside input_ids, which nothing uses",)
+    assert torch.equal(batch.input_ids, IDS)
+    given = BatchEncoding({"input_ids": IDS, "attention_mask": ones})
+    assert tokens_in_memory(given) is given["input_ids"]
+    assert tokens_in_memory("c4") is None
+    with pytest.raises(DataError, match="leaves out 2 of 10 tokens of sequence 1"):
+        tokens_in_memory({"input_ids": IDS.tolist(), "attention_mask": ones - (IDS > 17).long()})
+    with pytest.raises(DataError, match="found: ids"):
+        tokens_in_memory({"ids": IDS})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 from transformers import PreTrainedModel
 
@@ -21,6 +23,7 @@ from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.cli.commands import app
 from secateur.data import ImageProtocol, images_in_memory, load_images
+from secateur.data.pixels import load_processor, read_pixels
 from secateur.errors import DataError, ModelError, RecipeError, SecateurError
 from secateur.record import read_record
 from secateur.record.check import check_folder
@@ -247,6 +250,18 @@ def _damaged(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
 
 
+def _postscript(folder: Path) -> None:
+    next(folder.rglob("*.png")).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+
+
+def _huge(folder: Path) -> None:
+    Image.new("L", (9000, 9000)).save(next(folder.rglob("*.png")))
+
+
+def _narrow(folder: Path) -> None:
+    Image.new("L", (6_000_000, 1)).save(next(folder.rglob("*.png")), format="PPM")
+
+
 def _beside(folder: Path) -> None:
     shutil.copy(next(folder.rglob("*.png")), folder / "loose.png")
 
@@ -266,6 +281,8 @@ def _empty(folder: Path) -> None:
         (_empty, "no images in"),
         (shutil.rmtree, "there is no folder"),
         (_damaged, "a damaged image"),
+        (_postscript, "wanted one of BMP"),
+        (_huge, "81000000 pixels in .*; wanted at most 64000000"),
         (_beside, "images lie beside the class folder"),
         (_strange, "is no label of the model"),
     ],
@@ -289,6 +306,33 @@ def test_images_need_pillow(
         DataError, match=r"images need Pillow; try pip install 'secateur\[vision\]'"
     ):
         secateur.evaluate(vit_folder, images=calibration)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"size": {"height": 10**9, "width": 8}}, "1000000000 as height of size"),
+        ({"crop_size": {"height": 8, "width": 5000}, "do_center_crop": True}, "as width of crop"),
+        ({"size": "large"}, "no image processor that can be read"),
+        ({"image_mean": [0.5, 0.5]}, "the model's image processor fails"),
+    ],
+)
+def test_a_processor_that_cannot_work_costs_one_line(
+    vit_folder: Path, calibration: Path, tmp_path: Path, changes: dict[str, Any], complaint: str
+) -> None:
+    model = shutil.copytree(vit_folder, tmp_path / "vit")
+    path = model / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(DataError, match=complaint):
+        secateur.prune(model, method="wanda", images=str(calibration), out=tmp_path / "out")
+
+
+def test_a_narrow_image_is_not_resized_to_a_huge_one(vit_folder: Path, tmp_path: Path) -> None:
+    processor = load_processor(vit_folder)
+    processor.size = {"shortest_edge": 224}
+    _narrow(digits.write_images(tmp_path / "images", slice(0, 1)))
+    with pytest.raises(DataError, match="pixels once it is resized"):
+        read_pixels(next((tmp_path / "images").rglob("*.png")), processor, "L")
 
 
 def test_images_need_a_processor(vit: PreTrainedModel, calibration: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -13,14 +15,78 @@ PAPERS_LENGTH = 2048
 """Tokens per sequence in the papers, and unless one asks for another: what may be too long."""
 
 
+TOKENIZER_JSON = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "tekken.json"),
+)
+"""Files of JSON that tokenizers are read from."""
+TOKENIZER_OTHERS = ("*.model", "*.tiktoken", "vocab.txt", "merges.txt", "vocab.bpe")
+"""Patterns of the other files that tokenizers are read from."""
+
+
 def load_tokenizer(
     folder: Path, *, trust_remote_code: bool = False
-) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model, or None if there is none that can be read."""
+) -> PreTrainedTokenizerBase | DataError:
+    """The tokenizer beside a model, or the fault that says why there is none that can be read.
+
+    The fault is for whoever needs a tokenizer to raise: tokens that are given need none.
+    """
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception:  # damage shows in every reader's own exceptions
+    except Exception as fault:  # damage shows in every reader's own exceptions
+        return _why_no_tokenizer(folder, fault)
+
+
+def _why_no_tokenizer(folder: Path, fault: Exception) -> DataError:
+    """What keeps the tokenizer in a folder from being read, by its files and what was raised."""
+    others = [path for pattern in TOKENIZER_OTHERS for path in sorted(folder.glob(pattern))]
+    texts = [path for name in TOKENIZER_JSON if (path := folder / name).is_file()]
+    reason = " ".join(str(fault).split())[:200] or type(fault).__name__
+    if "trust_remote_code" in reason or "custom code" in reason:
+        return DataError(
+            "no tokenizer that can be read without running the code beside it",
+            where=folder,
+            hint="--trust-remote-code, if you trust that code",
+        )
+    for path in texts:
+        try:
+            json.loads(path.read_bytes())
+        except (ValueError, RecursionError, OSError) as damage:
+            return DataError(
+                f"no tokenizer that can be read ({' '.join(str(damage).split())[:120]})",
+                where=path,
+                wanted="the file that belongs to the model",
+            )
+    if not others and not {"tokenizer.json", "vocab.json", "tekken.json"} & {
+        path.name for path in texts
+    }:
+        return DataError(
+            "no tokenizer beside the model, to turn text into tokens",
+            where=folder,
+            wanted="its tokenizer.json, or a .safetensors file of tokens in place of text",
+        )
+    for path in others:
+        package = _package_for(path)
+        if package is not None and importlib.util.find_spec(package) is None:
+            return DataError(
+                f"no tokenizer that can be read without the package {package}",
+                where=path,
+                hint=f"pip install {package}, or a folder with tokenizer.json",
+            )
+    return DataError(
+        f"no tokenizer that can be read ({type(fault).__name__}: {reason})",
+        where=folder,
+        wanted="the tokenizer files that belong to the model",
+    )
+
+
+def _package_for(path: Path) -> str | None:
+    """The package that reads a tokenizer's file of its own format."""
+    if path.suffix not in (".model", ".tiktoken"):
         return None
+    with path.open("rb") as file:
+        head = file.read(1)
+    return "sentencepiece" if head == b"\n" else "tiktoken"  # the first field of its protocol
 
 
 def reads_images(source: BlockModel) -> bool:

@@ -50,6 +50,7 @@ def recover_all(
                 "model": str(run.folder),
                 "out": str(folder),
                 "text": recipe.calibration or recipe.text,
+                "column": recipe.column if recipe.calibration else None,
                 "heldout": recipe.text,
                 "windows": recipe.windows,
                 "dense": pinned(recipe.model, recipe.revision),

@@ -19,7 +19,7 @@ from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.comparison.pipeline import FinishedRun
 from secateur.comparison.runs import Run, plan_runs, refuse_folder, run_comparison
 from secateur.data.builtin import BUILTIN
-from secateur.errors import CheckpointError
+from secateur.errors import DataError
 from secateur.progress import Progress
 from secateur.record import write_record
 from secateur.record.record import Sample
@@ -71,8 +71,8 @@ def demo(
     """
     folder = locate(BUILTIN_MODEL)
     tokenizer = load_tokenizer(folder)
-    if tokenizer is None:
-        raise CheckpointError("the bundled model has no tokenizer", where=folder)
+    if isinstance(tokenizer, DataError):
+        raise tokenizer
     dense = continue_text(folder, tokenizer)
     done = run_comparison(runs, progress, overwrite=overwrite)
     for number, (run, record, repeated) in enumerate(done, 1):

@@ -24,11 +24,14 @@ import torch
 from torch import Tensor
 
 from secateur.data.builtin import BUILTIN
-from secateur.data.texts import read_documents
+from secateur.data.files import Reading
+from secateur.data.texts import read_documents, without_columns
 from secateur.data.token_files import given_tokens, is_token_file
-from secateur.data.tokens import Provenance, TokenBatch, check_size, make_batch
+from secateur.data.tokens import Provenance, TokenBatch, check_size, check_total, make_batch
 from secateur.data.windows import (
     JOINER,
+    Tokenizer,
+    chat_renderer,
     cut,
     join_documents,
     need_tokenizer,
@@ -61,19 +64,21 @@ class Draw:
         seed: of the random choice; given tokens leave nothing to choose.
         sampling: "documents" or "joined", as at the head of this module; "auto" takes "documents"
             for C4 and the built-in text, "joined" for everything else. Given tokens ignore it.
+        column: of a file of records, to read; None reads "text", or conversations.
     """
 
     samples: int
     sequence_length: int
     seed: int = 0
     sampling: Sampling = "auto"
+    column: str | None = None
 
 
 def load_calibration(
     source: str | Tensor,
     draw: Draw,
     *,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: Tokenizer,
     vocabulary: int | None = None,
 ) -> TokenBatch:
     """Calibration sequences, int64 [samples, sequence_length], with their protocol and notices.
@@ -82,7 +87,7 @@ def load_calibration(
         source: text as `read_documents` takes it (the training split of a hub data set), a
             `.safetensors` file with `input_ids`, or a tensor of them [sequences, length].
         draw: how many sequences of how many tokens, and how they are chosen.
-        tokenizer: turns text into tokens; not needed for given tokens.
+        tokenizer: turns text into tokens, or why there is none; not needed for given tokens.
         vocabulary: rows of the model's embedding, to check ids against; None checks none.
 
     Raises:
@@ -91,14 +96,18 @@ def load_calibration(
     samples, sequence_length, sampling = draw.samples, draw.sequence_length, draw.sampling
     check_size("samples", samples, least=1)
     check_size("sequence_length", sequence_length, least=1)
+    check_total(samples, sequence_length)
     if isinstance(source, Tensor) or is_token_file(source):
+        if draw.column is not None:
+            raise without_columns(draw.column, source)
         return given_tokens(
             source, sequences=samples, sequence_length=sequence_length, vocabulary=vocabulary
         )
     if sampling not in get_args(Sampling):
         raise DataError(f"sampling {sampling!r}", wanted=closest(sampling, get_args(Sampling)))
     tokenizer = need_tokenizer(tokenizer, source)
-    documents = read_documents(source, "train")
+    reading = Reading(draw.column, chat_renderer(tokenizer), option="--column NAME")
+    documents = read_documents(source, "train", reading)
     if sampling == "auto":
         sampling = "documents" if source in ("c4", BUILTIN) else "joined"
     windows_of = _from_documents if sampling == "documents" else _from_stream
@@ -109,8 +118,7 @@ def load_calibration(
         samples,
         where=source,
         tokens=drawn.tokens,
-        hint="fewer samples, a shorter sequence length, more text"
-        + (', or sampling "joined"' if sampling == "documents" else ""),
+        hint=("fewer samples, " if samples > 1 else "") + "a shorter sequence length, or more text",
     )
     provenance = Provenance(
         source,
@@ -123,7 +131,8 @@ def load_calibration(
         text_tokens=drawn.tokens,
         tokenizer=tokenizer,
     )
-    return make_batch(drawn.windows, provenance, vocabulary=vocabulary, notices=drawn.notices)
+    notices = (*documents.notices, *drawn.notices)
+    return make_batch(drawn.windows, provenance, vocabulary=vocabulary, notices=notices)
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,22 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from secateur.data.files import Reading
 from secateur.data.texts import read_documents
 from secateur.data.token_files import given_tokens, is_token_file
 from secateur.data.tokens import Provenance, TokenBatch, check_size, make_batch
 from secateur.data.windows import (
     JOINER,
+    Tokenizer,
+    chat_renderer,
     cut,
     join_documents,
     need_tokenizer,
     require_windows,
     tokenise,
 )
+from secateur.errors import DataError
+from secateur.machine.limits import MOST_TOKENS, at_most
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +41,7 @@ TOKENS_TO_SPARE = 256
 def load_heldout(
     source: str | Tensor,
     *,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: Tokenizer,
     sequence_length: int,
     windows: int | None,
     vocabulary: int | None = None,
@@ -46,7 +51,7 @@ def load_heldout(
     Args:
         source: text as `read_documents` takes it (the test split of a hub data set), a
             `.safetensors` file with `input_ids`, or a tensor of them [sequences, length].
-        tokenizer: turns text into tokens; not needed for given tokens.
+        tokenizer: turns text into tokens, or why there is none; not needed for given tokens.
         sequence_length: tokens per window, at least 2: the first of a window is never predicted.
         windows: how many at most; None takes all. A text with fewer gives those, with a notice.
         vocabulary: rows of the model's embedding, to check ids against; None checks none.
@@ -56,16 +61,18 @@ def load_heldout(
             vocabulary.
     """
     check_size("sequence_length", sequence_length, least=2)
+    at_most(MOST_TOKENS, sequence_length, "tokens", where="sequence_length", fault=DataError)
     check_size("windows", windows, least=1)
     if isinstance(source, Tensor) or is_token_file(source):
         return given_tokens(
             source, sequences=windows, sequence_length=sequence_length, vocabulary=vocabulary
         )
     tokenizer = need_tokenizer(tokenizer, source)
-    documents = read_documents(source, "test")
+    documents = read_documents(source, "test", Reading(render=chat_renderer(tokenizer)))
     tokens = None if windows is None else windows * sequence_length
     stream, characters = _beginning(documents.texts, tokenizer, tokens)
-    held = cut(stream, sequence_length)[:windows]  # [windows, T]
+    held = cut(stream, sequence_length)  # [all, T]
+    held = held[: len(held) if windows is None else min(windows, len(held))]  # [windows, T]
     require_windows(
         held,
         1,
@@ -73,9 +80,9 @@ def load_heldout(
         tokens=len(stream),
         hint="a shorter sequence length, or more text",
     )
-    notices: tuple[str, ...] = ()
+    notices = documents.notices
     if windows is not None and len(held) < windows:
-        notices = (f"{source} holds {len(held)} windows, fewer than the {windows} asked for",)
+        notices += (f"{source} holds {len(held)} windows, fewer than the {windows} asked for",)
     provenance = Provenance(
         source,
         documents.kind,

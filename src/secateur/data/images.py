@@ -5,14 +5,14 @@
 
 Where the model has no names for its classes (LABEL_0, LABEL_1, ...), folders called 0, 1, ... are
 the classes of these numbers, and other folders, as many as there are classes, stand in the order of
-their names. Every file is read by Pillow and made into pixel values by the image processor that
-lies beside the model, on its Pillow backend.
+their names. Every file is made into pixel values by the model's own image processor (pixels.py).
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,11 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from transformers import AutoImageProcessor, PreTrainedConfig
+from transformers import PreTrainedConfig
 
+from secateur.data.pixels import FORMATS, PROCESSOR_FILE, load_processor, read_pixels
 from secateur.errors import DataError
-
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"})
-"""Endings of files that are taken for images; all other files in the folder are left alone."""
+from secateur.machine.paths import as_path
 
 
 class ImageProtocol(BaseModel):
@@ -95,10 +94,10 @@ def load_images(
     chosen = list(range(len(files)))
     if most is not None:
         generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(len(files), generator=generator)[:most].tolist()
-    processor = _processor(model)
+        chosen = torch.randperm(len(files), generator=generator).tolist()[:most]
+    processor = load_processor(model)
     mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
-    pixels = [_read(files[number], processor, mode) for number in chosen]
+    pixels = [read_pixels(files[number], processor, mode) for number in chosen]
     short = most is not None and len(files) < most
     notice = f"{source} holds {len(files)} images, fewer than the {most} asked for"
     return _batch(
@@ -154,9 +153,7 @@ def _batch(
                 f"image {number} is {list(image.shape)} (channels, height, width)",
                 where=origin.source,
                 wanted=f"{list(shape)}, as the model reads",
-                hint=None
-                if origin.processor is None
-                else "the model's own preprocessor_config.json",
+                hint=None if origin.processor is None else f"the model's own {PROCESSOR_FILE}",
             )
         if not bool(torch.isfinite(image).all()):
             raise DataError(f"image {number} has pixels that are not finite", where=origin.source)
@@ -184,9 +181,11 @@ def _sha256(values: Tensor, dtype: str) -> str:
 
 def _find(source: str, config: PreTrainedConfig) -> tuple[list[Path], list[int] | None]:
     """The image files of a folder in the order of their names, and the label of each."""
-    folder = Path(source).expanduser()
+    folder = as_path(source, fault=DataError)
     if not folder.is_dir():
         raise DataError(f"there is no folder {source!r}", wanted="a folder of images")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise DataError("the folder may not be read", where=source, wanted="rights to it")
     loose = _images(folder.iterdir())
     inside = {path.name: _images(path.rglob("*")) for path in sorted(folder.iterdir())
               if path.is_dir() and not path.name.startswith(".")}  # fmt: skip
@@ -198,7 +197,7 @@ def _find(source: str, config: PreTrainedConfig) -> tuple[list[Path], list[int] 
             wanted="all of them in class folders, or none",
         )
     if not loose and not classes:
-        raise DataError("no images", where=source, wanted=f"files in {', '.join(sorted(ENDINGS))}")
+        raise DataError("no images", where=source, wanted=f"files in {', '.join(sorted(FORMATS))}")
     if loose:
         return loose, None
     numbers = _numbers(list(classes), config, source)
@@ -210,7 +209,7 @@ def _images(paths: Any) -> list[Path]:
     return sorted(
         path
         for path in paths
-        if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in FORMATS and not path.name.startswith(".") and path.is_file()
     )
 
 
@@ -233,37 +232,3 @@ def _numbers(names: Sequence[str], config: PreTrainedConfig, source: str) -> dic
             wanted=f"one of its {len(known)} labels: {some}{meant}",
         )
     return {name: known[name] for name in names}
-
-
-def _processor(model: Path) -> Any:
-    """The image processor beside a model.
-
-    Raises:
-        DataError: Pillow is missing, or there is no processor that can be read.
-    """
-    try:
-        import PIL  # noqa: F401 - an extra, that text needs none of
-    except ImportError as fault:
-        raise DataError("images need Pillow", hint="pip install 'secateur[vision]'") from fault
-    try:
-        return AutoImageProcessor.from_pretrained(model, backend="pil", local_files_only=True)
-    except Exception as fault:  # damage shows in every reader's own exceptions
-        raise DataError(
-            "there is no image processor that can be read",
-            where=model,
-            wanted="its preprocessor_config.json",
-        ) from fault
-
-
-def _read(path: Path, processor: Any, mode: str) -> Tensor:
-    """The pixel values of one file, float32 [channels, height, width]."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert(mode)
-    except Exception as fault:  # every format has its own
-        said = " ".join(str(fault).split()) or type(fault).__name__
-        raise DataError(f"a damaged image ({said[:120]})", where=path) from fault
-    values: Tensor = processor(images=image, return_tensors="pt")["pixel_values"]
-    return values[0].float()

@@ -13,11 +13,22 @@ Source: the idea is that of LLM-QAT, arXiv 2305.17888, and of Self-calibration, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from secateur.data.tokens import Provenance, TokenBatch, check_size, make_batch, token_sha256
+from secateur.data.tokens import (
+    Provenance,
+    TokenBatch,
+    check_size,
+    check_total,
+    make_batch,
+    token_sha256,
+)
+from secateur.errors import DataError
 
 SELF = "self"
 """Name of this source."""
@@ -39,10 +50,11 @@ def self_written(
         seed: of the draws; the global generators are left as they were.
 
     Raises:
-        DataError: a size makes no batch.
+        DataError: a size makes no batch, or the model cannot write.
     """
     check_size("samples", samples, least=1)
     check_size("sequence_length", sequence_length, least=2)
+    check_total(samples, sequence_length)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
@@ -64,8 +76,12 @@ def with_more(model: PreTrainedModel, batch: TokenBatch, more: int, seed: int) -
         batch: the sequences that there are; they come last.
         more: how many to write.
         seed: of the draws; the global generators are left as they were.
+
+    Raises:
+        DataError: so many make no batch, or the model cannot write.
     """
     length = batch.input_ids.shape[1]
+    check_total(more + len(batch.input_ids), length)
     taken = min(BEGINNING, length - 1)
     chance = torch.Generator().manual_seed(seed)
     rows = torch.randint(len(batch.input_ids), (more, 1), generator=chance)
@@ -90,9 +106,10 @@ def with_more(model: PreTrainedModel, batch: TokenBatch, more: int, seed: int) -
 def _first_tokens(model: PreTrainedModel, samples: int) -> Tensor:
     """What every sequence begins with, int64 [samples, 1]."""
     begin = model.config.get_text_config(decoder=True).bos_token_id
-    if begin is not None:
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if isinstance(begin, int) and 0 <= begin < vocabulary:
         return torch.full((samples, 1), begin)
-    return torch.randint(model.get_input_embeddings().weight.shape[0], (samples, 1))
+    return torch.randint(vocabulary, (samples, 1))
 
 
 def _continue(model: PreTrainedModel, first: Tensor, length: int) -> Tensor:
@@ -108,7 +125,28 @@ def _continue(model: PreTrainedModel, first: Tensor, length: int) -> Tensor:
         pad_token_id=0,  # never needed, and not naming one is warned of
     )
     first = first.to(model.device)
-    written: Tensor = model.generate(
-        first, attention_mask=torch.ones_like(first), generation_config=draws
-    )
+    with _without_settings(model):
+        written: Tensor = model.generate(
+            first, attention_mask=torch.ones_like(first), generation_config=draws
+        )
     return written
+
+
+@contextmanager
+def _without_settings(model: PreTrainedModel) -> Iterator[None]:
+    """Set a model's own generation settings aside: `generate` lays them under those it is given.
+
+    Penalties, forced and suppressed tokens, other ways to search, kinds of cache and lengths are
+    so all left out, whatever they are called.
+
+    Raises:
+        DataError: the model does not generate.
+    """
+    if not model.can_generate():
+        raise DataError(f"{type(model).__name__} writes no text", wanted="a text to calibrate on")
+    settings = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = settings

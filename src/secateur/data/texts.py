@@ -1,9 +1,7 @@
 """A source named on the command line -> its documents, with where they came from.
 
-    a path to .txt, .md      one document; a form feed separates several
-    a path to .jsonl         one document per line, in the field "text"
-    a path to .parquet       one document per row, in the column "text"
-    a path to a folder       every such file below it, in sorted order, hidden ones left out
+    a path to a file         its documents, by its ending (see files.py)
+    a path to a folder       every such file below it that is a text, sorted (see folders.py)
     c4, wikitext2            the hub data sets of the pruning papers (see hub.py)
     builtin                  the text that every Python installation carries (see builtin.py)
 
@@ -16,23 +14,30 @@ from __future__ import annotations
 
 import difflib
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from secateur.data.builtin import BUILTIN, builtin_documents
-from secateur.data.files import READERS, read_file
+from secateur.data.files import ENDINGS, TEXTS, Gathered, Reading, ending, read_file
+from secateur.data.folders import text_files
 from secateur.data.hub import HUB_TEXTS, Split, read_hub
+from secateur.data.rows import NoColumnError
 from secateur.errors import DataError, closest
+from secateur.machine.paths import as_path
 
-TextKind = Literal["text", "jsonl", "parquet", "folder", "hub", "builtin"]
+TextKind = Literal["text", "jsonl", "json", "csv", "parquet", "arrow", "folder", "hub", "builtin"]
 
 KINDS: dict[str, TextKind] = {
     ".txt": "text",
     ".md": "text",
     ".jsonl": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
 }
 
 
@@ -46,23 +51,30 @@ class Documents:
         kind: what the source turned out to be.
         origin: provenance for the run record: the path and the number of files read, or the
             repository, configuration, split and data file; and the number of documents.
+        notices: what the user should know of them, one line each.
     """
 
     texts: Sequence[str]
     kind: TextKind
     origin: dict[str, str]
+    notices: tuple[str, ...] = ()
 
 
-def read_documents(source: str, split: Split) -> Documents:
+def read_documents(source: str, split: Split, reading: Reading | None = None) -> Documents:
     """All documents of a file, a folder, a hub data set or the built-in text.
 
     Args:
         source: a path or a short name, as listed at the head of this module.
-        split: which part of what a short name stands for; a path is read whole whatever the split.
+        split: which part of what a short name stands for, and which files of a folder that has
+            several; any other path is read whole.
+        reading: how records become text; by default their column "text".
 
     Raises:
         DataError: nothing is called that, or it cannot be read, or it holds no text.
     """
+    reading = reading or Reading()
+    if reading.column is not None and source in (*HUB_TEXTS, BUILTIN):
+        raise without_columns(reading.column, source)
     if source in HUB_TEXTS:
         texts, origin = read_hub(source, split)
         return Documents(texts, "hub", origin)
@@ -76,11 +88,23 @@ def read_documents(source: str, split: Split) -> Documents:
         return Documents(tuple(documents.values()), "builtin", origin)
     path = locate_text(source)
     if path.is_dir():
-        return _read_folder(source, path)
-    texts = read_file(path)
-    if not any(map(str.strip, texts)):
-        raise DataError("no text", where=source, wanted="at least one document")
-    return _local(source, KINDS[path.suffix.lower()], texts, files=1)
+        return _read_folder(source, path, split, reading)
+    if reading.column is not None and ending(path) in TEXTS:
+        raise without_columns(reading.column, source)
+    gathered = Gathered(source)
+    read_file(path, gathered, reading)
+    if not any(map(str.strip, gathered.texts)):
+        nothing = f"no text in {gathered.nulls} null records" if gathered.nulls else "no text"
+        raise DataError(nothing, where=source, wanted="at least one document")
+    return _local(gathered, KINDS[ending(path)], files=1)
+
+
+def without_columns(column: str, source: object) -> DataError:
+    """The fault of a column that is asked for where nothing has columns to choose from."""
+    return DataError(
+        f"column {column!r} of {source if isinstance(source, str) else 'tokens in memory'}",
+        wanted="a file of records, such as .jsonl, or a folder of them",
+    )
 
 
 def locate_text(source: str) -> Path:
@@ -89,17 +113,15 @@ def locate_text(source: str) -> Path:
     Raises:
         DataError: there is none.
     """
-    path = Path(source)
+    path = as_path(source, fault=DataError)
     try:
-        path = path.expanduser()
         if source.strip() and (path.is_file() or path.is_dir()):
             return path
-    except (OSError, RuntimeError) as error:  # too long a name, an unknown user after "~"
-        reason = getattr(error, "strerror", None) or str(error)
-        brief = source if len(source) <= 80 else f"{source[:80]}..."
-        raise DataError(
-            f"{brief!r} cannot be opened ({reason})", wanted="a path or the name of a data set"
-        ) from error
+    except PermissionError as error:
+        raise DataError("the path may not be read", where=path, wanted="rights to it") from error
+    if path.is_symlink() or (source.strip() and path.exists()):
+        what = "a link to nothing" if path.is_symlink() else "neither a file nor a folder"
+        raise DataError(f"{source!r} is {what}", wanted="a file or a folder of texts")
     raise DataError(
         f"no file, folder or data set is called {source!r}",
         wanted=f"a path or {closest(source, [*HUB_TEXTS, BUILTIN])}",
@@ -117,38 +139,45 @@ def _near_path(path: Path) -> str | None:
     return str(path.parent / near[0]) if near else None
 
 
-def _read_folder(source: str, folder: Path) -> Documents:
-    texts: list[str] = []
+def _read_folder(source: str, folder: Path, split: Split, reading: Reading) -> Documents:
+    files = text_files(folder, split)
+    gathered = Gathered(source, told=[*files.notices])
     read = empty = 0
-    for path in _text_files(folder):
-        documents = read_file(path)
-        if any(map(str.strip, documents)):
-            texts += documents
+    strange: list[NoColumnError] = []
+    for path in files.paths:
+        before, nulls = len(gathered.texts), gathered.nulls
+        try:
+            read_file(path, gathered, reading)
+        except NoColumnError as fault:
+            if ending(path) != ".json":  # which is what settings are kept in, too
+                raise
+            strange.append(fault)
+            gathered.nulls = nulls
+            del gathered.texts[before:]
+            continue
+        if any(map(str.strip, gathered.texts[before:])):
             read += 1
         else:
             empty += 1
-    if not texts:
+            del gathered.texts[before:]
+    if not gathered.texts:
+        if strange:
+            raise strange[0]
         nothing = f"only {empty} empty files" if empty else "no text files"
-        raise DataError(nothing, where=source, wanted=f"files ending in {', '.join(READERS)}")
-    return _local(source, "folder", texts, files=read, empty=empty)
+        raise DataError(
+            " and ".join([nothing, *files.notices]),
+            where=source,
+            wanted=f"files ending in {', '.join(ENDINGS)}",
+        )
+    if strange:
+        some = f"{len(strange)} JSON file{'s'[: len(strange) - 1]} without text"
+        gathered.told.append(f"left out of {folder}: {some} ({strange[0]})")
+    return _local(gathered, "folder", files=read, empty=empty)
 
 
-def _text_files(folder: Path) -> Iterator[Path]:
-    """Readable files below `folder`, sorted by their path within it; hidden ones left out."""
-    within = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in READERS and path.is_file()
-    )
-    for name in within:
-        if not any(part.startswith(".") for part in name.split("/")):
-            yield folder / name
-
-
-def _local(
-    source: str, kind: TextKind, texts: list[str], *, files: int, empty: int = 0
-) -> Documents:
-    origin = {"path": source, "files": str(files), "documents": str(len(texts))}
+def _local(gathered: Gathered, kind: TextKind, *, files: int, empty: int = 0) -> Documents:
+    texts = tuple(gathered.texts)
+    origin = {"path": gathered.source, "files": str(files), "documents": str(len(texts))}
     if empty:
         origin["empty_files"] = str(empty)
-    return Documents(tuple(texts), kind, origin)
+    return Documents(texts, kind, origin, gathered.notices)

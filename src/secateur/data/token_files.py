@@ -1,11 +1,14 @@
-"""Tokens that somebody else made, used verbatim: a safetensors file or a tensor.
+"""Tokens that somebody else made, used verbatim: a safetensors file, a tensor, or a batch.
 
 The file holds `input_ids` [sequences, length] of any integer type. It is how two programs are made
-to see the same calibration tokens, and how one can prune without a tokenizer.
+to see the same calibration tokens, and how one can prune without a tokenizer. Every token counts in
+every statistic and every loss, so that an `attention_mask` beside them must be all ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,25 @@ from secateur.errors import DataError
 
 TENSOR = "input_ids"
 """Name of the tokens in a file."""
+PADDING_MASK = "attention_mask"
+"""Name of what says which tokens are padding."""
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Tokens that were given.
+
+    Attributes:
+        tokens: those asked for, [sequences, length].
+        sequences: how many there were.
+        length: of each.
+        others: names of what else lies in the file.
+    """
+
+    tokens: Tensor
+    sequences: int
+    length: int
+    others: tuple[str, ...] = ()
 
 
 def is_token_file(source: str) -> bool:
@@ -39,13 +61,17 @@ def given_tokens(
     """
     if isinstance(source, Tensor):
         name, origin = "the given tensor", {}
-        tokens, held, length = _first(source, tuple(source.shape), name, sequences, sequence_length)
+        given = _first(source, tuple(source.shape), name, sequences, sequence_length)
     else:
         name, origin = source, {"path": source}
-        tokens, held, length = _read(source, sequences, sequence_length)
+        given = _read(source, sequences, sequence_length)
+    tokens, held, length = given.tokens, given.sequences, given.length
     if tokens.dtype == torch.bool or tokens.is_floating_point() or tokens.is_complex():
         raise DataError(f"{TENSOR} is {tokens.dtype}", where=name, wanted="an integer type")
     notices = []
+    if given.others:
+        some = ", ".join(given.others[:8]) + (", ..." if len(given.others) > 8 else "")
+        notices.append(f"{name} holds {some} beside {TENSOR}, which nothing uses")
     if sequences is not None and held < sequences:
         notices.append(f"{name} holds {held} sequences, fewer than the {sequences} asked for")
     if length > sequence_length:
@@ -64,41 +90,118 @@ def given_tokens(
     return make_batch(tokens, provenance, vocabulary=vocabulary, notices=tuple(notices))
 
 
-def _read(source: str, sequences: int | None, length: int) -> tuple[Tensor, int, int]:
+def tokens_in_memory(given: object) -> Tensor | None:
+    """The tokens of a tensor, or of a batch as tokenizers make it; None of anything else.
+
+    Args:
+        given: a tensor, or a mapping with `input_ids` and maybe an `attention_mask`.
+
+    Raises:
+        DataError: the batch has no `input_ids`, or padding.
+    """
+    if isinstance(given, Tensor):
+        return given
+    if not isinstance(given, Mapping):
+        return None
+    where = "the given batch"
+    if TENSOR not in given:
+        raise _without_tokens(list(map(str, given)), where)
+    try:
+        tensors = {
+            name: torch.as_tensor(given[name]) for name in (TENSOR, PADDING_MASK) if name in given
+        }
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{TENSOR} is no tensor ({error})", where=where, wanted="[sequences, length]"
+        ) from error
+    if PADDING_MASK in tensors:
+        tokens = tensors[TENSOR]
+        _check_mask(
+            tensors[PADDING_MASK], tuple(tensors[PADDING_MASK].shape), tuple(tokens.shape), where
+        )
+    return tensors[TENSOR]
+
+
+def _read(source: str, sequences: int | None, length: int) -> _Given:
     """What `_first` gives of a file's tokens; the rest of the file stays on disk."""
     path = locate_text(source)
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             if TENSOR not in names:
-                present = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-                raise DataError(
-                    f"no tensor {TENSOR!r} (found: {present or 'none'})",
-                    where=source,
-                    wanted=f"tokens under the name {TENSOR!r}",
-                )
+                raise _without_tokens(names, source)
             rows = file.get_slice(TENSOR)
-            return _first(rows, tuple(rows.get_shape()), source, sequences, length)
+            given = _first(rows, tuple(rows.get_shape()), source, sequences, length)
+            if PADDING_MASK in names:
+                mask = file.get_slice(PADDING_MASK)
+                count, clipped = given.tokens.shape
+                part = mask[:count, :clipped] if len(mask.get_shape()) == 2 else mask[:1]
+                _check_mask(part, tuple(mask.get_shape()), tuple(rows.get_shape()), source)
+            others = sorted(set(names) - {TENSOR, PADDING_MASK})
+            return replace(given, others=tuple(others))
+    except PermissionError as error:
+        raise DataError("the file may not be read", where=source, wanted="rights to it") from error
     except (SafetensorError, OSError) as error:
         raise DataError(
             f"damaged safetensors ({error})", where=source, wanted="a whole safetensors file"
         ) from error
 
 
-def _first(
-    rows: Any, shape: tuple[int, ...], where: str, sequences: int | None, length: int
-) -> tuple[Tensor, int, int]:
-    """The sequences asked for, of a tensor or a slice of a file, and what was there: count, length.
+def _without_tokens(names: Sequence[str], where: str) -> DataError:
+    present = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return DataError(
+        f"no tensor {TENSOR!r} (found: {present or 'none'})",
+        where=where,
+        wanted=f"tokens under the name {TENSOR!r}",
+    )
+
+
+def _check_mask(
+    mask: Tensor, shape: tuple[int, ...], of_tokens: tuple[int, ...], where: str
+) -> None:
+    """Prove that no token is padding.
+
+    Args:
+        mask: the part of it that belongs to the tokens that are used, [sequences, length].
+        shape: of the whole mask.
+        of_tokens: of all tokens.
+        where: the file.
 
     Raises:
-        DataError: `shape` is not [sequences, length], or is empty.
+        DataError: one is, or the mask does not fit the tokens.
     """
-    if len(shape) != 2 or 0 in shape:
+    if shape != of_tokens:
+        raise DataError(
+            f"{PADDING_MASK} has the shape {list(shape)}",
+            where=where,
+            wanted=f"{list(of_tokens)}, that of {TENSOR}",
+        )
+    padding = (mask != 1).sum(dim=1)  # [sequences]
+    if len(rows := padding.nonzero()):
+        row = int(rows[0])
+        raise DataError(
+            f"{PADDING_MASK} leaves out {int(padding[row])} of {mask.shape[1]} tokens of sequence "
+            f"{row} ({len(rows)} of {len(mask)} sequences have padding)",
+            where=where,
+            wanted="sequences without padding, as every token would count",
+            hint="packing the texts one behind another, or cutting all to one length",
+        )
+
+
+def _first(
+    rows: Any, shape: tuple[int, ...], where: str, sequences: int | None, length: int
+) -> _Given:
+    """The sequences asked for, of a tensor or a slice of a file.
+
+    Raises:
+        DataError: `shape` is not [sequences, length], or a sequence has nothing to predict.
+    """
+    if len(shape) != 2 or 0 in shape or shape[1] < 2:
         raise DataError(
             f"{TENSOR} has the shape {list(shape)}",
             where=where,
-            wanted="[sequences, length], not empty",
+            wanted="[sequences, length], not empty, at least 2 tokens long",
         )
     count = shape[0] if sequences is None else min(sequences, shape[0])
     tokens: Tensor = rows[:count, : min(length, shape[1])]  # [sequences, length]
-    return tokens, shape[0], shape[1]
+    return _Given(tokens, shape[0], shape[1])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from secateur.data.texts import TextKind
 from secateur.errors import DataError
+from secateur.machine.limits import MOST_TOKENS, at_most
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -163,3 +164,13 @@ def check_size(name: str, value: int | None, *, least: int) -> None:
     """
     if value is not None and value < least:
         raise DataError(f"{name} is {value}", wanted=f"a whole number of at least {least}")
+
+
+def check_total(sequences: int, length: int) -> None:
+    """Refuse more tokens than a machine holds, before any of them is made.
+
+    Raises:
+        DataError: they are.
+    """
+    where = f"sequences of {length} tokens"
+    at_most(MOST_TOKENS, sequences * length, "tokens", where=where, fault=DataError)

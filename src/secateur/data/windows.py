@@ -11,15 +11,14 @@ in the tokenised form of WikiText-2) becomes that token, as it does there.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from secateur.data.files import Render
 from secateur.errors import DataError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 JOINER = "\n\n"
 """What stands between two documents."""
@@ -45,9 +44,23 @@ def tokenise(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
     The text may be longer than the model can read, since it is cut into windows afterwards;
     `verbose=False` is the tokenizer's own way to be told so.
+
+    Raises:
+        DataError: the tokenizer fails.
     """
-    encoded = tokenizer(text, verbose=False, return_attention_mask=False)
-    return torch.tensor(encoded["input_ids"], dtype=torch.int64)  # [tokens]
+    try:
+        encoded = tokenizer(text, verbose=False, return_attention_mask=False)
+        return torch.tensor(encoded["input_ids"], dtype=torch.int64)  # [tokens]
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic of the compiled tokenizer is no Exception
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            f"the tokenizer fails on the text ({reason})",
+            where=tokenizer.name_or_path or type(tokenizer).__name__,
+            wanted="a tokenizer that can read any text",
+            hint="the tokenizer files that belong to the model",
+        ) from error
 
 
 def cut(stream: Tensor, length: int) -> Tensor:
@@ -78,18 +91,39 @@ def require_windows(windows: Tensor, least: int, *, where: str, tokens: int, hin
         )
 
 
-def need_tokenizer(
-    tokenizer: PreTrainedTokenizerBase | None, source: str
-) -> PreTrainedTokenizerBase:
+Tokenizer: TypeAlias = PreTrainedTokenizerBase | DataError | None
+"""A tokenizer, or why there is none: the fault that reading it met, or None if nobody gave one."""
+
+
+def need_tokenizer(tokenizer: Tokenizer, source: str) -> PreTrainedTokenizerBase:
     """The tokenizer, which text cannot do without.
 
     Raises:
         DataError: there is none.
     """
+    if isinstance(tokenizer, DataError):
+        raise tokenizer
     if tokenizer is None:
         raise DataError(
-            "no tokenizer that can be read beside the model, to turn text into tokens",
+            "no tokenizer was given, to turn text into tokens",
             where=source,
-            wanted="a tokenizer, or a .safetensors file of tokens",
+            wanted="tokenizer=..., or token ids",
         )
     return tokenizer
+
+
+def chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Render | None:
+    """What makes text of the messages of a chat, by the tokenizer's own template; None without one.
+
+    A beginning-of-text token is left out where the tokenizer puts one before any text anyway.
+    """
+    if not tokenizer.chat_template:
+        return None
+    begin = tokenizer.bos_token or ""
+    twice = begin and tokenise("a", tokenizer)[:1].tolist() == [tokenizer.bos_token_id]
+
+    def render(messages: list[dict[str, Any]]) -> str:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False)
+        return text.removeprefix(begin) if twice else text
+
+    return render

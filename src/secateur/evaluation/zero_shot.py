@@ -15,7 +15,7 @@ from secateur.checkpoint import Checkpoint, load_whole, locate
 from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.checkpoint.streamed import read_config
 from secateur.data import read_documents
-from secateur.errors import CheckpointError, RecipeError
+from secateur.errors import DataError, RecipeError
 from secateur.evaluation import TaskEvaluation
 from secateur.evaluation.continuation import NAME as CONTINUATION
 from secateur.evaluation.lm_eval import TaskSet, lm_eval_version, read_scores
@@ -121,8 +121,8 @@ class Questions:
         for line in checkpoint.notices:
             told.notice(line)
         tokenizer = load_tokenizer(folder, trust_remote_code=trust)
-        if tokenizer is None:
-            raise CheckpointError("no tokenizer that can be read", where=folder)
+        if isinstance(tokenizer, DataError):
+            raise tokenizer
         loaded = load_whole(folder, self._dtype, trust_remote_code=trust)
         allowed = getattr(config.get_text_config(decoder=True), "max_position_embeddings", LONGEST)
         return self._ready.ask(

@@ -11,6 +11,18 @@ from secateur.errors import CheckpointError, SecateurError
 
 MOST_JSON_BYTES = 64_000_000
 """Bytes of an index or a run record: the largest models' take some 10 MB."""
+MOST_TEXT_BYTES = 2_000_000_000
+"""Bytes of text that are read of one source: a whole shard of C4 unpacks to 0.8 GB."""
+MOST_RECORDS = 20_000_000
+"""Records (lines, rows) that are read of one source: a shard of C4 has 0.4 million."""
+MOST_RECORD_BYTES = 64_000_000
+"""Bytes of one record of a data file: the longest books have some 10 MB."""
+MOST_TOKENS = 1_000_000_000
+"""Tokens of one batch of sequences, 8 bytes each: the papers' 128 of 2048 are 0.3 million."""
+MOST_IMAGE_PIXELS = 64_000_000
+"""Pixels of an image, in its file or once it is resized: cameras give up to 50 million."""
+MOST_IMAGE_EDGE = 4096
+"""Pixels of an edge that an image processor may ask for: classifiers read 224 to some 1000."""
 
 MOST_EXPRESSION_CHARACTERS = 1000
 """Characters of a regular expression: the name of a matrix has about a hundred."""
@@ -57,4 +69,5 @@ def at_most(
     CheckpointError: 1000000000 bytes of JSON in config.json; wanted at most 64000000
     """
     if size > most:
-        raise fault(f"{size:.12g} {unit}", where=where, wanted=f"at most {most:.12g}")
+        asked = f"{size:.12g}" if size < 1e300 else "more than 1e+300"
+        raise fault(f"{asked} {unit}", where=where, wanted=f"at most {most:.12g}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from secateur.blocks.models_fault import models_fault
 from secateur.checkpoint import BlockModel
@@ -17,6 +17,7 @@ from secateur.data import (
     Draw,
     ImageBatch,
     TokenBatch,
+    Tokenizer,
     images_in_memory,
     load_calibration,
     load_heldout,
@@ -31,7 +32,7 @@ from secateur.recipe import Recipe
 def read_calibration(
     recipe: Recipe,
     source: BlockModel,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: Tokenizer,
     dense: Callable[[], PreTrainedModel],
     tokens: Tensor | None = None,
 ) -> TokenBatch | None:
@@ -58,7 +59,7 @@ def read_calibration(
                 model, samples=recipe.samples, sequence_length=length, seed=recipe.seed
             )
     else:
-        draw = Draw(recipe.samples, length, recipe.seed)
+        draw = Draw(recipe.samples, length, recipe.seed, column=recipe.column)
         batch = load_calibration(asked, draw, tokenizer=tokenizer, vocabulary=vocabulary(source))
     if recipe.chosen_written:
         batch = with_more(dense(), batch, recipe.chosen_written, recipe.seed)
@@ -66,7 +67,7 @@ def read_calibration(
 
 
 def read_heldout(
-    recipe: Recipe, source: BlockModel, tokenizer: PreTrainedTokenizerBase | None
+    recipe: Recipe, source: BlockModel, tokenizer: Tokenizer
 ) -> tuple[TokenBatch, ...]:
     """The windows of every text to measure on, no longer than the model allows.
 

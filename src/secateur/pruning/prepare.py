@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from secateur.blocks.batching import tokens_in_each
 from secateur.checkpoint import (
@@ -24,7 +24,7 @@ from secateur.checkpoint.claim import claim_file
 from secateur.checkpoint.destination import result_path
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.model_facts import load_tokenizer, reads_images
-from secateur.data import ImageBatch, TokenBatch
+from secateur.data import ImageBatch, TokenBatch, Tokenizer
 from secateur.errors import DataError, OutputError, RecipeError, SecateurError
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
@@ -119,6 +119,7 @@ def prepare(
 
     calibration_key = CalibrationKey(
         recipe.calibration,
+        recipe.column,
         recipe.images,
         recipe.samples,
         recipe.sequence_length,
@@ -164,7 +165,7 @@ def _open(recipe: Recipe, folder: Path, shared: SharedWork) -> Made[BlockModel]:
 def prepare_in_place(
     model: PreTrainedModel,
     recipe: Recipe,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: Tokenizer,
     tokens: Tensor | None,
 ) -> Prepared:
     """Prepare a run on a model in memory; the arguments are those of `pipeline.prune_in_place`."""

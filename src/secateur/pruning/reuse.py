@@ -14,13 +14,12 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from secateur.blocks.observe import Observation
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import BlockModel
 from secateur.checkpoint.gradient_store import GradientFile
-from secateur.data import ImageBatch, TokenBatch
+from secateur.data import ImageBatch, TokenBatch, Tokenizer
 from secateur.statistics import Need
 
 K = TypeVar("K")
@@ -69,6 +68,7 @@ class CalibrationKey:
     """What decides the calibration of a run; the fields are those of the recipe."""
 
     calibration: str | None
+    column: str | None
     images: str | None
     samples: int
     sequence_length: int
@@ -146,7 +146,7 @@ class SharedWork:
 
     Attributes:
         model: opened.
-        tokenizer: by the model's folder; None if there is none.
+        tokenizer: by the model's folder, or why there is none.
         calibration: sequences or images; None for methods that need none.
         heldout: the windows of every text.
         dense: the same windows after the last block of the dense model.
@@ -159,7 +159,7 @@ class SharedWork:
         self.folder = folder
         self.needs = needs
         self.model = Entry[ModelKey, BlockModel]()
-        self.tokenizer = Entry[Path, PreTrainedTokenizerBase | None]()
+        self.tokenizer = Entry[Path, Tokenizer]()
         self.calibration = Entry[CalibrationKey, TokenBatch | ImageBatch | None]()
         self.heldout = Entry[HeldOutKey, tuple[TokenBatch, ...]]()
         self.dense = Entry[DenseKey, list[Stream]]()

@@ -140,6 +140,8 @@ def _faults_of_sources(method: Method, run: Mapping[str, Any]) -> Iterator[str]:
             f"method {method.name} needs calibration text: give {name_of('calibration')}"
             f" (a classifier needs {name_of('images')})"
         )
+    if run.get("column") is not None and run.get("calibration") in (None, "self"):
+        yield "column names one of the calibration's files: leave it out, or give such a file"
     if len(sources) == 2:
         yield (
             "text and images to calibrate with: leave"

@@ -54,9 +54,14 @@ class Recipe(PruneStage):
     out: Annotated[str | None, Setting(PLACE, location=True, unset="nothing is written")] = None
     """Write the pruned model to this folder."""
     calibration: Annotated[str | None, Setting(CONTENT, location=True)] = None
-    """Calibrate on this text: a .txt, .jsonl or .parquet file, a folder of texts, a .safetensors
-    file with input_ids, c4, wikitext2, builtin (source of the standard library), or self (the
-    dense model writes it)."""
+    """Calibrate on this text: a file of text or of records (.txt, .jsonl, .json, .csv, .parquet,
+    .arrow, also .gz), a folder of them, a .safetensors file with input_ids, c4, wikitext2, builtin
+    (source of the standard library), or self (the dense model writes it)."""
+    column: Annotated[
+        str | None, Setting(CONTENT, unset="text, or messages by the model's chat template")
+    ] = None
+    """Read this column of the calibration's files of records. Held-out text has its own: text, or
+    messages."""
     images: Annotated[str | None, Setting(CONTENT, location=True)] = None
     """Calibrate a classifier on this folder of images: FOLDER/<class>/*.png; without class folders
     the model's own predictions are the labels."""

@@ -174,6 +174,7 @@ def _read(
         length,
         settings.seed,
         sampling="auto" if settings.text == "c4" else "joined",  # as much of it as there is
+        column=settings.column,
     )
     text = load_calibration(settings.text, draw, tokenizer=tokenizer, vocabulary=vocabulary(source))
     if len(text.input_ids) <= settings.validation:

@@ -35,6 +35,10 @@ class Recovery(Settings):
     """Train on this text or these tokens: whatever `prune --calibration` takes, but self."""
     revision: Annotated[str | None, Setting(CONTENT, unset="its main branch")] = None
     """Read this branch, tag or commit of a model on the hub."""
+    column: Annotated[
+        str | None, Setting(CONTENT, unset="text, or messages by the model's chat template")
+    ] = None
+    """Read this column of the text's files of records."""
     heldout: Annotated[str | None, Setting(PLACE, location=True, unset="nothing is measured")] = (
         None
     )
