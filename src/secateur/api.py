@@ -7,7 +7,6 @@ notes.txt is any text.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from os import fspath
 from pathlib import Path
 from typing import Any, get_args, overload
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.checkpoint import locate
+from secateur.checkpoint.in_memory import is_in_memory
 from secateur.checkpoint.load import load as load
 from secateur.comparison.pipeline import FinishedRun, do_comparison, plan_comparison
 from secateur.comparison.settings import split_options
@@ -26,7 +26,8 @@ from secateur.evaluation.zero_shot import evaluate_tasks
 from secateur.export import pack as pack
 from secateur.export import unpack as unpack
 from secateur.inference import accelerate_inference as accelerate_inference
-from secateur.machine.paths import Location, pinned
+from secateur.machine.device import plain_computing
+from secateur.machine.paths import Location, location, pinned
 from secateur.progress import Progress
 from secateur.pruning import pipeline
 from secateur.recipe import Recipe
@@ -42,6 +43,7 @@ from secateur.reporting import (
 )
 
 
+@plain_computing()
 def prune(
     model: Location | PreTrainedModel,
     *,
@@ -80,26 +82,22 @@ def prune(
     """
     in_memory = isinstance(calibration, Tensor)
     values: dict[str, Any] = {"out": out, **options}
-    if method is not None:
-        values["method"] = method
-    if pattern is not None:
-        values["pattern"] = str(pattern)
+    asked = {"method": method, "pattern": None if pattern is None else str(pattern)}
+    values.update({key: value for key, value in asked.items() if value is not None})
     if in_memory and getattr(model, "main_input_name", None) == "pixel_values":
         values["images"] = "images in memory"
     else:
         values["calibration"] = "tokens in memory" if in_memory else calibration
     values = without_paths(values)
-    if not isinstance(model, PreTrainedModel):
+    if not is_in_memory(model):
         if in_memory:
             raise RecipeError(
                 "token ids in memory go with a model in memory",
                 hint="saving them as input_ids in a .safetensors file",
             )
-        return pipeline.run_pruning(Recipe.build({"model": fspath(model), **values}), progress)
+        return pipeline.run_pruning(Recipe.build({"model": location(model), **values}), progress)
     if out is not None:
-        raise RecipeError(
-            "a model in memory is pruned in place", hint="save_pretrained instead of out"
-        )
+        raise RecipeError("a model in memory is pruned in place", hint="save_pretrained, not out")
     recipe = Recipe.build({"model": model.name_or_path or type(model).__name__, **values})
     tokens = calibration if isinstance(calibration, Tensor) else None
     return pipeline.prune_in_place(model, recipe, tokenizer, tokens, progress)
@@ -115,6 +113,7 @@ def evaluate(
 ) -> Evaluation: ...
 @overload
 def evaluate(model: Location, **options: Any) -> Evaluation | TaskEvaluation | Classification: ...
+@plain_computing()
 def evaluate(
     model: Location,
     *,
@@ -146,7 +145,7 @@ def evaluate(
     2
     """
     settings = EvaluationSettings.build(
-        {"model": model, "text": text, "tasks": tasks, "images": images, **options}
+        {"model": location(model), "text": text, "tasks": tasks, "images": images, **options}
     )
     if settings.images is not None:
         return evaluate_images(settings, progress)
@@ -158,6 +157,7 @@ def evaluate(
     return scored
 
 
+@plain_computing()
 def check(
     model: Location,
     *,
@@ -188,6 +188,7 @@ def check(
     return check_folder(named, asked, trust_remote_code=trust_remote_code)
 
 
+@plain_computing()
 def recover(
     model: Location,
     *,
@@ -216,15 +217,13 @@ def recover(
     >>> run.recovery.zeros_after == run.recovery.zeros_before
     True
     """
-    from secateur.recovery import (
-        Recovery,  # loads peft, which nothing else needs
-        run_recovery,
-    )
+    from secateur.recovery import Recovery, run_recovery  # loads peft, which nothing else needs
 
-    settings = Recovery.build({"model": model, "text": text, "out": out, **options})
+    settings = Recovery.build({"model": location(model), "text": text, "out": out, **options})
     return run_recovery(settings, progress)
 
 
+@plain_computing()
 def compare(
     model: Location,
     *,
@@ -258,7 +257,7 @@ def compare(
     >>> [run.recipe["method"] for run in done.records]
     ['magnitude', 'wanda']
     """
-    values = {"model": model, "out": out, "methods": methods, **options}
+    values = {"model": location(model), "out": out, "methods": methods, **options}
     plan = plan_comparison(*split_options(without_paths(values)))
     records = []
     for run in do_comparison(plan, progress):

@@ -19,12 +19,14 @@ from secateur.checkpoint import (
     open_model,
 )
 from secateur.checkpoint.gradient_store import GradientFile
+from secateur.checkpoint.in_memory import check_reads_out
 from secateur.checkpoint.model_facts import load_tokenizer, reads_images
-from secateur.data import ImageBatch, TokenBatch
-from secateur.errors import DataError, OutputError, SecateurError
+from secateur.data import SELF, ImageBatch, TokenBatch
+from secateur.errors import DataError, OutputError, RecipeError, SecateurError
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.paths import pinned
+from secateur.methods import Refine
 from secateur.pruning.estimate import Estimate, estimate
 from secateur.pruning.fit import check_selection
 from secateur.pruning.inputs import check_kind, read_calibration, read_heldout, read_images
@@ -162,6 +164,17 @@ def prepare_in_place(
     device = model.device if recipe.device == "auto" else choose_device(recipe.device)
     source = ResidentModel(model, device, choose_dtype(recipe.dtype, device) or model.dtype)
     check_kind(recipe, source)
+    _check_loss(recipe, model)
+    if tokens is not None and tokens.is_inference():
+        tokens = tokens.clone()  # those of torch.inference_mode() take part in no gradient
+    if tokenizer is not None and not callable(tokenizer):
+        raise RecipeError(f"tokenizer is a {type(tokenizer).__name__}", wanted="a tokenizer")
+    texts = [None if tokens is not None else recipe.calibration, *recipe.texts]
+    if tokenizer is None and any(text and _is_text(text) for text in texts):
+        raise DataError(
+            "text for a model in memory, and no tokenizer",
+            hint="tokenizer=AutoTokenizer.from_pretrained(...)",
+        )
     calibration = (
         read_images(recipe, source, Path(model.name_or_path), tokens)
         if reads_images(source)
@@ -169,6 +182,24 @@ def prepare_in_place(
     )
     heldout = read_heldout(recipe, source, tokenizer)
     return _prepare(recipe, None, source, calibration, heldout, ())
+
+
+def _is_text(source: str) -> bool:
+    return source != SELF and not source.endswith(".safetensors")
+
+
+def _check_loss(recipe: Recipe, model: PreTrainedModel) -> None:
+    """Raise if a recipe needs a loss, and the model has no head that one could be made of."""
+    plan = plan_of(recipe)
+    wants = {
+        f"method {recipe.method}": Need.FULL_GRADIENT in plan.method.needs,
+        "held-out text": bool(recipe.texts),
+        "weigh loss": plan.method.refine is Refine.REGIONAL and plan.regional.weigh == "loss",
+        "calibration self": recipe.calibration == SELF or bool(recipe.chosen_written),
+    }
+    for what, asked in wants.items():
+        if asked:
+            check_reads_out(model, what)
 
 
 def _prepare(
