@@ -7,7 +7,6 @@ notes.txt is any text.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from os import fspath
 from pathlib import Path
 from typing import Any, get_args, overload
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.checkpoint import locate
+from secateur.checkpoint.in_memory import is_in_memory
 from secateur.checkpoint.load import load as load
 from secateur.comparison.pipeline import FinishedRun, do_comparison, plan_comparison
 from secateur.comparison.settings import split_options
@@ -27,7 +27,8 @@ from secateur.evaluation.zero_shot import evaluate_tasks
 from secateur.export import pack as pack
 from secateur.export import unpack as unpack
 from secateur.inference import accelerate_inference as accelerate_inference
-from secateur.machine.paths import Location, as_path, pinned
+from secateur.machine.device import plain_computing
+from secateur.machine.paths import Location, as_path, location, pinned
 from secateur.progress import Progress
 from secateur.pruning import pipeline
 from secateur.recipe import Recipe
@@ -38,6 +39,7 @@ from secateur.reporting import comparing_alone, write_comparison, write_report
 from secateur.reporting.page import ComparisonResult, Report, ReportFormat
 
 
+@plain_computing()
 def prune(
     model: Location | PreTrainedModel,
     *,
@@ -75,26 +77,22 @@ def prune(
     """
     in_memory = (tokens := tokens_in_memory(calibration)) is not None
     values: dict[str, Any] = {"out": out, **options}
-    if method is not None:
-        values["method"] = method
-    if pattern is not None:
-        values["pattern"] = str(pattern)
+    asked = {"method": method, "pattern": None if pattern is None else str(pattern)}
+    values.update({key: value for key, value in asked.items() if value is not None})
     if in_memory and getattr(model, "main_input_name", None) == "pixel_values":
         values["images"] = "images in memory"
     else:
         values["calibration"] = "tokens in memory" if in_memory else calibration
     values = without_paths(values)
-    if not isinstance(model, PreTrainedModel):
+    if not is_in_memory(model):
         if in_memory:
             raise RecipeError(
                 "token ids in memory go with a model in memory",
                 hint="saving them as input_ids in a .safetensors file",
             )
-        return pipeline.run_pruning(Recipe.build({"model": fspath(model), **values}), progress)
+        return pipeline.run_pruning(Recipe.build({"model": location(model), **values}), progress)
     if out is not None:
-        raise RecipeError(
-            "a model in memory is pruned in place", hint="save_pretrained instead of out"
-        )
+        raise RecipeError("a model in memory is pruned in place", hint="save_pretrained, not out")
     recipe = Recipe.build({"model": model.name_or_path or type(model).__name__, **values})
     return pipeline.prune_in_place(model, recipe, tokenizer, tokens, progress)
 
@@ -109,6 +107,7 @@ def evaluate(
 ) -> Evaluation: ...
 @overload
 def evaluate(model: Location, **options: Any) -> Evaluation | TaskEvaluation | Classification: ...
+@plain_computing()
 def evaluate(
     model: Location,
     *,
@@ -139,8 +138,8 @@ def evaluate(
     >>> measured.protocol.sequences
     2
     """
-    values = {"model": model, "text": text, "tasks": tasks, "images": images, **options}
-    settings = EvaluationSettings.build(values)
+    values = {"text": text, "tasks": tasks, "images": images, **options}
+    settings = EvaluationSettings.build({"model": location(model), **values})
     if settings.images is not None:
         return evaluate_images(settings, progress)
     if settings.tasks is None:
@@ -151,6 +150,7 @@ def evaluate(
     return scored
 
 
+@plain_computing()
 def check(
     model: Location, *, pattern: str | float | None = None, trust_remote_code: bool = False,
     **options: Any,
@@ -173,9 +173,10 @@ def check(
     >>> secateur.check("pruned", pattern="2:4").complaint is None
     True
     """
-    return check_folder(fspath(model), pattern, trust_remote_code=trust_remote_code, **options)
+    return check_folder(location(model), pattern, trust_remote_code=trust_remote_code, **options)
 
 
+@plain_computing()
 def recover(
     model: Location,
     *,
@@ -206,10 +207,11 @@ def recover(
     """
     from secateur.recovery import Recovery, run_recovery  # loads peft, which nothing else needs
 
-    settings = Recovery.build({"model": model, "text": text, "out": out, **options})
+    settings = Recovery.build({"model": location(model), "text": text, "out": out, **options})
     return run_recovery(settings, progress)
 
 
+@plain_computing()
 def compare(
     model: Location,
     *,
@@ -243,7 +245,7 @@ def compare(
     >>> [run.recipe["method"] for run in done.records]
     ['magnitude', 'wanda']
     """
-    values = without_paths({"model": model, "out": out, "methods": methods, **options})
+    values = without_paths({"model": location(model), "out": out, "methods": methods, **options})
     plan = plan_comparison(*split_options(values))
     again, records = plan.settings.overwrite, []
     with comparing_alone(Path(out), overwrite=again):

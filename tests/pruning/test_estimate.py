@@ -16,7 +16,7 @@ from secateur.methods import get
 from secateur.pruning.estimate import estimate
 from secateur.recipe import Plan, Regional
 from secateur.sparsity import SELECTION_KEYS, Selection, parse_pattern, read_selection
-from tiny import Command, make_model, make_tokens
+from tiny import Command, make_model, make_tokens, save
 
 SEQUENCES, LENGTH = 8, 32
 
@@ -45,6 +45,16 @@ def test_weights_are_counted_as_the_model_has_them() -> None:
     assert shapes.prunable_weights == prunable
     assert shapes.other_weights == sum(p.numel() for p in source.model.parameters()) - prunable
     assert shapes.activation_bytes == 2 * SEQUENCES * LENGTH * 32 * 4
+
+
+def test_tied_embeddings_count_once(tmp_path: Path) -> None:
+    model = make_model("llama", tie_word_embeddings=True)
+    source = open_model(save(model, tmp_path), torch.device("cpu"), torch.float32)
+    for _ in range(2):  # before anything is open, and after
+        shapes = of(source, "wanda")
+        assert shapes.prunable_weights + shapes.other_weights == model.num_parameters()
+        with source.open_surroundings():
+            pass
 
 
 @pytest.mark.parametrize(

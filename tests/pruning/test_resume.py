@@ -24,8 +24,8 @@ import secateur
 from secateur import cli, methods
 from secateur.blocks import sweep
 from secateur.checkpoint import open as opening
+from secateur.checkpoint.naming import NotStreamableError
 from secateur.checkpoint.proved import read_facts, write_facts
-from secateur.checkpoint.streamed import NotStreamableError
 from secateur.errors import CheckpointError, NumericalError, OutputError, RecipeError
 from secateur.progress import Quiet
 from secateur.pruning import dense_passes

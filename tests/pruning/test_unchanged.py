@@ -19,8 +19,8 @@ import secateur
 from secateur.blocks import sweep
 from secateur.checkpoint import Checkpoint
 from secateur.checkpoint import open as opening
+from secateur.checkpoint.naming import NotStreamableError
 from secateur.checkpoint.proved import read_facts, write_facts
-from secateur.checkpoint.streamed import NotStreamableError
 from secateur.errors import CheckpointError, SecateurError
 from secateur.progress import Quiet
 from tiny import make_model, save

@@ -21,7 +21,7 @@ from secateur.blocks.call import Call
 from secateur.blocks.models_fault import models_fault
 from secateur.blocks.replaced import replaced
 from secateur.checkpoint import Blocks
-from secateur.checkpoint.streamed import reason
+from secateur.checkpoint.configuration import reason
 from secateur.errors import ModelError
 
 MOST_RETURNED = 3

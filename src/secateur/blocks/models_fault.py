@@ -14,7 +14,7 @@ from traceback import walk_tb
 
 import torch
 
-from secateur.checkpoint.streamed import reason
+from secateur.checkpoint.configuration import reason
 from secateur.errors import ModelError, SecateurError
 
 _PACKAGE = str(Path(__file__).parents[1])

@@ -1,7 +1,8 @@
 """An opened model, as everything outside of this room sees it: a few pieces real at a time.
 
 `StreamedModel` reads a piece from its files and lets it go; `ResidentModel` has all of it in
-memory. Nobody asks which it is: what differs is asked of the model itself.
+memory, and `WholeModel` is one of those that came from files. Nobody asks which it is: what differs
+is asked of the model itself.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class BlockModel(ABC):
     def open_surroundings(self) -> AbstractContextManager[PreTrainedModel]:
         """Everything but the blocks, ready to compute with."""
 
+    def count_weights(self) -> int:
+        """The weights of the model; those of tied parameters count once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
     @abstractmethod
     def storage_dtype(self, name: str) -> torch.dtype:
         """The dtype in which a parameter is kept when its piece is closed."""
@@ -88,5 +93,8 @@ class BlockModel(ABC):
         """
 
     @abstractmethod
-    def stored_surroundings(self) -> dict[str, Tensor] | None:
-        """The tensors that are in no block, bit for bit as they were; None as above."""
+    def stored_surroundings(self) -> dict[str, Tensor]:
+        """The tensors that `stored_block` does not give, bit for bit as they were.
+
+        Of a model that is not streamed these are all, with what was changed.
+        """

@@ -74,15 +74,20 @@ def read_layouts(path: Path, head: layout.Head) -> dict[str, layout.PackedMatrix
         raise CheckpointError(f"cannot be read ({fault})", where=path) from fault
 
 
-def read_json(path: Path, wanted: str) -> dict[str, Any]:
+def read_json(path: Path, wanted: str, most: int = MOST_JSON_BYTES) -> dict[str, Any]:
     """The JSON object in a file of a model folder.
+
+    Args:
+        path: of the file.
+        wanted: what it should be.
+        most: bytes that it may have.
 
     Raises:
         CheckpointError: it is too large, cannot be read, or is no object.
     """
     _check_readable(path)
     try:
-        at_most(MOST_JSON_BYTES, path.stat().st_size, "bytes of JSON", where=path)
+        at_most(most, path.stat().st_size, "bytes of JSON", where=path)
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as fault:
         raise CheckpointError(

@@ -10,12 +10,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from secateur.checkpoint import from_pretrained  # noqa: F401 - lets transformers load what is packed
 from secateur.checkpoint.block_model import BlockModel
+from secateur.checkpoint.configuration import auto_class, read_config, reason
 from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.no_model import missing_weights
-from secateur.checkpoint.packed_folder import NAMED, QUANTISED, parts_of, says_packed
+from secateur.checkpoint.packed_folder import NAMED, QUANTISED, says_packed
 from secateur.checkpoint.read import Checkpoint
-from secateur.checkpoint.resident import ResidentModel
-from secateur.checkpoint.streamed import StreamedModel, auto_class, read_config, reason
+from secateur.checkpoint.skeleton import building, empty_model
+from secateur.checkpoint.streamed import StreamedModel
+from secateur.checkpoint.whole import WholeModel, widest_dtype
 from secateur.errors import CheckpointError, SecateurError
 
 
@@ -39,10 +41,9 @@ def open_model(
     try:
         return StreamedModel(checkpoint, device, dtype or stored)
     except NotStreamableError:
-        model = load_whole(folder, stored, trust_remote_code=trust_remote_code)
-        resident = ResidentModel(model, device, dtype or stored, checkpoint)
-        resident.notices = checkpoint.notices
-        return resident
+        widest = widest_dtype(checkpoint, checkpoint.names)
+        model = load_whole(folder, widest, trust_remote_code=trust_remote_code)
+        return WholeModel(model, checkpoint, device, dtype or stored)
 
 
 def load_whole(
@@ -61,21 +62,21 @@ def load_whole(
     """
     checkpoint = Checkpoint(folder, trust_remote_code=trust_remote_code)
     config = read_config(checkpoint)
-    kind, options = auto_class(config), {}
-    described = any(QUANTISED in part for part in parts_of(checkpoint.config))
-    if described and not says_packed(checkpoint.config):
-        config.transformers_weights = checkpoint.config.get(NAMED)
-        options["config"] = config  # without a description that transformers would stumble over
+    empty_model(config, checkpoint, dtype or config.dtype or torch.float32)  # as large as its files
+    setattr(config, NAMED, checkpoint.config.get(NAMED))
+    if says_packed(checkpoint.config):
+        setattr(config, QUANTISED, checkpoint.config[QUANTISED])
     try:
-        model, loaded = (kind or AutoModelForCausalLM).from_pretrained(
-            folder,
-            dtype=dtype or "auto",
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            **options,
-        )
+        with building(checkpoint):
+            model, loaded = (auto_class(config) or AutoModelForCausalLM).from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype or "auto",
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+            )
     except SecateurError:
         raise  # a packed tensor that is damaged
     except Exception as fault:  # a loader's own many exceptions, on what the files hold

@@ -207,15 +207,9 @@ class OutputFolder:
         return self._write_shard(tensors, index + 2, len(model.blocks) + 1)
 
     def write_rest(self, model: BlockModel) -> None:
-        """Write what is in no block, bit for bit as it was; all of a model that is not streamed."""
-        tensors = model.stored_surroundings()
-        if tensors is not None:
-            self._write_shard(tensors, 1, len(model.blocks) + 1)
-            return
-        with writing(self._partial):  # under the names that the hub uses
-            model.model.save_pretrained(self._partial, safe_serialization=True)
-            for path in self._files():
-                flush(path)
+        """Write what is in no shard yet: the rest, or all of a model that is not streamed."""
+        count = len(model.blocks) + 1 if model.streamed else 1
+        self._write_shard(model.stored_surroundings(), 1, count)
 
     def write_shard(self, file: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors that are given as a shard of that name."""

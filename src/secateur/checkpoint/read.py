@@ -22,6 +22,7 @@ from secateur.checkpoint.no_model import no_config
 from secateur.checkpoint.packed_folder import PACKED_INDEX, says_packed
 from secateur.checkpoint.weight_files import CONFIG, INDEX, find_weights, names_in, some
 from secateur.errors import CheckpointError, PatternError
+from secateur.machine.limits import MOST_CONFIG_BYTES
 from secateur.packing import layout
 
 WATCHED = (CONFIG, INDEX, PACKED_INDEX, "generation_config.json", "tokenizer.json",
@@ -58,7 +59,7 @@ class Checkpoint:
         self.trust_remote_code = trust_remote_code
         if CONFIG not in (names := names_in(folder)):
             raise no_config(folder, names)
-        self.config = read_json(folder / CONFIG, "a model's configuration")
+        self.config = read_json(folder / CONFIG, "a model's configuration", MOST_CONFIG_BYTES)
         weights = find_weights(folder, self.config)
         self.files, self._heads = weights.tensors, weights.heads
         self.weight_files, self.idle_weight_files = tuple(weights.heads), weights.idle
@@ -97,9 +98,13 @@ class Checkpoint:
             return self.packed[name].dtype
         return self._heads[self.files[name]][name][1]
 
+    def elements(self, name: str) -> int:
+        """How many numbers a tensor has."""
+        return prod(self.shape(name))
+
     def dense_bytes(self, name: str) -> int:
         """Bytes of a tensor once it is read."""
-        return prod(self.shape(name)) * self.dtype(name).itemsize
+        return self.elements(name) * self.dtype(name).itemsize
 
     def stored_bytes(self, name: str) -> int:
         """Bytes of a tensor in its file."""

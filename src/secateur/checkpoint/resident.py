@@ -1,4 +1,4 @@
-"""A model that is in memory as a whole: one the caller holds, or one that cannot be streamed.
+"""A model that is in memory as a whole, as the caller holds it.
 
 It opens pieces as `StreamedModel` does: a block is cast to the computing precision while it is
 open and cast back afterwards. What was written into it in the meantime stays.
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
-from secateur.checkpoint.read import Checkpoint
+from secateur.checkpoint.skeleton import as_loaded
 from secateur.checkpoint.structure import find_blocks
 
 
@@ -26,7 +26,8 @@ class ResidentModel(BlockModel):
         model: the whole model. It is in evaluation mode and takes no gradients while a piece is
             open, and is given back as it was.
         blocks: the decoder blocks.
-        device, dtype: where and in what precision open pieces are.
+        device: where open pieces are.
+        dtype: their precision, but for what the family keeps in float32 (`skeleton.dtypes_of`).
     """
 
     streamed = False
@@ -36,14 +37,12 @@ class ResidentModel(BlockModel):
         model: PreTrainedModel,
         device: torch.device,
         dtype: torch.dtype,
-        checkpoint: Checkpoint | None = None,
     ) -> None:
         """Open a model.
 
         Args:
             model: whole, in memory.
             device, dtype: where and in what precision pieces are opened.
-            checkpoint: the files that it came from; None for a model that the caller holds.
         """
         self.model = model
         self.device = device
@@ -52,13 +51,20 @@ class ResidentModel(BlockModel):
         self._storage: dict[str, torch.dtype] = {
             name: value.dtype for name, value in model.named_parameters()
         }
-        self._checkpoint = checkpoint
+        dtypes, computed = as_loaded(model, dtype)
+        self._dtypes = {
+            tensor: dtypes.get(name, dtype)
+            for named in (model.named_parameters(), model.named_buffers())
+            for name, tensor in named
+        }
+        buffers = dict(model.named_buffers())
+        self._computed = {buffers[name]: value for name, value in computed.items()}
 
     @contextmanager
     def open_block(self, index: int) -> Iterator[nn.Module]:
         """One decoder block in the computing precision, on the computing device."""
         block = self.blocks.modules[index]
-        with _cast([block], self.device, self.dtype):
+        with self._cast([block]):
             yield block
 
     @contextmanager
@@ -66,7 +72,7 @@ class ResidentModel(BlockModel):
         """The model, everything but its blocks in the computing precision and on the device."""
         inside = {id(module) for block in self.blocks.modules for module in block.modules()}
         outside = [module for module in self.model.modules() if id(module) not in inside]
-        with _cast(outside, self.device, self.dtype, recurse=False):
+        with self._cast(outside, recurse=False):
             yield self.model
 
     def storage_dtype(self, name: str) -> torch.dtype:
@@ -74,62 +80,62 @@ class ResidentModel(BlockModel):
         return self._storage[name]
 
     def fingerprint(self) -> str:
-        """The fingerprint of the model: that of its files, if it came from any."""
-        if self._checkpoint is not None:
-            return self._checkpoint.fingerprint()
+        """The fingerprint of the weights in memory."""
         tensors = self.model.state_dict().items()
         config = self.model.config.to_json_string().encode()
         return fingerprint(config, ((name, [value]) for name, value in tensors))
 
     def watch(self) -> SourceFiles | None:
-        """The files that it came from, read once more to be hashed; None if it came from none."""
-        if self._checkpoint is None:
-            return None
-        self._checkpoint.source.read_all()
-        self._checkpoint.source.check()  # what was hashed is what was loaded
-        return self._checkpoint.source
+        """None: no files are behind it."""
+        return None
 
     def stored_block(self, index: int, changed: Mapping[str, Tensor]) -> None:
-        """None: the model is written as a whole."""
+        """None: what is not read from files is not written block by block."""
 
-    def stored_surroundings(self) -> None:
-        """None: the model is written as a whole."""
+    def stored_surroundings(self) -> dict[str, Tensor]:
+        """Nothing: the model is the caller's, to be saved by its own save_pretrained."""
+        return {}
+
+    @contextmanager
+    def _cast(self, modules: list[nn.Module], *, recurse: bool = True) -> Iterator[None]:
+        """Have the tensors of `modules` as `from_pretrained` gives them, and as they were after."""
+        stored = {t: (t.data, t.requires_grad) for t in _stored_tensors(modules, recurse)}
+        computed = {b: b.data for m in modules for b in m.buffers(recurse) if b not in stored}
+        training = [(m, m.training) for root in modules
+                    for m in (root.modules() if recurse else [root])]  # fmt: skip
+        try:
+            for module, _ in training:
+                module.training = False
+            for tensor in stored:
+                dtype = self._dtypes.get(tensor, self.dtype)
+                floating = tensor.is_floating_point()
+                tensor.data = tensor.data.to(self.device, dtype if floating else None)
+                tensor.requires_grad_(False)
+            for buffer in computed:
+                buffer.data = self._computed.get(buffer, buffer.data).to(self.device)
+            yield
+        finally:
+            for tensor, (old, old_requires_grad) in stored.items():
+                opened = tensor.data
+                new = unrounded(opened.to(old.device, old.dtype), old, opened.dtype)
+                if new.data_ptr() != old.data_ptr():
+                    old.copy_(new)  # in place: another parameter may share this memory
+                tensor.data = old
+                tensor.requires_grad_(old_requires_grad)
+            for buffer, old in computed.items():
+                buffer.data = old if buffer in self._computed else buffer.data.to(old.device)
+            for module, was_training in training:
+                module.training = was_training
 
 
-@contextmanager
-def _cast(
-    modules: list[nn.Module], device: torch.device, dtype: torch.dtype, *, recurse: bool = True
-) -> Iterator[None]:
-    """Parameters and buffers of `modules` on `device` in `dtype`, as they were at the end.
-
-    Buffers keep their dtype: rotary frequencies are float32 in every precision.
-    """
-    parameters = {p: (p.data, p.requires_grad) for m in modules for p in m.parameters(recurse)}
-    buffers = {b: b.device for m in modules for b in m.buffers(recurse)}
-    training = [(m, m.training) for root in modules
-                for m in (root.modules() if recurse else [root])]  # fmt: skip
-    try:
-        for module, _ in training:
-            module.training = False
-        for parameter in parameters:
-            floating = parameter.is_floating_point()
-            parameter.data = parameter.data.to(device, dtype if floating else None)
-            parameter.requires_grad_(False)
-        for buffer in buffers:
-            buffer.data = buffer.data.to(device)
-        yield
-    finally:
-        for parameter, (old, old_requires_grad) in parameters.items():
-            opened = parameter.data
-            new = unrounded(opened.to(old.device, old.dtype), old, opened.dtype)
-            if new.data_ptr() != old.data_ptr():
-                old.copy_(new)  # in place: another parameter may share this memory
-            parameter.data = old
-            parameter.requires_grad_(old_requires_grad)
-        for buffer, old_device in buffers.items():
-            buffer.data = buffer.data.to(old_device)
-        for module, was_training in training:
-            module.training = was_training
+def _stored_tensors(modules: list[nn.Module], recurse: bool) -> Iterator[Tensor]:
+    """The parameters and buffers of some modules that files hold."""
+    for root in modules:
+        for module in root.modules() if recurse else [root]:
+            yield from (p for p in module._parameters.values() if p is not None)
+            for name, buffer in module._buffers.items():
+                if buffer is not None and name not in module._non_persistent_buffers_set:
+                    yield buffer
 
 
 def unrounded(new: Tensor, old: Tensor, through: torch.dtype) -> Tensor:

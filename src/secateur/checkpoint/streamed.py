@@ -9,40 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.initialization import no_init_weights
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-)
+from transformers import PreTrainedModel
 
 from secateur.checkpoint.background import ReadAhead
 from secateur.checkpoint.block_model import BlockModel
+from secateur.checkpoint.configuration import notices_of, read_config
 from secateur.checkpoint.fingerprint import SourceFiles
 from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.no_model import missing_weights
-from secateur.checkpoint.packed_folder import NAMED, QUANTISED
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import unrounded
+from secateur.checkpoint.skeleton import dtypes_of, empty_model
 from secateur.checkpoint.structure import find_blocks
-from secateur.errors import CheckpointError, ModelError
+from secateur.errors import CheckpointError
 from secateur.machine.memory import give_back
-
-MOST_BUFFER_BYTES = 2**30
-"""Most bytes of the tables that a model computes for itself, such as rotary frequencies: real ones
-take some megabytes, and a configuration can ask for any size."""
 
 
 class StreamedModel(BlockModel):
@@ -51,7 +35,8 @@ class StreamedModel(BlockModel):
     Attributes:
         model: the skeleton; parameters are on the meta device unless their piece is open.
         blocks: the decoder blocks.
-        device, dtype: where and in what precision open pieces are.
+        device: where open pieces are.
+        dtype: their precision, but for what the family keeps in float32 (`skeleton.dtypes_of`).
         checkpoint: where the weights come from.
         naming: which tensors of the files make up each parameter.
     """
@@ -66,8 +51,10 @@ class StreamedModel(BlockModel):
             CheckpointError: weights are missing or misshapen.
             ModelError: the architecture is unknown or has no blocks that can be told.
         """
-        self.model = _empty_model(read_config(checkpoint), checkpoint)
-        self.checkpoint, self.notices = checkpoint, checkpoint.notices
+        self.model = empty_model(read_config(checkpoint), checkpoint, dtype)
+        self._dtypes = dtypes_of(self.model, dtype)
+        self.checkpoint = checkpoint
+        self.notices = (*checkpoint.notices, *notices_of(checkpoint))
         self.device = device
         self.dtype = dtype
         self.blocks = find_blocks(self.model)
@@ -76,8 +63,9 @@ class StreamedModel(BlockModel):
         _check_complete(self.model, self._missing, self.naming, checkpoint)
         if any(name.startswith(self.blocks.path + ".") for name in self._missing):
             raise NotStreamableError("blocks share weights with each other, or with the rest")
-        for name, _ in self.model.named_buffers():
-            set_module_tensor_to_device(self.model, name, device)
+        for name, buffer in self.model.named_buffers():
+            if not buffer.is_meta:  # one that the model computes for itself
+                set_module_tensor_to_device(self.model, name, device)
         self._ahead = ReadAhead(
             lambda index: checkpoint.load(self.block_tensors(index)),
             lambda index: sum(map(checkpoint.dense_bytes, self.block_tensors(index))),
@@ -116,6 +104,12 @@ class StreamedModel(BlockModel):
         names = self.block_parameters(index)
         return [stored for name in names for stored in self.naming.tensors_of(name)]
 
+    def count_weights(self) -> int:
+        """The weights that the files hold of the model: of tied parameters they have one."""
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        held = (parameters[name] for name in self.naming.parameters if name in parameters)
+        return sum(parameter.numel() for parameter in held)
+
     def storage_dtype(self, name: str) -> torch.dtype:
         """The dtype in which the files hold a parameter."""
         return self.checkpoint.dtype(self.naming.tensors_of(name)[0])
@@ -142,7 +136,8 @@ class StreamedModel(BlockModel):
         for name, value in changed.items():
             for stored, new in self.naming.part(name, value).items():
                 old = tensors[stored]
-                tensors[stored] = unrounded(new.to("cpu", old.dtype), old, self.dtype).contiguous()
+                through = self._dtypes[name]
+                tensors[stored] = unrounded(new.to("cpu", old.dtype), old, through).contiguous()
         return tensors
 
     def stored_surroundings(self) -> dict[str, Tensor]:
@@ -162,111 +157,14 @@ class StreamedModel(BlockModel):
         """Make parameters real; `tensors` is emptied."""
         for name in names:
             stored = {tensor: tensors.pop(tensor) for tensor in self.naming.tensors_of(name)}
-            value = self.naming.join(name, stored)
-            dtype = self.dtype if value.is_floating_point() else None
+            dtype = self._dtypes[name]
+            value = self.naming.join(name, stored).to(dtype)
             set_module_tensor_to_device(self.model, name, self.device, value=value, dtype=dtype)
 
     def _empty(self, names: list[str]) -> None:
         for name in names:
             set_module_tensor_to_device(self.model, name, "meta")
         give_back()
-
-
-def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
-    """The model's configuration; code beside the weights is run only where it is trusted.
-
-    Raises:
-        CheckpointError: it cannot be read, or asks for remote code.
-    """
-    try:
-        config = AutoConfig.from_pretrained(
-            checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code
-        )
-    except Exception as fault:  # every family checks in its own way, with its own exceptions
-        raise CheckpointError(
-            f"the configuration is not one that transformers knows ({reason(fault)})",
-            where=checkpoint.folder / "config.json",
-            hint="a newer transformers; or --trust-remote-code, if the model comes with code of its"
-            " own and you trust who wrote it",
-        ) from fault
-    for part in {
-        id(part): part for part in (config, config.get_text_config(decoder=True))
-    }.values():
-        for key in (NAMED, QUANTISED):
-            if hasattr(part, key):
-                delattr(part, key)  # they tell transformers how to read what is read here
-    return config
-
-
-def _empty_model(config: PreTrainedConfig, checkpoint: Checkpoint) -> PreTrainedModel:
-    """The model on the meta device, its computed buffers real.
-
-    It is built without buffers first: a configuration can ask for any size, and costs nothing so.
-
-    Raises:
-        ModelError: no model can be built whose blocks are pruned, or not one that these files fill.
-    """
-    own_code = checkpoint.trust_remote_code and "AutoModelForCausalLM" in (
-        getattr(config, "auto_map", None) or {}
-    )
-    kind = AutoModelForCausalLM if own_code else auto_class(config)
-    if kind is None:
-        raise ModelError(
-            f"{config.model_type!r} is no causal language model of transformers",
-            where=checkpoint.folder,
-            wanted="a decoder, such as Llama or GPT-2, or a classifier of images, such as ViT",
-        )
-    depth = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0)
-    if isinstance(depth, int) and depth > len(checkpoint.files):
-        raise CheckpointError(
-            f"config.json says {depth} hidden layers, the files hold {len(checkpoint.files)}"
-            " tensors",
-            where=checkpoint.folder,
-            wanted="a configuration and weights of the same model",
-        )
-    try:
-        for include_buffers in (True, False):
-            with init_empty_weights(include_buffers=include_buffers), no_init_weights():
-                model = kind.from_config(config, trust_remote_code=checkpoint.trust_remote_code)
-            taken = sum(buffer.nbytes for buffer in model.buffers())
-            if taken > MOST_BUFFER_BYTES:
-                raise ModelError(
-                    f"config.json asks for tables of {taken:.3g} bytes",
-                    where=checkpoint.folder,
-                    wanted=f"at most {MOST_BUFFER_BYTES:.3g}",
-                )
-    except ModelError:
-        raise
-    except Exception as fault:  # every family fails in its own way on sizes that make no model
-        raise ModelError(
-            f"no model can be built from config.json ({reason(fault)})",
-            where=checkpoint.folder,
-            hint="the config.json that belongs to the weights",
-        ) from fault
-    _refuse_encoders(config, model, checkpoint)
-    return model.eval().requires_grad_(False)
-
-
-def auto_class(config: PreTrainedConfig) -> Any:
-    """The class that makes a model from a configuration; None if it has no blocks to prune."""
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return AutoModelForCausalLM
-    if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-        return AutoModelForImageClassification
-    return None
-
-
-def _refuse_encoders(
-    config: PreTrainedConfig, model: PreTrainedModel, checkpoint: Checkpoint
-) -> None:
-    """Raise for BERT and its kin, which transformers would run as a decoder that sees ahead."""
-    name, claimed = type(model).__name__, config.architectures or []
-    if getattr(config, "is_decoder", None) is False and name not in claimed:
-        raise ModelError(
-            f"an encoder that sees ahead ({', '.join(claimed) or config.model_type})",
-            where=checkpoint.folder,
-            wanted=f"a decoder, whose config.json has is_decoder or architectures [{name}]",
-        )
 
 
 def _check_complete(
@@ -277,14 +175,17 @@ def _check_complete(
     tied = {a for target, source in ties for a, b in ((target, source), (source, target))
             if b not in missing}  # fmt: skip
     absent = sorted(missing - tied)
+    head = model.get_output_embeddings()
+    of_head = [name for name, value in model.named_parameters(remove_duplicate=False)
+               if head is not None and any(value is one for one in head.parameters())]  # fmt: skip
+    claimed = model.config.architectures or []
+    if absent and set(absent) <= set(of_head) and type(model).__name__ not in claimed:
+        raise CheckpointError(
+            f"the files hold no output head ({', '.join(claimed) or 'of no known class'})",
+            where=checkpoint.folder,
+            wanted=f"the weights of a {type(model).__name__}",
+            hint="secateur.prune of the model in memory, by magnitude, wanda or sparsegpt",
+        )
     if absent:
         used = {tensor for name in naming.parameters for tensor in naming.tensors_of(name)}
         raise missing_weights(absent, {*checkpoint.names} - used, checkpoint.folder)
-
-
-def reason(fault: Exception) -> str:
-    """The text of another library's exception on one line of bearable length."""
-    said = " ".join(str(fault).split())
-    if len(said) > 200:
-        said = f"{said[:200]}..."
-    return said if " " in said else f"{type(fault).__name__} {said}".strip()

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.checkpoint import Checkpoint, load_whole, locate
+from secateur.checkpoint.configuration import read_config
 from secateur.checkpoint.model_facts import load_tokenizer
-from secateur.checkpoint.streamed import read_config
 from secateur.data import read_documents
 from secateur.errors import DataError, RecipeError
 from secateur.evaluation import TaskEvaluation

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import torch
 
 from secateur.errors import RecipeError
@@ -54,3 +57,23 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
 
 def _numbered(device: torch.device) -> torch.device:
     return torch.device(device.type, device.index or 0)
+
+
+@contextmanager
+def plain_computing() -> Iterator[None]:
+    """Inside, torch computes what it is told and nothing else: what the caller set is set aside.
+
+    Autocast would compute in another precision than the one recorded, `inference_mode` takes no
+    gradients, and other defaults than float32 on the CPU change what is made without saying where.
+    """
+    dtype, place = torch.get_default_dtype(), torch.get_default_device()
+    with ExitStack() as aside:
+        aside.enter_context(torch.inference_mode(False))
+        for kind in {"cpu", "cuda" if torch.cuda.is_available() else "cpu"}:
+            aside.enter_context(torch.autocast(kind, enabled=False))
+        if place.type != "cpu":
+            aside.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            aside.callback(torch.set_default_dtype, dtype)
+        yield

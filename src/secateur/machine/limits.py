@@ -44,6 +44,21 @@ MOST_REPEATS = 10**9
 MOST_BLOCKS = 10**6
 """A block's number: models have some hundreds."""
 
+MOST_CONFIG_BYTES = 8_000_000
+"""Bytes of a config.json: one with 20,000 labels takes 2 MB."""
+MOST_CONFIG_DEPTH = 16
+"""Levels of a config.json, one within the other: real ones have up to 6."""
+LEAST_LAYERS = 128
+"""Layers that a config.json may count whatever its files hold (a part of a model that is not in
+them, such as an image encoder); no more than the files have tensors otherwise."""
+MOST_PARTS = 1_000_000
+"""Labels, experts or heads in a config.json: the largest have some 20,000 classes."""
+MOST_CALLS_PER_TENSOR = 1_000
+"""Calls of torch while a model is built, per tensor of its files: real ones take about 20."""
+MOST_BUFFER_BYTES = 2**30
+"""Bytes of the tables that a model computes for itself, such as rotary frequencies: real ones take
+some megabytes."""
+
 
 def at_most(
     most: float,

@@ -6,10 +6,31 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from secateur.errors import SecateurError
+from secateur.errors import ModelError, SecateurError
 
 Location = str | os.PathLike[str]
 """A folder, a file, or a name on the hub."""
+
+
+def location(model: object) -> str:
+    """The folder, the file or the hub name that a door was given as its model.
+
+    Raises:
+        ModelError: it is something else, such as a model in memory.
+    """
+    if isinstance(model, str | os.PathLike):
+        path = os.fspath(model)
+        if isinstance(path, str):
+            return path
+    if hasattr(model, "state_dict"):
+        raise ModelError(
+            f"a {type(model).__name__} in memory is no folder",
+            wanted="a folder or a hub name",
+            hint="save_pretrained of it, or secateur.prune, which takes a model of transformers",
+        )
+    raise ModelError(
+        f"a {type(model).__name__} is no model", wanted="a folder, a hub name or builtin"
+    )
 
 
 def pinned(model: Location, revision: str | None) -> str:
@@ -18,7 +39,7 @@ def pinned(model: Location, revision: str | None) -> str:
     >>> pinned("owner/name", "main")
     'owner/name@main'
     """
-    return os.fspath(model) if revision is None else f"{os.fspath(model)}@{revision}"
+    return location(model) if revision is None else f"{location(model)}@{revision}"
 
 
 def as_path(given: str | os.PathLike[str], *, fault: type[SecateurError]) -> Path:

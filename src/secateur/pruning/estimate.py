@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedConfig
 
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
@@ -89,11 +88,10 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         flops += passes * forward
     aims = plan.method.refine is Refine.REGIONAL and plan.regional.target == "model"
     states = (3 if aims else 2) * width + (widest if plan.schedule == "matrix" else 0)
-    every = sum(torch.Size(p.shape).numel() for p in source.model.parameters())
     return Estimate(
         blocks=len(source.blocks),
         prunable_weights=prunable,
-        other_weights=every - prunable,
+        other_weights=source.count_weights() - prunable,
         block_bytes=block_bytes,
         activation_bytes=states * tokens * source.dtype.itemsize,
         flops=flops,

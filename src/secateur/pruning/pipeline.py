@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.blocks.sweep import BlockResult, sweep
 from secateur.checkpoint import commit_of
+from secateur.checkpoint.in_memory import check_in_memory, uncompiled
 from secateur.errors import RecipeError
 from secateur.machine import processes
 from secateur.machine.facts import machine, now, peak_memory_bytes, repeatability, versions
@@ -82,11 +83,13 @@ def prune_in_place(
         SecateurError: something does not fit; blocks already pruned stay pruned.
     """
     watch, progress = Stopwatch(), progress or Quiet()
-    stages = [prepare_in_place(model, one, tokenizer, tokens) for one in recipe.by_stage]
-    if recipe.stages:
-        return prune_in_memory(recipe, stages, progress, partial(_carry_out, progress))
-    run = StageRun(stages[0], SharedWork(), watch, lambda record: record)
-    return _carry_out(progress, run)
+    check_in_memory(model)
+    with uncompiled(model):
+        stages = [prepare_in_place(model, one, tokenizer, tokens) for one in recipe.by_stage]
+        if recipe.stages:
+            return prune_in_memory(recipe, stages, progress, partial(_carry_out, progress))
+        run = StageRun(stages[0], SharedWork(), watch, lambda record: record)
+        return _carry_out(progress, run)
 
 
 def _carry_out(progress: Progress, stage: StageRun) -> RunRecord:

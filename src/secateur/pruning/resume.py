@@ -97,6 +97,7 @@ def go_on(output: OutputFolder, run: ReadyRun) -> None:
             changed = output.state.kept_weights(index)
             with source.open_block(index) as block:
                 put_back(block, source.blocks.prefix(index), changed)
+            source.stored_block(index, changed)
 
 
 @dataclass(frozen=True)

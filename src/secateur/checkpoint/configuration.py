@@ -1,0 +1,148 @@
+"""Reads a model's config.json as if a stranger had made it.
+
+What its numbers ask for is compared with bounds, and with the tensors that the files hold, before
+transformers builds anything from them; code that computes (a kernel of the hub, say) is not the
+file's to choose.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+)
+
+from secateur.checkpoint.packed_folder import NAMED, QUANTISED
+from secateur.checkpoint.read import Checkpoint
+from secateur.checkpoint.weight_files import CONFIG
+from secateur.errors import CheckpointError
+from secateur.machine.limits import LEAST_LAYERS, MOST_CONFIG_DEPTH, MOST_PARTS, at_most
+
+_LAYERS = re.compile(r"(layers?|depths?)$", re.IGNORECASE)
+"""Keys whose numbers count layers: num_hidden_layers, n_layer, vision_config's depth."""
+_PARTS = re.compile(r"label|expert|head|group|stage|codebook", re.IGNORECASE)
+"""Keys whose numbers count other things that are made one by one."""
+_CHOSEN_CODE = {
+    "attn_implementation": ("eager", "sdpa", "flex_attention"),
+    "experts_implementation": ("eager", "batched_mm", "grouped_mm"),
+}
+"""What a file may choose of torch's own code. Any other name can be a kernel of the hub, or a
+package that is not there: transformers' own choice takes its place."""
+
+
+def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
+    """The model's configuration; code beside the weights is run only where it is trusted.
+
+    Raises:
+        CheckpointError: it cannot be read, or asks for more than its weights can fill, or for
+            remote code.
+    """
+    asked, path = checkpoint.config, checkpoint.folder / CONFIG
+    _check_sizes(asked, checkpoint)
+    architectures = asked.get("architectures")
+    if not all(isinstance(name, str) for name in _listed(architectures)):
+        raise CheckpointError(
+            f"architectures are {str(architectures)[:80]}", where=path, wanted="a list of names"
+        )
+    try:
+        config = AutoConfig.from_pretrained(
+            checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code
+        )
+    except Exception as fault:  # every family checks in its own way, with its own exceptions
+        raise CheckpointError(
+            f"the configuration is not one that transformers knows ({reason(fault)})",
+            where=path,
+            hint="a newer transformers; or --trust-remote-code, if the model comes with code of its"
+            " own and you trust who wrote it",
+        ) from fault
+    for name in _foreign_code(asked):
+        setattr(config, f"_{name}", None)  # of the parts of a model too
+    for part in {
+        id(part): part for part in (config, config.get_text_config(decoder=True))
+    }.values():
+        for key in (NAMED, QUANTISED):
+            if hasattr(part, key):
+                delattr(part, key)  # they tell transformers how to read what is read here
+    return config
+
+
+def notices_of(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What a configuration asks for and does not get, in lines for the user."""
+    asked = sorted(set(_foreign_code(checkpoint.config)))
+    return tuple(f"{name} in config.json is set aside: torch's own code computes" for name in asked)
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The class that makes a model from a configuration; None if it has no blocks to prune."""
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        return AutoModelForImageClassification
+    return None
+
+
+def reason(fault: Exception) -> str:
+    """The text of another library's exception on one line of bearable length."""
+    said = " ".join(str(fault).split())
+    if len(said) > 200:
+        said = f"{said[:200]}..."
+    return said if " " in said else f"{type(fault).__name__} {said}".strip()
+
+
+def _check_sizes(asked: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Raise if transformers would build more from a configuration than its weights can fill.
+
+    Only what is made one by one is looked at here, such as layers and labels: widths cost nothing
+    until they are compared with the shapes in the files (`skeleton.py`).
+    """
+    layers, path = max(len(checkpoint.files), LEAST_LAYERS), checkpoint.folder / CONFIG
+    for depth, key, number in _numbers(asked):
+        at_most(MOST_CONFIG_DEPTH, depth, "levels of JSON", where=path)
+        if _LAYERS.search(key) and number > layers:
+            raise CheckpointError(
+                f"config.json says {number:.12g} in {key}, the files hold {len(checkpoint.files)}"
+                " tensors",
+                where=checkpoint.folder,
+                wanted="a configuration and weights of the same model",
+            )
+        if _PARTS.search(key):
+            at_most(MOST_PARTS, number, f"of {key}", where=path)
+
+
+def _numbers(asked: dict[str, Any]) -> Iterator[tuple[int, str, float]]:
+    """(depth, key, number) of all that a configuration says; of what is no number 0."""
+    pending: list[tuple[int, str, Any]] = [(0, "", asked)]
+    while pending:
+        depth, key, value = pending.pop()
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        yield depth, key, value if number else 0
+        if depth > MOST_CONFIG_DEPTH:
+            continue
+        if isinstance(value, dict):
+            pending += [(depth + 1, str(inner), one) for inner, one in value.items()]
+        elif isinstance(value, list):
+            pending += [(depth + 1, key, one) for one in value]
+
+
+def _foreign_code(asked: dict[str, Any]) -> Iterator[str]:
+    """Which of `_CHOSEN_CODE` a configuration, or one within it, asks for by a name not there."""
+    for key, value in asked.items():
+        if isinstance(value, dict):
+            yield from _foreign_code(value)
+        name = key.removeprefix("_").removesuffix("_internal")
+        if name in _CHOSEN_CODE and value is not None and value not in _CHOSEN_CODE[name]:
+            yield name
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [None]

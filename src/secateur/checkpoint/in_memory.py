@@ -1,0 +1,207 @@
+"""What a model in memory must be to be pruned where it is: asked before the first block.
+
+Its weights must be there, be plain numbers, and be what its layers multiply by. What wraps them,
+makes them from others or adds to them is refused with the call that undoes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeGuard
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+)
+from transformers.pytorch_utils import Conv1D
+
+from secateur.errors import ModelError
+
+_PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_WITHIN = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What a part of a model that was wrapped by itself calls the part."""
+_READ = ("input_ids", "pixel_values")
+"""What a model that can be run here takes first."""
+_WRAPPERS = {
+    "PeftModel": "merge_and_unload() of it",
+    "OptimizedModule": "its ._orig_mod, the model that torch.compile was given",
+    "FullyShardedDataParallel": "the model's folder: the weights are split among processes",
+    "DeepSpeedEngine": "the model's folder: the weights may be split among processes",
+}
+"""Classes that hold a model of transformers -> what to give instead."""
+
+
+def is_in_memory(model: object) -> TypeGuard[PreTrainedModel]:
+    """Whether what `secateur.prune` was given is a model in memory; else it is a location.
+
+    Raises:
+        ModelError: it wraps a model, or is a module of another kind.
+    """
+    if not isinstance(model, nn.Module) or isinstance(model, PreTrainedModel):
+        return isinstance(model, PreTrainedModel)
+    within = [name for name, part in model.named_children() if isinstance(part, PreTrainedModel)]
+    for base in type(model).__mro__:
+        if base.__name__ in _WRAPPERS:
+            raise _wrapped(model, _WRAPPERS[base.__name__])
+    if within:
+        raise _wrapped(model, f"the model within, its .{within[0]}")
+    raise ModelError(
+        f"a {type(model).__name__} is no model of transformers",
+        wanted="a PreTrainedModel, a folder, or a hub name",
+    )
+
+
+def check_in_memory(model: PreTrainedModel) -> None:
+    """Raise unless a model in memory can be pruned where it is.
+
+    Raises:
+        ModelError: its weights are elsewhere, of no plain numbers, made from others or added to;
+            or it is no decoder and no classifier of images. Nothing was done.
+    """
+    name = type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(
+            "an encoder-decoder", where=name, wanted="a decoder, or a classifier of images"
+        )
+    if model.main_input_name not in _READ:
+        raise ModelError(
+            f"a model that reads {model.main_input_name}",
+            where=name,
+            wanted="a language model, or a classifier of images",
+        )
+    if getattr(model, "is_quantized", False):
+        method = getattr(model.config, "quantization_config", None)
+        raise _quantised(name, str(getattr(method, "quant_method", "a quantised format")))
+    for path, module in model.named_modules():
+        _check_module(path or name, module)
+    for path, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise _offloaded(path)
+        if parameter.dim() >= 2 and parameter.dtype not in _PLAIN:
+            raise _quantised(path, str(parameter.dtype).removeprefix("torch."))
+        if (kind := type(parameter.data)) is not torch.Tensor:
+            if kind.__name__ == "DTensor":
+                raise _wrapped(model, _WRAPPERS["FullyShardedDataParallel"])
+            raise _quantised(path, kind.__name__)
+        if not parameter.numel():
+            raise ModelError("a matrix without weights", where=path)
+        if parameter.is_inference():
+            raise ModelError(
+                "weights made within torch.inference_mode() cannot be changed",
+                where=path,
+                wanted="a model loaded outside of it",
+            )
+
+
+def check_reads_out(model: PreTrainedModel, wants: str) -> None:
+    """Raise unless a model has the output that a loss is made of.
+
+    Args:
+        model: a language model or a classifier of images.
+        wants: what needs a loss, such as "method gblm".
+
+    Raises:
+        ModelError: it has no head, or one that tells something else, such as a reward.
+    """
+    name = type(model).__name__
+    classifies = name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values()
+    decodes = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() or model.can_generate()
+    if model.main_input_name == "pixel_values":
+        reads_out = classifies or "ForImageClassification" in name
+    else:
+        reads_out = decodes or model.get_output_embeddings() is not None
+        reads_out = reads_out and not sees_ahead(model)
+    if not reads_out:
+        raise ModelError(
+            f"{wants} needs a loss, and {name} has no head that gives the next token or a class",
+            wanted="a causal language model, or a classifier of images",
+            hint="magnitude, wanda or sparsegpt, and no held-out text",
+        )
+
+
+def sees_ahead(model: PreTrainedModel) -> bool:
+    """Whether a model is BERT or its kin, which transformers would run as a decoder if asked to."""
+    claimed = model.config.architectures or []
+    encodes = getattr(model.config, "is_decoder", None) is False
+    return encodes and type(model).__name__ not in claimed
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Inside, blocks that were compiled in place run as they were written, and are observed."""
+    compiled = {
+        module: module._compiled_call_impl
+        for module in model.modules()
+        if module._compiled_call_impl is not None
+    }
+    try:
+        for module in compiled:
+            module._compiled_call_impl = None
+        yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
+
+
+def _check_module(path: str, module: nn.Module) -> None:
+    """Raise if the weights of one module are not its own."""
+    if type(module).__module__.startswith("peft.") or any(
+        name.startswith(("lora_", "adapter_")) for name in module._parameters
+    ):
+        raise ModelError(
+            f"an adapter in the model ({type(module).__name__})",
+            where=path,
+            wanted="the weights alone",
+            hint="merge_and_unload() of its PeftModel, or loading the model without the adapter",
+        )
+    for name in _WITHIN:
+        if name in module._modules:
+            raise _wrapped(module, f"the part within, {path}.{name}, in its place")
+    if getattr(getattr(module, "_hf_hook", None), "offload", False):
+        raise _offloaded(path)
+    if parametrize.is_parametrized(module):
+        raise _made_from_others(
+            path, "torch.nn.utils.parametrize.remove_parametrizations(module, name)"
+        )
+    if "weight_orig" in module._parameters and "weight_mask" in module._buffers:
+        raise _made_from_others(path, "torch.nn.utils.prune.remove(module, 'weight')")
+    if isinstance(module, nn.Linear | Conv1D) and "weight" not in module._parameters:
+        raise _made_from_others(
+            path, "torch.nn.utils.remove_weight_norm(module), or what else undoes it"
+        )
+
+
+def _wrapped(model: nn.Module, instead: str) -> ModelError:
+    return ModelError(
+        f"a {type(model).__name__} around the model", wanted="the model itself", hint=instead
+    )
+
+
+def _offloaded(path: str) -> ModelError:
+    return ModelError(
+        "weights that are offloaded, or were never loaded",
+        where=path,
+        wanted="all of the model in memory",
+        hint="loading it without device_map, or giving its folder, which is read block by block",
+    )
+
+
+def _quantised(path: str, how: str) -> ModelError:
+    return ModelError(
+        f"weights stored as {how}",
+        where=path,
+        wanted="float64, float32, bfloat16 or float16",
+        hint="loading the model without a quantization_config, or its dequantize()",
+    )
+
+
+def _made_from_others(path: str, undo: str) -> ModelError:
+    return ModelError(
+        "a weight that is made from others at every call", where=path,
+        wanted="weights that are parameters", hint=undo,
+    )  # fmt: skip
