@@ -7,7 +7,6 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import tiny
-from families import NOT_YET
 from secateur import cli
 
 torch.set_num_threads(1)
@@ -36,16 +34,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--every-method", action="store_true", help="prune every family by every method"
     )
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Expect the failures that `NOT_YET` tells of; a test that passes after all says so."""
-    for item in items:
-        call = getattr(item, "callspec", None)
-        tests, what = NOT_YET.get(call.params.get("family", "") if call else "", ("", ""))
-        if tests and re.search(tests, item.name):
-            strict = not config.getoption("every_method")  # some methods do not come upon it
-            item.add_marker(pytest.mark.xfail(reason=what, strict=strict))
 
 
 @pytest.fixture(scope="session")

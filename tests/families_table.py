@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from families import BY_EVERY_METHOD, EVERY_FAMILY, KINDS, NOT_YET
+from families import BY_EVERY_METHOD, EVERY_FAMILY, KINDS
 from secateur.checkpoint import StreamedModel, find_matrices, open_model
 from secateur.machine.facts import now, versions
 from secateur.methods import every
@@ -49,7 +49,7 @@ less than three quarters of them are.
 
 *Read*: "streamed" holds one block in memory at a time, "whole" all of them. *Prunable*: the share
 of the blocks' parameters with two dimensions or more that is pruned; the rest (routers, short
-convolutions, tables of decay) stays as it is. *Not yet*: what the tests expect to fail.
+convolutions, tables of decay) stays as it is.
 
 | family | class | read | prunable | `make families` | `make test` | kind of block |
 |---|---|---|---:|---|---|---|
@@ -84,8 +84,6 @@ def table(folders: Mapping[str, Path]) -> str:
         name = type(source.model).__name__
         always = "all" if family in BY_EVERY_METHOD else ", ".join(method for method, _ in ALWAYS)
         kind = KINDS.get(family, "")
-        if family in NOT_YET:
-            kind = f"{kind}; **not yet**: {NOT_YET[family][1]}".removeprefix("; ")
         cells = [family, name, read, f"{pruned / present:.1%}", "all", always, kind]
         rows.append(f"| {' | '.join(cells)} |")
     return _HEAD + "\n".join(rows) + "\n" + _FOOT

@@ -26,7 +26,6 @@ __all__ = [
     "KINDS",
     "MIXER_FAMILIES",
     "MULTIMODAL_FAMILIES",
-    "NOT_YET",
     "PLAIN_FAMILIES",
     "POSITIONS",
     "VOCABULARY",
@@ -72,17 +71,6 @@ KINDS = {
     "qwen3_5-images": "the decoder of qwen3_5 beside an encoder of images, read by two classes",
 }
 """A family -> what is particular about its blocks."""
-
-_ROUNDED = "bfloat16 from disk rounds the positions' table, which transformers does not"
-NOT_YET = {
-    "gptj": ("test_from_disk_to_disk", _ROUNDED),
-    "codegen": ("test_from_disk_to_disk", _ROUNDED),
-    "deepseek_v32": (
-        r"test_from_disk_to_disk\[deepseek_v32-(wanda\+\+|gblm)|gradient|backward",
-        "no method that takes gradients: the indexer has none",
-    ),
-}
-"""A family -> which of its tests fail, as a pattern of their names, and what does not hold."""
 
 BY_EVERY_METHOD = [
     "llama", "gpt2", "mistral", "gpt_neox", "mixtral", "gpt_oss", "deepseek_v3", "qwen3_next",
