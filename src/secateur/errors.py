@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import IntEnum
 
 
@@ -108,6 +108,38 @@ def closest(name: str, options: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, listed, n=1, cutoff=0.5)
     phrase = "one of " + ", ".join(listed)
     return f"{phrase} (did you mean {near[0]!r}?)" if near else phrase
+
+
+def some(names: Collection[str]) -> str:
+    """A few of many names, for a message.
+
+    >>> some(["d", "c", "b", "a"])
+    'a, b, c and 1 more'
+    """
+    listed = sorted(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
+def reason(fault: BaseException) -> str:
+    """The text of another library's exception on one line of bearable length."""
+    said = " ".join(str(fault).split())
+    if len(said) > 200:
+        said = f"{said[:200]}..."
+    return said if " " in said else f"{type(fault).__name__} {said}".strip()
+
+
+def unreadable(where: object, fault: OSError, kind: type[SecateurError]) -> SecateurError:
+    """What to say of a file or folder that the system does not let this process read."""
+    return kind(f"cannot be read ({fault.strerror})", where=where, wanted="a right to read it")
+
+
+def is_out_of_memory(fault: BaseException) -> bool:
+    """Whether Python, torch on an accelerator, or torch's allocator in main memory gave up."""
+    return (
+        isinstance(fault, MemoryError)
+        or type(fault).__name__ == "OutOfMemoryError"
+        or (isinstance(fault, RuntimeError) and "can't allocate memory" in str(fault))
+    )
 
 
 _LONGEST_WORD = 400

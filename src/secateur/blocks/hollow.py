@@ -21,8 +21,7 @@ from secateur.blocks.call import Call
 from secateur.blocks.models_fault import models_fault
 from secateur.blocks.replaced import replaced
 from secateur.checkpoint import Blocks
-from secateur.checkpoint.configuration import reason
-from secateur.errors import ModelError
+from secateur.errors import ModelError, reason
 
 MOST_RETURNED = 3
 """Values that a block returns at most, as far as is tried: hidden states, a state, attentions."""

@@ -12,10 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 
-import torch
-
-from secateur.checkpoint.configuration import reason
-from secateur.errors import ModelError, SecateurError
+from secateur.errors import ModelError, SecateurError, is_out_of_memory, reason
 
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -35,7 +32,7 @@ def models_fault(where: str) -> Iterator[None]:
     except SecateurError:
         raise
     except Exception as fault:
-        if _is_lack_of_memory(fault):
+        if is_out_of_memory(fault):
             raise ModelError(
                 f"there is not enough memory to run the model ({reason(fault)})",
                 where=where,
@@ -48,13 +45,6 @@ def models_fault(where: str) -> Iterator[None]:
             where=where,
             wanted="a model that runs in transformers, and the config.json that belongs to it",
         ) from fault
-
-
-def _is_lack_of_memory(fault: Exception) -> bool:
-    """Whether an accelerator or the CPU could not give the memory that was asked for."""
-    if isinstance(fault, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(fault, RuntimeError) and "can't allocate memory" in str(fault)
 
 
 def _is_ours(fault: Exception) -> bool:

@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import (
 from secateur.checkpoint.packed_folder import NAMED, QUANTISED
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.weight_files import CONFIG
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, reason
 from secateur.machine.limits import LEAST_LAYERS, MOST_CONFIG_DEPTH, MOST_PARTS, at_most
 
 _LAYERS = re.compile(r"(layers?|depths?)$", re.IGNORECASE)
@@ -89,14 +89,6 @@ def auto_class(config: PreTrainedConfig) -> Any:
     if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         return AutoModelForImageClassification
     return None
-
-
-def reason(fault: Exception) -> str:
-    """The text of another library's exception on one line of bearable length."""
-    said = " ".join(str(fault).split())
-    if len(said) > 200:
-        said = f"{said[:200]}..."
-    return said if " " in said else f"{type(fault).__name__} {said}".strip()
 
 
 def _check_sizes(asked: dict[str, Any], checkpoint: Checkpoint) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, unreadable
 from secateur.machine.limits import MOST_JSON_BYTES, at_most
 from secateur.packing import layout
 
@@ -103,6 +103,4 @@ def _check_readable(path: Path) -> None:
     try:
         path.open("rb").close()
     except OSError as fault:
-        raise CheckpointError(
-            f"cannot be read ({fault.strerror})", where=path, hint="a file you may read"
-        ) from fault
+        raise unreadable(path, fault, CheckpointError) from fault

@@ -8,7 +8,7 @@ from pathlib import Path
 from secateur.bundled import BUILTIN_MODEL, FOLDER
 from secateur.checkpoint.hub import fetch
 from secateur.checkpoint.no_model import no_such_folder, not_a_folder
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, unreadable
 from secateur.machine.paths import Location, as_path
 
 SNAPSHOTS = "snapshots"
@@ -55,9 +55,7 @@ def _is_folder(path: Path) -> bool:
             return True
         there = path.exists()
     except OSError as fault:
-        raise CheckpointError(
-            f"cannot be read ({fault.strerror})", where=path, hint="a folder you may read"
-        ) from fault
+        raise unreadable(path, fault, CheckpointError) from fault
     if there:
         raise not_a_folder(path)
     return False

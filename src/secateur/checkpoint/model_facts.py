@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from secateur.checkpoint.block_model import BlockModel
-from secateur.errors import DataError, ModelError
+from secateur.errors import DataError, ModelError, reason
 
 PAPERS_LENGTH = 2048
 """Tokens per sequence in the papers, and unless one asks for another: what may be too long."""
@@ -41,8 +41,7 @@ def _why_no_tokenizer(folder: Path, fault: Exception) -> DataError:
     """What keeps the tokenizer in a folder from being read, by its files and what was raised."""
     others = [path for pattern in TOKENIZER_OTHERS for path in sorted(folder.glob(pattern))]
     texts = [path for name in TOKENIZER_JSON if (path := folder / name).is_file()]
-    reason = " ".join(str(fault).split())[:200] or type(fault).__name__
-    if "trust_remote_code" in reason or "custom code" in reason:
+    if "trust_remote_code" in str(fault) or "custom code" in str(fault):
         return DataError(
             "no tokenizer that can be read without running the code beside it",
             where=folder,
@@ -53,7 +52,7 @@ def _why_no_tokenizer(folder: Path, fault: Exception) -> DataError:
             json.loads(path.read_bytes())
         except (ValueError, RecursionError, OSError) as damage:
             return DataError(
-                f"no tokenizer that can be read ({' '.join(str(damage).split())[:120]})",
+                f"no tokenizer that can be read ({reason(damage)})",
                 where=path,
                 wanted="the file that belongs to the model",
             )
@@ -74,7 +73,7 @@ def _why_no_tokenizer(folder: Path, fault: Exception) -> DataError:
                 hint=f"pip install {package}, or a folder with tokenizer.json",
             )
     return DataError(
-        f"no tokenizer that can be read ({type(fault).__name__}: {reason})",
+        f"no tokenizer that can be read ({type(fault).__name__}: {reason(fault)})",
         where=folder,
         wanted="the tokenizer files that belong to the model",
     )

@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Collection
 from pathlib import Path
 
-from secateur.checkpoint.weight_files import ADAPTER_CONFIG, CONFIG, looks_like_weights, some
-from secateur.errors import CheckpointError
+from secateur.checkpoint.weight_files import ADAPTER_CONFIG, CONFIG, looks_like_weights
+from secateur.errors import CheckpointError, some
 
 _FOLDER = "a model folder as transformers' save_pretrained writes it"
 _GIVEN = "a folder, a hub name such as owner/model, or builtin"

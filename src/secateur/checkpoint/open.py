@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from secateur.checkpoint import from_pretrained  # noqa: F401 - lets transformers load what is packed
 from secateur.checkpoint.block_model import BlockModel
-from secateur.checkpoint.configuration import auto_class, read_config, reason
+from secateur.checkpoint.configuration import auto_class, read_config
 from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.no_model import missing_weights
 from secateur.checkpoint.packed_folder import NAMED, QUANTISED, says_packed
@@ -18,7 +18,7 @@ from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.skeleton import building, empty_model
 from secateur.checkpoint.streamed import StreamedModel
 from secateur.checkpoint.whole import WholeModel, widest_dtype
-from secateur.errors import CheckpointError, SecateurError
+from secateur.errors import CheckpointError, SecateurError, reason
 
 
 def open_model(

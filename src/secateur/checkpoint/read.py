@@ -20,8 +20,8 @@ from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
 from secateur.checkpoint.header import read_json, read_layouts
 from secateur.checkpoint.no_model import no_config
 from secateur.checkpoint.packed_folder import PACKED_INDEX, says_packed
-from secateur.checkpoint.weight_files import CONFIG, INDEX, find_weights, names_in, some
-from secateur.errors import CheckpointError, PatternError
+from secateur.checkpoint.weight_files import CONFIG, INDEX, find_weights, names_in
+from secateur.errors import CheckpointError, PatternError, some
 from secateur.machine.limits import MOST_CONFIG_BYTES
 from secateur.packing import layout
 

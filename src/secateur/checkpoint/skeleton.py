@@ -20,10 +20,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import build_glob_alternation
 from transformers.initialization import meta_device_safe_creation_ops
 
-from secateur.checkpoint.configuration import auto_class, reason
+from secateur.checkpoint.configuration import auto_class
 from secateur.checkpoint.in_memory import sees_ahead
 from secateur.checkpoint.read import Checkpoint
-from secateur.errors import CheckpointError, ModelError
+from secateur.errors import CheckpointError, ModelError, reason
 from secateur.machine.limits import MOST_BUFFER_BYTES, MOST_CALLS_PER_TENSOR, at_most
 
 _ONE_AT_A_TIME = threading.RLock()

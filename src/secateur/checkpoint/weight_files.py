@@ -25,7 +25,7 @@ from typing import Any
 from secateur.checkpoint.conversion import conversion, refuse_quantised
 from secateur.checkpoint.header import read_head, read_json
 from secateur.checkpoint.packed_folder import NAMED, PACKED_INDEX, check_version, says_packed
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, some, unreadable
 from secateur.packing.layout import Head
 
 CONFIG = "config.json"
@@ -173,20 +173,12 @@ def names_in(folder: Path) -> set[str]:
     try:
         return {path.name for path in folder.iterdir() if path.is_file()}
     except OSError as fault:
-        raise CheckpointError(
-            f"cannot be read ({fault.strerror})", where=folder, hint="a folder you may read"
-        ) from fault
+        raise unreadable(folder, fault, CheckpointError) from fault
 
 
 def is_beside(name: str) -> bool:
     """Whether a name that a stranger wrote is that of a file in the same folder."""
     return name == Path(name).name and name not in ("", "..") and "\0" not in name
-
-
-def some(names: Collection[str]) -> str:
-    """A few of many names, for a message."""
-    listed = sorted(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
 def looks_like_weights(name: str) -> bool:

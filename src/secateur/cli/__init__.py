@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from secateur.cli import streams
-from secateur.errors import ExitCode, OutputError, SecateurError
+from secateur.errors import ExitCode, OutputError, SecateurError, is_out_of_memory
 
 _STATUS_OF = {
     getattr(signal, name): status
@@ -83,7 +83,7 @@ def _told(fault: BaseException) -> tuple[int, str]:
     if isinstance(fault, KeyboardInterrupt | _Signalled):
         status = fault.status if isinstance(fault, _Signalled) else ExitCode.INTERRUPTED
         return status, _WORD_OF[status]
-    if _is_out_of_memory(fault):
+    if is_out_of_memory(fault):
         return ExitCode.REFUSED, f"error: {_no_memory(fault)}"
     if isinstance(fault, OSError) and fault.errno is not None:
         return ExitCode.REFUSED, f"error: {_of_system(fault)}"
@@ -101,15 +101,6 @@ def _told(fault: BaseException) -> tuple[int, str]:
 
 _LONGEST = 300
 """Characters of another library's message that are repeated; its first line is seldom as long."""
-
-
-def _is_out_of_memory(fault: BaseException) -> bool:
-    """Whether Python, torch on an accelerator, or torch's allocator in main memory gave up."""
-    return (
-        isinstance(fault, MemoryError)
-        or type(fault).__name__ == "OutOfMemoryError"
-        or (isinstance(fault, RuntimeError) and "can't allocate memory" in str(fault))
-    )
 
 
 def _no_memory(fault: BaseException) -> SecateurError:

@@ -31,7 +31,7 @@ from secateur.data.rows import (
     read_parquet_rows,
     read_tsv_rows,
 )
-from secateur.errors import DataError, closest
+from secateur.errors import DataError, closest, reason, some, unreadable
 from secateur.machine.limits import MOST_RECORDS, MOST_TEXT_BYTES
 
 TEXTS = (".txt", ".md")
@@ -92,9 +92,8 @@ class Reading:
         for name in wanted:
             if names.count(name) == 1:
                 return name
-        some = ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")
         raise NoColumnError(
-            f'no {part} "{wanted[0]}" (found: {some or "none"})',
+            f'no {part} "{wanted[0]}" (found: {some(list(map(str, names))) or "none"})',
             where=where,
             wanted=f'one {part} "{wanted[0]}"',
             hint=self.option if self.column is None and names else None,
@@ -123,9 +122,8 @@ class Reading:
         try:
             return self.render(turns)
         except Exception as error:  # whatever the template's own code raises
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise DataError(
-                f"the model's chat template refuses the messages ({reason})",
+                f"the model's chat template refuses the messages ({reason(error)})",
                 where=where,
                 wanted="roles in the order that the template allows",
             ) from error
@@ -208,12 +206,11 @@ def read_file(path: Path, gathered: Gathered, reading: Reading) -> None:
             else:
                 _read_records(RECORDS[kind](file, path, reading.choose), gathered, reading)
     except PermissionError as error:
-        raise DataError("the file may not be read", where=path, wanted="rights to it") from error
+        raise unreadable(path, error, DataError) from error
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         if getattr(error, "errno", None):  # the system's, not the reader's
             what = "the file cannot be read"
-        reason = str(error).partition("\n")[0][:200]
-        raise DataError(f"{what} ({reason})", where=path, wanted="a whole file") from error
+        raise DataError(f"{what} ({reason(error)})", where=path, wanted="a whole file") from error
 
 
 def _opened(path: Path, packed: str | None) -> IO[bytes]:

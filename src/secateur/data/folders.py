@@ -18,7 +18,7 @@ from pathlib import Path
 
 from secateur.data.files import ENDINGS, TEXTS, ending
 from secateur.data.hub import Split
-from secateur.errors import DataError
+from secateur.errors import DataError, some, unreadable
 
 ABOUT = frozenset({"readme", "license", "licence", "notice", "copying", "citation", "authors"})
 """Names, without ending, of texts that come with a data set and say something of it."""
@@ -40,8 +40,6 @@ SPLITS: dict[str, str] = {
 """Word in a name -> the split that it stands for."""
 USED: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "validation")}
 """What is asked for -> the splits that serve it, the first that there is."""
-NAMED_AT_MOST = 3
-"""Files that a notice names of each kind."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +95,7 @@ def _names(folder: Path) -> Iterator[str]:
     """Every file below a folder that is not hidden, by its path within it."""
 
     def refuse(error: OSError) -> None:
-        raise DataError(
-            f"the folder may not be read ({error.strerror})",
-            where=error.filename or folder,
-            wanted="rights to it",
-        ) from error
+        raise unreadable(error.filename or folder, error, DataError) from error
 
     for inside, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -162,5 +156,4 @@ def _told(names: Sequence[str], one: str, many: str, of: str = "") -> str:
     """How many files are left out, and the first of them; nothing of none."""
     if not names:
         return ""
-    some = ", ".join(names[:NAMED_AT_MOST]) + (", ..." if len(names) > NAMED_AT_MOST else "")
-    return f"{len(names)} {one if len(names) == 1 else many}{of and f' of {of}'} ({some})"
+    return f"{len(names)} {one if len(names) == 1 else many}{of and f' of {of}'} ({some(names)})"

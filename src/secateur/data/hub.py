@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from secateur.errors import DataError
+from secateur.errors import DataError, reason
 
 Split = Literal["train", "test"]
 
@@ -83,9 +83,8 @@ def read_hub(name: str, split: Split) -> tuple[Sequence[str], dict[str, str]]:
             )
         texts: Sequence[str] = data["text"]
     except Exception as error:  # the hub's client raises its own, httpx's and the system's errors
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise DataError(
-            f"data set {name} cannot be loaded from the hub: {reason}",
+            f"data set {name} cannot be loaded from the hub ({reason(error)})",
             where=data_set.repository,
             hint="a local text file or folder instead, or a network (or HTTPS_PROXY) that reaches "
             "huggingface.co",

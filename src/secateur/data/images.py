@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from secateur.data.pixels import FORMATS, PROCESSOR_FILE, load_processor, read_pixels
-from secateur.errors import DataError
+from secateur.errors import DataError, some, unreadable
 from secateur.machine.paths import as_path
 
 
@@ -184,11 +183,12 @@ def _find(source: str, config: PreTrainedConfig) -> tuple[list[Path], list[int] 
     folder = as_path(source, fault=DataError)
     if not folder.is_dir():
         raise DataError(f"there is no folder {source!r}", wanted="a folder of images")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise DataError("the folder may not be read", where=source, wanted="rights to it")
-    loose = _images(folder.iterdir())
-    inside = {path.name: _images(path.rglob("*")) for path in sorted(folder.iterdir())
-              if path.is_dir() and not path.name.startswith(".")}  # fmt: skip
+    try:
+        loose = _images(folder.iterdir())
+        inside = {path.name: _images(path.rglob("*")) for path in sorted(folder.iterdir())
+                  if path.is_dir() and not path.name.startswith(".")}  # fmt: skip
+    except OSError as fault:
+        raise unreadable(source, fault, DataError) from fault
     classes = {name: files for name, files in inside.items() if files}
     if loose and classes:
         raise DataError(
@@ -224,11 +224,10 @@ def _numbers(names: Sequence[str], config: PreTrainedConfig, source: str) -> dic
     strange = [name for name in names if name not in known]
     if strange:
         near = difflib.get_close_matches(strange[0], known, n=1)
-        some = ", ".join(map(repr, list(known)[:5])) + (", ..." if len(known) > 5 else "")
         meant = f" (did you mean {near[0]!r}?)" if near else ""
         raise DataError(
             f"class folder {strange[0]!r} is no label of the model",
             where=source,
-            wanted=f"one of its {len(known)} labels: {some}{meant}",
+            wanted=f"one of its {len(known)} labels: {some(known)}{meant}",
         )
     return {name: known[name] for name in names}

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoImageProcessor
 
-from secateur.errors import DataError
+from secateur.errors import DataError, reason, unreadable
 from secateur.machine.limits import MOST_IMAGE_EDGE, MOST_IMAGE_PIXELS, MOST_JSON_BYTES, at_most
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -45,7 +45,7 @@ def load_processor(model: Path) -> Any:
         processor = AutoImageProcessor.from_pretrained(model, backend="pil", local_files_only=True)
     except Exception as fault:  # damage shows in every reader's own exceptions
         raise DataError(
-            f"there is no image processor that can be read ({_reason(fault)})",
+            f"there is no image processor that can be read ({reason(fault)})",
             where=model,
             wanted=f"its {PROCESSOR_FILE}",
         ) from fault
@@ -65,11 +65,6 @@ def _members(size: Any) -> Iterator[tuple[str, float]]:
     ).items():
         if isinstance(value, int | float):
             yield key, value
-
-
-def _reason(fault: Exception) -> str:
-    """The first words of somebody else's error."""
-    return " ".join(str(fault).split())[:120] or type(fault).__name__
 
 
 def read_pixels(path: Path, processor: Any, mode: str) -> Tensor:
@@ -95,10 +90,10 @@ def read_pixels(path: Path, processor: Any, mode: str) -> Tensor:
     except DataError:
         raise
     except PermissionError as fault:
-        raise DataError("the file may not be read", where=path, wanted="rights to it") from fault
+        raise unreadable(path, fault, DataError) from fault
     except Exception as fault:  # every format has its own
         raise DataError(
-            f"a damaged image ({_reason(fault)})",
+            f"a damaged image ({reason(fault)})",
             where=path,
             wanted=f"one of {', '.join(sorted(set(FORMATS.values())))}",
         ) from fault
@@ -107,7 +102,7 @@ def read_pixels(path: Path, processor: Any, mode: str) -> Tensor:
         return values[0].float()
     except Exception as fault:  # the processor's settings can make any of its steps fail
         raise DataError(
-            f"the model's image processor fails ({_reason(fault)})",
+            f"the model's image processor fails ({reason(fault)})",
             where=path,
             wanted=f"a {PROCESSOR_FILE} that fits the model",
         ) from fault

@@ -24,7 +24,7 @@ from secateur.data.files import ENDINGS, TEXTS, Gathered, Reading, ending, read_
 from secateur.data.folders import text_files
 from secateur.data.hub import HUB_TEXTS, Split, read_hub
 from secateur.data.rows import NoColumnError
-from secateur.errors import DataError, closest
+from secateur.errors import DataError, closest, unreadable
 from secateur.machine.paths import as_path
 
 TextKind = Literal["text", "jsonl", "json", "csv", "parquet", "arrow", "folder", "hub", "builtin"]
@@ -118,7 +118,7 @@ def locate_text(source: str) -> Path:
         if source.strip() and (path.is_file() or path.is_dir()):
             return path
     except PermissionError as error:
-        raise DataError("the path may not be read", where=path, wanted="rights to it") from error
+        raise unreadable(path, error, DataError) from error
     if path.is_symlink() or (source.strip() and path.exists()):
         what = "a link to nothing" if path.is_symlink() else "neither a file nor a folder"
         raise DataError(f"{source!r} is {what}", wanted="a file or a folder of texts")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from secateur.data.texts import locate_text
 from secateur.data.tokens import Provenance, TokenBatch, make_batch
-from secateur.errors import DataError
+from secateur.errors import DataError, some, unreadable
 
 TENSOR = "input_ids"
 """Name of the tokens in a file."""
@@ -70,8 +70,7 @@ def given_tokens(
         raise DataError(f"{TENSOR} is {tokens.dtype}", where=name, wanted="an integer type")
     notices = []
     if given.others:
-        some = ", ".join(given.others[:8]) + (", ..." if len(given.others) > 8 else "")
-        notices.append(f"{name} holds {some} beside {TENSOR}, which nothing uses")
+        notices.append(f"{name} holds {some(given.others)} beside {TENSOR}, which nothing uses")
     if sequences is not None and held < sequences:
         notices.append(f"{name} holds {held} sequences, fewer than the {sequences} asked for")
     if length > sequence_length:
@@ -140,7 +139,7 @@ def _read(source: str, sequences: int | None, length: int) -> _Given:
             others = sorted(set(names) - {TENSOR, PADDING_MASK})
             return replace(given, others=tuple(others))
     except PermissionError as error:
-        raise DataError("the file may not be read", where=source, wanted="rights to it") from error
+        raise unreadable(source, error, DataError) from error
     except (SafetensorError, OSError) as error:
         raise DataError(
             f"damaged safetensors ({error})", where=source, wanted="a whole safetensors file"
@@ -148,9 +147,8 @@ def _read(source: str, sequences: int | None, length: int) -> _Given:
 
 
 def _without_tokens(names: Sequence[str], where: str) -> DataError:
-    present = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     return DataError(
-        f"no tensor {TENSOR!r} (found: {present or 'none'})",
+        f"no tensor {TENSOR!r} (found: {some(names) or 'none'})",
         where=where,
         wanted=f"tokens under the name {TENSOR!r}",
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from secateur.data.files import Render
-from secateur.errors import DataError
+from secateur.errors import DataError, reason
 
 JOINER = "\n\n"
 """What stands between two documents."""
@@ -54,9 +54,8 @@ def tokenise(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # a panic of the compiled tokenizer is no Exception
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
-            f"the tokenizer fails on the text ({reason})",
+            f"the tokenizer fails on the text ({reason(error)})",
             where=tokenizer.name_or_path or type(tokenizer).__name__,
             wanted="a tokenizer that can read any text",
             hint="the tokenizer files that belong to the model",

@@ -25,7 +25,7 @@ from secateur.checkpoint import (
 )
 from secateur.checkpoint.companions import leads_inside
 from secateur.checkpoint.durable import sha256
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, some
 from secateur.machine.paths import pinned
 from secateur.record.check_settings import CheckSettings
 from secateur.record.record import MatrixRecord, RunRecord, read_record
@@ -120,16 +120,16 @@ class Proof:
         said = []
         if self.failing:
             said.append(
-                f"{len(self.failing)} matrices are not {self.pattern}: {_some(self.failing)}"
+                f"{len(self.failing)} matrices are not {self.pattern}: {some(self.failing)}"
             )
         elif self.holds is False:
             said.append(f"{self.pattern} covers none of {self.weights} prunable weights")
         if self.changed:
-            said.append(f"not as they were written: {_some(self.changed)}")
+            said.append(f"not as they were written: {some(self.changed)}")
         if self.unproved and (self.pattern is not None or self.files):
             said.append(f"files of weights that nothing vouches for: {', '.join(self.unproved)}")
         if self.other_source:
-            said.append(f"not the source that it was made from: {_some(self.other_source)}")
+            said.append(f"not the source that it was made from: {some(self.other_source)}")
         return " | ".join(said) or None
 
     @property
@@ -275,10 +275,6 @@ def _unproved(checkpoint: Checkpoint, record: RunRecord | None) -> tuple[str, ..
     if record is not None:
         unknown = (path for path in checkpoint.weight_files if path.name not in record.files)
     return tuple(sorted(path.name for path in (*checkpoint.idle_weight_files, *unknown)))
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _sum(

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from secateur.checkpoint import LeftDense
 from secateur.checkpoint.durable import write_text, writing
 from secateur.data import ImageProtocol, Protocol
-from secateur.errors import CheckpointError, PatternError
+from secateur.errors import CheckpointError, PatternError, unreadable
 from secateur.evaluation import Evaluation, TaskEvaluation
 from secateur.machine.limits import MOST_JSON_BYTES, at_most
 from secateur.recipe import Recipe
@@ -257,7 +257,7 @@ def read_record_file(path: Path) -> RunRecord:
         at_most(MOST_JSON_BYTES, path.stat().st_size, "bytes of JSON", where=path)
         return RunRecord.model_validate_json(path.read_bytes())
     except OSError as fault:
-        raise CheckpointError(f"cannot be read ({fault.strerror})", where=path) from fault
+        raise unreadable(path, fault, CheckpointError) from fault
     except ValidationError as fault:
         first = fault.errors()[0]
         where = ".".join(str(part)[:40] for part in first["loc"])
