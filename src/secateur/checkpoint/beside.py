@@ -17,7 +17,7 @@ from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
-from secateur.checkpoint.durable import UNFINISHED, flush, write_text
+from secateur.checkpoint.durable import UNFINISHED, flush, in_the_way, write_text
 from secateur.checkpoint.proved import read_facts
 from secateur.checkpoint.unfinished import IDENTITY
 from secateur.errors import CheckpointError, OutputError
@@ -83,11 +83,7 @@ class Beside:
             (self._replaced, _is_replaced(self._replaced)),
         ):
             if os.path.lexists(folder) and (not ours or not _is_folder(folder)):
-                raise OutputError(
-                    f"{folder.name} is in the way, and no unfinished run has left it",
-                    where=folder.parent,
-                    hint="moving it away, or another --out",
-                )
+                raise in_the_way(folder)
         if restart:
             return
         other = self._unfinished_command()

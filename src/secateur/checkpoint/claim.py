@@ -29,11 +29,7 @@ def claim_file(
     Raises:
         OutputError: it cannot be written, or somebody's file is there.
     """
-    path = as_path(given, fault=OutputError)
-    try:
-        path = path.resolve()
-    except (OSError, RuntimeError) as fault:
-        raise OutputError("a link to itself", where=given, hint="another name") from fault
+    path = as_path(given, fault=OutputError).resolve()
     refuse_no_file(path)
     refuse_place(path)
     if path.exists() and not overwrite and not ours(path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from secateur.checkpoint.beside import Beside
 from secateur.checkpoint.claim import refuse_place
 from secateur.checkpoint.companions import files_beside, refuse_links, weights_in
-from secateur.errors import OutputError
+from secateur.errors import OutputError, reason
 from secateur.machine.paths import as_path
 
 
@@ -56,8 +56,12 @@ class Destination:
             _check_place(out, self.source.resolve())
             beside.check(self.command, restart=self.restart)
             _check_folder(beside.there, self.overwrite)
-        except (OSError, RuntimeError) as fault:  # too long a name, a missing right
-            raise _cannot_be_made(self.out, fault) from fault
+        except OSError as fault:  # too long a name, a missing right
+            raise OutputError(
+                f"the output folder cannot be made here ({reason(fault)})",
+                where=self.out,
+                hint="another --out",
+            ) from fault
 
 
 def result_path(out: str | Path) -> Path:
@@ -66,17 +70,7 @@ def result_path(out: str | Path) -> Path:
     Raises:
         OutputError: there can be no such folder.
     """
-    try:
-        return as_path(out, fault=OutputError).resolve()
-    except (OSError, RuntimeError) as fault:
-        raise _cannot_be_made(Path(out), fault) from fault
-
-
-def _cannot_be_made(out: Path, fault: Exception) -> OutputError:
-    reason = getattr(fault, "strerror", None) or str(fault)
-    return OutputError(
-        f"the output folder cannot be made here ({reason})", where=out, hint="another --out"
-    )
+    return as_path(out, fault=OutputError).resolve()
 
 
 def _check_place(out: Path, source: Path) -> None:

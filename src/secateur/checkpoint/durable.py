@@ -99,6 +99,15 @@ def refuse_no_file(path: Path) -> None:
         )
 
 
+def in_the_way(path: Path) -> OutputError:
+    """What to say of a name that only runs give, under which lies what none has left."""
+    return OutputError(
+        f"{path.name} is in the way, and no run has left it",
+        where=path.parent,
+        hint="moving it away, or another place",
+    )
+
+
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None
 ) -> None:
@@ -126,6 +135,11 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_as_written(path: Path, checksum: str) -> bool:
+    """Whether there is a file of that SHA-256."""
+    return path.is_file() and sha256(path) == checksum
 
 
 def sha256(path: Path) -> str:

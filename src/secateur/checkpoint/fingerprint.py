@@ -24,14 +24,13 @@ import torch
 from torch import Tensor
 
 from secateur.errors import CheckpointError
+from secateur.machine.limits import MOST_HEADER_BYTES
 
 SAMPLED = 16
 """Stretches of each tensor that are hashed: enough to meet every part of a matrix that was changed
 as a whole, few enough for a model of 70 billion weights to take seconds."""
 STRETCH = 4096
 """Bytes in each stretch: a page of memory, which is what the disk is read by."""
-MOST_HEADER_BYTES = 100_000_000
-"""Bytes of a header that are hashed: the safetensors library reads none that is longer."""
 WEIGHTS = ".safetensors"
 _AGAIN = "--restart, once the files stay as they are"
 

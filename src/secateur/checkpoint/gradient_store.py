@@ -126,11 +126,19 @@ class GradientFile:
         gradients = cls(path, facts)
         metadata: dict[str, str] = {}
         try:
-            for file, names in gradients._names_by_file(shapes).items():
+            by_file: dict[Path, list[str]] = {}
+            for name in shapes:
+                by_file.setdefault(gradients._file_of(name), []).append(name)
+            for file, names in by_file.items():
                 with safe_open(file, framework="pt") as stored:
                     metadata |= stored.metadata() or {}
                     for name in names:
-                        _check_shape(name, stored.get_slice(name).get_shape(), shapes[name], path)
+                        if tuple(stored.get_slice(name).get_shape()) != tuple(shapes[name]):
+                            raise CheckpointError(
+                                f"the gradient of {name!r} has another shape",
+                                where=path,
+                                wanted=f"{list(shapes[name])}, the model's",
+                            )
         except (SafetensorError, OSError) as fault:
             raise CheckpointError(
                 f"not the gradients of this model ({fault})",
@@ -185,12 +193,6 @@ class GradientFile:
         """The file that one matrix lies in."""
         return self.path / f"{name}.safetensors" if self.path.is_dir() else self.path
 
-    def _names_by_file(self, names: Mapping[str, object]) -> dict[Path, list[str]]:
-        by_file: dict[Path, list[str]] = {}
-        for name in names:
-            by_file.setdefault(self._file_of(name), []).append(name)
-        return by_file
-
 
 def _mapped(folder: Path) -> dict[str, Tensor]:
     """The matrices of a folder, mapped: they come into memory as they are used."""
@@ -199,15 +201,6 @@ def _mapped(folder: Path) -> dict[str, Tensor]:
         for file in sorted(folder.glob("*.safetensors"))
         for name, gradient in load_file(file).items()
     }
-
-
-def _check_shape(name: str, stored: list[int], shape: tuple[int, int], path: Path) -> None:
-    if tuple(stored) != tuple(shape):
-        raise CheckpointError(
-            f"the gradient of {name!r} has another shape",
-            where=path,
-            wanted=f"{list(shape)}, the model's",
-        )
 
 
 def _not_as_written(name: str, path: Path, what: str) -> CheckpointError:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from secateur.checkpoint.durable import writing
+from secateur.checkpoint.durable import in_the_way, writing
 from secateur.errors import OutputError
 
 
@@ -44,11 +44,7 @@ class OutputLock:
         """
         path = self._path
         if path.is_symlink() or (path.exists() and (not path.is_file() or path.stat().st_size)):
-            raise OutputError(
-                f"{path.name} is in the way, and no run has left it",
-                where=path.parent,
-                hint="moving it away, or another place",
-            )
+            raise in_the_way(path)
         with writing(self._path):
             self._path.touch()  # filelock takes a place where no file can be made for a held lock
         try:

@@ -30,6 +30,7 @@ from secateur.checkpoint.companions import files_beside
 from secateur.checkpoint.destination import Destination
 from secateur.checkpoint.durable import (
     flush,
+    is_as_written,
     sha256,
     write_tensors,
     write_text,
@@ -164,7 +165,7 @@ class OutputFolder:
                 continue
             file, checksum = block.shard
             path = self._partial / file
-            if not path.is_file() or sha256(path) != checksum:
+            if not is_as_written(path, checksum):
                 what = "not as it was written" if path.is_file() else "missing"
                 raise CheckpointError(
                     f"shard {file} of an unfinished run is {what}",

@@ -17,13 +17,15 @@ MOST_RECORDS = 20_000_000
 """Records (lines, rows) that are read of one source: a shard of C4 has 0.4 million."""
 MOST_RECORD_BYTES = 64_000_000
 """Bytes of one record of a data file: the longest books have some 10 MB."""
-MOST_TOKENS = 1_000_000_000
-"""Tokens of one batch of sequences, 8 bytes each: the papers' 128 of 2048 are 0.3 million."""
 MOST_IMAGE_PIXELS = 64_000_000
 """Pixels of an image, in its file or once it is resized: cameras give up to 50 million."""
 MOST_IMAGE_EDGE = 4096
 """Pixels of an edge that an image processor may ask for: classifiers read 224 to some 1000."""
 
+MOST_RECIPE_BYTES = 1_000_000
+"""Bytes of a recipe file: one of some hundred lines is long."""
+MOST_RECIPE_DEPTH = 20
+"""Lists and mappings within each other in a recipe: real ones have three."""
 MOST_EXPRESSION_CHARACTERS = 1000
 """Characters of a regular expression: the name of a matrix has about a hundred."""
 MOST_EXPRESSION_SECONDS = 2.0
@@ -44,6 +46,8 @@ MOST_REPEATS = 10**9
 MOST_BLOCKS = 10**6
 """A block's number: models have some hundreds."""
 
+MOST_HEADER_BYTES = 100_000_000
+"""Bytes of a safetensors header: the library reads none that is longer."""
 MOST_CONFIG_BYTES = 8_000_000
 """Bytes of a config.json: one with 20,000 labels takes 2 MB."""
 MOST_CONFIG_DEPTH = 16

@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 
 from secateur.checkpoint.destination import result_path
-from secateur.checkpoint.durable import sha256, writing
+from secateur.checkpoint.durable import in_the_way, is_as_written, writing
 from secateur.checkpoint.lock import alone_at
 from secateur.checkpoint.proved import read_facts, write_facts
 from secateur.checkpoint.unfinished import IDENTITY
-from secateur.errors import CheckpointError, OutputError, RecipeError
+from secateur.errors import CheckpointError, RecipeError
 from secateur.machine import processes
 from secateur.machine.scratch import scratch_folder
 from secateur.progress import Progress
@@ -183,11 +183,7 @@ def _continue_or_begin(
     """Leave in the folder what is of this run, or nothing."""
     path = between / IDENTITY
     if os.path.lexists(between) and not _is_ours(between):
-        raise OutputError(
-            f"{between.name} is in the way, and no unfinished run has left it",
-            where=between.parent,
-            hint="moving it away, or another --out",
-        )
+        raise in_the_way(between)
     if recipe.restart:
         shutil.rmtree(between, ignore_errors=True)
     if path.is_file():
@@ -218,8 +214,7 @@ def _verify(record: RunRecord, folder: Path) -> None:
         CheckpointError: one is not what was written.
     """
     for name, checksum in record.files.items():
-        path = folder / name
-        if not path.is_file() or sha256(path) != checksum:
+        if not is_as_written(folder / name, checksum):
             raise CheckpointError(
                 f"{name} of a finished stage is not as it was written",
                 where=folder,

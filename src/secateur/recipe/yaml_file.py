@@ -11,14 +11,9 @@ from typing import Any, NoReturn
 import yaml
 
 from secateur.errors import RecipeError
+from secateur.machine.limits import MOST_RECIPE_BYTES, MOST_RECIPE_DEPTH, at_most
 from secateur.recipe.recipe import Recipe
 from secateur.recipe.wording import briefly
-
-_MOST_BYTES = 1_000_000
-"""Bytes that a recipe file may have; one of some hundred lines is long."""
-
-_MOST_LEVELS = 20
-"""Lists and mappings in each other; a recipe has three."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -29,8 +24,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     wanted = "keys and values, such as method: wanda"
     try:
-        if (size := path.stat().st_size) > _MOST_BYTES:
-            raise RecipeError(f"{size} bytes", where=path, wanted=f"at most {_MOST_BYTES}")
+        at_most(MOST_RECIPE_BYTES, path.stat().st_size, "bytes", where=path, fault=RecipeError)
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as fault:
         raise RecipeError("no such recipe file", where=path, wanted="a YAML file") from fault
@@ -89,8 +83,8 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "anchor", None) is not None:
             self._refuse("anchors and aliases are not read: write every value out", event)
-        if self._depth == _MOST_LEVELS:
-            self._refuse(f"more than {_MOST_LEVELS} levels of lists and mappings", event)
+        if self._depth == MOST_RECIPE_DEPTH:
+            self._refuse(f"more than {MOST_RECIPE_DEPTH} levels of lists and mappings", event)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1

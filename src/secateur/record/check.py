@@ -24,7 +24,7 @@ from secateur.checkpoint import (
     open_model,
 )
 from secateur.checkpoint.companions import leads_inside
-from secateur.checkpoint.durable import sha256
+from secateur.checkpoint.durable import is_as_written
 from secateur.errors import CheckpointError, some
 from secateur.machine.paths import pinned
 from secateur.record.check_settings import CheckSettings
@@ -264,7 +264,7 @@ def _is_as_written(folder: Path, name: str, checksum: str) -> bool:
     if not leads_inside(folder, Path(name)):
         return False
     try:
-        return (folder / name).is_file() and sha256(folder / name) == checksum
+        return is_as_written(folder / name, checksum)
     except (OSError, ValueError):  # no file can have that name, or nobody may read it
         return False
 
