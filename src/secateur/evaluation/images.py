@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from secateur.blocks.batching import batch_size, tokens_in_each
-from secateur.checkpoint import BlockModel, locate, open_model
 from secateur.checkpoint.model_facts import reads_images
 from secateur.data import load_images
 from secateur.errors import DataError, RecipeError
 from secateur.evaluation import Classification, classify
 from secateur.evaluation.settings import EvaluationSettings
+from secateur.evaluation.text import open_both
 from secateur.machine import processes
-from secateur.machine.device import choose_device, choose_dtype
-from secateur.machine.paths import pinned
 from secateur.progress import Progress, Quiet
 
 
@@ -31,8 +29,11 @@ def evaluate_images(
     processes.alone("evaluate --images")
     if settings.images is None:
         raise RecipeError("no images to measure on", hint="--images FOLDER")
-    source = _open(settings, pinned(settings.model, settings.revision))
-    dense = None if settings.against is None else _open(settings, settings.against)
+    folder, source, dense = open_both(settings)
+    for model in (source, dense):
+        if model is not None and not reads_images(model):
+            name = type(model.model).__name__
+            raise RecipeError(f"{name} reads text, not images", hint="--text")
     config = source.model.config
     if dense is not None and dense.model.config.num_labels != config.num_labels:
         raise RecipeError(
@@ -40,9 +41,6 @@ def evaluate_images(
             where="--against",
             wanted="the dense model that this one was made from",
         )
-    folder = locate(
-        pinned(settings.model, settings.revision), trust_remote_code=settings.trust_remote_code
-    )
     batch = load_images(settings.images, folder, config, settings.limit, seed=0)
     if batch.labels is None and dense is None:
         raise DataError(
@@ -56,20 +54,3 @@ def evaluate_images(
             told.notice(line)
         size = batch_size(settings.batch_size, tokens_in_each(batch, source), source)
         return classify(source, batch, size, dense, told.tick)
-
-
-def _open(settings: EvaluationSettings, model: str) -> BlockModel:
-    """A classifier of images by its folder or hub name, its blocks closed.
-
-    Raises:
-        RecipeError: it reads text.
-    """
-    trust, device = settings.trust_remote_code, choose_device(settings.device)
-    folder = locate(model, trust_remote_code=trust)
-    precision = choose_dtype(settings.dtype, device)
-    source = open_model(folder, device, precision, trust_remote_code=trust)
-    if not reads_images(source):
-        raise RecipeError(
-            f"{type(source.model).__name__} reads text, not images", where=model, hint="--text"
-        )
-    return source

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 
 from secateur.blocks.batching import batch_size
@@ -30,8 +32,7 @@ def evaluate_text(
     Raises:
         SecateurError: something cannot be read, or does not fit.
     """
-    source = _open(settings, pinned(settings.model, settings.revision))
-    dense = None if settings.against is None else _open(settings, settings.against)
+    folder, source, dense = open_both(settings)
     if dense is not None and vocabulary(dense) != vocabulary(source):
         raise RecipeError(
             f"the models have vocabularies of {vocabulary(source)} and {vocabulary(dense)}",
@@ -40,14 +41,13 @@ def evaluate_text(
         )
     length, notices = clip(settings.sequence_length, source)
     trust = settings.trust_remote_code
-    tokenizer_folder = locate(pinned(settings.model, settings.revision), trust_remote_code=trust)
     text = tokens if tokens is not None else settings.text
     if text is None:
         raise RecipeError("no held-out text to measure on", hint="--text SOURCE")
     heldout = processes.from_first(
         lambda: load_heldout(
             text,
-            tokenizer=load_tokenizer(tokenizer_folder, trust_remote_code=trust),
+            tokenizer=load_tokenizer(folder, trust_remote_code=trust),
             sequence_length=length,
             windows=settings.windows,
             vocabulary=vocabulary(source),
@@ -61,8 +61,13 @@ def evaluate_text(
         return perplexity_of(source, heldout, size, dense, told.tick)
 
 
-def _open(settings: EvaluationSettings, model: str) -> BlockModel:
-    """A model by its folder or hub name, its blocks closed."""
+def open_both(settings: EvaluationSettings) -> tuple[Path, BlockModel, BlockModel | None]:
+    """The folder of the model, the model, and the one to compare it with; their blocks closed."""
     trust, device = settings.trust_remote_code, choose_device(settings.device)
-    folder = locate(model, trust_remote_code=trust)
-    return open_model(folder, device, choose_dtype(settings.dtype, device), trust_remote_code=trust)
+    dtype = choose_dtype(settings.dtype, device)
+    folder = locate(pinned(settings.model, settings.revision), trust_remote_code=trust)
+    source = open_model(folder, device, dtype, trust_remote_code=trust)
+    if settings.against is None:
+        return folder, source, None
+    against = locate(settings.against, trust_remote_code=trust)
+    return folder, source, open_model(against, device, dtype, trust_remote_code=trust)
