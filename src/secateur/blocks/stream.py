@@ -28,6 +28,7 @@ from secateur.blocks.call import Call, Interner, join
 from secateur.blocks.hollow import as_asked, hollow, record, values_returned
 from secateur.blocks.models_fault import models_fault
 from secateur.checkpoint import BlockModel
+from secateur.checkpoint.in_memory import sees_ahead
 from secateur.errors import ModelError
 from secateur.machine import processes
 
@@ -184,8 +185,14 @@ class Stream:
         """Prove, before any block has run, that the model makes logits of what its last one gives.
 
         Raises:
-            ModelError: it does not, or fails at it.
+            ModelError: it does not, or fails at it; or its tokens see those behind them.
         """
+        if sees_ahead(source.model):
+            raise ModelError(
+                "the model has no head that predicts tokens: it sees ahead",
+                where=type(source.model).__name__,
+                wanted="a causal language model",
+            )
         with source.open_surroundings() as model:
             for batch in self.batches[:1]:
                 self.logits(model, batch, slice(0, 1))
@@ -225,5 +232,6 @@ class Stream:
                 f" (logits: {shape or 'none'})",
                 where=name,
                 wanted=f"a head for {self._classes} of them at least",
+                hint="magnitude, wanda or sparsegpt, and no held-out text",
             )
         return logits

@@ -11,18 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from glob import escape
 from pathlib import Path
-from typing import Any
 
 from secateur.checkpoint.companions import belongs
-from secateur.checkpoint.header import read_json
-from secateur.checkpoint.no_model import near_folder, no_config
+from secateur.checkpoint.no_model import no_config
 from secateur.checkpoint.weight_files import (
     CONFIG,
     choose_entrance,
+    config_of,
     no_weights,
     read_index,
 )
 from secateur.errors import CheckpointError
+from secateur.machine.paths import near_path
 
 
 def fetch(name: str, revision: str | None, *, trust_remote_code: bool) -> Path:
@@ -91,7 +91,7 @@ def _fetch(
     beside = [file for file in names if belongs(file, with_code=trust_remote_code)]
     folder = take(beside, revision)
     commit = folder.name
-    entrance = choose_entrance(beside_each_other, _config(folder), name)
+    entrance = choose_entrance(beside_each_other, config_of(folder), name)
     weights = [entrance]
     if entrance.endswith(".json"):
         take(weights, commit)
@@ -102,13 +102,9 @@ def _fetch(
     return take(weights, commit)
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    return read_json(folder / CONFIG, "a model's configuration")
-
-
 def _out_of_reach(name: str, revision: str | None, fault: Exception) -> CheckpointError:
     """What to say of a model that cannot be fetched."""
-    kind, near = type(fault).__name__, near_folder(Path(name))
+    kind, near = type(fault).__name__, near_path(Path(name), folder=True)
     if kind == "RevisionNotFoundError":
         return CheckpointError(
             f"{name} has no revision {revision!r}",

@@ -13,11 +13,7 @@ from typing import TypeGuard
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers import PreTrainedModel
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from secateur.errors import ModelError
@@ -64,10 +60,7 @@ def check_in_memory(model: PreTrainedModel) -> None:
             or it is no decoder and no classifier of images. Nothing was done.
     """
     name = type(model).__name__
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ModelError(
-            "an encoder-decoder", where=name, wanted="a decoder, or a classifier of images"
-        )
+    refuse_pairs(model.config, name)
     if model.main_input_name not in _READ:
         raise ModelError(
             f"a model that reads {model.main_input_name}",
@@ -98,29 +91,14 @@ def check_in_memory(model: PreTrainedModel) -> None:
             )
 
 
-def check_reads_out(model: PreTrainedModel, wants: str) -> None:
-    """Raise unless a model has the output that a loss is made of.
-
-    Args:
-        model: a language model or a classifier of images.
-        wants: what needs a loss, such as "method gblm".
-
-    Raises:
-        ModelError: it has no head, or one that tells something else, such as a reward.
-    """
-    name = type(model).__name__
-    classifies = name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values()
-    decodes = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() or model.can_generate()
-    if model.main_input_name == "pixel_values":
-        reads_out = classifies or "ForImageClassification" in name
-    else:
-        reads_out = decodes or model.get_output_embeddings() is not None
-        reads_out = reads_out and not sees_ahead(model)
-    if not reads_out:
+def refuse_pairs(config: PreTrainedConfig, where: object) -> None:
+    """Raise `ModelError` for a model of which the decoder is only one half."""
+    if getattr(config, "is_encoder_decoder", False):
+        claimed = ", ".join(config.architectures or []) or config.model_type
         raise ModelError(
-            f"{wants} needs a loss, and {name} has no head that gives the next token or a class",
-            wanted="a causal language model, or a classifier of images",
-            hint="magnitude, wanda or sparsegpt, and no held-out text",
+            f"an encoder-decoder ({claimed})",
+            where=where,
+            wanted="a decoder, or a classifier of images",
         )
 
 

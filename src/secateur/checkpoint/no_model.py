@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import shlex
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
+from secateur.checkpoint.header import read_json
 from secateur.checkpoint.weight_files import ADAPTER_CONFIG, CONFIG, looks_like_weights
 from secateur.errors import CheckpointError, some
+from secateur.machine.paths import near_path
 
 _FOLDER = "a model folder as transformers' save_pretrained writes it"
 _GIVEN = "a folder, a hub name such as owner/model, or builtin"
@@ -48,16 +49,10 @@ def not_a_folder(path: Path) -> CheckpointError:
 
 def no_such_folder(given: str, path: Path) -> CheckpointError:
     """What to say of a path where nothing is."""
-    hint = near_folder(path)
+    hint = near_path(path, folder=True)
     if "huggingface.co/" in given:
         hint = "/".join(given.partition("huggingface.co/")[2].split("/")[:2])
     return CheckpointError(f"no model folder {given!r}", wanted=_GIVEN, hint=hint)
-
-
-def near_folder(path: Path) -> str | None:
-    """The folder that a path is most likely misspelt from, if one is beside it."""
-    near = difflib.get_close_matches(path.name, _folders(path.parent), n=1, cutoff=0.6)
-    return str(path.parent / near[0]) if near else None
 
 
 def no_config(where: Path | str, names: Collection[str]) -> CheckpointError:
@@ -131,11 +126,8 @@ def _adapter(where: Path | str) -> CheckpointError:
     """What to say of a folder of adapters: how the model is made that it stands for."""
     base = None
     if isinstance(where, Path):
-        try:
-            base = json.loads((where / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-            base = base.get("base_model_name_or_path")
-        except (OSError, ValueError, AttributeError, RecursionError):
-            base = None
+        with suppress(CheckpointError):
+            base = read_json(where / ADAPTER_CONFIG, "").get("base_model_name_or_path")
     code = (
         "import sys; from peft import AutoPeftModelForCausalLM as M;"
         " M.from_pretrained(sys.argv[1]).merge_and_unload().save_pretrained(sys.argv[2])"

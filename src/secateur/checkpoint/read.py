@@ -17,12 +17,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
-from secateur.checkpoint.header import read_json, read_layouts
+from secateur.checkpoint.header import read_layouts
 from secateur.checkpoint.no_model import no_config
 from secateur.checkpoint.packed_folder import PACKED_INDEX, says_packed
-from secateur.checkpoint.weight_files import CONFIG, INDEX, find_weights, names_in
+from secateur.checkpoint.weight_files import CONFIG, INDEX, config_of, find_weights, names_in
 from secateur.errors import CheckpointError, PatternError, some
-from secateur.machine.limits import MOST_CONFIG_BYTES
 from secateur.packing import layout
 
 WATCHED = (CONFIG, INDEX, PACKED_INDEX, "generation_config.json", "tokenizer.json",
@@ -59,7 +58,7 @@ class Checkpoint:
         self.trust_remote_code = trust_remote_code
         if CONFIG not in (names := names_in(folder)):
             raise no_config(folder, names)
-        self.config = read_json(folder / CONFIG, "a model's configuration", MOST_CONFIG_BYTES)
+        self.config = config_of(folder)
         weights = find_weights(folder, self.config)
         self.files, self._heads = weights.tensors, weights.heads
         self.weight_files, self.idle_weight_files = tuple(weights.heads), weights.idle

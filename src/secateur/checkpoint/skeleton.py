@@ -21,7 +21,7 @@ from transformers.core_model_loading import build_glob_alternation
 from transformers.initialization import meta_device_safe_creation_ops
 
 from secateur.checkpoint.configuration import auto_class
-from secateur.checkpoint.in_memory import sees_ahead
+from secateur.checkpoint.in_memory import refuse_pairs, sees_ahead
 from secateur.checkpoint.read import Checkpoint
 from secateur.errors import CheckpointError, ModelError, reason
 from secateur.machine.limits import MOST_BUFFER_BYTES, MOST_CALLS_PER_TENSOR, at_most
@@ -223,12 +223,7 @@ def _refuse_encoders(
 ) -> None:
     """Raise for BERT and its kin, and for a model of which the decoder is only one half."""
     claimed = ", ".join(config.architectures or []) or config.model_type
-    if config.is_encoder_decoder:
-        raise ModelError(
-            f"an encoder-decoder ({claimed})",
-            where=checkpoint.folder,
-            wanted="a decoder, or a classifier of images",
-        )
+    refuse_pairs(config, checkpoint.folder)
     if sees_ahead(model):
         raise ModelError(
             f"an encoder that sees ahead ({claimed})",

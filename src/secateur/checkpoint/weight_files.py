@@ -26,6 +26,7 @@ from secateur.checkpoint.conversion import conversion, refuse_quantised
 from secateur.checkpoint.header import read_head, read_json
 from secateur.checkpoint.packed_folder import NAMED, PACKED_INDEX, check_version, says_packed
 from secateur.errors import CheckpointError, some, unreadable
+from secateur.machine.limits import MOST_CONFIG_BYTES
 from secateur.packing.layout import Head
 
 CONFIG = "config.json"
@@ -162,6 +163,15 @@ def read_index(index: Path) -> dict[str, str]:
             wanted='"metadata": {} beside the weight_map',
         )
     return weight_map
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The content of a model's config.json.
+
+    Raises:
+        CheckpointError: it is too large, cannot be read, or is no object.
+    """
+    return read_json(folder / CONFIG, "a model's configuration", MOST_CONFIG_BYTES)
 
 
 def names_in(folder: Path) -> set[str]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from secateur.data.files import ENDINGS, TEXTS, ending
+from secateur.data.files import COMPRESSIONS, ENDINGS, TEXTS, ending
 from secateur.data.hub import Split
 from secateur.errors import DataError, some, unreadable
 
@@ -145,8 +145,8 @@ def _split_of(name: str) -> str | None:
     for folder in folders:
         if folder in SPLITS:
             return SPLITS[folder]
-    stem = re.sub(r"(\.(txt|md|jsonl?|csv|tsv|parquet|arrow|gz|bz2|zst))+$", "", file)
-    words = re.split(r"[-._ ]", stem)
+    endings = (*ENDINGS, *COMPRESSIONS)
+    words = [word for word in re.split(r"[-._ ]", file) if f".{word}" not in endings]
     if ending(Path(file)) in TEXTS:  # prose is called many things: its last word, numbers aside
         words = [word for word in words if not re.fullmatch(r"\d+|of", word)][-1:]
     return next((SPLITS[word] for word in words if word in SPLITS), None)

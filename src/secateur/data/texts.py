@@ -12,12 +12,11 @@ published as lines, and the papers join all of them, blank ones too.
 
 from __future__ import annotations
 
-import difflib
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from secateur.data.builtin import BUILTIN, builtin_documents
 from secateur.data.files import ENDINGS, TEXTS, Gathered, Reading, ending, read_file
@@ -25,20 +24,9 @@ from secateur.data.folders import text_files
 from secateur.data.hub import HUB_TEXTS, Split, read_hub
 from secateur.data.rows import NoColumnError
 from secateur.errors import DataError, closest, unreadable
-from secateur.machine.paths import as_path
+from secateur.machine.paths import as_path, near_path
 
 TextKind = Literal["text", "jsonl", "json", "csv", "parquet", "arrow", "folder", "hub", "builtin"]
-
-KINDS: dict[str, TextKind] = {
-    ".txt": "text",
-    ".md": "text",
-    ".jsonl": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
 
 
 @dataclass(frozen=True)
@@ -96,7 +84,9 @@ def read_documents(source: str, split: Split, reading: Reading | None = None) ->
     if not any(map(str.strip, gathered.texts)):
         nothing = f"no text in {gathered.nulls} null records" if gathered.nulls else "no text"
         raise DataError(nothing, where=source, wanted="at least one document")
-    return _local(gathered, KINDS[ending(path)], files=1)
+    kind = ending(path)
+    named = "text" if kind in TEXTS else kind.removeprefix(".").replace("tsv", "csv")
+    return _local(gathered, cast("TextKind", named), files=1)
 
 
 def without_columns(column: str, source: object) -> DataError:
@@ -125,18 +115,8 @@ def locate_text(source: str) -> Path:
     raise DataError(
         f"no file, folder or data set is called {source!r}",
         wanted=f"a path or {closest(source, [*HUB_TEXTS, BUILTIN])}",
-        hint=_near_path(path),
+        hint=near_path(path),
     )
-
-
-def _near_path(path: Path) -> str | None:
-    """The entry beside a missing path that looks most like it."""
-    try:
-        beside = [entry.name for entry in path.parent.iterdir()]
-    except (OSError, ValueError):
-        return None
-    near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.7)
-    return str(path.parent / near[0]) if near else None
 
 
 def _read_folder(source: str, folder: Path, split: Split, reading: Reading) -> Documents:

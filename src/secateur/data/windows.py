@@ -106,7 +106,7 @@ def need_tokenizer(tokenizer: Tokenizer, source: str) -> PreTrainedTokenizerBase
         raise DataError(
             "no tokenizer was given, to turn text into tokens",
             where=source,
-            wanted="tokenizer=..., or token ids",
+            wanted="tokenizer=AutoTokenizer.from_pretrained(...), or token ids",
         )
     return tokenizer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +41,25 @@ def pinned(model: Location, revision: str | None) -> str:
     'owner/name@main'
     """
     return location(model) if revision is None else f"{location(model)}@{revision}"
+
+
+def near_path(path: Path, *, folder: bool = False) -> str | None:
+    """What lies beside a missing path and looks most like it; None if nothing does.
+
+    Args:
+        path: the missing one.
+        folder: whether only folders count.
+    """
+    try:
+        beside = [one.name for one in path.parent.iterdir() if not folder or one.is_dir()]
+    except OSError:
+        return None
+    near = difflib.get_close_matches(path.name, sorted(beside)[:MOST_BESIDE], n=1, cutoff=0.65)
+    return str(path.parent / near[0]) if near else None
+
+
+MOST_BESIDE = 1000
+"""Names that a misspelt one is compared with at most: more would take seconds."""
 
 
 def as_path(given: str | os.PathLike[str], *, fault: type[SecateurError]) -> Path:

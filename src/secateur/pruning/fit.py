@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
-
 from secateur.checkpoint import BlockModel
-from secateur.checkpoint.in_memory import check_reads_out
 from secateur.checkpoint.matrices import find_all_matrices, is_fused_experts
 from secateur.checkpoint.structure import Blocks
-from secateur.data import SELF
 from secateur.errors import RecipeError
-from secateur.methods import Refine
-from secateur.recipe import Recipe, plan_of
+from secateur.recipe import Recipe
 from secateur.recipe.wording import name_of
 from secateur.sparsity import Selection
-from secateur.statistics import Need
 
 
 def check_selection(selection: Selection, blocks: Blocks) -> None:
@@ -36,24 +30,6 @@ def check_selection(selection: Selection, blocks: Blocks) -> None:
             where=f"{len(blocks)} blocks of {kinds}",
             hint="fewer of include, exclude, blocks and dense_first",
         )
-
-
-def check_loss(recipe: Recipe, model: PreTrainedModel) -> None:
-    """Check that a model can give the loss that a recipe needs.
-
-    Raises:
-        ModelError: it has no head that a loss could be made of.
-    """
-    plan = plan_of(recipe)
-    wants = {
-        f"method {recipe.method}": Need.FULL_GRADIENT in plan.method.needs,
-        "held-out text": bool(recipe.texts),
-        "weigh loss": plan.method.refine is Refine.REGIONAL and plan.regional.weigh == "loss",
-        "calibration self": recipe.calibration == SELF or bool(recipe.chosen_written),
-    }
-    for what, asked in wants.items():
-        if asked:
-            check_reads_out(model, what)
 
 
 def check_experts(recipe: Recipe, source: BlockModel) -> None:

@@ -24,13 +24,13 @@ from secateur.checkpoint.claim import claim_file
 from secateur.checkpoint.destination import result_path
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.model_facts import load_tokenizer, reads_images
-from secateur.data import SELF, ImageBatch, TokenBatch, Tokenizer
+from secateur.data import ImageBatch, TokenBatch, Tokenizer
 from secateur.errors import DataError, OutputError, RecipeError, SecateurError
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.paths import as_path, pinned
 from secateur.pruning.estimate import Estimate, estimate
-from secateur.pruning.fit import check_experts, check_loss, check_selection
+from secateur.pruning.fit import check_experts, check_selection
 from secateur.pruning.inputs import check_kind, read_calibration, read_heldout, read_images
 from secateur.pruning.reuse import (
     CalibrationKey,
@@ -171,17 +171,10 @@ def prepare_in_place(
     device = model.device if recipe.device == "auto" else choose_device(recipe.device)
     source = ResidentModel(model, device, choose_dtype(recipe.dtype, device) or model.dtype)
     check_kind(recipe, source)
-    check_loss(recipe, model)
     if tokens is not None and tokens.is_inference():
         tokens = tokens.clone()  # those of torch.inference_mode() take part in no gradient
     if tokenizer is not None and not callable(tokenizer):
         raise RecipeError(f"tokenizer is a {type(tokenizer).__name__}", wanted="a tokenizer")
-    texts = [None if tokens is not None else recipe.calibration, *recipe.texts]
-    if tokenizer is None and any(text and _is_text(text) for text in texts):
-        raise DataError(
-            "text for a model in memory, and no tokenizer",
-            hint="tokenizer=AutoTokenizer.from_pretrained(...)",
-        )
     calibration = (
         read_images(recipe, source, Path(model.name_or_path), tokens)
         if reads_images(source)
@@ -189,10 +182,6 @@ def prepare_in_place(
     )
     heldout = read_heldout(recipe, source, tokenizer)
     return _prepare(recipe, None, source, calibration, heldout, ())
-
-
-def _is_text(source: str) -> bool:
-    return source != SELF and not source.endswith(".safetensors")
 
 
 def _prepare(
