@@ -50,7 +50,8 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     asked, path = checkpoint.config, checkpoint.folder / CONFIG
     _check_sizes(asked, checkpoint)
     architectures = asked.get("architectures")
-    if not all(isinstance(name, str) for name in _listed(architectures)):
+    listed = architectures if isinstance(architectures, list) else [None]
+    if architectures is not None and not all(isinstance(name, str) for name in listed):
         raise CheckpointError(
             f"architectures are {str(architectures)[:80]}", where=path, wanted="a list of names"
         )
@@ -134,7 +135,3 @@ def _foreign_code(asked: dict[str, Any]) -> Iterator[str]:
         name = key.removeprefix("_").removesuffix("_internal")
         if name in _CHOSEN_CODE and value is not None and value not in _CHOSEN_CODE[name]:
             yield name
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [None]

@@ -30,18 +30,14 @@ from rich.markup import escape
 
 from secateur.errors import RecipeError
 from secateur.recipe.setting import Setting, setting_of
-from secateur.recipe.wording import on_command_line, option_name
+from secateur.recipe.wording import ARGUMENT, UNNAMED, on_command_line, option_name
 from secateur.recipe.yaml_file import read_value
 
 Given = Mapping[str, Any]
 """What stands on the command line, by field; an option that was not given is not in it."""
 
-ARGUMENT = "model"
-"""The field that is given by its position, without a name."""
 SET = "set"
 """The option that gives the entries of all mappings to any value, one NAME=VALUE at a time."""
-UNNAMED = "parameters"
-"""The mapping whose entries --set takes by their name alone; MAPPING.NAME is one of another."""
 
 
 @dataclass(frozen=True)

@@ -105,11 +105,11 @@ def locate_text(source: str) -> Path:
     """
     path = as_path(source, fault=DataError)
     try:
-        if source.strip() and (path.is_file() or path.is_dir()):
+        if path.is_file() or path.is_dir():
             return path
     except PermissionError as error:
         raise unreadable(path, error, DataError) from error
-    if path.is_symlink() or (source.strip() and path.exists()):
+    if path.is_symlink() or path.exists():
         what = "a link to nothing" if path.is_symlink() else "neither a file nor a folder"
         raise DataError(f"{source!r} is {what}", wanted="a file or a folder of texts")
     raise DataError(

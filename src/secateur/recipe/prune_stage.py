@@ -12,7 +12,7 @@ from secateur.machine.limits import MOST_BLOCKS, MOST_TOKENS
 from secateur.methods import Method, Params, Refine, get
 from secateur.recipe.faults import faults_of_pruning
 from secateur.recipe.regional import Regional, ready_made
-from secateur.recipe.setting import RESULT, MethodPart, Setting, setting_of
+from secateur.recipe.setting import LISTED, RESULT, WRITTEN, MethodPart, Setting, setting_of
 from secateur.recipe.stage import PRUNE, Stage, register
 from secateur.sparsity import Pattern, Selection, parse_pattern, read_selection
 from secateur.sparsity.allocation import Allocation
@@ -38,11 +38,11 @@ class PruneStage(Stage):
     )
     """Give the matrices whose name matches REGEX a pattern of their own; the first match decides.
     May be repeated."""
-    include: Annotated[list[str], Setting(RESULT, metavar="REGEX")] = Field(default=[])
+    include: Annotated[list[str], Setting(RESULT, metavar="REGEX"), LISTED] = Field(default=[])
     """Prune only the matrices whose name matches. May be repeated."""
-    exclude: Annotated[list[str], Setting(RESULT, metavar="REGEX")] = Field(default=[])
+    exclude: Annotated[list[str], Setting(RESULT, metavar="REGEX"), LISTED] = Field(default=[])
     """Leave the matrices whose name matches dense. May be repeated."""
-    blocks: Annotated[str | None, Setting(RESULT, unset="all")] = None
+    blocks: Annotated[str | None, Setting(RESULT, unset="all"), WRITTEN] = None
     """Prune only these blocks, counted from 0, such as 4-27 or 0,3,8-."""
     dense_first: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0, le=MOST_BLOCKS)
     """Leave this many blocks dense, from the first one on."""
@@ -72,16 +72,10 @@ class PruneStage(Stage):
     expert_tokens: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1, le=MOST_TOKENS)
     """Prune an expert that fewer tokens than this reach by magnitude, with a notice."""
 
-    @field_validator("blocks", mode="before")
-    @classmethod
-    def _written(cls, blocks: Any) -> Any:
-        """A block may stand in a recipe file as a number."""
-        return str(blocks) if type(blocks) is int else blocks
-
     @field_validator("pattern", mode="before")
     @classmethod
     def _in_one_spelling(cls, pattern: Any) -> Any:
-        """So may a ratio; 0.5 and 50% are one pattern, and so one run. What is none is let be."""
+        """0.5 and 50% are one pattern, and so one run. What is none is let be."""
         try:
             return str(parse_pattern(pattern)) if _is_written(pattern) else pattern
         except PatternError:
@@ -93,12 +87,6 @@ class PruneStage(Stage):
         if not isinstance(patterns, Mapping):
             return patterns
         return {name: cls._in_one_spelling(pattern) for name, pattern in patterns.items()}
-
-    @field_validator("include", "exclude", mode="before")
-    @classmethod
-    def _listed(cls, expressions: Any) -> Any:
-        """One may stand alone."""
-        return [expressions] if isinstance(expressions, str) else expressions
 
     @classmethod
     def faults(cls, values: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:

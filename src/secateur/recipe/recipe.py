@@ -27,7 +27,7 @@ from secateur.errors import RecipeError
 from secateur.machine.limits import MOST_AT_ONCE, MOST_LENGTH, MOST_SEQUENCES
 from secateur.recipe.faults import faults_of
 from secateur.recipe.prune_stage import PruneStage, Schedule
-from secateur.recipe.setting import CONTENT, PLACE, RESULT, RUN, Setting
+from secateur.recipe.setting import CONTENT, LISTED, PLACE, RESULT, RUN, Setting
 from secateur.recipe.stage import KIND, PRUNE, STAGES, Stage, read_stage
 
 WRITTEN_FOR_BEST = 3
@@ -74,7 +74,7 @@ class Recipe(PruneStage):
     text: Annotated[str | None, Setting(CONTENT, location=True)] = None
     """Measure perplexity on this held-out text while the blocks pass: a file, a folder, c4 or
     wikitext2 (their test splits), or builtin (modules held out)."""
-    also_text: Annotated[list[str], Setting(CONTENT, location=True)] = Field(default=[])
+    also_text: Annotated[list[str], Setting(CONTENT, location=True), LISTED] = Field(default=[])
     """Measure on this held-out text too, such as one from another domain. May be repeated."""
     windows: Annotated[int | None, Setting(CONTENT, unset="all")] = Field(
         default=None, ge=1, le=MOST_SEQUENCES
@@ -129,12 +129,6 @@ class Recipe(PruneStage):
     def _each_read(cls, stages: Any) -> Any:
         """Every stage becomes a record of its kind."""
         return tuple(one if isinstance(one, Stage) else read_stage(one) for one in stages)
-
-    @field_validator("also_text", mode="before")
-    @classmethod
-    def _one_text(cls, texts: Any) -> Any:
-        """One may stand alone."""
-        return [texts] if isinstance(texts, str) else texts
 
     @classmethod
     def build(cls, values: Mapping[str, Any], origin: str = _OPTIONS) -> Recipe:

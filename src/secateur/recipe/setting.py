@@ -139,13 +139,13 @@ class Settings(BaseModel):
 
 def without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with every path as text, alone or in a list."""
-    return {name: _without_path(value) for name, value in values.items()}
 
+    def plain(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return list(map(plain, value))
+        return fspath(value) if isinstance(value, PathLike) else value
 
-def _without_path(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_without_path(member) for member in value]
-    return fspath(value) if isinstance(value, PathLike) else value
+    return {name: plain(value) for name, value in values.items()}
 
 
 def faults_of_locations(settings: type[BaseModel], values: Mapping[str, Any]) -> Iterator[str]:
@@ -180,6 +180,18 @@ def split_numbers(value: Any) -> Any:
         raise ValueError("whole numbers with commas between, such as 1,4,16")
     return parts
 
+
+def as_written(value: Any) -> Any:
+    """Numbers as text, alone or in a mapping: a ratio or a block may stand in a file as one."""
+    if isinstance(value, Mapping):
+        return {name: as_written(one) for name, one in value.items()}
+    return str(value) if type(value) in (int, float) else value
+
+
+WRITTEN = BeforeValidator(as_written)
+"""Stands beside the type of a text that may be given as a number."""
+LISTED = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+"""Stands beside the type of a list of which one may stand alone."""
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 """A field of names with commas between."""

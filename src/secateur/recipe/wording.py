@@ -20,9 +20,11 @@ from secateur.errors import closest
 
 _typed: ContextVar[frozenset[str] | None] = ContextVar("_typed", default=None)
 """Fields that stand on the command line; None where there is none."""
-_POSITIONAL = "model"
-"""The field that the command line gives without a name."""
-_GROUPS = {"parameters": "", "regional": "regional."}
+ARGUMENT = "model"
+"""The field that the command line gives by its position, without a name."""
+UNNAMED = "parameters"
+"""The mapping whose entries --set takes by their name alone; MAPPING.NAME is one of another."""
+_GROUPS = {UNNAMED: "", "regional": "regional."}
 """Mapping of settings -> how --set names what is in it."""
 _WANTED = {
     "greater_than_equal": "at least {ge}",
@@ -63,7 +65,7 @@ def name_of(field: str) -> str:
     """What whoever is told of a setting should give, or leave out."""
     if _typed.get() is None:
         return field
-    return field.upper() if field == _POSITIONAL else option_name(field)
+    return field.upper() if field == ARGUMENT else option_name(field)
 
 
 def as_given(path: tuple[Any, ...], value: Any) -> str:

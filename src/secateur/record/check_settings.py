@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from secateur.errors import RecipeError
-from secateur.recipe.setting import CONTENT, RESULT, RUN, Setting, Settings
+from secateur.recipe.setting import CONTENT, LISTED, RESULT, RUN, WRITTEN, Setting, Settings
 from secateur.record.record import RunRecord
 from secateur.sparsity import SELECTION_KEYS, Selection, read_selection
 
@@ -27,18 +26,18 @@ class CheckSettings(Settings):
     package)."""
     revision: Annotated[str | None, Setting(CONTENT, unset="its main branch")] = None
     """Read this branch, tag or commit of a model on the hub."""
-    pattern: Annotated[str | None, Setting(RESULT, unset="the one in run.json")] = None
+    pattern: Annotated[str | None, Setting(RESULT, unset="the one in run.json"), WRITTEN] = None
     """Demand this pattern of every matrix, such as 50% or 2:4."""
-    patterns: Annotated[dict[str, str], Setting(RESULT, metavar="REGEX=PATTERN")] = Field(
+    patterns: Annotated[dict[str, str], Setting(RESULT, metavar="REGEX=PATTERN"), WRITTEN] = Field(
         default={}
     )
     """Demand a pattern of their own of the matrices whose name matches REGEX; the first match
     decides. May be repeated."""
-    include: Annotated[list[str], Setting(RESULT, metavar="REGEX")] = Field(default=[])
+    include: Annotated[list[str], Setting(RESULT, metavar="REGEX"), LISTED] = Field(default=[])
     """Demand the pattern only of the matrices whose name matches. May be repeated."""
-    exclude: Annotated[list[str], Setting(RESULT, metavar="REGEX")] = Field(default=[])
+    exclude: Annotated[list[str], Setting(RESULT, metavar="REGEX"), LISTED] = Field(default=[])
     """Let the matrices whose name matches be dense. May be repeated."""
-    blocks: Annotated[str | None, Setting(RESULT, unset="all")] = None
+    blocks: Annotated[str | None, Setting(RESULT, unset="all"), WRITTEN] = None
     """Demand the pattern only in these blocks, counted from 0, such as 4-27 or 0,3,8-."""
     dense_first: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0)
     """Let this many blocks be dense, from the first one on."""
@@ -51,29 +50,11 @@ class CheckSettings(Settings):
     """Run the code that comes with the model, with all your rights. The families of transformers
     never need it."""
 
-    @field_validator("pattern", "blocks", "patterns", mode="before")
-    @classmethod
-    def _written(cls, value: Any) -> Any:
-        """A ratio, or a block, may be a number."""
-        if isinstance(value, Mapping):
-            return {name: cls._written(one) for name, one in value.items()}
-        return str(value) if type(value) in (int, float) else value
-
-    @field_validator("include", "exclude", mode="before")
-    @classmethod
-    def _listed(cls, expressions: Any) -> Any:
-        """One may stand alone."""
-        return [expressions] if isinstance(expressions, str) else expressions
-
     @property
     def asks(self) -> bool:
         """Whether it says itself what is to be looked for, and where."""
-        return self.pattern is not None or self._chooses
-
-    @property
-    def _chooses(self) -> bool:
-        """Whether it says in which matrices."""
-        return any(getattr(self, key) not in (None, 0, [], {}) for key in SELECTION_KEYS)
+        chosen = any(getattr(self, key) for key in SELECTION_KEYS)
+        return self.pattern is not None or chosen
 
     def selection(self, record: RunRecord | None) -> Selection | None:
         """What is looked for; None if neither it nor the record says so.
