@@ -142,6 +142,17 @@ def is_out_of_memory(fault: BaseException) -> bool:
     )
 
 
+def no_memory(
+    fault: BaseException, kind: type[SecateurError] = SecateurError, where: object | None = None
+) -> SecateurError:
+    """What to say where memory ran out, and what to try."""
+    return kind(
+        "not enough memory" + (f" ({reason(fault)})" if str(fault) else ""),
+        where=where,
+        hint="--batch-size 1, fewer --samples, a shorter --sequence-length, or a larger machine",
+    )
+
+
 _LONGEST_WORD = 400
 """Characters of a word, such as a path or a value, from which a message shows its two ends."""
 

@@ -642,10 +642,10 @@ def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(DataError, match="cannot be read .Permission denied"):
+    with pytest.raises(DataError, match=r"cannot be read .Permission denied"):
         read_documents(str(tmp_path / "x.txt"), "train")
     monkeypatch.setattr(Path, "is_file", refuse)
-    with pytest.raises(DataError, match="cannot be read .Permission denied"):
+    with pytest.raises(DataError, match=r"cannot be read .Permission denied"):
         read_documents(str(tmp_path / "x.txt"), "train")
 
 

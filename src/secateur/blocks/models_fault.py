@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 
-from secateur.errors import ModelError, SecateurError, is_out_of_memory, reason
+from secateur.errors import ModelError, SecateurError, is_out_of_memory, no_memory, reason
 
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -33,11 +33,7 @@ def models_fault(where: str) -> Iterator[None]:
         raise
     except Exception as fault:
         if is_out_of_memory(fault):
-            raise ModelError(
-                f"there is not enough memory to run the model ({reason(fault)})",
-                where=where,
-                hint="a smaller --batch-size, or shorter sequences by --sequence-length",
-            ) from fault
+            raise no_memory(fault, ModelError, where) from fault
         if _is_ours(fault):
             raise
         raise ModelError(

@@ -78,9 +78,10 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
 
 
 def notices_of(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What a configuration asks for and does not get, in lines for the user."""
+    """What is read of a model and what is not, and what it asks for in vain: a line each."""
     asked = sorted(set(_foreign_code(checkpoint.config)))
-    return tuple(f"{name} in config.json is set aside: torch's own code computes" for name in asked)
+    aside = (f"{name} in config.json is set aside: torch's own code computes" for name in asked)
+    return (*checkpoint.notices, *aside)
 
 
 def auto_class(config: PreTrainedConfig) -> Any:

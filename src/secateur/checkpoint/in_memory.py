@@ -142,16 +142,18 @@ def _check_module(path: str, module: nn.Module) -> None:
             raise _wrapped(module, f"the part within, {path}.{name}, in its place")
     if getattr(getattr(module, "_hf_hook", None), "offload", False):
         raise _offloaded(path)
+    undo = None
     if parametrize.is_parametrized(module):
-        raise _made_from_others(
-            path, "torch.nn.utils.parametrize.remove_parametrizations(module, name)"
-        )
-    if "weight_orig" in module._parameters and "weight_mask" in module._buffers:
-        raise _made_from_others(path, "torch.nn.utils.prune.remove(module, 'weight')")
-    if isinstance(module, nn.Linear | Conv1D) and "weight" not in module._parameters:
-        raise _made_from_others(
-            path, "torch.nn.utils.remove_weight_norm(module), or what else undoes it"
-        )
+        undo = "torch.nn.utils.parametrize.remove_parametrizations(module, name)"
+    elif "weight_orig" in module._parameters and "weight_mask" in module._buffers:
+        undo = "torch.nn.utils.prune.remove(module, 'weight')"
+    elif isinstance(module, nn.Linear | Conv1D) and "weight" not in module._parameters:
+        undo = "torch.nn.utils.remove_weight_norm(module), or what else undoes it"
+    if undo is not None:
+        raise ModelError(
+            "a weight that is made from others at every call", where=path,
+            wanted="weights that are parameters", hint=undo,
+        )  # fmt: skip
 
 
 def _wrapped(model: nn.Module, instead: str) -> ModelError:
@@ -176,10 +178,3 @@ def _quantised(path: str, how: str) -> ModelError:
         wanted="float64, float32, bfloat16 or float16",
         hint="loading the model without a quantization_config, or its dequantize()",
     )
-
-
-def _made_from_others(path: str, undo: str) -> ModelError:
-    return ModelError(
-        "a weight that is made from others at every call", where=path,
-        wanted="weights that are parameters", hint=undo,
-    )  # fmt: skip

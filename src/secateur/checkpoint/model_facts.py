@@ -15,12 +15,12 @@ PAPERS_LENGTH = 2048
 """Tokens per sequence in the papers, and unless one asks for another: what may be too long."""
 
 
-TOKENIZER_JSON = (
+_JSON = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "tekken.json"),
 )
 """Files of JSON that tokenizers are read from."""
-TOKENIZER_OTHERS = ("*.model", "*.tiktoken", "vocab.txt", "merges.txt", "vocab.bpe")
+_OTHERS = ("*.model", "*.tiktoken", "vocab.txt", "merges.txt", "vocab.bpe")
 """Patterns of the other files that tokenizers are read from."""
 
 
@@ -39,8 +39,8 @@ def load_tokenizer(
 
 def _why_no_tokenizer(folder: Path, fault: Exception) -> DataError:
     """What keeps the tokenizer in a folder from being read, by its files and what was raised."""
-    others = [path for pattern in TOKENIZER_OTHERS for path in sorted(folder.glob(pattern))]
-    texts = [path for name in TOKENIZER_JSON if (path := folder / name).is_file()]
+    others = [path for pattern in _OTHERS for path in sorted(folder.glob(pattern))]
+    texts = [path for name in _JSON if (path := folder / name).is_file()]
     if "trust_remote_code" in str(fault) or "custom code" in str(fault):
         return DataError(
             "no tokenizer that can be read without running the code beside it",

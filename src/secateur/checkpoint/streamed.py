@@ -54,7 +54,7 @@ class StreamedModel(BlockModel):
         self.model = empty_model(read_config(checkpoint), checkpoint, dtype)
         self._dtypes = dtypes_of(self.model, dtype)
         self.checkpoint = checkpoint
-        self.notices = (*checkpoint.notices, *notices_of(checkpoint))
+        self.notices = notices_of(checkpoint)
         self.device = device
         self.dtype = dtype
         self.blocks = find_blocks(self.model)

@@ -43,7 +43,7 @@ class WholeModel(ResidentModel):
     ) -> None:
         super().__init__(model, device, dtype)
         self._checkpoint = checkpoint
-        self.notices = (*checkpoint.notices, *notices_of(checkpoint))
+        self.notices = notices_of(checkpoint)
         self._exact: dict[str, Tensor] = {}  # new weights of more precision than was computed in
         self._check_names()
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from secateur.cli import streams
-from secateur.errors import ExitCode, OutputError, SecateurError, is_out_of_memory
+from secateur.errors import ExitCode, OutputError, SecateurError, is_out_of_memory, no_memory
 
 _STATUS_OF = {
     getattr(signal, name): status
@@ -32,7 +32,6 @@ _WORD_OF = {
     ExitCode.TERMINATED: "terminated",
     ExitCode.HUNG_UP: "hung up",
 }
-_OUT_OF_MEMORY = "not enough memory"
 
 
 class _Signalled(BaseException):
@@ -84,7 +83,7 @@ def _told(fault: BaseException) -> tuple[int, str]:
         status = fault.status if isinstance(fault, _Signalled) else ExitCode.INTERRUPTED
         return status, _WORD_OF[status]
     if is_out_of_memory(fault):
-        return ExitCode.REFUSED, f"error: {_no_memory(fault)}"
+        return ExitCode.REFUSED, f"error: {no_memory(fault)}"
     if isinstance(fault, OSError) and fault.errno is not None:
         return ExitCode.REFUSED, f"error: {_of_system(fault)}"
     if isinstance(fault, UnicodeEncodeError) and fault.reason == "surrogates not allowed":
@@ -101,15 +100,6 @@ def _told(fault: BaseException) -> tuple[int, str]:
 
 _LONGEST = 300
 """Characters of another library's message that are repeated; its first line is seldom as long."""
-
-
-def _no_memory(fault: BaseException) -> SecateurError:
-    """What to try where memory ran out."""
-    reason = str(fault).strip().partition("\n")[0].partition(". ")[0][:_LONGEST]
-    return SecateurError(
-        _OUT_OF_MEMORY + (f" ({reason})" if reason else ""),
-        hint="--batch-size 1, fewer --samples, a shorter --sequence-length, or a larger machine",
-    )
 
 
 def _of_system(fault: OSError) -> SecateurError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.checkpoint import Checkpoint, load_whole, locate
-from secateur.checkpoint.configuration import read_config
+from secateur.checkpoint.configuration import notices_of, read_config
 from secateur.checkpoint.model_facts import load_tokenizer
 from secateur.data import read_documents
 from secateur.errors import DataError, RecipeError
@@ -118,7 +118,7 @@ class Questions:
         trust = self.trust_remote_code
         checkpoint = Checkpoint(folder, trust_remote_code=trust)
         config = read_config(checkpoint)
-        for line in checkpoint.notices:
+        for line in notices_of(checkpoint):
             told.notice(line)
         tokenizer = load_tokenizer(folder, trust_remote_code=trust)
         if isinstance(tokenizer, DataError):

@@ -28,16 +28,9 @@ def choose_device(name: str) -> torch.device:
             f"device {name} for each of {processes.count()} processes", wanted="auto, cuda or cpu"
         )
     there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    try:
-        device = torch.device(name)
-    except (RuntimeError, ValueError, OverflowError):
-        device = None
-    present = device is not None and (
-        (device.type == "cpu" and not device.index)
-        or (device.type == "cuda" and str(_numbered(device)) in there)
-    )
-    if device is None or not present:
+    if {"cuda": "cuda:0", "cpu:0": "cpu"}.get(name, name) not in there:
         raise RecipeError(f"device {name[:40]!r} is not there", wanted=" or ".join(there))
+    device = torch.device(name)
     if device.type == "cuda" and processes.count() > 1:
         torch.cuda.set_device(device)  # where NCCL, and a kernel that is not told, will be
     return device
@@ -53,10 +46,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
         return torch.float32 if device.type == "cpu" else None
     dtype: torch.dtype = getattr(torch, name)
     return dtype
-
-
-def _numbered(device: torch.device) -> torch.device:
-    return torch.device(device.type, device.index or 0)
 
 
 @contextmanager

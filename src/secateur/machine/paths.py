@@ -82,9 +82,9 @@ def as_path(given: str | os.PathLike[str], *, fault: type[SecateurError]) -> Pat
             path.stat()  # the system refuses names that are too long, or hold a null byte
     except (OSError, RuntimeError, ValueError) as trouble:
         reason = getattr(trouble, "strerror", None) or str(trouble)
-        shown = ascii(os.fspath(given))
-        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+        named = ascii(os.fspath(given))
+        named = named if len(named) <= 80 else f"{named[:77]}..."
         raise fault(
-            f"{shown} can be no path ({' '.join(reason.split())})", hint="another name"
+            f"{named} can be no path ({' '.join(reason.split())})", hint="another name"
         ) from trouble
     return path

@@ -139,7 +139,7 @@ def _folder_between(recipe: Recipe) -> Iterator[Path]:
     if processes.first():
         with writing(between):
             between.parent.mkdir(parents=True, exist_ok=True)
-        with alone_at(between), _kept(between):
+        with alone_at(between), _removed_if_idle(between):
             yield between
             processes.wait()
             shutil.rmtree(between, ignore_errors=True)
@@ -149,7 +149,7 @@ def _folder_between(recipe: Recipe) -> Iterator[Path]:
 
 
 @contextmanager
-def _kept(between: Path) -> Iterator[None]:
+def _removed_if_idle(between: Path) -> Iterator[None]:
     """Inside, an error leaves the folder only if a stage is in it."""
     try:
         yield

@@ -174,29 +174,21 @@ def comparing_alone(folder: Path, *, overwrite: bool) -> Iterator[None]:
         OutputError: they would be replaced, or another comparison is at work, or nothing can be
             written there.
     """
-    _claim_all(folder, overwrite)
-    place = result_path(folder)
-    with writing(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-    with alone_at(place):
-        with writing(place):
-            (place / RUNS).mkdir(parents=True, exist_ok=True)  # before any work
+    hint = "moving it away, another --out, or --overwrite"
+    for name in FILES:
+        claim_file(folder / name, overwrite=overwrite, ours=is_report, hint=hint)
+    folder = result_path(folder)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with alone_at(folder):
+        with writing(folder):
+            (folder / RUNS).mkdir(parents=True, exist_ok=True)  # before any work
         try:
             yield
         finally:
             with suppress(OSError):  # a run is in it
-                (place / RUNS).rmdir()
-                place.rmdir()
-
-
-def _claim_all(folder: Path, overwrite: bool) -> None:
-    for name in FILES:
-        claim_file(
-            folder / name,
-            overwrite=overwrite,
-            ours=is_report,
-            hint="moving it away, another --out, or --overwrite",
-        )
+                (folder / RUNS).rmdir()
+                folder.rmdir()
 
 
 def write_comparison(
@@ -207,7 +199,6 @@ def write_comparison(
     Raises:
         OutputError: they cannot be written there, or would replace what is no report.
     """
-    _claim_all(folder, overwrite)
     for name, form in FILES.items():
         write_report(records, folder / name, form, overwrite=overwrite)
     page, *tables = (folder / name for name in FILES)

@@ -131,12 +131,12 @@ def parse_pattern(text: str | float | Pattern) -> Pattern:
     if isinstance(text, Unstructured | NofM):
         return text
     written = str(text).strip()
-    shown = repr(written if len(written) <= 40 else f"{written[:37]}...")
+    named = repr(written if len(written) <= 40 else f"{written[:37]}...")
     if match := re.fullmatch(r"([0-9]{1,6})\s*:\s*([0-9]{1,6})", written):
         n, m = int(match[1]), int(match[2])
         if not 0 < n < m:
             raise PatternError(
-                f"pattern {shown} keeps {n} of {m} weights",
+                f"pattern {named} keeps {n} of {m} weights",
                 wanted="N:M with 0 < N < M, N being the number kept",
                 hint="2:4",
             )
@@ -146,9 +146,9 @@ def parse_pattern(text: str | float | Pattern) -> Pattern:
         ratio = float(Decimal(match[1]) / (100 if match[2] else 1))
         if not 0 < ratio < 1:
             raise PatternError(
-                f"pattern {shown} prunes {ratio * 100:g} % of the weights",
+                f"pattern {named} prunes {ratio * 100:g} % of the weights",
                 wanted="more than 0 % and less than 100 %",
                 hint="50%" if ratio != 50 else "50% (with the percent sign)",
             )
         return Unstructured(ratio)
-    raise PatternError(f"pattern {shown} cannot be read", wanted=_WANTED)
+    raise PatternError(f"pattern {named} cannot be read", wanted=_WANTED)
