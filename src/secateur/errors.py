@@ -146,8 +146,9 @@ def no_memory(
     fault: BaseException, kind: type[SecateurError] = SecateurError, where: object | None = None
 ) -> SecateurError:
     """What to say where memory ran out, and what to try."""
+    said = f" ({reason(fault).partition('. ')[0]})" if str(fault) else ""
     return kind(
-        "not enough memory" + (f" ({reason(fault)})" if str(fault) else ""),
+        f"not enough memory{said}",
         where=where,
         hint="--batch-size 1, fewer --samples, a shorter --sequence-length, or a larger machine",
     )
