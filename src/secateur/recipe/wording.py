@@ -111,7 +111,8 @@ def _wanted(error: Mapping[str, Any]) -> str:
     kind, context = error["type"], error.get("ctx") or {}
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", str(context["expected"]))
-        return closest(str(error["input"])[:40], choices)
+        given = error["input"]  # of other types, which may unfold without end, nothing resembles
+        return closest(given[:40] if isinstance(given, str) else "", choices)
     if kind in _WANTED:
         return _WANTED[kind].format_map({name: _number(bound) for name, bound in context.items()})
     by_type = _WANTED_BY_TYPE.get(kind.partition("_")[0])
