@@ -20,6 +20,8 @@ from pathlib import Path
 from secateur.checkpoint.weight_files import CONFIG, looks_like_weights
 from secateur.errors import CheckpointError
 
+_OF_WEIGHTS = (CONFIG, ".safetensors", ".index.json")
+"""Ends of the names of the configuration, of weights and of their indices."""
 _KINDS = re.compile(r".+\.(json|jinja2?|txt|model|tiktoken|vocab|merges|bpe|spm|ya?ml|model\.v\d+)")
 """Names of configurations, tokenizers and processors, in small letters."""
 _LICENCE = re.compile(
@@ -45,6 +47,8 @@ _NEVER = re.compile(
 def files_beside(source: Path, *, with_code: bool) -> list[Path]:
     """The files that come along with a result, relative to the folder of the model.
 
+    Neither they nor the weights may be links to somewhere else.
+
     Args:
         source: the folder.
         with_code: whether the code in it is trusted, and comes along.
@@ -53,20 +57,12 @@ def files_beside(source: Path, *, with_code: bool) -> list[Path]:
         CheckpointError: one of them is a link to somewhere else.
     """
     names = list(_names(source, with_code))
-    refuse_links(source, names)
+    weights = (name for name in sorted(os.listdir(source)) if name.endswith(_OF_WEIGHTS))
+    _refuse_links(source, [*map(Path, weights), *names])
     return [name for name in names if (source / name).is_file()]  # folders that are links stay out
 
 
-def weights_in(source: Path) -> list[Path]:
-    """The configuration, and the files of weights and their indices, relative to the folder."""
-    return [
-        Path(path.name)
-        for path in sorted(source.iterdir())
-        if path.name == CONFIG or path.name.endswith((".safetensors", ".index.json"))
-    ]
-
-
-def refuse_links(source: Path, names: list[Path]) -> None:
+def _refuse_links(source: Path, names: list[Path]) -> None:
     """Raise `CheckpointError` if one of the files of a folder is a link to somewhere else.
 
     A folder from a stranger could have a link to a private file of yours, which would then be

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from secateur.checkpoint.beside import Beside
 from secateur.checkpoint.claim import refuse_place
-from secateur.checkpoint.companions import files_beside, refuse_links, weights_in
+from secateur.checkpoint.companions import files_beside
 from secateur.errors import OutputError, reason
 from secateur.machine.paths import as_path
 
@@ -48,7 +48,6 @@ class Destination:
             OutputError: it cannot, or would destroy something.
             CheckpointError: the source would bring a private file along.
         """
-        refuse_links(self.source, weights_in(self.source))
         files_beside(self.source, with_code=self.with_code)
         out = self.resolved
         beside = Beside(out)

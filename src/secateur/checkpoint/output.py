@@ -243,7 +243,8 @@ class OutputFolder:
                     flush(self._partial / name)
         if self._checksums:
             self._write_index(index, facts or {})
-        for path in (*self._files(), *(self._partial / name for name in beside)):
+        written = sorted(path for path in self._partial.iterdir() if path.is_file())
+        for path in (*written, *(self._partial / name for name in beside)):
             relative = path.relative_to(self._partial).as_posix()
             if relative not in self._checksums:
                 self._checksums[relative] = sha256(path)
@@ -284,6 +285,3 @@ class OutputFolder:
                     total += shard.get_tensor(tensor).nbytes
         index = {"metadata": {**facts, "total_size": total}, "weight_map": weight_map}
         write_text(self._partial / name, json.dumps(index, indent=2, sort_keys=True) + "\n")
-
-    def _files(self) -> list[Path]:
-        return sorted(path for path in self._partial.iterdir() if path.is_file())

@@ -14,7 +14,6 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import build_glob_alternation
@@ -115,7 +114,9 @@ def compute_buffers(model: PreTrainedModel, where: object) -> None:
     for tensor in stored.values():
         tensor._is_hf_initialized = True  # it comes from a file: nothing to draw
     for name, buffer in computed.items():
-        _put(model, name, _unset(torch.empty_like(buffer, device="cpu")))
+        owner, _, leaf = name.rpartition(".")
+        unset = _unset(torch.empty_like(buffer, device="cpu"))
+        model.get_submodule(owner)._buffers[leaf] = unset
     with building(), torch.random.fork_rng(devices=[]):
         model.initialize_weights()
     for name, buffer in model.named_buffers():
@@ -201,11 +202,6 @@ def _too_large(checkpoint: Checkpoint) -> CheckpointError:
         where=checkpoint.folder,
         wanted="a configuration and weights of the same model",
     )
-
-
-def _put(model: nn.Module, name: str, buffer: torch.Tensor) -> None:
-    owner, _, leaf = name.rpartition(".")
-    model.get_submodule(owner)._buffers[leaf] = buffer
 
 
 def _unset(buffer: torch.Tensor) -> torch.Tensor:

@@ -88,7 +88,7 @@ class StreamedModel(BlockModel):
         prefix = self.blocks.path + "."
         names = [name for name in self.naming.parameters if not name.startswith(prefix)]
         try:
-            self._fill(names, self._read(names))
+            self._fill(names, self.checkpoint.load(self._tensors_of(names)))
             self.model.tie_weights(missing_keys=set(self._missing), recompute_mapping=False)
             yield self.model
         finally:
@@ -101,8 +101,7 @@ class StreamedModel(BlockModel):
 
     def block_tensors(self, index: int) -> list[str]:
         """The names of the tensors of one block in the files."""
-        names = self.block_parameters(index)
-        return [stored for name in names for stored in self.naming.tensors_of(name)]
+        return self._tensors_of(self.block_parameters(index))
 
     def count_weights(self) -> int:
         """The weights that the files hold of the model: of tied parameters they have one."""
@@ -147,11 +146,8 @@ class StreamedModel(BlockModel):
         }
         return self.checkpoint.load([name for name in self.checkpoint.names if name not in inside])
 
-    def _read(self, names: list[str]) -> dict[str, Tensor]:
-        """Read the tensors that some parameters are made of, by their names in the files."""
-        return self.checkpoint.load(
-            [tensor for name in names for tensor in self.naming.tensors_of(name)]
-        )
+    def _tensors_of(self, names: list[str]) -> list[str]:
+        return [stored for name in names for stored in self.naming.tensors_of(name)]
 
     def _fill(self, names: list[str], tensors: dict[str, Tensor]) -> None:
         """Make parameters real; `tensors` is emptied."""

@@ -125,7 +125,9 @@ class RunState:
             self._looks = dict(facts["files"])
             while (path := self._block(len(self.finished))).is_file():
                 block = read_facts(path)
-                self.finished.append(_finished(block))
+                record, shard = dict(block["record"]), block["shard"]
+                shard = shard and (shard[0], shard[1])
+                self.finished.append(FinishedBlock(record, shard, float(block["seconds"])))
                 self._digests |= block["source"]
         except FileNotFoundError as fault:
             if any(self.folder.glob("block-*.json")):
@@ -233,11 +235,3 @@ class RunState:
 
     def _weights(self, index: int) -> Path:
         return self.folder / f"weights-{index:05d}.safetensors"
-
-
-def _finished(facts: Mapping[str, Any]) -> FinishedBlock:
-    """Read what `finish_block` wrote."""
-    shard = facts["shard"]
-    return FinishedBlock(
-        dict(facts["record"]), shard and (shard[0], shard[1]), float(facts["seconds"])
-    )

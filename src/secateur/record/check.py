@@ -216,7 +216,7 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
         covered_by=dict(covered_by),
         left_dense=find_left_dense(source, selection),
         files=len(files),
-        changed=_changed(folder, files),
+        changed=tuple(name for name, sum_ in files.items() if not _vouched(folder, name, sum_)),
         unproved=_unproved(checkpoint, record),
         other_source=() if made_from is None else _other_source(locate(made_from), record, folder),
     )
@@ -252,14 +252,7 @@ def _other_source(made_from: Path, record: RunRecord | None, folder: Path) -> tu
     return tuple(name for name in names if told.get(name) != recorded.get(name))
 
 
-def _changed(folder: Path, files: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of the files that do not have the checksum in the record."""
-    return tuple(
-        name for name, checksum in files.items() if not _is_as_written(folder, name, checksum)
-    )
-
-
-def _is_as_written(folder: Path, name: str, checksum: str) -> bool:
+def _vouched(folder: Path, name: str, checksum: str) -> bool:
     """Whether a file has a checksum; a link in a stranger's folder cannot lead elsewhere."""
     if not leads_inside(folder, Path(name)):
         return False
