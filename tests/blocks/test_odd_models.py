@@ -275,7 +275,12 @@ def test_only_what_is_the_models_fault_is_told_as_that() -> None:
     def fail(fault: BaseException) -> Any:
         raise fault
 
-    with pytest.raises(ModelError, match="try a smaller --batch-size"), models_fault("block 3"):
+    with (
+        pytest.raises(
+            ModelError, match=r"not enough memory .*3 GiB. in block 3; try --batch-size 1"
+        ),
+        models_fault("block 3"),
+    ):
         fail(torch.OutOfMemoryError("of 3 GiB"))
     with pytest.raises(KeyboardInterrupt), models_fault("block 3"):
         fail(KeyboardInterrupt())

@@ -14,8 +14,6 @@ from secateur.machine.paths import near_path
 
 _FOLDER = "a model folder as transformers' save_pretrained writes it"
 _GIVEN = "a folder, a hub name such as owner/model, or builtin"
-MOST_LISTED = 3
-"""Folders that a hint names at most."""
 _WRAPPERS = {
     "_orig_mod.": "saving it from what torch.compile was given, model._orig_mod",
     "base_model.model.": "saving it after peft's merge_and_unload",
@@ -70,9 +68,9 @@ def no_config(where: Path | str, names: Collection[str]) -> CheckpointError:
     hint, models = None, _models_below(where) if isinstance(where, Path) else []
     below = sorted(name.removesuffix(f"/{CONFIG}") for name in names if name.endswith(f"/{CONFIG}"))
     if models:
-        hint = "a model that is in it: " + ", ".join(models[:MOST_LISTED])
+        hint = "a model that is in it: " + some(models)
     elif below:
-        hint = f"fetching it to a folder, and in that {', '.join(below[:MOST_LISTED])}"
+        hint = f"fetching it to a folder, and in that {some(below)}"
     elif any(name.startswith("consolidated") or name == "params.json" for name in names):
         hint = "the release of this model in the format of transformers"
     elif any(looks_like_weights(name) for name in names):

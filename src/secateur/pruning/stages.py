@@ -128,7 +128,7 @@ def prune_in_memory(
 
 @contextmanager
 def _folder_between(recipe: Recipe) -> Iterator[Path]:
-    """The folder for what stands between the stages; it stays if the run does not end."""
+    """The folder for what stands between the stages; an error leaves it if a stage is in it."""
     if recipe.out is None:
         with scratch_folder() as scratch:
             yield processes.from_first(lambda: scratch)
@@ -139,24 +139,18 @@ def _folder_between(recipe: Recipe) -> Iterator[Path]:
     if processes.first():
         with writing(between):
             between.parent.mkdir(parents=True, exist_ok=True)
-        with alone_at(between), _removed_if_idle(between):
-            yield between
-            processes.wait()
+        with alone_at(between):
+            try:
+                yield between
+                processes.wait()
+            except BaseException:
+                if _is_ours(between) and not any(between.glob("*stage-*")):
+                    shutil.rmtree(between, ignore_errors=True)
+                raise
             shutil.rmtree(between, ignore_errors=True)
     else:
         yield between
         processes.wait()
-
-
-@contextmanager
-def _removed_if_idle(between: Path) -> Iterator[None]:
-    """Inside, an error leaves the folder only if a stage is in it."""
-    try:
-        yield
-    except BaseException:
-        if _is_ours(between) and not any(between.glob("*stage-*")):
-            shutil.rmtree(between, ignore_errors=True)
-        raise
 
 
 def _begin(recipe: Recipe, between: Path, shared: SharedWork, progress: Progress) -> None:
