@@ -13,8 +13,6 @@ from secateur.errors import DataError, ModelError, reason
 
 PAPERS_LENGTH = 2048
 """Tokens per sequence in the papers, and unless one asks for another: what may be too long."""
-
-
 _JSON = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "tekken.json"),

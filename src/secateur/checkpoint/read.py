@@ -1,4 +1,4 @@
-"""Reads named tensors of a folder or hub name, a few at a time: safetensors only, never pickle.
+"""Reads named tensors of a model folder, a few at a time: safetensors only, never pickle.
 
 A folder is read as if a stranger had made it: an index names files beside itself and nothing else,
 JSON is read up to a size, a header up to the 100 MB that the safetensors library allows, and what

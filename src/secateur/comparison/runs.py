@@ -126,8 +126,8 @@ def plan_runs(
     Args:
         out: folder of the comparison.
         method_names, patterns, seeds: what to combine; what is named twice, in whatever spelling,
-            is done once. Magnitude needs no calibration and so is
-            the same for every seed: it runs for the first one only.
+            is done once. Magnitude needs no calibration and so is the same for every seed: it runs
+            for the first one only.
         options: every other key of a recipe, each for the methods that it concerns; `text`, or
             `images` for a classifier, must be among them.
         keep_models: write the pruned models too, beside their records.

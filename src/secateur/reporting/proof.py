@@ -51,7 +51,7 @@ def audit_row(row: Row, groups: Sequence[MatrixGroup]) -> RowAudit:
 def zeros_of_matrices(
     pattern: str, rows: Sequence[Row], groups_by_row: Mapping[int, Sequence[MatrixGroup]]
 ) -> Grid:
-    """Share of zeros of every matrix; "fails" beside it where the pattern was not groups_by_row."""
+    """Share of zeros of every matrix; "fails" beside it where the pattern does not hold."""
     first = groups_by_row[id(rows[0])]
     short = short_kinds(first)
     columns = [
