@@ -66,22 +66,14 @@ class EvaluationSettings(Settings):
                 f"nothing to evaluate on; try {name_of('text')}, {name_of('tasks')} or"
                 f" {name_of('images')}"
             )
-        if self.text is not None and self.images is not None:
-            faults.append("text and images to evaluate on: leave one out")
-        if self.tasks is not None and self.images is not None:
-            faults.append("tasks and images to evaluate on: leave one out")
-        if self.tasks is None:
-            if self.include_path is not None:
-                faults.append(
-                    f"{name_of('include_path')} goes with {name_of('tasks')}; wanted both"
-                )
-            if self.limit is not None and self.images is None:
-                faults.append(
-                    f"{name_of('limit')} goes with {name_of('tasks')} or {name_of('images')};"
-                    " wanted one of them"
-                )
-            if self.record:
-                faults.append(f"{name_of('record')} goes with {name_of('tasks')}; wanted both")
+        for name in ("text", "tasks"):
+            if getattr(self, name) is not None and self.images is not None:
+                faults.append(f"{name} and images to evaluate on: leave one out")
+        for name, others in (
+            ("include_path", ("tasks",)), ("limit", ("tasks", "images")), ("record", ("tasks",)),
+        ):  # fmt: skip
+            if getattr(self, name) and all(getattr(self, other) is None for other in others):
+                faults.append(f"{name_of(name)} goes with {' or '.join(map(name_of, others))}")
         if self.windows is not None and (self.tasks is not None or self.images is not None):
             faults.append(
                 f"{name_of('windows')} are those of {name_of('text')}; wanted no {name_of('tasks')}"
