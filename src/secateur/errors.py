@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -110,13 +110,13 @@ def closest(name: str, options: Iterable[str]) -> str:
     return f"{phrase} (did you mean {near[0]!r}?)" if near else phrase
 
 
-def some(names: Collection[str]) -> str:
-    """A few of many names, for a message.
+def some(names: Iterable[str]) -> str:
+    """The first of many names, for a message.
 
-    >>> some(["d", "c", "b", "a"])
+    >>> some(["a", "b", "c", "d"])
     'a, b, c and 1 more'
     """
-    listed = sorted(names)
+    listed = list(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 

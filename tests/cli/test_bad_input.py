@@ -645,10 +645,10 @@ TEXTS: dict[str, Case] = {
     ),
     "more tokens than a machine holds": Case(
         options("--samples", 10**12, "--calibration", "builtin"),
-        ["e+13 tokens", "wanted at most 1000000000"],
+        ["--samples 1000000000000, wanted at most 1000000"],
     ),
     "more written than a machine holds": Case(
-        options("--written", 10**12), ["e+13 tokens", "wanted at most 1000000000"]
+        options("--written", 10**12), ["--written 1000000000000, wanted at most 1000000"]
     ),
     "negative tokens": Case(
         lambda p: p.tensors(input_ids=IDS - 1), ["token id -1 at sequence 0, position 0"]

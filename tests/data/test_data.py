@@ -552,7 +552,7 @@ def test_a_data_set_fetched_from_the_hub_is_its_training_split(tmp_path: Path) -
     assert documents.texts == ("train-00000-of-00002", "train-00001-of-00002")
     told = " ".join(documents.notices)
     for part in (
-        "2 cards, READMEs and licences (LICENSE.txt, README.md)",
+        "2 cards, READMEs and licences (README.md, LICENSE.txt)",
         "1 file of another split (data/test-00000-of-00001.parquet)",
         "2 files of a kind that is no text (dataset_infos.json, figure.png)",
         "1 JSON file without text",

@@ -95,7 +95,7 @@ def missing_weights(
     prefixes = [name.removesuffix(example) for name in unused if name.endswith(f".{example}")]
     if hint is None and prefixes:
         hint = f"names without {min(prefixes)!r} in front"
-    there = f"; the files hold {some(unused)}, which it does not have" if unused else ""
+    there = f"; the files hold {some(sorted(unused))}, which it does not have" if unused else ""
     return CheckpointError(
         f"{len(absent)} weights are missing, such as {example!r}{there}",
         where=where,

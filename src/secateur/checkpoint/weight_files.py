@@ -265,7 +265,7 @@ def _both(plain: str, where: object) -> CheckpointError:
 
 def no_weights(names: Collection[str], where: object) -> CheckpointError:
     """What to say of a folder or a repository without weights that can be read."""
-    others = [name for name in names if looks_like_weights(name)]
+    others = [name for name in sorted(names) if looks_like_weights(name)]
     pickles = [name for name in others if any(Path(name).match(pattern) for pattern in PICKLES)]
     if pickles and not any(name.endswith(".safetensors") for name in others):
         return CheckpointError(

@@ -93,7 +93,7 @@ class Reading:
             if names.count(name) == 1:
                 return name
         raise NoColumnError(
-            f'no {part} "{wanted[0]}" (found: {some(list(map(str, names))) or "none"})',
+            f'no {part} "{wanted[0]}" (found: {some(map(str, names)) or "none"})',
             where=where,
             wanted=f'one {part} "{wanted[0]}"',
             hint=self.option if self.column is None and names else None,
