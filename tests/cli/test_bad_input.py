@@ -354,6 +354,12 @@ MODELS: dict[str, Case] = {
     "config is binary": Case(bad_model(content("config.json", b"\xff\0")), ["config.json"]),
     "config is deep": Case(bad_model(content("config.json", "[" * 10**5)), ["config.json"]),
     "config without a type": Case(bad_model(content("config.json", "{}")), [KNOWN, "config.json"]),
+    "a word for a width": Case(
+        bad_model(config(hidden_size="x")), [KNOWN, "what a llama of this transformers may have"]
+    ),
+    "an unknown kind of rotary table": Case(
+        bad_model(config(rope_parameters={"rope_type": "relu", "rope_theta": 1e4})), ["relu"]
+    ),
     "unknown architecture": Case(bad_model(config(model_type="perceptron9000")), [KNOWN]),
     "no language model": Case(
         bad_model(config(model_type="hubert", architectures=["HubertModel"])),

@@ -17,8 +17,6 @@ MOST_RECORDS = 20_000_000
 """Records (lines, rows) that are read of one source: a shard of C4 has 0.4 million."""
 MOST_RECORD_BYTES = 64_000_000
 """Bytes of one record of a data file: the longest books have some 10 MB."""
-MOST_TOKENS = 1_000_000_000
-"""Tokens of one batch of sequences, 8 bytes each: the papers' 128 of 2048 are 0.3 million."""
 MOST_IMAGE_PIXELS = 64_000_000
 """Pixels of an image, in its file or once it is resized: cameras give up to 50 million."""
 MOST_IMAGE_EDGE = 4096
