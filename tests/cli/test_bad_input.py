@@ -226,7 +226,10 @@ COMMAND_LINE: dict[str, Case] = {
     "a word for a number": Case(lambda p: ["prune", "m", "--samples", "many"], ["--samples"]),
     "a word for a share": Case(
         lambda p: ["recover", "m", "--text", "t", "--out", "o", "--weight-decay", "x"],
-        ["--weight-decay"],
+        ["--weight-decay x, wanted a number"],
+    ),
+    "a word for a report's format": Case(
+        lambda p: ["report", p.pruned, "--format", "pdf"], ["unknown format 'pdf'", "markdown"]
     ),
     "recover to nowhere": Case(lambda p: ["recover", "m", "--text", "t"], ["--out"]),
     "two faults of recover": Case(
@@ -649,12 +652,12 @@ TEXTS: dict[str, Case] = {
     "tokens that predict nothing": Case(
         lambda p: p.tensors(input_ids=IDS[:, :1].clone()), ["shape [2, 1]", "at least 2 tokens"]
     ),
-    "more tokens than a machine holds": Case(
+    "more samples than a machine holds": Case(
         options("--samples", 10**12, "--calibration", "builtin"),
-        ["e+13 tokens", "wanted at most 1000000000"],
+        ["--samples 1000000000000, wanted at most 1000000"],
     ),
     "more written than a machine holds": Case(
-        options("--written", 10**12), ["e+13 tokens", "wanted at most 1000000000"]
+        options("--written", 10**12), ["--written 1000000000000, wanted at most 1000000"]
     ),
     "negative tokens": Case(
         lambda p: p.tensors(input_ids=IDS - 1), ["token id -1 at sequence 0, position 0"]
