@@ -176,7 +176,7 @@ def check_case(
 
 HELPS = re.compile(
     r"wanted|try |did you mean|leave |give |Possible|Missing|No such|not in the range|not a valid"
-    r"|Input should be|Got unexpected|is not one of|matrices are not|not as they were|is missing",
+    r"|Got unexpected|is not one of|matrices are not|not as they were|is missing",
     re.IGNORECASE,
 )
 

@@ -85,7 +85,18 @@ class OutputError(SecateurError):
 
 
 class NumericalError(SecateurError):
-    """A statistic, score, gradient or loss that is not finite."""
+    """A statistic, score, gradient or loss that is not finite; without a hint, the usual one."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object | None = None,
+        wanted: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        usual = "--dtype float32 if it was another, or another copy of the model"
+        super().__init__(what, where=where, wanted=wanted, hint=hint or usual)
 
 
 class LostError(SecateurError):

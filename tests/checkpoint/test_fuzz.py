@@ -3,7 +3,7 @@
 Whatever the bytes are, they are either read or refused by a `SecateurError` on one line; any other
 exception is a defect. The budget is small by default; for a long run,
 
-    SECATEUR_FUZZ=20000 pytest tests/test_fuzz.py
+    SECATEUR_FUZZ=20000 pytest tests/checkpoint/test_fuzz.py
 """
 
 from __future__ import annotations

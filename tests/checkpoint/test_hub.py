@@ -228,8 +228,8 @@ def test_faults_of_names_and_revisions_are_one_line(
     for given, said in (
         (f"{NAME}@v9", "maker/tiny has no revision 'v9'"),
         ("maker/nothing", "no such model could be fetched"),
-        (f"{tmp_path}@v1", "revision 'v1' of a folder"),
-        ("builtin@v1", "revision 'v1' of a folder"),
+        (f"{tmp_path}@v1", "no revisions, and 'v1' was asked for"),
+        ("builtin@v1", "no revisions, and 'v1' was asked for"),
     ):
         with pytest.raises(SecateurError, match=said):
             locate(given)

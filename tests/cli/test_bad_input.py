@@ -226,7 +226,10 @@ COMMAND_LINE: dict[str, Case] = {
     "a word for a number": Case(lambda p: ["prune", "m", "--samples", "many"], ["--samples"]),
     "a word for a share": Case(
         lambda p: ["recover", "m", "--text", "t", "--out", "o", "--weight-decay", "x"],
-        ["--weight-decay"],
+        ["--weight-decay x, wanted a number"],
+    ),
+    "a word for a report's format": Case(
+        lambda p: ["report", p.pruned, "--format", "pdf"], ["unknown format 'pdf'", "markdown"]
     ),
     "recover to nowhere": Case(lambda p: ["recover", "m", "--text", "t"], ["--out"]),
     "two faults of recover": Case(
@@ -354,6 +357,12 @@ MODELS: dict[str, Case] = {
     "config is binary": Case(bad_model(content("config.json", b"\xff\0")), ["config.json"]),
     "config is deep": Case(bad_model(content("config.json", "[" * 10**5)), ["config.json"]),
     "config without a type": Case(bad_model(content("config.json", "{}")), [KNOWN, "config.json"]),
+    "a word for a width": Case(
+        bad_model(config(hidden_size="x")), [KNOWN, "what a llama of this transformers may have"]
+    ),
+    "an unknown kind of rotary table": Case(
+        bad_model(config(rope_parameters={"rope_type": "relu", "rope_theta": 1e4})), ["relu"]
+    ),
     "unknown architecture": Case(bad_model(config(model_type="perceptron9000")), [KNOWN]),
     "no language model": Case(
         bad_model(config(model_type="hubert", architectures=["HubertModel"])),
@@ -643,7 +652,7 @@ TEXTS: dict[str, Case] = {
     "tokens that predict nothing": Case(
         lambda p: p.tensors(input_ids=IDS[:, :1].clone()), ["shape [2, 1]", "at least 2 tokens"]
     ),
-    "more tokens than a machine holds": Case(
+    "more samples than a machine holds": Case(
         options("--samples", 10**12, "--calibration", "builtin"),
         ["--samples 1000000000000, wanted at most 1000000"],
     ),

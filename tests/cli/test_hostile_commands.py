@@ -95,6 +95,7 @@ def test_a_hostile_command_line_costs_one_line(
     [
         (["--dense-first", "-3"], "--dense-first -3, wanted at least 0"),
         (["--samples", "1" * 12], "--samples 111111111111, wanted at most 1000000"),
+        (["--samples", "many"], "--samples many, wanted a whole number"),
         (["--set", "regional.rounds=0"], "--set regional.rounds=0, wanted at least 1"),
         (["--set", "alpha=big"], "--set alpha=big, wanted a number"),
         (["--windows", "3"], "--windows 3 are those of --text: give both"),

@@ -147,7 +147,8 @@ def test_words_are_read_as_the_field_says() -> None:
         "--set", "regional.rounds=3", "--set", "word=l1=",
     )  # fmt: skip
     assert run(*words) == {
-        "model": "m", "rounds": 3, "sizes": "4,8", "texts": ["a", "b"], "loud": True, "twice": True,
+        "model": "m", "rounds": "3", "sizes": "4,8", "texts": ["a", "b"],
+        "loud": True, "twice": True,
         "by_name": {"a=b": "red"}, "parameters": {"alpha": 100.0, "variant": True, "word": "l1="},
         "regional": {"rounds": 3},
     }  # fmt: skip

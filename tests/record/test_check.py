@@ -149,7 +149,7 @@ def test_what_a_record_leaves_out_is_listed_as_what_it_says(copy: Path, dense: P
     assert (verdicts["mlp.down_proj"], verdicts["mlp.up_proj"]) == ("dense", "part")
     printed = text_of(proof, 100)
     assert "left dense by run.json, excluded: mlp.down_proj in blocks 1 (2,048 weights)" in printed
-    covered = r"of 18.4 k prunable weights are covered by the pattern (2:4: "
+    covered = r"of 18.4 k prunable weights are to have the pattern (2:4: "
     assert covered in printed
 
 

@@ -187,9 +187,7 @@ def _of_row(stream: Stream, model: torch.nn.Module, batch: Batch, row: int) -> T
         else:
             loss = F.cross_entropy(logits[0, :-1].float(), batch.inputs[row, 1:])
     if not bool(torch.isfinite(loss)):
-        raise NumericalError(
-            "the loss is not finite", where=f"calibration sequence {row}", hint="--dtype float32"
-        )
+        raise NumericalError("the loss is not finite", where=f"calibration sequence {row}")
     with models_fault(type(model).__name__):
         return torch.autograd.grad(loss, final)[0]
 

@@ -252,6 +252,6 @@ def _statistics(
         raise NumericalError(
             f"{need.value} is not finite",
             where=name,
-            hint="computing the gradients again" if given else "--dtype float32",
+            hint="computing the gradients again" if given else None,
         )
     return statistics

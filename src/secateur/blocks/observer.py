@@ -205,9 +205,7 @@ class Observer:
         output = (inputs @ dense.T).float().norm()
         lost = (inputs @ (dense - weight.to(dense.dtype)).T).float().norm()
         if not math.isfinite(float(lost)) or not math.isfinite(float(output)):
-            raise NumericalError(
-                "the output is not finite", where=matrix.name, hint="--dtype float32"
-            )
+            raise NumericalError("the output is not finite", where=matrix.name)
         return float(lost / output) if output > 0 else 0.0
 
     def _hook(self, matrix: Matrix, sequences: int) -> Any:

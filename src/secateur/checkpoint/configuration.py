@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
@@ -60,10 +61,15 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
             checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code
         )
     except Exception as fault:  # every family checks in its own way, with its own exceptions
+        family = str(asked.get("model_type"))
+        known = family in CONFIG_MAPPING and "auto_map" not in asked
         raise CheckpointError(
             f"the configuration is not one that transformers knows ({reason(fault)})",
             where=path,
-            hint="a newer transformers; or --trust-remote-code, if the model comes with code of its"
+            wanted=f"what a {family} of this transformers may have" if known else None,
+            hint=None
+            if known
+            else "a newer transformers; or --trust-remote-code, if the model comes with code of its"
             " own and you trust who wrote it",
         ) from fault
     for name in _foreign_code(asked):

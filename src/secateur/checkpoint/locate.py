@@ -34,7 +34,7 @@ def locate(model: Location, *, trust_remote_code: bool = False) -> Path:
     name, at, revision = given.partition("@")
     if at and (name == BUILTIN_MODEL or _is_folder(as_path(name, fault=CheckpointError))):
         raise CheckpointError(
-            f"revision {revision!r} of a folder",
+            f"a folder has no revisions, and {revision!r} was asked for",
             where=name,
             wanted="a name on the hub, such as owner/model",
         )

@@ -56,7 +56,7 @@ def _print(proof: Proof) -> None:
     if asked:
         each = ", ".join(f"{pattern}: {amount(of)}" for pattern, of in proof.covered_by.items())
         say(
-            f"{amount(proof.covered)} of {weights} prunable weights are covered by the pattern"
+            f"{amount(proof.covered)} of {weights} prunable weights are to have the pattern"
             f" ({each or proof.pattern})"
         )
     for left in proof.left_dense:

@@ -44,6 +44,8 @@ def run_command(arguments: Sequence[str]) -> int:
     """
     use_large_pages()
     transformers_logging.disable_progress_bar()  # standard error is ours: bars or JSON lines
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        transformers_logging.set_verbosity_error()
     processes.start()
     if not processes.first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends

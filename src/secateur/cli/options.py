@@ -5,9 +5,9 @@
     def recover(values: Given, ...) -> None:
         settings = Recovery.build(values)
 
-A field gives the name of its option, the type that a word is read as, the help text, the default,
-what None stands for, and what its value is called (`Setting.unset`, `Setting.metavar`). Bounds and
-choices are the record's to check: it names everything that is wrong at once.
+A field gives the name of its option, the help text, the default, what None stands for, and what
+its value is called (`Setting.unset`, `Setting.metavar`). Numbers, bounds and choices are the
+record's to read and check: it names everything that is wrong at once.
 
     str, int, float     --name VALUE            bool                --name
     list[...]           repeated                tuple[...]          --name A,B
@@ -126,6 +126,8 @@ def _parameter(settings: type[BaseModel], name: str, complete: bool) -> Paramete
         default = []
     elif get_origin(form) is list:
         metavar = metavar or f"<{get_args(form)[0].__name__}>"
+    elif form in (int, float):
+        metavar = metavar or f"<{form.__name__}>"
     facts: dict[str, Any] = {"help": help_text(settings, name), "metavar": metavar}
     if default is None:
         facts["show_default"] = setting.unset or False
@@ -160,10 +162,10 @@ def _type(settings: type[BaseModel], name: str) -> Any:
 
 
 def _word(form: Any, name: str) -> Any:
-    """The type that typer reads the option of a field as."""
-    if form in (str, int, float, bool):
+    """The type that typer reads the option of a field as; numbers are the record's to read."""
+    if form is bool:
         return form
-    if get_origin(form) is Literal:
+    if form in (str, int, float) or get_origin(form) is Literal:
         return str
     if get_origin(form) is list:
         return GenericAlias(list, _word(get_args(form)[0], name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -28,7 +28,7 @@ def report(
         ),
     ] = None,
     form: Annotated[
-        ReportFormat,
+        str,
         typer.Option(
             "--format",
             help="html: write the whole report; markdown, latex, csv: write its table alone.",
@@ -40,4 +40,6 @@ def report(
     ] = False,
 ) -> None:
     """Put earlier runs side by side: one HTML file that needs nothing else, or the table alone."""
-    printing.written_report(secateur.report(places, out=out, format=form, overwrite=overwrite))
+    printing.written_report(
+        secateur.report(places, out=out, format=cast("ReportFormat", form), overwrite=overwrite)
+    )

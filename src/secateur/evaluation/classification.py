@@ -95,9 +95,7 @@ def predictions(
         for batch in stream.batches:
             logits = stream.logits(model, batch, slice(None))  # [batch, classes]
             if not bool(torch.isfinite(logits).all()):
-                raise NumericalError(
-                    "a logit is not finite", where=images.protocol.source, hint="--dtype float32"
-                )
+                raise NumericalError("a logit is not finite", where=images.protocol.source)
             seen.append(logits.argmax(dim=-1).cpu())
     return torch.cat(seen)
 

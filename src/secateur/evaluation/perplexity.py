@@ -192,7 +192,6 @@ def _by_window(passed: PassedWindows, dense: PassedWindows | None) -> tuple[Tens
                     raise NumericalError(
                         "the likelihood is not finite, or next to nothing",
                         where=f"window {window} of the text",
-                        hint="--dtype float32, or another copy of the model",
                     )
                 rows[window, : len(figures)] = torch.stack(figures).cpu()
     processes.add_up([rows])

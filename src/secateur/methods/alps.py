@@ -147,7 +147,7 @@ def _scaled(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     diagonal = hessian.diagonal()
     dead = diagonal == 0
     if bool((diagonal < 0).any()):
-        raise NumericalError("the Hessian has a negative diagonal", hint="--dtype float32")
+        raise NumericalError("the Hessian has a negative diagonal")
     mean = diagonal[~dead].mean() if not bool(dead.all()) else diagonal.new_ones(())
     scale = (diagonal + damping * mean).sqrt().masked_fill(dead, 1)  # [in]
     scaled = (hessian / scale).div_(scale[:, None])

@@ -109,7 +109,7 @@ class Statistics:
         return self._values[need]
 
 
-def check_finite(values: Tensor, what: str, where: str, hint: str = "--dtype float32") -> None:
+def check_finite(values: Tensor, what: str, where: str, hint: str | None = None) -> None:
     """Raise `NumericalError` "`what` not finite in `where`" if there is a NaN or an infinity."""
     if not all_finite(values):
         raise NumericalError(f"{what} not finite", where=where, hint=hint)
