@@ -70,9 +70,9 @@ def put_dense_weights(folder: Path, dense: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     ["pytorch_model.bin", "consolidated.safetensors", "model.gguf", "pytorch_model.bin.index.json",
-     "MODEL.SAFETENSORS", "tf_model.h5", "original/consolidated.00.pth", "w.pth.tar", "__0_0.distcp",
+     "MODEL.SAFETENSORS", "tf_model.h5", "original/consolidated.00.pth", "w.pth.tar",
      "onnx/fp16/model.onnx_data", "model.safetensors.bak", "weights.npz", "model.pkl",
-     "model.gguf.part1of2", "optimizer-of-model.bin"],
+     "model.gguf.part1of2", "optimizer-of-model.bin", "__0_0.distcp"],
 )  # fmt: skip
 def test_a_weight_file_that_nothing_vouches_for_is_named(
     copy: Path, dense: Path, name: str
