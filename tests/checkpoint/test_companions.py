@@ -25,6 +25,7 @@ LICENSE-2.0 COPYING COPYING.LESSER NOTICE Notice.txt THIRD_PARTY_NOTICES.md USE_
 LLAMA_32_LICENSE.pdf gemma-terms.md additional_chat_templates/tool_use.jinja
 additional_chat_templates/deeper/rag.jinja qformer_tokenizer/vocab.txt
 image_processor/preprocessor_config.json licenses/LICENSE.md 1_Pooling/config.json
+legal/NOTICE.txt bpe.codes tekken.json params.json
 """.split()  # noqa: SIM905
 """Files that come along, whoever is trusted."""
 CODE = ["modeling_own.py", "configuration_own.py"]

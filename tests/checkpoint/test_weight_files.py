@@ -240,6 +240,16 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda f: reconfigure(f, transformers_weights="adapter_model.bin"),
         "names 'adapter_model.bin'",
     ),
+    "an empty description of quantised weights": (
+        lambda f: reconfigure(f, quantization_config={}),
+        "quantization_config is empty",
+    ),
+    "packed in a later version": (
+        lambda f: reconfigure(
+            f, quantization_config={"quant_method": "secateur-packed", "version": 2}
+        ),
+        "a packed folder of version 2",
+    ),
     "another configuration": (
         lambda f: reconfigure(f, configuration_files=["config.4.0.0.json"]),
         "configuration_files",
@@ -309,7 +319,7 @@ def test_a_result_has_its_own_names_for_its_weights(parts: dict[str, Path], tmp_
         "config_groups": {},
         "sparsity_config": {"format": "dense", "sparsity_structure": "2:4"},
     }
-    for quantised in ({}, described):
+    for quantised in (None, described):
         reconfigure(folder, transformers_weights="mine.safetensors", quantization_config=quantised)
         secateur.prune(folder, method="magnitude", out=tmp_path / "out", overwrite=True)
         config = json.loads((tmp_path / "out" / "config.json").read_text())

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import secateur
 from secateur.cli import terminal
 from secateur.cli.check import _print
-from secateur.errors import PatternError, RecipeError, SecateurError
+from secateur.errors import CheckpointError, PatternError, RecipeError, SecateurError
 from secateur.record.check import check_folder
 from secateur.sparsity import NofM, Unstructured, audit, parse_pattern
 from tiny import make_model, make_tokens, save
@@ -69,15 +70,18 @@ def put_dense_weights(folder: Path, dense: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     ["pytorch_model.bin", "consolidated.safetensors", "model.gguf", "pytorch_model.bin.index.json",
-     "MODEL.SAFETENSORS", "tf_model.h5"],
+     "MODEL.SAFETENSORS", "tf_model.h5", "original/consolidated.00.pth", "w.pth.tar",
+     "onnx/fp16/model.onnx_data", "model.safetensors.bak", "weights.npz", "model.pkl",
+     "model.gguf.part1of2", "optimizer-of-model.bin", "__0_0.distcp"],
 )  # fmt: skip
 def test_a_weight_file_that_nothing_vouches_for_is_named(
     copy: Path, dense: Path, name: str
 ) -> None:
+    (copy / name).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(dense / "model.safetensors", copy / name)
     proof = check_folder(str(copy))
     assert proof.unproved == (name,)
-    assert proof.complaint == f"files of weights that nothing vouches for: {name}"
+    assert proof.complaint == f"files that nothing vouches for: {name}"
     assert proof.as_dict()["unproved_files"] == [name]
 
 
@@ -101,9 +105,59 @@ def test_a_shard_without_a_checksum_is_named(copy: Path) -> None:
 
 
 def test_training_state_is_no_weight_file(copy: Path) -> None:
-    (copy / "training_args.bin").write_bytes(b"")
-    (copy / "optimizer.pt").write_bytes(b"")
+    for name in ("training_args.bin", "optimizer.pt", "rng_state_0.pth", "random_states_1.pkl"):
+        (copy / name).write_bytes(b"")
     assert check_folder(str(copy)).complaint is None
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", {"dtype": "int8"}),
+        ("config.json", {"dtype": "float8_e4m3fn"}),
+        ("config.json", {"dtype": 3}),
+        ("config.json", {"quantization_config": {}}),
+        ("generation_config.json", {"max_new_tokens": "x"}),
+        ("generation_config.json", {"early_stopping": 7}),
+        ("generation_config.json", {"watermarking_config": {"x": 1}}),
+        ("generation_config.json", None),
+    ],
+)
+def test_what_transformers_does_not_load_is_refused(copy: Path, name: str, change: Any) -> None:
+    (copy / "run.json").unlink()
+    facts = None if change is None else {**json.loads((copy / name).read_text()), **change}
+    (copy / name).write_text(json.dumps(facts))
+    with pytest.raises((AttributeError, TypeError, ValueError)):
+        AutoModelForCausalLM.from_pretrained(copy)
+    with pytest.raises(CheckpointError) as refused:
+        check_folder(str(copy), "2:4")
+    assert name in str(refused.value)
+
+
+# --- what a record says ---
+
+
+def test_a_record_that_counts_zeros_that_are_not_there_does_not_hold(copy: Path) -> None:
+    record = json.loads((copy / "run.json").read_text())
+    matrices = record["stages"][-1]["blocks"][1]["matrices"]
+    one = next(matrix for matrix in matrices if matrix["name"] == NAME)
+    one["zeros"] = one["rows"] * one["columns"] * 3 // 4
+    (copy / "run.json").write_text(json.dumps(record))
+    proof = check_folder(str(copy))
+    assert proof.misstated == (NAME,)
+    assert proof.complaint == f"run.json says otherwise of {NAME}"
+
+
+def test_a_configuration_of_fewer_blocks_than_the_record_has_does_not_hold(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    record = json.loads((copy / "run.json").read_text())
+    del record["files"]["config.json"]
+    (copy / "run.json").write_text(json.dumps(record))
+    proof = check_folder(str(copy))
+    assert proof.unproved == ("config.json",)
+    assert len(proof.misstated) == 7
+    assert all(name.startswith("model.layers.1.") for name in proof.misstated)
 
 
 # --- what a record leaves out ---

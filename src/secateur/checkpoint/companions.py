@@ -22,7 +22,9 @@ from secateur.errors import CheckpointError
 
 _OF_WEIGHTS = (CONFIG, ".safetensors", ".index.json")
 """Ends of the names of the configuration, of weights and of their indices."""
-_KINDS = re.compile(r".+\.(json|jinja2?|txt|model|tiktoken|vocab|merges|bpe|spm|ya?ml|model\.v\d+)")
+_KINDS = re.compile(
+    r".+\.(json|jinja2?|txt|model|tiktoken|vocab|merges|bpe|codes|spm|ya?ml|model\.v\d+)"
+)
 """Names of configurations, tokenizers and processors, in small letters."""
 _LICENCE = re.compile(
     r"(.*[-_. ])?((un)?licen[cs]es?|copying|copyright|notices?|patents|terms|legal|eula|agreement"
@@ -35,7 +37,9 @@ _OF_TEXT = frozenset(
      ".lesser", ".llama", ".gemma", ".code", ".data", ".weights")
 )  # fmt: skip
 """Ends of the names of licences; .0 is that of LICENSE-2.0."""
-_FOLDERS = re.compile(r"(?!\.).*(token|processor|template|extractor|licen[cs]e).*|\d+_[a-z]+")
+_FOLDERS = re.compile(
+    r"(?!\.).*(token|processor|template|extractor|licen[cs]e).*|legal|notices?|\d+_[a-z]+"
+)
 """Sub-folders that come along, in small letters; 1_Pooling is one of a model of embeddings."""
 _NEVER = re.compile(
     r"run\.json|adapter_.*|trainer_state\.json|training_args\..*|.*_results\.json|requirements.*"

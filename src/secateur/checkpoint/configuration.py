@@ -11,11 +11,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
+    GenerationConfig,
     PreTrainedConfig,
 )
 from transformers.models.auto.modeling_auto import (
@@ -27,10 +29,19 @@ from secateur.checkpoint.packed_folder import NAMED, QUANTISED
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.weight_files import CONFIG
 from secateur.errors import CheckpointError, reason
-from secateur.machine.limits import LEAST_LAYERS, MOST_CONFIG_DEPTH, MOST_PARTS, at_most
+from secateur.machine.limits import (
+    LEAST_LAYERS,
+    MOST_CONFIG_BYTES,
+    MOST_CONFIG_DEPTH,
+    MOST_PARTS,
+    at_most,
+)
 
+GENERATION = "generation_config.json"
 _LAYERS = re.compile(r"(layers?|depths?)$", re.IGNORECASE)
 """Keys whose numbers count layers: num_hidden_layers, n_layer, vision_config's depth."""
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""What a model can be made in."""
 _PARTS = re.compile(r"label|expert|head|group|stage|codebook", re.IGNORECASE)
 """Keys whose numbers count other things that are made one by one."""
 _CHOSEN_CODE = {
@@ -80,7 +91,37 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
         for key in (NAMED, QUANTISED):
             if hasattr(part, key):
                 delattr(part, key)  # they tell transformers how to read what is read here
+        if part.dtype is not None and part.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"the dtype of the model is {str(part.dtype).removeprefix('torch.')[:80]}",
+                where=path,
+                wanted=", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES),
+            )
     return config
+
+
+def check_generation(checkpoint: Checkpoint) -> None:
+    """Refuse how a model is to generate where transformers cannot load the model because of it.
+
+    A file that it passes over (it is no JSON, say) is passed over here.
+
+    Raises:
+        CheckpointError: such a generation_config.json.
+    """
+    path = checkpoint.folder / GENERATION
+    if not path.is_file():
+        return
+    at_most(MOST_CONFIG_BYTES, path.stat().st_size, "bytes of JSON", where=path)
+    try:
+        GenerationConfig.from_pretrained(checkpoint.folder)
+    except OSError:
+        return
+    except Exception as fault:  # every setting is checked in its own way
+        raise CheckpointError(
+            f"transformers loads no model beside this file ({reason(fault)})",
+            where=path,
+            hint="mending it, or taking it out",
+        ) from fault
 
 
 def notices_of(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -58,10 +58,16 @@ def refuse_quantised(config: Mapping[str, Any], where: object) -> None:
     """
     text = config.get("text_config")
     described = config.get(QUANTISED)
-    if not described and isinstance(text, dict):
+    if described is None and isinstance(text, dict):
         described = text.get(QUANTISED)
-    if not described or says_packed(config) or _plain(described):
+    if described is None or says_packed(config) or _plain(described):
         return
+    if not described:
+        raise CheckpointError(
+            f"{QUANTISED} is empty, and transformers loads no model with such a one",
+            where=f"{where}/config.json",
+            hint="taking it out, if the weights are plain",
+        )
     form = described.get("quant_method") if isinstance(described, dict) else None
     known = isinstance(form, str) and form in _DEQUANTISED_BY
     raise CheckpointError(

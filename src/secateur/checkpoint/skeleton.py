@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import build_glob_alternation
 from transformers.initialization import meta_device_safe_creation_ops
 
-from secateur.checkpoint.configuration import auto_class
+from secateur.checkpoint.configuration import auto_class, check_generation
 from secateur.checkpoint.in_memory import refuse_pairs, sees_ahead
 from secateur.checkpoint.read import Checkpoint
 from secateur.errors import CheckpointError, ModelError, reason
@@ -97,6 +97,8 @@ def empty_model(
             hint="the config.json that belongs to the weights",
         ) from fault
     _refuse_encoders(config, model, checkpoint)
+    if model.can_generate():
+        check_generation(checkpoint)
     return model.eval().requires_grad_(False)
 
 

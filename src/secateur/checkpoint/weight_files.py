@@ -24,7 +24,13 @@ from typing import Any
 
 from secateur.checkpoint.conversion import conversion, refuse_quantised
 from secateur.checkpoint.header import read_head, read_json
-from secateur.checkpoint.packed_folder import NAMED, PACKED_INDEX, check_version, says_packed
+from secateur.checkpoint.packed_folder import (
+    NAMED,
+    PACKED_INDEX,
+    QUANTISED,
+    check_version,
+    says_packed,
+)
 from secateur.errors import CheckpointError, some, unreadable
 from secateur.machine.limits import MOST_CONFIG_BYTES
 from secateur.packing.layout import Head
@@ -35,10 +41,18 @@ SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 ADAPTER_CONFIG = "adapter_config.json"
 """The file by which transformers knows an adapter, which it puts on top of the weights."""
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx",
-            ".index.json")  # fmt: skip
-_OF_TRAINING = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state).*\.(bin|pt|pth)")
-"""What transformers' trainer leaves beside weights, and is none."""
+_WEIGHTS = re.compile(
+    r".+\.(safetensors|bin|pte?|pth|ckpt|gguf|ggml|h5|keras|msgpack|onnx|npz|pickle|pkl|distcp|nemo"
+    r"|tflite|pdparams|llamafile|engine)"
+    r"([-_.](data|tar|gz|xz|zst|bak|old|orig|tmp|\d+|(split|part)[-_\da-z]*))*|.+\.index\.json"
+)
+"""Names of weights in any library's format, in one piece, in parts, squeezed or put aside, and of
+an index of some, in small letters."""
+_OF_TRAINING = re.compile(
+    r"(training_args|(optimizer|scheduler|scaler|sampler|rng_state|random_states?)([-_.]?\d+)*)"
+    r"\.(bin|pt|pth|pkl)"
+)
+"""What transformers' trainer and accelerate leave beside weights, and is none."""
 _OF_MANY_PROCESSES = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """Names by which transformers takes a folder for a distributed checkpoint, whatever else it has."""
 
@@ -117,6 +131,7 @@ def choose_entrance(names: Collection[str], config: Mapping[str, Any], where: ob
     _refuse_additions(names, config, where)
     plain = [name for name in (SINGLE, INDEX) if name in names]
     if says_packed(config):
+        check_version(config[QUANTISED], f"{where}/{CONFIG}")
         if PACKED_INDEX in names and not plain:
             return PACKED_INDEX
         if PACKED_INDEX in names:
@@ -194,7 +209,7 @@ def is_beside(name: str) -> bool:
 def looks_like_weights(name: str) -> bool:
     """Whether a file, by its name, is of weights or an index of some."""
     small = name.lower()
-    return small.endswith(_WEIGHTS) and not _OF_TRAINING.fullmatch(small)
+    return bool(_WEIGHTS.fullmatch(small)) and not _OF_TRAINING.fullmatch(small)
 
 
 def _refuse_additions(names: Collection[str], config: Mapping[str, Any], where: object) -> None:

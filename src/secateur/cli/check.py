@@ -67,5 +67,7 @@ def _print(proof: Proof) -> None:
         say(f"{unchanged} of {proof.files} files are as they were written")
     for name in proof.other_source:
         say(escape(f"not the source's: {name}"))
+    for name in proof.misstated:
+        say(escape(f"not as run.json says: {name}"))
     for name in proof.unproved:
         say(escape(f"not proved: {name}"))

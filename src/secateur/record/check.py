@@ -8,7 +8,7 @@ leaves dense is listed as what it says, and a weight file that nothing vouches f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,16 @@ from secateur.checkpoint import (
     locate,
     open_model,
 )
-from secateur.checkpoint.companions import leads_inside
-from secateur.checkpoint.durable import is_as_written
 from secateur.errors import CheckpointError, some
 from secateur.machine.paths import pinned
+from secateur.record.check_files import changed_files, unlike_source, unproved_files
 from secateur.record.check_settings import CheckSettings
 from secateur.record.record import MatrixRecord, RunRecord, read_record
 from secateur.sparsity import Pattern, Selection, Unstructured, audit
+
+UNDERFLOW = 0.001
+"""Share of a matrix's weights that may be zeros in the record and none in the files: those that the
+precision of the run rounded to zero while it counted, float16 some below 3e-8."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,9 @@ class Proof:
         left_dense: everything else, with the reason.
         files: how many have a checksum in the record.
         changed: those that are missing or not as they were written.
-        unproved: files of weights that are not loaded, or that the record does not know.
+        unproved: files of weights that are not loaded, and what is loaded that the record does not
+            know.
+        misstated: names of matrices of which the record says what is not so.
         other_source: files of weights of the model that was said to be the source, and is another.
     """
 
@@ -90,6 +95,7 @@ class Proof:
     files: int
     changed: tuple[str, ...]
     unproved: tuple[str, ...]
+    misstated: tuple[str, ...] = ()
     other_source: tuple[str, ...] = ()
 
     @property
@@ -127,7 +133,9 @@ class Proof:
         if self.changed:
             said.append(f"not as they were written: {some(self.changed)}")
         if self.unproved and (self.pattern is not None or self.files):
-            said.append(f"files of weights that nothing vouches for: {', '.join(self.unproved)}")
+            said.append(f"files that nothing vouches for: {', '.join(self.unproved)}")
+        if self.misstated:
+            said.append(f"run.json says otherwise of {some(self.misstated)}")
         if self.other_source:
             said.append(f"not the source that it was made from: {some(self.other_source)}")
         return " | ".join(said) or None
@@ -154,6 +162,7 @@ class Proof:
             "files": self.files,
             "changed_files": list(self.changed),
             "unproved_files": list(self.unproved),
+            "misstated_matrices": list(self.misstated),
             "other_source": list(self.other_source),
         }
 
@@ -216,9 +225,10 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
         covered_by=dict(covered_by),
         left_dense=find_left_dense(source, selection),
         files=len(files),
-        changed=tuple(name for name, sum_ in files.items() if not _vouched(folder, name, sum_)),
-        unproved=_unproved(checkpoint, record),
-        other_source=() if made_from is None else _other_source(locate(made_from), record, folder),
+        changed=changed_files(folder, files),
+        unproved=unproved_files(checkpoint, record),
+        misstated=() if record is None else _misstated(record, by_kind),
+        other_source=() if made_from is None else unlike_source(made_from, record, folder),
     )
 
 
@@ -234,40 +244,17 @@ def _shared_out(record: RunRecord) -> Pattern | None:
     return selection.pattern
 
 
-def _other_source(made_from: Path, record: RunRecord | None, folder: Path) -> tuple[str, ...]:
-    """Names of the files of weights that are not those that the run of a record read.
-
-    Raises:
-        CheckpointError: there is no record, or it does not say what the run read.
-    """
-    recorded = {} if record is None else record.source_files
-    if not recorded:
-        raise CheckpointError(
-            "no run record that says which source it was", where=folder, hint="without --source"
-        )
-    files = Checkpoint(made_from).source
-    files.read_all()
-    told = files.sums()
-    names = sorted(told.keys() | recorded.keys())
-    return tuple(name for name in names if told.get(name) != recorded.get(name))
+def _misstated(record: RunRecord, by_kind: Mapping[str, list[MatrixRecord]]) -> tuple[str, ...]:
+    """Names of the matrices that are not there as a record has them, or have fewer zeros."""
+    counted = {matrix.name: matrix for matrices in by_kind.values() for matrix in matrices}
+    told = (matrix for block in record.blocks for matrix in block.matrices)
+    return tuple(one.name for one in told if not _is_so(one, counted.get(one.name)))
 
 
-def _vouched(folder: Path, name: str, checksum: str) -> bool:
-    """Whether a file has a checksum; a link in a stranger's folder cannot lead elsewhere."""
-    if not leads_inside(folder, Path(name)):
+def _is_so(told: MatrixRecord, counted: MatrixRecord | None) -> bool:
+    if counted is None or (told.rows, told.columns) != (counted.rows, counted.columns):
         return False
-    try:
-        return is_as_written(folder / name, checksum)
-    except (OSError, ValueError):  # no file can have that name, or nobody may read it
-        return False
-
-
-def _unproved(checkpoint: Checkpoint, record: RunRecord | None) -> tuple[str, ...]:
-    """Names of the files of weights that are not loaded, or that a record has no checksum of."""
-    unknown: Iterable[Path] = ()
-    if record is not None:
-        unknown = (path for path in checkpoint.weight_files if path.name not in record.files)
-    return tuple(sorted(path.name for path in (*checkpoint.idle_weight_files, *unknown)))
+    return told.zeros - counted.zeros <= told.rows * told.columns * UNDERFLOW
 
 
 def _sum(
