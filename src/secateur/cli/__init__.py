@@ -124,7 +124,8 @@ def _answering(handler: Callable[[int, FrameType | None], None]) -> Iterator[Non
         yield
     finally:
         for number, earlier in before.items():
-            signal.signal(number, earlier)
+            if signal.getsignal(number) is handler:  # else it was given: the end is not to be ended
+                signal.signal(number, earlier)
 
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:
@@ -137,7 +138,8 @@ def _leave_at_once(number: int, frame: FrameType | None) -> None:
 
 def _unwind(number: int, frame: FrameType | None) -> None:
     """End the command as an exception does: what is unfinished is put away, scratch is removed."""
+    for one in _STATUS_OF:
+        signal.signal(one, signal.SIG_IGN)  # `timeout` sends it twice, and so do people
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    signal.signal(number, signal.SIG_IGN)  # `timeout` sends it twice
     raise _Signalled(_STATUS_OF[signal.Signals(number)])

@@ -235,7 +235,7 @@ def _shared_out(record: RunRecord) -> Pattern | None:
 
 
 def _other_source(made_from: Path, record: RunRecord | None, folder: Path) -> tuple[str, ...]:
-    """Names of the files of weights that are not those that the run of a record read.
+    """Names of the files that make a model, and are not those that the run of a record read.
 
     Raises:
         CheckpointError: there is no record, or it does not say what the run read.
