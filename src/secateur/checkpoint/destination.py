@@ -79,8 +79,8 @@ def _check_place(out: Path, source: Path) -> None:
     """Raise unless a folder of this name can be made, away from the source."""
     if source == out or source.is_relative_to(out) or out.is_relative_to(source):
         raise OutputError(
-            "the output folder is the model itself or another that is read, or contains it or"
-            " lies in it",
+            "the output folder is the model itself or another that is read, or one of them contains"
+            " the other",
             where=out,
             hint="another --out",
         )

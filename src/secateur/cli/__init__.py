@@ -49,7 +49,7 @@ def main() -> None:
     """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    status = 0
+    status, answers = 0, {number: signal.getsignal(number) for number in _STATUS_OF}
     try:
         streams.prepare_streams()
         if sys.flags.optimize > 1:
@@ -72,6 +72,10 @@ def main() -> None:
         else:
             streams.tell_line(line)
     streams.let_go()
+    if status in _WORD_OF:
+        for number, answer in answers.items():  # none was answered since the first
+            with suppress(ValueError, TypeError):  # not the main thread, not Python's handler
+                signal.signal(number, answer)
     sys.exit(status)
 
 
