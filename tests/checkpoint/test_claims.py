@@ -274,7 +274,7 @@ def test_a_place_that_cannot_be_renamed_is_told_before_the_work(
 
     monkeypatch.setattr(Path, "rename", refuse)
     destination = Destination(out, llama_folder, overwrite=replace)
-    with pytest.raises(OutputError, match="cannot be written .*busy"), OutputFolder(destination):
+    with pytest.raises(OutputError, match=r"cannot be written .*busy"), OutputFolder(destination):
         raise AssertionError("nothing is to be done here")
     assert fingerprint(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -115,7 +115,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
             path.write_text("mine")
 
     for _ in range(2):  # it came while they were made; it was there before
-        with pytest.raises(OutputError, match="the file exists .*--overwrite"):
+        with pytest.raises(OutputError, match=r"the file exists .*--overwrite"):
             fill_while_another_comes()
         assert path.read_text() == "mine"
         assert [there.name for there in tmp_path.iterdir()] == [path.name]

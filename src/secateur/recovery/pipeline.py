@@ -105,7 +105,7 @@ def run_recovery(settings: Recovery, progress: Progress | None = None) -> RunRec
         record = record.model_copy(update={"files": output.seal()})
         prepared.check_unchanged()
         output.finish(record.model_dump_json(indent=2) + "\n")
-    prepared.state.remove()
+        prepared.state.remove()
     return record
 
 
