@@ -154,8 +154,7 @@ def source_files(recipe: Recipe, shared: SharedWork) -> dict[str, str]:
         SecateurError: it cannot be opened, or not read.
     """
     files = _open(recipe, _locate(recipe), shared).value.watch()
-    if files is None:
-        return {}
+    assert files is not None  # it is on the disk
     files.read_all()
     return files.sums()
 
