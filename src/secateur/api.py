@@ -33,7 +33,7 @@ from secateur.progress import Progress
 from secateur.pruning import pipeline
 from secateur.recipe import Recipe
 from secateur.recipe.setting import without_paths
-from secateur.record import RunRecord, add_to_record, find_records
+from secateur.record import RunRecord, add_to_record, find_records, record_to_add_to
 from secateur.record.check import Proof, check_folder
 from secateur.reporting import comparing_alone, write_comparison, write_report
 from secateur.reporting.page import ComparisonResult, Report, ReportFormat
@@ -144,9 +144,12 @@ def evaluate(
         return evaluate_images(settings, progress)
     if settings.tasks is None:
         return evaluate_text(settings, progress)
+    if not settings.record:
+        return evaluate_tasks(settings, progress)
+    folder = locate(pinned(settings.model, settings.revision))
+    record = record_to_add_to(folder)
     scored = evaluate_tasks(settings, progress)
-    if settings.record:
-        add_to_record(locate(pinned(settings.model, settings.revision)), scored)
+    add_to_record(folder, scored, record)
     return scored
 
 

@@ -254,3 +254,37 @@ def test_alone(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
     with pytest.raises(OutputError, match="cannot be written"), alone_at(Path("/proc/table")):
         raise AssertionError
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_place_that_cannot_be_renamed_is_told_before_the_work(
+    llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    """As a folder that is mounted from the same file system, which looks like any other."""
+    out = tmp_path / "out"
+    out.mkdir()
+    if replace:
+        write(llama_folder, out)
+    before, rename = fingerprint(out), Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == out:
+            raise OSError(16, "Device or resource busy", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    destination = Destination(out, llama_folder, overwrite=replace)
+    with pytest.raises(OutputError, match=r"cannot be written .*busy"), OutputFolder(destination):
+        raise AssertionError("nothing is to be done here")
+    assert fingerprint(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_writing_never_changes_what_new_files_of_the_process_may_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """umask is one for all threads: asking for it opens the files of the others to everybody."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("umask was changed"))
+    write_text(tmp_path / "new", "text")
+    (tmp_path / "plain").write_text("text")
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode

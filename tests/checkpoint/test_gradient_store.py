@@ -62,7 +62,7 @@ def test_a_failure_leaves_nothing_and_keeps_what_was_there(tmp_path: Path, one_f
     path = tmp_path / "gradients.safetensors"
 
     def fail() -> None:
-        with GradientFile.create(path, FACTS, one_file=one_file) as file:
+        with GradientFile.create(path, FACTS, one_file=one_file, overwrite=True) as file:
             file.write(*next(iter(GRADIENTS.items())))
             raise KeyboardInterrupt
 
@@ -106,6 +106,21 @@ def test_gradients_that_do_not_fit_are_refused(tmp_path: Path, one_file: bool) -
         GradientFile.open(tmp_path / "none", SHAPES, FACTS)
 
 
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "gradients.safetensors"
+
+    def fill_while_another_comes() -> None:
+        with GradientFile.create(path, FACTS, one_file=True) as file:
+            file.write(*next(iter(GRADIENTS.items())))
+            path.write_text("mine")
+
+    for _ in range(2):  # it came while they were made; it was there before
+        with pytest.raises(OutputError, match=r"the file exists .*--overwrite"):
+            fill_while_another_comes()
+        assert path.read_text() == "mine"
+        assert [there.name for there in tmp_path.iterdir()] == [path.name]
+
+
 def test_two_runs_do_not_share_a_file(tmp_path: Path) -> None:
     """The second is refused while the first writes, and the first notices what came after it."""
     path = tmp_path / "gradients.safetensors"
@@ -117,7 +132,8 @@ def test_two_runs_do_not_share_a_file(tmp_path: Path) -> None:
     mine = GradientFile.open(path, SHAPES, FACTS)
     name = next(iter(SHAPES))
     assert torch.equal(mine.read(name), GRADIENTS[name])
-    with GradientFile.create(path, {**FACTS, "tokens": "others"}, one_file=True) as file:
+    other = {**FACTS, "tokens": "others"}
+    with GradientFile.create(path, other, one_file=True, overwrite=True) as file:
         for each, value in GRADIENTS.items():
             file.write(each, value + 1)
     others = GradientFile.open(path, SHAPES, {**FACTS, "tokens": "others"})

@@ -104,6 +104,7 @@ def test_a_signal_unwinds(name: str, command: Command, monkeypatch: pytest.Monke
         except Exception:
             raise
         finally:
+            os.kill(os.getpid(), getattr(signal, name))  # again, by who is impatient
             put_away.append(name)
 
     monkeypatch.setattr(commands, "run_command", work)

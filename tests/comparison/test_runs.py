@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -370,3 +371,52 @@ def test_error_of_a_matrix_is_that_of_its_own_output(
             lost = (x @ matrix.read().T - x @ other.read().T).norm() / (x @ matrix.read().T).norm()
             assert told.output_error == pytest.approx(float(lost), rel=1e-4)
             assert 0 < told.output_error < 1
+
+
+def test_runs_of_two_sessions_are_of_one_model(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    """The files decide, not their name: a model may move, and may not change."""
+    model, moved = tmp_path / "model", tmp_path / "moved"
+    shutil.copytree(llama_folder, model)
+    kinds: dict[str, Any] = {"method_names": ["magnitude"], "patterns": ["2:4"]}
+    out = tmp_path / "out"
+    list(run_comparison(planned(out, options(model, tokens_file), **kinds)))
+    model.rename(moved)
+    kinds["patterns"] = ["2:4", "50%"]
+    runs = planned(out, options(moved, tokens_file), **kinds)
+    ((_, first, again), (_, second, _)) = run_comparison(runs)
+    assert again
+    assert first.source_files == second.source_files
+    (comparison,) = side_by_side([first, second])
+    assert len(comparison.rows) == 2
+
+    weights = moved / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    more = planned(out, options(moved, tokens_file), **{**kinds, "patterns": ["50%", "4:8"]})
+    with pytest.raises(OutputError, match=r"this run has source file model\.safetensors"):
+        list(run_comparison(more))
+    (other,) = planned(tmp_path / "b", options(moved, tokens_file), method_names=["magnitude"],
+                       patterns=["2:4"])  # fmt: skip
+    ((_, third, _),) = run_comparison([other])
+    assert len(side_by_side([first, third])) == 2
+
+
+def test_a_record_is_not_written_beside_another_run(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: dict[str, Any] = {"method_names": ["magnitude"], "patterns": ["2:4", "50%"]}
+    values = options(llama_folder, tokens_file)
+    runs = planned(tmp_path, values, **kinds)
+    done = run_comparison(runs)
+    next(done)
+    runs[1].folder.mkdir()
+    (runs[1].folder / "run.json").write_text("another's")
+    with pytest.raises(OutputError, match="another run was written here meanwhile"):
+        next(done)
+    assert (runs[1].folder / "run.json").read_text() == "another's"
+    (runs[0].folder / "config.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"a model lies where .*--keep-models"):
+        list(run_comparison(runs, overwrite=True))

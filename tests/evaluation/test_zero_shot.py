@@ -214,15 +214,18 @@ def test_what_was_scored_enters_the_record_once(
     asked: TaskEvaluation, sparse_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "run.json").write_bytes((sparse_folder / "run.json").read_bytes())
-    add_to_record(tmp_path, asked)
-    add_to_record(tmp_path, asked)
-    record = read_record(tmp_path)
-    assert record is not None
+    before = read_record(tmp_path)
+    assert before is not None
+    add_to_record(tmp_path, asked, before)
+    record = add_to_record(tmp_path, asked, before)
+    assert record == read_record(tmp_path)
     assert record.tasks == (asked,)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    with pytest.raises(CheckpointError, match="another model was put here while"):
+        add_to_record(tmp_path, asked, before.model_copy(update={"created": "earlier"}))
     (tmp_path / "run.json").unlink()
     with pytest.raises(CheckpointError, match="no run record"):
-        add_to_record(tmp_path, asked)
+        add_to_record(tmp_path, asked, before)
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,8 @@ def test_resuming_a_recovery_asks_the_marks(name: str, llama_folder: Path) -> No
 
     def known_by(settings: Recovery, tokens: str = "a" * 64) -> dict[str, Any]:
         prepared: Any = SimpleNamespace(
-            settings=settings, source=source, folder=llama_folder, dense=llama_folder,
+            settings=settings, source=source, folder=llama_folder,
+            teacher=Checkpoint(llama_folder).source,
             text=SimpleNamespace(protocol=make_protocol(token_sha256=tokens)),
         )  # fmt: skip
         return PreparedRecovery.identity(prepared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -338,6 +339,8 @@ def test_a_killed_run_goes_on_to_the_same_result(
     assert not Path(settings().out).exists()
     with pytest.raises(SecateurError, match="--resume"):
         run_recovery(settings())
+    out = Path(settings().out)
+    (out.parent / f"..{out.name}.recovery.safetensors.0a1b2c3d.unfinished").touch()  # by SIGKILL
     resumed = run_recovery(settings(resume=True))
     assert resumed.recovery.interruptions == 1
     for here, there in zip(resumed.recovery.curve[1:], whole.recovery.curve[1:], strict=True):
@@ -357,6 +360,23 @@ def test_a_checkpoint_of_another_run_is_refused_and_named(
     with pytest.raises(RecipeError, match=r"learning_rate 0\.01, not 0\.5"):
         run_recovery(settings(learning_rate=0.5, resume=True))
     run_recovery(settings(overwrite=True))
+
+
+def test_the_dense_model_is_neither_replaced_nor_changed(
+    settings: Callable[..., Recovery], llama_folder: Path, tmp_path: Path
+) -> None:
+    dense = tmp_path / "dense"
+    shutil.copytree(llama_folder, dense)
+    with pytest.raises(OutputError, match="another that is read"):
+        run_recovery(settings(dense=str(dense), out=str(dense), overwrite=True))
+
+    class Change(Quiet):
+        def tick(self, phase: str, done: int, total: int) -> None:
+            (dense / "config.json").touch()
+
+    with pytest.raises(CheckpointError, match=r"config\.json was changed while the run lasted"):
+        run_recovery(settings(dense=str(dense)), Change())
+    assert not Path(settings().out).exists()
 
 
 def test_nothing_to_go_on_with(settings: Callable[..., Recovery]) -> None:

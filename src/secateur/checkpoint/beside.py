@@ -94,15 +94,28 @@ class Beside:
 
     def settle(self) -> None:
         """Put in order what a run left that was killed while its result got its name."""
-        if self._replaced.is_dir():
-            if not self.out.exists() and (self._replaced / _RESULT).is_dir():
-                (self._replaced / _RESULT).rename(self.out)
-            self._remove_replaced()
+        self._bring_back()
         if self._parted.is_dir():
             if self.partial.is_dir() and not self.state.exists():
                 self._parted.rename(self.state)
             else:
                 shutil.rmtree(self._parted)
+
+    def rehearse(self) -> None:
+        """Prove that the result can get its name: what is at OUT moves out of the way, and back.
+
+        Raises:
+            OSError: the system refuses, as it does for what is mounted, locked, or on a layer below
+                that of its parent; all is as it was.
+        """
+        self._replaced.mkdir(exist_ok=True)
+        if os.path.lexists(self.out):
+            try:
+                self._retire()
+            finally:
+                self._bring_back()
+        else:
+            self._replaced.rmdir()
 
     def clear(self) -> None:
         """Remove what is written so far; the state, by which it is known, goes last."""
@@ -129,16 +142,14 @@ class Beside:
         self.state.rename(self._parted)
         try:
             if there is not None:
-                self._replaced.mkdir(exist_ok=True)
-                write_text(self._replaced / _MARK, "{}\n")
-                self.out.rename(self._replaced / _RESULT)
+                self._retire()
+                if there != listing(self._replaced / _RESULT):
+                    raise _appeared(self.out)
             with suppress(OSError):
                 self.out.rmdir()  # an empty one
             self.partial.rename(self.out)
         except BaseException as fault:
-            if not self.out.exists() and (self._replaced / _RESULT).is_dir():
-                (self._replaced / _RESULT).rename(self.out)
-                self._remove_replaced()
+            self._bring_back()
             if self.partial.is_dir():
                 self._parted.rename(self.state)
             if isinstance(fault, OSError) and fault.errno in _TAKEN:
@@ -146,6 +157,20 @@ class Beside:
             raise
         flush(self.out.parent)
         shutil.rmtree(self._parted, ignore_errors=True)
+        self._remove_replaced()
+
+    def _retire(self) -> None:
+        """Put what is at OUT out of the way."""
+        self._replaced.mkdir(exist_ok=True)
+        write_text(self._replaced / _MARK, "{}\n")
+        self.out.rename(self._replaced / _RESULT)
+
+    def _bring_back(self) -> None:
+        """Undo `_retire`, unless something else has OUT's name by now."""
+        if not self._replaced.is_dir():
+            return
+        if not self.out.exists() and (self._replaced / _RESULT).is_dir():
+            (self._replaced / _RESULT).rename(self.out)
         self._remove_replaced()
 
     def _remove_replaced(self) -> None:
@@ -174,12 +199,20 @@ def listing(folder: Path) -> Listing | None:
 
     Raises:
         OSError: it cannot be read.
+        OutputError: another file system is in it, which would be emptied with it.
     """
     if not os.path.lexists(folder):
         return None
     told = set()
+    device = folder.lstat().st_dev
     for path in (folder, *folder.rglob("*")):
         seen = path.lstat()
+        if seen.st_dev != device:
+            raise OutputError(
+                "another file system is mounted within the output folder",
+                where=path,
+                hint="another --out",
+            )
         facts = (0, 0, 0) if path.is_dir() else (seen.st_size, seen.st_mtime_ns, seen.st_ino)
         told.add((str(path.relative_to(folder)), *facts))
     return None if len(told) == 1 and folder.is_dir() else frozenset(told)

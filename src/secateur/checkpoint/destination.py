@@ -22,6 +22,7 @@ class Destination:
         overwrite: replace `out` if it exists.
         restart: give up what an earlier run has finished.
         with_code: copy the code that lies beside the weights too.
+        others: further folders of models that the run reads.
         command: that makes the result; it does not go on with another's unfinished work.
     """
 
@@ -30,6 +31,7 @@ class Destination:
     overwrite: bool = False
     restart: bool = False
     with_code: bool = False
+    others: tuple[Path, ...] = ()
     command: str = "prune"
 
     @property
@@ -52,7 +54,8 @@ class Destination:
         out = self.resolved
         beside = Beside(out)
         try:
-            _check_place(out, self.source.resolve())
+            for model in (self.source, *self.others):
+                _check_place(out, model.resolve())
             beside.check(self.command, restart=self.restart)
             _check_folder(beside.there, self.overwrite)
         except OSError as fault:  # too long a name, a missing right
@@ -76,7 +79,8 @@ def _check_place(out: Path, source: Path) -> None:
     """Raise unless a folder of this name can be made, away from the source."""
     if source == out or source.is_relative_to(out) or out.is_relative_to(source):
         raise OutputError(
-            "the output folder is the model itself, or one of them contains the other",
+            "the output folder is the model itself or another that is read, or one of them contains"
+            " the other",
             where=out,
             hint="another --out",
         )

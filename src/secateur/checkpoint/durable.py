@@ -60,8 +60,10 @@ def replacing(path: Path) -> Iterator[Path]:
     unfinished = unfinished_name(path)
     with writing(path):
         try:
+            unfinished.touch()
+            rights = unfinished.stat().st_mode & 0o777  # umask asks the whole process
             yield unfinished
-            unfinished.chmod(0o666 & ~_umask())  # safetensors makes files for their owner only
+            unfinished.chmod(rights)  # safetensors makes files for their owner only
             flush(unfinished)
             unfinished.replace(path)
         except BaseException:
@@ -146,9 +148,3 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.checkpoint.weight_files import CONFIG
 from secateur.errors import CheckpointError
 from secateur.machine.limits import MOST_HEADER_BYTES
 
@@ -256,10 +257,10 @@ class SourceFiles:
         )
 
     def sums(self) -> dict[str, str]:
-        """One SHA-256 of every file of weights, by name; none unless every tensor was read.
+        """One SHA-256 of every file that makes the model, by name; none unless all was read.
 
-        It is that of the lines "SHA-256 NAME" of the file's header, named "header", and then of its
-        tensors, in the order of their names.
+        Of a file of weights it is that of the lines "SHA-256 NAME" of the file's header, named
+        "header", and then of its tensors, in the order of their names; of config.json its own.
         """
         if not self._files.keys() <= self._digests.keys():
             return {}
@@ -267,10 +268,10 @@ class SourceFiles:
         for name, path in sorted(self._files.items()):
             start = [f"{self._began[path].head} header\n"]
             lines.setdefault(path, start).append(f"{self._digests[name]} {name}\n")
-        return {
-            path.name: hashlib.sha256("".join(text).encode()).hexdigest()
-            for path, text in sorted(lines.items())
-        }
+        sums = {path.name: hashlib.sha256("".join(t).encode()) for path, t in lines.items()}
+        told = {name: digest.hexdigest() for name, digest in sums.items()}
+        told |= {path.name: look.head for path, look in self._began.items() if path.name == CONFIG}
+        return dict(sorted(told.items()))
 
 
 def _bytes(tensor: Tensor) -> Tensor:

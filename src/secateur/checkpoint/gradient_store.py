@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from secateur.checkpoint.claim import claim_file
 from secateur.checkpoint.durable import (
     flush,
     left_unfinished,
@@ -63,7 +64,12 @@ class GradientFile:
     @classmethod
     @contextmanager
     def create(
-        cls, path: Path, facts: Mapping[str, str], *, one_file: bool = False
+        cls,
+        path: Path,
+        facts: Mapping[str, str],
+        *,
+        one_file: bool = False,
+        overwrite: bool = False,
     ) -> Iterator[GradientFile]:
         """A folder of gradients, to be filled inside; it gets its name at the end.
 
@@ -73,14 +79,18 @@ class GradientFile:
             path: where the gradients are to be.
             facts: what they are of, for the metadata.
             one_file: make them one file at the end.
+            overwrite: whether that file may replace another.
 
         Raises:
-            OutputError: they cannot be written, or another run is writing them.
+            OutputError: they cannot be written, or another run is writing them; or a file is
+                where they are to be one.
         """
         if not processes.first():
             yield cls(path)
             return
         with alone_at(path):
+            if one_file:
+                claim_file(path, overwrite=overwrite)
             unfinished = unfinished_name(path)
             with writing(path):
                 for left in left_unfinished(path):
@@ -90,6 +100,7 @@ class GradientFile:
                 gradients = cls(unfinished, facts)
                 yield gradients
                 if one_file:
+                    claim_file(path, overwrite=overwrite)  # nothing was put there meanwhile
                     source = {_SOURCE: json.dumps(gradients.source)} if gradients.source else {}
                     write_tensors(path, _mapped(unfinished), {**facts, **gradients._sums, **source})
                 else:

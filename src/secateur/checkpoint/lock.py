@@ -24,11 +24,12 @@ class OutputLock:
     Args:
         out: the result, a folder or a file; it need not exist, its parent must once the lock is
             taken.
+        wait: seconds to wait for whoever holds it.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, wait: float = 0.0) -> None:
         self._path = out.parent / f".{out.name}.lock"
-        self._lock = FileLock(str(self._path), timeout=0, thread_local=False)
+        self._lock = FileLock(str(self._path), timeout=wait, thread_local=False)
 
     @property
     def held(self) -> bool:
@@ -59,7 +60,8 @@ class OutputLock:
     def let_go(self) -> None:
         """Let another run write, and remove the file."""
         if sys.platform != "win32":
-            self._path.unlink(missing_ok=True)  # while it is held: nobody else's can be removed
+            with suppress(OSError):  # a folder that lets no file go
+                self._path.unlink()  # while it is held: nobody else's can be removed
         self._lock.release()
         if sys.platform == "win32":
             with suppress(OSError):  # another run has it open by now
@@ -67,13 +69,17 @@ class OutputLock:
 
 
 @contextmanager
-def alone_at(out: Path) -> Iterator[None]:
+def alone_at(out: Path, wait: float = 0.0) -> Iterator[None]:
     """Inside, no other run writes `out`.
+
+    Args:
+        out: a folder or a file.
+        wait: seconds to wait for whoever does.
 
     Raises:
         OutputError: another run does, or nothing can be written there.
     """
-    lock = OutputLock(out)
+    lock = OutputLock(out, wait)
     lock.take()
     try:
         yield

@@ -112,6 +112,7 @@ class OutputFolder:
             self._destination.check()  # once more, now that nobody else may write here
             self._beside.settle()
             self._there = listing(self.out)
+            self._beside.rehearse()
             self._partial.mkdir(exist_ok=True)
             self._continue_or_begin()
 

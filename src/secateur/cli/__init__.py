@@ -49,7 +49,7 @@ def main() -> None:
     """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    status = 0
+    status, answers = 0, {number: signal.getsignal(number) for number in _STATUS_OF}
     try:
         streams.prepare_streams()
         if sys.flags.optimize > 1:
@@ -72,6 +72,10 @@ def main() -> None:
         else:
             streams.tell_line(line)
     streams.let_go()
+    if status in _WORD_OF:
+        for number, answer in answers.items():  # none was answered since the first
+            with suppress(ValueError, TypeError):  # not the main thread, not Python's handler
+                signal.signal(number, answer)
     sys.exit(status)
 
 
@@ -124,7 +128,8 @@ def _answering(handler: Callable[[int, FrameType | None], None]) -> Iterator[Non
         yield
     finally:
         for number, earlier in before.items():
-            signal.signal(number, earlier)
+            if signal.getsignal(number) is handler:  # else it was given: the end is not to be ended
+                signal.signal(number, earlier)
 
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:
@@ -137,7 +142,8 @@ def _leave_at_once(number: int, frame: FrameType | None) -> None:
 
 def _unwind(number: int, frame: FrameType | None) -> None:
     """End the command as an exception does: what is unfinished is put away, scratch is removed."""
+    for one in _STATUS_OF:
+        signal.signal(one, signal.SIG_IGN)  # `timeout` sends it twice, and so do people
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    signal.signal(number, signal.SIG_IGN)  # `timeout` sends it twice
     raise _Signalled(_STATUS_OF[signal.Signals(number)])

@@ -128,4 +128,4 @@ def ask_all(
             )
             answers = questions.ask(run.folder, told)
         scored = questions.score(str(run.folder), answers, model, dense)
-        yield run, add_to_record(run.folder, scored), False
+        yield run, add_to_record(run.folder, scored, record), False

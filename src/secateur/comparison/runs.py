@@ -22,6 +22,8 @@ from typing import Any
 from secateur import methods
 from secateur.checkpoint.claim import refuse_place
 from secateur.checkpoint.destination import result_path
+from secateur.checkpoint.durable import writing
+from secateur.checkpoint.lock import alone_at
 from secateur.comparison.settings import options_for
 from secateur.errors import CheckpointError, OutputError, RecipeError
 from secateur.machine.device import choose_device
@@ -30,7 +32,7 @@ from secateur.machine.paths import as_path
 from secateur.machine.scratch import scratch_folder
 from secateur.progress import Progress
 from secateur.pruning import pipeline
-from secateur.pruning.prepare import check_fit
+from secateur.pruning.prepare import check_fit, source_files
 from secateur.pruning.reuse import SharedWork
 from secateur.recipe import Recipe
 from secateur.recipe.differences import deciding, differences
@@ -59,6 +61,8 @@ class Run:
     def finished(self) -> RunRecord | None:
         """Its record, if it has been done before; None if it is still to do.
 
+        The model counts by its name only where the record does not know its files.
+
         Raises:
             OutputError: the folder holds a run of another recipe.
             CheckpointError: its record cannot be read.
@@ -66,8 +70,11 @@ class Run:
         record = read_record(self.folder)
         if record is None or (self.recipe.out and not (self.folder / "config.json").is_file()):
             return None
-        asked, told = self.recipe.spelled_out(), record.recipe
-        refuse_another(deciding(Recipe, asked), deciding(Recipe, told), self.folder)
+        asked, told = (deciding(Recipe, of) for of in (self.recipe.spelled_out(), record.recipe))
+        if record.source_files:
+            for name in ("model", "revision"):
+                asked.pop(name, None), told.pop(name, None)
+        refuse_another(asked, told, self.folder)
         return record
 
 
@@ -177,9 +184,13 @@ def run_comparison(
     """
     finished = {} if overwrite else {run.name: run.finished() for run in runs}
     todo = [run for run in runs if finished.get(run.name) is None]
+    for run in todo:
+        if run.recipe.out is None:
+            _refuse_model(run.folder)
     needs = frozenset[Need]().union(*(run.recipe.chosen_method.needs for run in todo))
     with scratch_folder() as scratch:
         shared = SharedWork(scratch, needs)
+        _refuse_another_source(runs, finished, shared)
         for recipe in {run.recipe.pattern: run.recipe for run in todo}.values():
             check_fit(recipe, shared)
         for run in runs:
@@ -194,7 +205,67 @@ def run_comparison(
             if overwrite:
                 recipe = recipe.model_copy(update={"restart": True})
             reset_peak_memory(choose_device(recipe.device))
-            record = pipeline.run_pruning(recipe, progress, shared)
             if recipe.out is None:
-                write_record(run.folder, record)
+                record = _measure_alone(run, progress, shared, overwrite=overwrite)
+            else:
+                record = pipeline.run_pruning(recipe, progress, shared)
             yield run, record, False
+
+
+def _refuse_model(folder: Path) -> None:
+    if (folder / "config.json").is_file():
+        raise OutputError(
+            "a model lies where a record alone would be written",
+            where=folder,
+            hint="--keep-models, or another --out",
+        )
+
+
+def _refuse_another_source(
+    runs: Sequence[Run], finished: Mapping[str, RunRecord | None], shared: SharedWork
+) -> None:
+    """Raise unless the model is the one that the finished runs read, every byte of it.
+
+    It is not read where nothing is left to do with a model of the same name.
+
+    Raises:
+        OutputError: it is another.
+    """
+    recipe = runs[0].recipe
+    done = [record for record in finished.values() if record is not None]
+    settled = len(done) == len(runs) and recipe.out is None
+    if settled and all(record.settings["model"] == recipe.model for record in done):
+        return
+    if not any(record.source_files for record in done):
+        return
+    files = source_files(recipe, shared)
+    for run in runs:
+        if (record := finished.get(run.name)) is not None and record.source_files:
+            asked, told = (
+                {f"source file {name}": digest for name, digest in each.items()}
+                for each in (files, record.source_files)
+            )
+            refuse_another(asked, told, run.folder)
+
+
+def _measure_alone(
+    run: Run, progress: Progress | None, shared: SharedWork, *, overwrite: bool
+) -> RunRecord:
+    """Do a run of which only the record is kept, while nobody else writes in its folder.
+
+    Raises:
+        SecateurError: it cannot be done, or somebody has written there since the comparison began.
+    """
+    with writing(run.folder):
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+    with alone_at(run.folder):
+        _refuse_model(run.folder)
+        if not overwrite and (run.folder / "run.json").exists():
+            raise OutputError(
+                "another run was written here meanwhile",
+                where=run.folder,
+                hint="the same command again",
+            )
+        record = pipeline.run_pruning(run.recipe, progress, shared)
+        write_record(run.folder, record)
+    return record

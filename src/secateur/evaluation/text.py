@@ -58,7 +58,11 @@ def evaluate_text(
         for line in (*of_files, *notices, *heldout.notices):
             told.notice(line)
         size = batch_size(settings.batch_size, heldout.input_ids.shape[1], source)
-        return perplexity_of(source, heldout, size, dense, told.tick)
+        evaluation = perplexity_of(source, heldout, size, dense, told.tick)
+    for model in (source, dense):
+        if model is not None and (files := model.watch()) is not None:
+            files.check()
+    return evaluation
 
 
 def open_both(settings: EvaluationSettings) -> tuple[Path, BlockModel, BlockModel | None]:

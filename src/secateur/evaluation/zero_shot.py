@@ -124,6 +124,7 @@ class Questions:
         if isinstance(tokenizer, DataError):
             raise tokenizer
         loaded = load_whole(folder, self._dtype, trust_remote_code=trust)
+        checkpoint.source.check()
         allowed = getattr(config.get_text_config(decoder=True), "max_position_embeddings", LONGEST)
         return self._ready.ask(
             loaded.to(self._device).eval(),

@@ -24,6 +24,8 @@ from filelock import FileLock
 from secateur.errors import OutputError
 
 _START, _LOCK = "secateur-scratch-", ".lock"
+_TO_LOOK = 10.0
+"""Seconds to wait for a lock that has just been made: another process looks whether it is held."""
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """What the system sends a process that is to end, and may still tidy up."""
 
@@ -40,7 +42,7 @@ def scratch_folder(within: Path | None = None) -> Iterator[Path]:
     """
     within = within or Path(tempfile.gettempdir())
     folder = within / f"{_START}{secrets.token_hex(6)}"
-    lock = FileLock(f"{folder}{_LOCK}", timeout=0, thread_local=False)
+    lock = FileLock(f"{folder}{_LOCK}", timeout=_TO_LOOK, thread_local=False)
     with _ending_is_an_error():
         try:
             Path(lock.lock_file).touch()

@@ -173,7 +173,8 @@ def _gradients(
         path = as_path(recipe.save_gradients, fault=OutputError).resolve()
 
     def compute() -> GradientFile:
-        known = shared.folder is None and path.exists()  # an interrupted run got this far
+        # an interrupted run got this far
+        known = shared.folder is None and recipe.save_gradients is None and path.exists()
         if processes.from_first(lambda: known):
             return processes.from_first(
                 lambda: GradientFile.open(path, matrix_shapes(source), facts)
@@ -181,7 +182,9 @@ def _gradients(
         progress.begin("gradients", 2 * len(source.blocks))
         order = prepared.plan.params.gradient_order
         one_file = recipe.save_gradients is not None
-        with GradientFile.create(path, facts, one_file=one_file) as file:
+        with GradientFile.create(
+            path, facts, one_file=one_file, overwrite=recipe.overwrite
+        ) as file:
             full_gradients(source, stream, file, order, _up_and_down(prepared, surroundings))
             watched = source.watch()
             file.source = {} if watched is None else watched.digests

@@ -105,6 +105,7 @@ def _carry_out(progress: Progress, stage: StageRun) -> RunRecord:
         blocks = [*result.finished, *_prune_blocks(run, result)]
         files = result.complete(run)
         if watched is not None:
+            watched.read_all()  # the record names every file whole
             watched.check()
         record = _record(run, blocks, result, files)
         record = record.model_copy(update={"source_files": watched.sums() if watched else {}})

@@ -89,8 +89,7 @@ def prepare(
         SecateurError: something does not fit; nothing was written.
     """
     shared, watch = shared or SharedWork(), watch or Stopwatch()
-    trust = recipe.trust_remote_code
-    folder = locate(pinned(recipe.model, recipe.revision), trust_remote_code=trust)
+    trust, folder = recipe.trust_remote_code, _locate(recipe)
     if recipe.out is not None:
         Destination(
             Path(recipe.out), folder, overwrite=recipe.overwrite, restart=recipe.restart
@@ -143,12 +142,26 @@ def check_fit(recipe: Recipe, shared: SharedWork) -> None:
     Raises:
         SecateurError: the model cannot be opened, or a pattern does not fit.
     """
-    folder = locate(
-        pinned(recipe.model, recipe.revision), trust_remote_code=recipe.trust_remote_code
-    )
-    source, plan = _open(recipe, folder, shared).value, plan_of(recipe)
+    source, plan = _open(recipe, _locate(recipe), shared).value, plan_of(recipe)
     check_selection(plan.selection, source.blocks)
     estimate(source, plan, sequences=0, length=0)
+
+
+def source_files(recipe: Recipe, shared: SharedWork) -> dict[str, str]:
+    """SHA-256 of the files of a recipe's model, see `SourceFiles.sums`; all of them are read.
+
+    Raises:
+        SecateurError: it cannot be opened, or not read.
+    """
+    files = _open(recipe, _locate(recipe), shared).value.watch()
+    assert files is not None  # it is on the disk
+    files.read_all()
+    return files.sums()
+
+
+def _locate(recipe: Recipe) -> Path:
+    name = pinned(recipe.model, recipe.revision)
+    return locate(name, trust_remote_code=recipe.trust_remote_code)
 
 
 def _open(recipe: Recipe, folder: Path, shared: SharedWork) -> Made[BlockModel]:

@@ -7,12 +7,12 @@ from secateur.record.record import (
     RunRecord,
     Sample,
     StageRecord,
-    add_to_record,
     read_record,
     read_record_file,
     write_record,
 )
 from secateur.record.recovery import RecoveryPoint, RecoveryRecord
+from secateur.record.scored import add_to_record, record_to_add_to
 
 __all__ = [
     "BlockRecord",
@@ -26,5 +26,6 @@ __all__ = [
     "find_records",
     "read_record",
     "read_record_file",
+    "record_to_add_to",
     "write_record",
 ]

@@ -32,7 +32,7 @@ def unproved_files(checkpoint: Checkpoint, record: RunRecord | None) -> tuple[st
 
 
 def unlike_source(made_from: str, record: RunRecord | None, folder: Path) -> tuple[str, ...]:
-    """Names of the files of weights that are not those that the run of a record read.
+    """Names of the files that make a model, and are not those that the run of a record read.
 
     Raises:
         CheckpointError: there is no record, or it does not say what the run read.

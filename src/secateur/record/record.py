@@ -160,8 +160,8 @@ class RunRecord(RecordPart):
     files: dict[FileName, str] = Field(default={})
     """SHA-256 of every file in the result folder but this one, by name."""
     source_files: dict[str, str] = Field(default={})
-    """One SHA-256 of every file of weights that the run read, by name, made of those of its header
-    and of its tensors: see `SourceFiles.sums`. None for a model in memory."""
+    """One SHA-256 of config.json and of every file of weights that the run read, by name: see
+    `SourceFiles.sums`. None for a model in memory."""
 
     @model_validator(mode="before")
     @classmethod
@@ -267,25 +267,6 @@ def read_record_file(path: Path) -> RunRecord:
             where=path,
             wanted="the run.json that secateur wrote, or none",
         ) from fault
-
-
-def add_to_record(folder: Path, evaluation: TaskEvaluation) -> RunRecord:
-    """Put what a model scored into the run.json beside it, in place of the same tasks before.
-
-    Returns:
-        the record as it is now.
-
-    Raises:
-        CheckpointError: there is no record.
-        OutputError: it cannot be written.
-    """
-    record, path = read_record(folder), folder / "run.json"
-    if record is None:
-        raise CheckpointError("no run record to add to", where=path, hint="without --record")
-    kept = tuple(other for other in record.tasks if other.asked != evaluation.asked)
-    updated = record.model_copy(update={"tasks": (*kept, evaluation)})
-    write_record(folder, updated)
-    return updated
 
 
 def write_record(folder: Path, record: RunRecord) -> None:

@@ -103,11 +103,9 @@ def run_recovery(settings: Recovery, progress: Progress | None = None) -> RunRec
         if settings.result == "adapters":
             output.write_folder("adapter", adapted.save_pretrained)
         record = record.model_copy(update={"files": output.seal()})
-        watched = prepared.source.watch()
-        if watched is not None:
-            watched.check()
+        prepared.check_unchanged()
         output.finish(record.model_dump_json(indent=2) + "\n")
-    prepared.state.remove()
+        prepared.state.remove()
     return record
 
 

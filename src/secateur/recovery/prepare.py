@@ -20,7 +20,7 @@ from secateur.checkpoint import (
     locate,
     open_model,
 )
-from secateur.checkpoint.fingerprint import every_byte
+from secateur.checkpoint.fingerprint import SourceFiles, every_byte
 from secateur.checkpoint.model_facts import clip, load_tokenizer, vocabulary
 from secateur.data import Draw, TokenBatch, load_calibration, load_heldout
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
@@ -46,6 +46,7 @@ class PreparedRecovery:
         selection: what matrices have and are to keep; None if nobody says.
         zeros: in all its prunable matrices.
         dense: folder of the dense model, if it is to be had.
+        teacher: its files, as they were at the start.
         text: the sequences; the first `settings.validation` are not trained on.
         heldout: windows to measure on, or None.
         device: where to compute.
@@ -60,6 +61,7 @@ class PreparedRecovery:
     selection: Selection | None
     zeros: int
     dense: Path | None
+    teacher: SourceFiles | None
     text: TokenBatch
     heldout: TokenBatch | None
     device: torch.device
@@ -97,14 +99,24 @@ class PreparedRecovery:
 
     def identity(self) -> dict[str, Any]:
         """The facts that a checkpoint must have been made with to go on from it."""
-        teacher = self.dense if self.settings.objective == "distill" else None
+        teacher = self.teacher if self.settings.objective == "distill" else None
         watched = self.source.watch()
         content = {
             "tokens": self.text.protocol.token_sha256,
             "weights": None if watched is None else every_byte(watched),
-            "dense weights": None if teacher is None else every_byte(Checkpoint(teacher).source),
+            "dense weights": None if teacher is None else every_byte(teacher),
         }
         return deciding(Recovery, self.settings.spelled_out(), content)
+
+    def check_unchanged(self) -> None:
+        """Prove that both models are what they were at the start.
+
+        Raises:
+            CheckpointError: one is not.
+        """
+        for files in (self.source.watch(), self.teacher):
+            if files is not None:
+                files.check()
 
 
 def prepare_recovery(settings: Recovery) -> PreparedRecovery:
@@ -115,11 +127,14 @@ def prepare_recovery(settings: Recovery) -> PreparedRecovery:
     """
     trust = settings.trust_remote_code
     folder = locate(pinned(settings.model, settings.revision), trust_remote_code=trust)
+    record = read_record(folder)
+    dense = _dense(settings, record)
     destination = Destination(
         Path(settings.out),
         folder,
         overwrite=settings.overwrite,
         with_code=trust,
+        others=() if dense is None else (dense,),
         command="recover",
     )
     destination.check()
@@ -130,8 +145,7 @@ def prepare_recovery(settings: Recovery) -> PreparedRecovery:
             where=state.path,
             hint="--resume to go on, or --overwrite to begin anew",
         )
-    record, device = read_record(folder), choose_device(settings.device)
-    selection = None
+    device, selection = choose_device(settings.device), None
     if settings.pattern is not None:
         selection = Selection(parse_pattern(settings.pattern))
     elif record is not None:
@@ -144,8 +158,9 @@ def prepare_recovery(settings: Recovery) -> PreparedRecovery:
         raise ModelError("the model has no zeros to keep", where=folder, hint="secateur prune")
     text, heldout = _read(settings, folder, source)
     return PreparedRecovery(
-        settings, folder, record, source, selection, zeros, _dense(settings, record), text, heldout,
-        device, state, destination,
+        settings, folder, record, source, selection, zeros, dense,
+        None if dense is None else Checkpoint(dense, trust_remote_code=trust).source,
+        text, heldout, device, state, destination,
     )  # fmt: skip
 
 

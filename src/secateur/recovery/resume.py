@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from secateur.checkpoint.beside import recovery_beside
 from secateur.checkpoint.destination import result_path
-from secateur.checkpoint.durable import writing
+from secateur.checkpoint.durable import left_unfinished, writing
 from secateur.checkpoint.proved import read_proved, write_proved
 from secateur.errors import CheckpointError, RecipeError
 from secateur.recipe.differences import differences
@@ -143,8 +143,9 @@ class InterruptedRecovery:
                     )
 
     def remove(self) -> None:
-        """The run is over; a folder that is empty then goes too."""
-        self.path.unlink(missing_ok=True)
+        """The run is over; what killed attempts to save it have left goes too."""
+        for path in (self.path, *left_unfinished(self.path)):
+            path.unlink(missing_ok=True)
 
 
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -2,9 +2,10 @@
 
     removed = (ppl_wanda - ppl) / (ppl_wanda - ppl_dense)     at the same pattern and seed
 
-Only what was measured on the same model and the same tokens stands in one comparison; everything
-else makes a comparison of its own. Runs of one method that differ in more than the seed are rows of
-their own, with a label that says in what.
+Only what was measured on the same model and the same tokens stands in one comparison, whatever the
+model was called (its name counts where a record does not know its files); everything else makes a
+comparison of its own. Runs of one method that differ in more than the seed are rows of their own,
+with a label that says in what.
 """
 
 from __future__ import annotations
@@ -37,8 +38,7 @@ def side_by_side(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
     groups: dict[Any, list[RunRecord]] = {}
     for record in _without_copies(map(as_measured, records)):
         key = (
-            record.settings["model"],
-            record.commit,
+            tuple(record.source_files.items()) or (record.settings["model"], record.commit),
             record.architecture,
             record.weights,
             _hashes(record),
