@@ -693,7 +693,11 @@ def test_a_conversation_in_which_nobody_speaks_is_null(tmp_path: Path) -> None:
 
 
 def test_calibration_that_is_nowhere_is_refused() -> None:
-    for tensor in (IDS.to("meta"), IDS.to_sparse(), torch.nested.nested_tensor([*IDS], layout=torch.jagged)):
+    for tensor in (
+        IDS.to("meta"),
+        IDS.to_sparse(),
+        torch.nested.nested_tensor([*IDS], layout=torch.jagged),
+    ):
         with pytest.raises(DataError, match="a dense tensor"):
             tokens_in_memory(tensor)
     with pytest.raises(DataError, match="a dense tensor"):
