@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune, weight_norm
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -64,6 +65,49 @@ def with_integers(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def with_weight(change: Callable[[Tensor], Tensor]) -> Callable[[PreTrainedModel], PreTrainedModel]:
+    def put(model: PreTrainedModel) -> PreTrainedModel:
+        first(model).weight = nn.Parameter(change(first(model).get_parameter("weight").detach()))
+        return model
+
+    return put
+
+
+class Packed(nn.Module):
+    """A layer as quantisers put it in the place of another: integers, and how to scale them."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer(
+            "qweight", (layer.get_parameter("weight").detach() * 1000).to(torch.int32)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.get_buffer("qweight") / 1000)
+
+
+def with_packed(model: PreTrainedModel) -> PreTrainedModel:
+    model.model.layers[0].self_attn.q_proj = Packed(first(model))
+    return model
+
+
+def partly_quantised(model: PreTrainedModel) -> PreTrainedModel:
+    torch.ao.quantization.quantize_dynamic(
+        model.model.layers[0], {"self_attn.q_proj"}, dtype=torch.qint8, inplace=True
+    )
+    return model
+
+
+def with_a_buffer_on_meta(model: PreTrainedModel) -> PreTrainedModel:
+    model.model.rotary_emb.to("meta")
+    return model
+
+
+def damaged_at_the_end(model: PreTrainedModel) -> PreTrainedModel:
+    model.model.layers[2].mlp.down_proj.weight.data[0, 0] = float("nan")
+    return model
+
+
 def inferred(model: PreTrainedModel) -> PreTrainedModel:
     with torch.inference_mode():
         return make_model("llama")
@@ -90,6 +134,13 @@ def encoder_decoder(model: PreTrainedModel) -> PreTrainedModel:
         (with_masks, r"prune\.remove"),
         (lambda model: with_norms(model, parametrizations.weight_norm), "remove_parametrizations"),
         (lambda model: with_norms(model, weight_norm), "remove_weight_norm"),
+        (lambda model: (weight_norm(model.model.norm), model)[1], "remove_weight_norm"),
+        (lambda model: (spectral_norm(model.model.embed_tokens), model)[1], "remove_weight_norm"),
+        (with_weight(Tensor.to_sparse), "stored as sparse_coo"),
+        (with_weight(lambda weight: weight[:1].expand(weight.shape)), "share their memory"),
+        (with_packed, "a quantised Packed"),
+        (partly_quantised, "a quantised Linear"),
+        (with_a_buffer_on_meta, "giving its folder"),
         (with_a_part_on_meta, "giving its folder"),
         (cpu_offload, "giving its folder"),
         (with_integers, "stored as int8"),
@@ -110,6 +161,14 @@ def test_refused_before_the_first_block(change: Callable[[Any], Any], said: str)
     assert "\n" not in str(caught.value)
     if change is not cpu_offload:
         assert torch.equal(model.model.layers[1].mlp.down_proj.weight, before)
+
+
+def test_a_damaged_last_block_leaves_the_first_as_it_was() -> None:
+    model = damaged_at_the_end(make_model("llama"))
+    before = first(model).get_parameter("weight").clone()
+    with pytest.raises(SecateurError, match="not finite"):
+        secateur.prune(model, method="magnitude")
+    assert torch.equal(first(model).get_parameter("weight"), before)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +218,28 @@ def compiled_in_place(model: PreTrainedModel) -> None:
         layer.compile(backend="eager")
 
 
+def compiled_forwards(model: PreTrainedModel) -> None:
+    for layer in model.model.layers:
+        layer.mlp.forward = torch.compile(layer.mlp.forward, backend="eager")
+    model.forward = torch.compile(model.forward, backend="eager")
+
+
+def with_odd_buffers(model: PreTrainedModel) -> None:
+    model.model.layers[1].register_buffer("scale", torch.ones(3).to(torch.float8_e4m3fn))
+    model.model.layers[1].register_buffer("places", torch.eye(3).to_sparse())
+
+
+@contextmanager
+def products_in_bfloat16() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @pytest.mark.parametrize("method", ["sparsegpt", "gblm"])
 @pytest.mark.filterwarnings("ignore")
 def test_what_the_caller_set_changes_no_bit(method: str) -> None:
@@ -170,6 +251,9 @@ def test_what_the_caller_set_changes_no_bit(method: str) -> None:
         (torch.autocast("cpu", dtype=torch.bfloat16), nothing),
         (torch.inference_mode(), nothing),
         (torch.device("meta"), nothing),
+        (products_in_bfloat16(), nothing),
         (torch.enable_grad(), compiled_in_place),
+        (torch.enable_grad(), compiled_forwards),
+        (torch.enable_grad(), with_odd_buffers),
     ):
         assert all(map(torch.equal, pruned(method, around, change), wanted))

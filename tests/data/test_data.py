@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import random
 import struct
 from pathlib import Path
@@ -37,6 +38,7 @@ from secateur.data import (
     rows,
     token_sha256,
 )
+from secateur.data.files import Reading
 from secateur.data.token_files import tokens_in_memory
 from secateur.errors import DataError
 
@@ -647,6 +649,59 @@ def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Path, "is_file", refuse)
     with pytest.raises(DataError, match=r"cannot be read .Permission denied"):
         read_documents(str(tmp_path / "x.txt"), "train")
+
+
+def test_a_column_whose_name_has_a_dot(tmp_path: Path) -> None:
+    columns = {"a": [{"b": "inner"}], "a.b": ["outer"], "text.x": ["no"], "text": ["yes"]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    source = str(tmp_path / "x.parquet")
+    assert read_documents(source, "train", Reading("a.b")).texts == ("outer",)
+    assert read_documents(source, "train").texts == ("yes",)
+
+
+@pytest.mark.parametrize("between", ["]\n[", " ", ",,"])
+def test_an_array_is_read_whole_or_not_at_all(
+    between: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secateur.data.rows._CHUNK", 1)
+    (tmp_path / "x.json").write_text(f'[{{"text": "a"}}\n{between}\n{{"text": "b"}}]')
+    with pytest.raises(DataError, match=r"behind the array|invalid JSON"):
+        read_documents(str(tmp_path / "x.json"), "train")
+    (tmp_path / "x.json").write_text('[ {"text": "a"}\n,\n{"text": "b"}\n]\n \n')
+    assert read_documents(str(tmp_path / "x.json"), "train").texts == ("a", "b")
+
+
+def test_links_and_devices_in_a_folder_are_told_of(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a heron")
+    (tmp_path / "gone.txt").symlink_to("nothing.txt")
+    (tmp_path / "null.txt").symlink_to(os.devnull)
+    (tmp_path / "round").symlink_to(tmp_path)
+    documents = read_documents(str(tmp_path), "train")
+    assert documents.texts == ("a heron",)
+    assert "3 links and devices (gone.txt, null.txt, round)" in documents.notices[0]
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        read_documents(str(tmp_path / "null.txt"), "train")
+
+
+def test_a_conversation_in_which_nobody_speaks_is_null(tmp_path: Path) -> None:
+    silent = '{"conversations": []}\n{"conversations": [{"from": "human", "value": null}]}'
+    (tmp_path / "x.jsonl").write_text(silent)
+    reading = Reading(render=lambda turns: f"{turns}")
+    documents = read_documents(str(tmp_path / "x.jsonl"), "train", reading)
+    assert documents.texts == ("[{'role': 'user'}]",)
+    assert "1 records" in documents.notices[0]
+
+
+def test_calibration_that_is_nowhere_is_refused() -> None:
+    for tensor in (
+        IDS.to("meta"),
+        IDS.to_sparse(),
+        torch.nested.nested_tensor([*IDS], layout=torch.jagged),
+    ):
+        with pytest.raises(DataError, match="a dense tensor"):
+            tokens_in_memory(tensor)
+    with pytest.raises(DataError, match="a dense tensor"):
+        tokens_in_memory({"input_ids": IDS, "attention_mask": torch.ones_like(IDS).to("meta")})
 
 
 def test_a_link_to_nothing_is_no_reason_to_try_it_again(tmp_path: Path) -> None:

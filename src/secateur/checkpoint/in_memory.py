@@ -6,25 +6,27 @@ makes them from others or adds to them is refused with the call that undoes it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeGuard
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from secateur.errors import ModelError
 
-_PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""The dtypes that a block computes with, and is cast between."""
 _WITHIN = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What a part of a model that was wrapped by itself calls the part."""
 _READ = ("input_ids", "pixel_values")
 """What a model that can be run here takes first."""
 _WRAPPERS = {
-    "PeftModel": "merge_and_unload() of it",
+    "PeftModel": "merge_and_unload() of it, or get_base_model() where it learned a prompt",
     "OptimizedModule": "its ._orig_mod, the model that torch.compile was given",
     "FullyShardedDataParallel": "the model's folder: the weights are split among processes",
     "DeepSpeedEngine": "the model's folder: the weights may be split among processes",
@@ -72,11 +74,21 @@ def check_in_memory(model: PreTrainedModel) -> None:
         raise _quantised(name, str(getattr(method, "quant_method", "a quantised format")))
     for path, module in model.named_modules():
         _check_module(path or name, module)
+    for path, buffer in model.named_buffers():
+        if buffer.is_meta:
+            raise _offloaded(path)
     for path, parameter in model.named_parameters():
         if parameter.is_meta:
             raise _offloaded(path)
-        if parameter.dim() >= 2 and parameter.dtype not in _PLAIN:
+        if parameter.layout is not torch.strided:
+            raise _quantised(path, str(parameter.layout).removeprefix("torch."))
+        if parameter.dim() >= 2 and parameter.dtype not in PLAIN:
             raise _quantised(path, str(parameter.dtype).removeprefix("torch."))
+        if any(parameter.stride(n) == 0 < length - 1 for n, length in enumerate(parameter.shape)):
+            raise ModelError(
+                "numbers that share their memory cannot be changed one by one", where=path,
+                wanted="a parameter of its own", hint="its clone()",
+            )  # fmt: skip
         if (kind := type(parameter.data)) is not torch.Tensor:
             if kind.__name__ == "DTensor":
                 raise _wrapped(model, _WRAPPERS["FullyShardedDataParallel"])
@@ -110,20 +122,13 @@ def sees_ahead(model: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Inside, blocks that were compiled in place run as they were written, and are observed."""
-    compiled = {
-        module: module._compiled_call_impl
-        for module in model.modules()
-        if module._compiled_call_impl is not None
-    }
-    try:
-        for module in compiled:
-            module._compiled_call_impl = None
+def uncompiled() -> Iterator[None]:
+    """Inside, modules and functions that were compiled run as they were written: observed."""
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled yet, and importing it takes long
         yield
-    finally:
-        for module, call in compiled.items():
-            module._compiled_call_impl = call
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _check_module(path: str, module: nn.Module) -> None:
@@ -145,15 +150,31 @@ def _check_module(path: str, module: nn.Module) -> None:
     undo = None
     if parametrize.is_parametrized(module):
         undo = "torch.nn.utils.parametrize.remove_parametrizations(module, name)"
-    elif "weight_orig" in module._parameters and "weight_mask" in module._buffers:
+    makers = {type(hook).__module__ for hook in module._forward_pre_hooks.values()}
+    linear = isinstance(module, nn.Linear | Conv1D)
+    if prune.__name__ in makers:
         undo = "torch.nn.utils.prune.remove(module, 'weight')"
-    elif isinstance(module, nn.Linear | Conv1D) and "weight" not in module._parameters:
+    elif any(maker.startswith("torch.nn.utils.") for maker in makers) or (
+        undo is None and linear and "weight" not in module._parameters
+    ):
         undo = "torch.nn.utils.remove_weight_norm(module), or what else undoes it"
     if undo is not None:
         raise ModelError(
             "a weight that is made from others at every call", where=path,
             wanted="weights that are parameters", hint=undo,
         )  # fmt: skip
+    if type(module).__module__.startswith("torch.ao.") or _is_packed(module):
+        raise _quantised(path, f"a quantised {type(module).__name__}")
+
+
+def _is_packed(module: nn.Module) -> bool:
+    """Whether a module has a matrix of integers for its weight, as quantisers put in its place."""
+    if module._modules or any(p is not None and p.dim() >= 2 for p in module._parameters.values()):
+        return False
+    return any(
+        b is not None and b.dim() >= 2 and not b.is_floating_point() and b.dtype != torch.bool
+        for b in module._buffers.values()
+    )
 
 
 def _wrapped(model: nn.Module, instead: str) -> ModelError:

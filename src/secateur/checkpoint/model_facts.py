@@ -96,11 +96,17 @@ def vocabulary(source: BlockModel) -> int:
     """How many tokens the model can read.
 
     Raises:
-        ModelError: it reads images.
+        ModelError: it reads images, or two things at once.
     """
+    name = type(source.model).__name__
     if reads_images(source):
-        raise ModelError(f"{type(source.model).__name__} reads images", wanted="a language model")
-    size: int = source.model.get_input_embeddings().weight.shape[0]
+        raise ModelError(f"{name} reads images", wanted="a language model")
+    try:
+        size: int = source.model.get_input_embeddings().weight.shape[0]
+    except (NotImplementedError, AttributeError) as error:
+        raise ModelError(
+            f"{name} has no one embedding of tokens", wanted="a language model"
+        ) from error
     return size
 
 

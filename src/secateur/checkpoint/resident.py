@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
+from secateur.checkpoint.in_memory import PLAIN
 from secateur.checkpoint.skeleton import as_loaded
 from secateur.checkpoint.structure import find_blocks
 
@@ -83,7 +84,7 @@ class ResidentModel(BlockModel):
         """The fingerprint of the weights in memory."""
         tensors = self.model.state_dict().items()
         config = self.model.config.to_json_string().encode()
-        return fingerprint(config, ((name, [value]) for name, value in tensors))
+        return fingerprint(config, ((name, [value.to_dense()]) for name, value in tensors))
 
     def watch(self) -> SourceFiles | None:
         """None: no files are behind it."""
@@ -129,12 +130,16 @@ class ResidentModel(BlockModel):
 
 
 def _stored_tensors(modules: list[nn.Module], recurse: bool) -> Iterator[Tensor]:
-    """The parameters and buffers of some modules that files hold."""
+    """The parameters and buffers of some modules that files hold, and that can be cast."""
     for root in modules:
         for module in root.modules() if recurse else [root]:
             yield from (p for p in module._parameters.values() if p is not None)
             for name, buffer in module._buffers.items():
-                if buffer is not None and name not in module._non_persistent_buffers_set:
+                if buffer is None or name in module._non_persistent_buffers_set:
+                    continue
+                if buffer.layout is torch.strided and (
+                    buffer.dtype in PLAIN or not buffer.is_floating_point()
+                ):
                     yield buffer
 
 

@@ -235,7 +235,7 @@ def _read_records(rows: Iterator[DataRow], gathered: Gathered, reading: Reading)
     for row in rows:
         if not gathered.take(row.size):
             return
-        if row.value is None:
+        if row.value is None or row.value == []:  # nobody says anything
             gathered.nulls += 1
         else:
             gathered.texts.append(reading.text_of(row))
@@ -244,11 +244,11 @@ def _read_records(rows: Iterator[DataRow], gathered: Gathered, reading: Reading)
 def _turn(message: Any, where: str) -> dict[str, Any]:
     """One message with its role and content, whichever of the two usual names they have."""
     if isinstance(message, Mapping):
-        if "role" in message and "content" in message:
-            return {key: value for key, value in message.items() if value is not None}
         if "from" in message and "value" in message:
             role = str(message["from"])
-            return {"role": ROLES.get(role, role), "content": message["value"]}
+            message = {"role": ROLES.get(role, role), "content": message["value"]}
+        if "role" in message and "content" in message:
+            return {key: value for key, value in message.items() if value is not None}
     raise DataError(
         f"a list of what are no messages of a chat ({type(message).__name__})",
         where=where,
@@ -259,13 +259,15 @@ def _turn(message: Any, where: str) -> dict[str, Any]:
 def _checked(text: object, where: str) -> str:
     """`text` if it is a string that a tokenizer can take: JSON can escape half a character."""
     if not isinstance(text, str):
-        raise DataError(f'"text" is of type {type(text).__name__}', where=where, wanted="a string")
+        raise DataError(
+            f"the record is of type {type(text).__name__}", where=where, wanted="a string"
+        )
     if not text.isascii():
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(
-                f'"text" holds half a surrogate pair at character {error.start}',
+                f"the record holds half a surrogate pair at character {error.start}",
                 where=where,
                 wanted="valid Unicode",
             ) from error

@@ -66,23 +66,25 @@ def text_files(folder: Path, split: Split) -> TextFiles:
         DataError: a folder may not be read.
     """
     names = sorted(_names(folder))
+    odd = [name for name in names if not (folder / name).is_file()]
+    names = _without(names, odd)
     readable = [
         name for name in names if ending(Path(name)) in ENDINGS and _name(name) not in FACTS
     ]
     cards = [name for name in readable if _is_card(folder / name)]
-    texts = [name for name in readable if name not in set(cards)]
+    texts = _without(readable, cards)
     about = [name for name in texts if _stem(name) in ABOUT and ending(Path(name)) in TEXTS]
     if len(about) < len(texts):  # a collection of READMEs is a text as any other
         cards += about
-        texts = [name for name in texts if name not in set(about)]
+        texts = _without(texts, about)
     taken = _of_split(texts, split)
     left_out = [
         _told(cards, "card, README or licence", "cards, READMEs and licences"),
-        _told([name for name in texts if name not in set(taken)], "file", "files", "another split"),
+        _told(_without(texts, taken), "file", "files", "another split"),
         _told(
-            [name for name in names if name not in set(readable)],
-            "file", "files", "a kind that is no text",
+            _without(names, readable), "file", "files", "a kind that is no text"
         ),
+        _told(odd, "link or device", "links and devices"),
     ]  # fmt: skip
     told = [line for line in left_out if line]
     return TextFiles(
@@ -92,17 +94,22 @@ def text_files(folder: Path, split: Split) -> TextFiles:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """Every file below a folder that is not hidden, by its path within it."""
+    """Every file below a folder that is not hidden, and every link, by its path within it."""
 
     def refuse(error: OSError) -> None:
         raise unreadable(error.filename or folder, error, DataError) from error
 
     for inside, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(inside, name)
-            if not name.startswith(".") and path.is_file():
-                yield path.relative_to(folder).as_posix()
+        linked = [name for name in folders if os.path.islink(os.path.join(inside, name))]
+        for name in (*files, *linked):
+            if not name.startswith("."):
+                yield Path(inside, name).relative_to(folder).as_posix()
+
+
+def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    left_out = set(others)
+    return [name for name in names if name not in left_out]
 
 
 def _name(name: str) -> str:

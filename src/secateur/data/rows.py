@@ -118,7 +118,7 @@ def read_parquet_rows(file: IO[bytes], path: Path, choose: ColumnChoice) -> Iter
     column = choose("column", table.schema_arrow.names, path)
     leaves, batch = _leaves(table, column, path)
     table = pyarrow.parquet.ParquetFile(file, read_dictionary=leaves)
-    return _of_batches(table.iter_batches(batch_size=batch, columns=[column]), path)
+    return _of_batches(table.iter_batches(batch_size=batch, columns=[column]), column, path)
 
 
 def read_arrow_rows(file: IO[bytes], path: Path, choose: ColumnChoice) -> Iterator[DataRow]:
@@ -131,7 +131,7 @@ def read_arrow_rows(file: IO[bytes], path: Path, choose: ColumnChoice) -> Iterat
         opened = pyarrow.ipc.open_file(file)
         column = choose("column", opened.schema.names, path)
         batches = (opened.get_batch(number) for number in range(opened.num_record_batches))
-    return _of_batches((_sound(batch.select([column])) for batch in batches), path)
+    return _of_batches((_sound(batch.select([column])) for batch in batches), column, path)
 
 
 def parse_json(text: str, where: str) -> Any:
@@ -201,11 +201,15 @@ def _array(pieces: Iterator[str], path: Path, choose: ColumnChoice) -> Iterator[
     for number in itertools.count(1):
         where = f"{path} record {number}"
         while True:  # until a whole record lies in the buffer
-            begin = _skip(buffer, position, " \t\r\n," if number > 1 else " \t\r\n")
-            if buffer[begin : begin + 1] == "]":
+            begin = _skip(buffer, position)
+            if buffer.startswith("]", begin):
+                if any(map(str.strip, itertools.chain([buffer[begin + 1 :]], pieces))):
+                    raise DataError("text behind the array", where=path, wanted="one JSON array")
                 return
             try:
-                value, end = read_one(buffer, begin)
+                if number > 1 and not buffer.startswith(",", begin):
+                    raise json.JSONDecodeError("Expecting ',' delimiter", buffer, begin)
+                value, end = read_one(buffer, _skip(buffer, begin + (number > 1)))
                 break
             except RecursionError as error:
                 raise _invalid(error, where) from error
@@ -222,11 +226,9 @@ def _array(pieces: Iterator[str], path: Path, choose: ColumnChoice) -> Iterator[
         position = end
 
 
-def _skip(text: str, position: int, characters: str) -> int:
-    """The first position from `position` on that holds none of the characters."""
-    while position < len(text) and text[position] in characters:
-        position += 1
-    return position
+def _skip(text: str, begin: int) -> int:
+    """The first position from `begin` on that holds no blank."""
+    return next((n for n in range(begin, len(text)) if text[n] not in " \t\r\n"), len(text))
 
 
 def _gather(pieces: Iterator[str], least: int) -> tuple[str, bool]:
@@ -258,7 +260,7 @@ def _leaves(table: Any, column: str, path: Path) -> tuple[list[str], int]:
         DataError: a row group is larger than any that is written.
     """
     schema, metadata = table.schema, table.metadata
-    inside = [n for n in range(len(schema)) if schema.column(n).path.split(".")[0] == column]
+    inside = [n for n in range(len(schema)) if f"{schema.column(n).path}.".startswith(f"{column}.")]
     chunks = [
         metadata.row_group(group).column(n)
         for group in range(metadata.num_row_groups)
@@ -281,9 +283,9 @@ def _sound(batch: Any) -> Any:
     return batch
 
 
-def _of_batches(batches: Iterator[Any], path: Path) -> Iterator[DataRow]:
-    """The rows of record batches with one column."""
-    every = itertools.chain.from_iterable(batch.column(0) for batch in batches)
+def _of_batches(batches: Iterator[Any], column: str, path: Path) -> Iterator[DataRow]:
+    """The rows of one column of record batches; a dot in its name may have brought others along."""
+    every = itertools.chain.from_iterable(batch.column(column) for batch in batches)
     for number, value in enumerate(every, 1):
         plain = value.as_py()
         yield DataRow(plain, f"{path} row {number}", _size(plain))
@@ -293,8 +295,5 @@ def _size(value: Any) -> int:
     """Bytes that a value takes, about: those of its text, and some for what holds it."""
     if isinstance(value, str | bytes):
         return len(value)
-    if isinstance(value, dict):
-        return 8 + sum(map(_size, value.values()))
-    if isinstance(value, list):
-        return 8 + sum(map(_size, value))
-    return 8
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 8 + sum(map(_size, inner))

@@ -110,7 +110,7 @@ def locate_text(source: str) -> Path:
     except PermissionError as error:
         raise unreadable(path, error, DataError) from error
     if path.is_symlink() or path.exists():
-        what = "a link to nothing" if path.is_symlink() else "neither a file nor a folder"
+        what = "neither a file nor a folder" if path.exists() else "a link to nothing"
         raise DataError(f"{source!r} is {what}", wanted="a file or a folder of texts")
     raise DataError(
         f"no file, folder or data set is called {source!r}",

@@ -96,10 +96,10 @@ def tokens_in_memory(given: object) -> Tensor | None:
         given: a tensor, or a mapping with `input_ids` and maybe an `attention_mask`.
 
     Raises:
-        DataError: the batch has no `input_ids`, or padding.
+        DataError: the batch has no `input_ids`, or padding; or a tensor has no numbers at places.
     """
     if isinstance(given, Tensor):
-        return given
+        return _there(given)
     if not isinstance(given, Mapping):
         return None
     where = "the given batch"
@@ -107,7 +107,9 @@ def tokens_in_memory(given: object) -> Tensor | None:
         raise _without_tokens(list(map(str, given)), where)
     try:
         tensors = {
-            name: torch.as_tensor(given[name]) for name in (TENSOR, PADDING_MASK) if name in given
+            name: _there(torch.as_tensor(given[name]))
+            for name in (TENSOR, PADDING_MASK)
+            if name in given
         }
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
@@ -119,6 +121,20 @@ def tokens_in_memory(given: object) -> Tensor | None:
             tensors[PADDING_MASK], tuple(tensors[PADDING_MASK].shape), tuple(tokens.shape), where
         )
     return tensors[TENSOR]
+
+
+def _there(tensor: Tensor) -> Tensor:
+    """The tensor, which holds all of its numbers.
+
+    Raises:
+        DataError: it is on the meta device, nested or sparse.
+    """
+    if tensor.is_meta or tensor.is_nested or tensor.layout is not torch.strided:
+        raise DataError(
+            "a tensor that is on the meta device, nested or sparse", where="the given calibration",
+            wanted="a dense tensor with its numbers",
+        )  # fmt: skip
+    return tensor
 
 
 def _read(source: str, sequences: int | None, length: int) -> _Given:
@@ -134,7 +150,7 @@ def _read(source: str, sequences: int | None, length: int) -> _Given:
             if PADDING_MASK in names:
                 mask = file.get_slice(PADDING_MASK)
                 count, clipped = given.tokens.shape
-                part = mask[:count, :clipped] if len(mask.get_shape()) == 2 else mask[:1]
+                part = mask[:count, :clipped] if len(mask.get_shape()) == 2 else given.tokens
                 _check_mask(part, tuple(mask.get_shape()), tuple(rows.get_shape()), source)
             others = sorted(set(names) - {TENSOR, PADDING_MASK})
             return replace(given, others=tuple(others))

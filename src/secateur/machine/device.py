@@ -52,8 +52,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
 def plain_computing() -> Iterator[None]:
     """Inside, torch computes what it is told and nothing else: what the caller set is set aside.
 
-    Autocast would compute in another precision than the one recorded, `inference_mode` takes no
-    gradients, and other defaults than float32 on the CPU change what is made without saying where.
+    Autocast, or matrix products of float32 in less, would compute in another precision than the one
+    recorded, `inference_mode` takes no gradients, and other defaults than float32 on the CPU change
+    what is made without saying where.
     """
     dtype, place = torch.get_default_dtype(), torch.get_default_device()
     with ExitStack() as aside:
@@ -65,4 +66,9 @@ def plain_computing() -> Iterator[None]:
         if dtype != torch.float32:
             torch.set_default_dtype(torch.float32)
             aside.callback(torch.set_default_dtype, dtype)
+        for backend in ("cuda", "mkldnn"):
+            products = getattr(torch.backends, backend).matmul
+            if (precision := products.fp32_precision) not in ("none", "ieee"):
+                products.fp32_precision = "ieee"
+                aside.callback(setattr, products, "fp32_precision", precision)
         yield

@@ -75,7 +75,7 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
             statistics += 4 * weights * 4  # master weights, gradients, two moments
         if Need.HESSIAN in plan.method.needs:
             statistics += sum(4 * m.shape[1] ** 2 for m in matrices)
-        widest = max(widest, *(m.shape[1] for m in matrices))
+        widest = max([widest, *(m.shape[1] for m in matrices)])
         block_bytes = max(block_bytes, weights * source.dtype.itemsize + statistics)
         forward = 2.0 * _at_work(matrices, config) * tokens + 4.0 * tokens * length * width
         passes = 1.0 if plan.schedule == "matrix" else 2.0

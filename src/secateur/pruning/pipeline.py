@@ -84,7 +84,7 @@ def prune_in_place(
     """
     watch, progress = Stopwatch(), progress or Quiet()
     check_in_memory(model)
-    with uncompiled(model):
+    with uncompiled():
         stages = [prepare_in_place(model, one, tokenizer, tokens) for one in recipe.by_stage]
         if recipe.stages:
             return prune_in_memory(recipe, stages, progress, partial(_carry_out, progress))

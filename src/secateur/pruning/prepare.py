@@ -186,7 +186,7 @@ def prepare_in_place(
     check_kind(recipe, source)
     if tokens is not None and tokens.is_inference():
         tokens = tokens.clone()  # those of torch.inference_mode() take part in no gradient
-    if tokenizer is not None and not callable(tokenizer):
+    if tokenizer is not None and not hasattr(tokenizer, "chat_template"):  # a function has none
         raise RecipeError(f"tokenizer is a {type(tokenizer).__name__}", wanted="a tokenizer")
     calibration = (
         read_images(recipe, source, Path(model.name_or_path), tokens)
