@@ -19,6 +19,7 @@ from transformers import (
     LlamaModel,
     PreTrainedModel,
 )
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 import secateur
 from secateur.blocks.full_gradients import UpAndDown, full_gradients
@@ -240,6 +241,31 @@ def test_other_states_between_blocks_are_refused_alike_before_any_work(said: str
     (line,) = lines
     assert line.startswith(said)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("said", ["block 2 gets more than", "the output is made of more than"])
+def test_what_is_made_of_hidden_states_on_their_way_is_refused(said: str) -> None:
+    """Recorded with hollow blocks it would be what the embedding gives."""
+    model = make_model("llama")
+
+    def forward(self: Any, input_ids: Tensor, **_: Any) -> BaseModelOutputWithPast:
+        hidden = self.embed_tokens(input_ids)
+        tables = self.rotary_emb(hidden, torch.arange(input_ids.shape[1])[None])
+        earlier = [hidden]
+        for layer in self.layers:
+            seen = torch.stack(earlier[:-1]) if said.startswith("block") and earlier[1:] else None
+            hidden = layer(hidden, position_embeddings=tables, earlier=seen)
+            earlier.append(hidden)
+        ending = hidden if said.startswith("block") else hidden + earlier[1]
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(ending))
+
+    model.model.forward = types.MethodType(forward, model.model)
+    for work in (
+        lambda: prune(model, "wanda"),
+        lambda: pass_through(resident(model), make_tokens(2, 16), 2),
+    ):
+        with pytest.raises(ModelError, match=said):
+            work()
 
 
 @pytest.mark.parametrize("kind", [LlamaModel, LlamaForTokenClassification])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.blocks.call import Call, join
-from secateur.blocks.stream import Stream
+from secateur.blocks.stream import Batch, Stream
 from secateur.checkpoint import ResidentModel, find_blocks
 from secateur.errors import ModelError
 from tiny import EVERY_FAMILY, POSITIONS, make_model, make_tokens
@@ -73,12 +73,13 @@ def test_calls_are_joined_only_if_they_go_together() -> None:
         return Call((), {**plain, **changes}, "hidden_states")
 
     one, other = call(), call()
-    joined = join([one, other], [2, 2])
+    batch = one, call(mask=torch.randn(1, 5))
+    joined = join([one, other], [2, 2], batch)
     assert torch.equal(joined.kwargs["mask"], torch.cat([one.kwargs["mask"], other.kwargs["mask"]]))
     assert joined.kwargs["table"][0] is shared
     assert joined.kwargs["cached"] is False
     assert joined.hidden_name == "hidden_states"
-    assert join([one], [2]).kwargs["mask"] is one.kwargs["mask"]
+    assert join([one], [2], batch).kwargs["mask"] is one.kwargs["mask"]
     for different in (
         call(cached=True),
         call(mask=torch.randn(2, 6)),  # other columns
@@ -88,9 +89,18 @@ def test_calls_are_joined_only_if_they_go_together() -> None:
         call(table=(shared,)),
         Call((), call().kwargs, None),
     ):
-        assert join([one, different], [2, 2]) is None
-        assert join([different, one], [2, 2]) is None
-    assert join([call(mask=torch.randn(3, 5)), call(mask=torch.randn(3, 5))], [2, 2]) is None
+        assert join([one, different], [2, 2], batch) is None
+        assert join([different, one], [2, 2], batch) is None
+    assert join([call(mask=torch.randn(3, 5)) for _ in range(2)], [2, 2], batch) is None
+    # sequences along another axis than the first, as those of positions in three dimensions
+    whole, (first, *rest) = torch.randn(3, 4, 5), torch.randn(2, 3, 1, 5)
+    batch = call(mask=whole), call(mask=whole[:, :1])
+    joined = join([call(mask=first), *(call(mask=one) for one in rest)], [1, 1], batch)
+    assert torch.equal(joined.kwargs["mask"], torch.cat([first, *rest], 1))
+    selected = Batch(whole, torch.randn(4, 5, 2), batch[:1], batch[1:]).select(
+        0, torch.tensor([2, 0])
+    )
+    assert torch.equal(selected[1].kwargs["mask"], whole[:, [2, 0]])
 
 
 def test_a_sliding_window_reaches_the_blocks() -> None:

@@ -14,7 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, dynamic_module_utils
+from transformers import (
+    AutoModelForCausalLM,
+    DeepseekV4Config,
+    PreTrainedModel,
+    dynamic_module_utils,
+)
 
 import secateur
 from secateur.checkpoint import (
@@ -100,6 +105,23 @@ def test_a_checkpoint_holds_what_the_model_had(save: Save, dtype: torch.dtype, l
         assert identical(loaded[name], value), name
         assert checkpoint.shape(name) == tuple(value.shape)
         assert checkpoint.dtype(name) == dtype
+
+
+def test_a_name_that_a_rule_of_the_family_takes_away_is_read_as_it_stands(tmp_path: Path) -> None:
+    """Its rule for the norm within attention would rename the final norm too."""
+    config = DeepseekV4Config(
+        vocab_size=128, hidden_size=32, moe_intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, q_lora_rank=16,
+        n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, o_groups=2, o_lora_rank=16,
+        index_n_heads=2, index_head_dim=16, sliding_window=12, mlp_layer_types=["moe", "moe"],
+        layer_types=["heavily_compressed_attention", "compressed_sparse_attention"],
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    source = open_model(tmp_path, torch.device("cpu"))
+    assert isinstance(source, StreamedModel)
+    assert set(source.naming.parameters) == set(model.state_dict())
+    assert source.naming.tensors_of("model.norm.weight") == ["model.norm.weight"]
 
 
 def test_nothing_is_kept_of_the_files(save: Save) -> None:

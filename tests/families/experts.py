@@ -41,6 +41,15 @@ EXPERT_FAMILIES: dict[str, dict[str, Any]] = {
     "beam": {**EXPERTS, **_WINDOWED, **_ONE_GROUP, "mlp_layer_types": DENSE_AND_SPARSE},
     "deepseek_v2": {**_ROUTED, **LATENT, "first_k_dense_replace": 1},
     "deepseek_v32": {**_DEEPSEEK, "index_topk": 8, "index_head_dim": 16, "index_n_heads": 2},
+    "axk2": {
+        **_ROUTED,
+        **LATENT,
+        "mlp_layer_types": DENSE_AND_SPARSE,
+        "index_topk": 8,
+        "index_head_dim": 16,
+        "index_n_heads": 2,
+        "gated_norm_rank": 16,
+    },
     "ernie4_5_moe": {
         **GROUPED,
         "moe_intermediate_size": 24,

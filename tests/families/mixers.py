@@ -33,6 +33,7 @@ MIXER_FAMILIES: dict[str, dict[str, Any]] = {
         "n_groups": 1,
         "chunk_size": 8,
     },
+    "bamba": {**GROUPED, **_MAMBA, "attn_layer_indices": [1]},
     "falcon_h1": {**GROUPED, **_MAMBA, "mamba_d_ssm": 64},
     "granitemoehybrid": {
         **GROUPED,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 
 @dataclass(frozen=True)
@@ -33,31 +33,50 @@ class Call:
         return output if isinstance(output, Tensor) else output[0]
 
 
-def join(calls: Sequence[Call], sequences: Sequence[int]) -> Call | None:
+def sequence_axis(value: Any, one: Any) -> int | None:
+    """Along which axis an argument has its sequences; None if it is the same for all.
+
+    Args:
+        value: the argument for a batch.
+        one: the same for one sequence.
+    """
+    if not isinstance(value, Tensor) or value.shape == one.shape:
+        return None
+    sizes = zip(value.shape, one.shape, strict=True)
+    return next(axis for axis, (size, of_one) in enumerate(sizes) if size != of_one)
+
+
+def join(
+    calls: Sequence[Call], sequences: Sequence[int], of_batch: tuple[Call, Call]
+) -> Call | None:
     """One call for the sequences of several, in order; None if they do not go together.
 
     Args:
         calls: equal tensors among their arguments are one, as `Interner` leaves them. Those that
             differ must have rows for their own sequences, as many for each.
         sequences: of every call.
+        of_batch: how the block is called with some sequences, and with the first of them alone.
     """
     flat = [tree_flatten((call.args, call.kwargs, call.hidden_name)) for call in calls]
     spec = flat[0][1]
-    if any(other != spec for _, other in flat):
+    batch, single = (tree_leaves((c.args, c.kwargs, c.hidden_name)) for c in of_batch)
+    if any(other != spec for _, other in flat) or len(batch) != len(flat[0][0]):
         return None
     joined = []
-    for values in zip(*(leaves for leaves, _ in flat), strict=True):
+    for *values, some, one in zip(*(leaves for leaves, _ in flat), batch, single, strict=True):
         if all(value is values[0] for value in values):
             joined.append(values[0])
         elif all(isinstance(value, Tensor) for value in values):
-            rows = {
-                (len(value) / count, value.shape[1:]) if value.dim() else None
-                for value, count in zip(values, sequences, strict=True)
-            }
-            step = rows.pop()
-            if rows or step is None or step[0] != int(step[0]):
+            if (axis := sequence_axis(some, one)) is None:
                 return None
-            joined.append(torch.cat(values))
+            shapes = [list(value.shape) for value in values]
+            for shape, count in zip(shapes, sequences, strict=True):
+                if shape[axis : axis + 1] != [one.shape[axis] * count]:
+                    return None
+                shape[axis] = 0
+            if any(shape != shapes[0] for shape in shapes):
+                return None
+            joined.append(torch.cat(values, axis))
         elif any(isinstance(value, Tensor) or value != values[0] for value in values):
             return None
         else:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
@@ -99,7 +100,8 @@ def values_returned(model: PreTrainedModel, blocks: Blocks, inputs: Tensor) -> i
 
     Raises:
         ModelError: the model fails before its first block.
-        BlockByBlockError: it fails however many there are; says why where it went the farthest.
+        BlockByBlockError: it fails however many there are; says why where it went the farthest. Or
+            blocks get more than hidden states (`_check_path`).
     """
     farthest: ModelError | None = None
     visited = -1
@@ -112,6 +114,7 @@ def values_returned(model: PreTrainedModel, blocks: Blocks, inputs: Tensor) -> i
             if (len(calls), named) > (visited, isinstance(farthest, BlockByBlockError)):
                 farthest, visited = fault, len(calls)
         else:
+            _check_path(model, blocks, inputs, returned)
             return returned
     assert farthest is not None
     if visited and not isinstance(farthest, BlockByBlockError):
@@ -119,6 +122,49 @@ def values_returned(model: PreTrainedModel, blocks: Blocks, inputs: Tensor) -> i
         said = reason(cause) if isinstance(cause, Exception) else farthest.what
         raise BlockByBlockError(f"the blocks cannot be run one by one ({said})", model) from cause
     raise farthest
+
+
+def _check_path(model: PreTrainedModel, blocks: Blocks, inputs: Tensor, returned: int) -> None:
+    """Prove that what blocks return reaches the next one alone.
+
+    Two hollow runs, whose blocks hand on other hidden states, must call every block alike, and end
+    alike where the last block gives the same.
+
+    Args:
+        model, blocks, inputs, returned: as for `record`.
+
+    Raises:
+        BlockByBlockError: an argument of a block, or the model's output, is made of more.
+    """
+
+    def run(changed: bool) -> list[Any]:
+        entered: list[Tensor] = []
+        seen: list[Any] = []
+
+        def visit(index: int, call: Call, hidden: Tensor) -> Tensor:
+            entered.append(hidden)
+            seen.append((call.args, call.kwargs))
+            if index == len(blocks) - 1:
+                return entered[0]
+            return -hidden - 1 if changed else hidden
+
+        with hollow(blocks, visit, returned), models_fault(type(model).__name__):
+            output = _without_head(model, blocks)(**as_asked(inputs))
+        return [*seen, output.last_hidden_state]
+
+    for index, pair in enumerate(zip(run(False), run(True), strict=True)):
+        if not all(map(_same, *map(tree_leaves, pair))):
+            what = f"block {index} gets" if index < len(blocks) else "the output is made of"
+            raise BlockByBlockError(
+                f"{what} more than hidden states of what another returned", model
+            )
+
+
+def _same(value: Any, other: Any) -> bool:
+    if not (isinstance(value, Tensor) and isinstance(other, Tensor)):
+        return True
+    alike = value.shape == other.shape and value.dtype == other.dtype
+    return alike and torch.allclose(value, other, rtol=0, atol=0, equal_nan=True)
 
 
 def record(

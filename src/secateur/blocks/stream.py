@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
-from secateur.blocks.call import Call, Interner, join
+from secateur.blocks.call import Call, Interner, join, sequence_axis
 from secateur.blocks.hollow import as_asked, hollow, record, values_returned
 from secateur.blocks.models_fault import models_fault
 from secateur.checkpoint import BlockModel
@@ -75,11 +75,12 @@ class Batch:
         of_all, of_one = self.calls[index], self.single[index]
 
         def choose(value: Any, one: Any) -> Any:
-            if not isinstance(value, Tensor) or value.shape == one.shape:
+            axis = sequence_axis(value, one)
+            if axis is None:
                 return value
-            step = one.shape[0]  # argument rows per sequence, such as the number of heads
-            chosen = value.reshape(-1, step, *value.shape[1:])[rows]
-            return chosen.flatten(0, 1)
+            step = one.shape[axis]  # argument rows per sequence, such as the number of heads
+            parted = value.unflatten(axis, (len(self.hidden), step))
+            return parted.index_select(axis, rows).flatten(axis, axis + 1)
 
         args = tree_map(choose, of_all.args, of_one.args)
         kwargs = tree_map(choose, of_all.kwargs, of_one.kwargs)
@@ -166,7 +167,8 @@ class Stream:
                 self.batches[number].select(index, part % size)
                 for number, part in zip(numbers, parts, strict=True)
             ]
-            whole = join([call for _, call in chosen], [len(part) for part in parts])
+            calls = self.batches[0].calls[index], self.batches[0].single[index]
+            whole = join([call for _, call in chosen], [len(part) for part in parts], calls)
             if whole is not None:
                 yield some, torch.cat([hidden for hidden, _ in chosen]), whole
                 continue

@@ -69,6 +69,8 @@ class Naming:
             name, group = rename_source_key(
                 stored, renamings, converters, model.base_model_prefix, parameters
             )
+            if name not in parameters and stored in parameters:  # a rule meant for other names
+                name, group = stored, None
             if name not in parameters:
                 continue  # not part of the model (an old buffer, an extra head): copied, not used
             if group is None:
