@@ -376,6 +376,8 @@ def test_long_text_is_no_reason_to_warn(
 ) -> None:
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # the command quietens it, for its whole process
     try:
         calibrate(str(folder), tokenizer)
         load_heldout(str(folder), tokenizer=tokenizer, sequence_length=50, windows=None)
@@ -384,6 +386,7 @@ def test_long_text_is_no_reason_to_warn(
         assert caplog.records, "the tokenizer would warn without our asking it not to"
     finally:
         logger.removeHandler(caplog.handler)
+        logger.setLevel(level)
 
 
 # Tokens given

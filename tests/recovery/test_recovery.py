@@ -490,7 +490,7 @@ def test_early_stop_keeps_the_best(
 ) -> None:
     losses: Iterator[float] = iter([5.0, 4.0, 4.5, 4.2, 3.0, 2.0, 1.0])
     monkeypatch.setattr(training, "judge", lambda *_: next(losses))
-    record = run_recovery(settings(steps=40, patience=2, heldout=None))
+    record = run_recovery(settings(steps=40, patience=2, heldout=None, windows=None))
     assert record.recovery.steps == 12
     assert record.recovery.best_step == 4
     assert record.recovery.recovered is None

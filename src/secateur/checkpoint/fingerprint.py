@@ -112,6 +112,12 @@ class Look:
             ) from fault
         return cls(told.st_size, told.st_mtime_ns, told.st_ino, told.st_ctime_ns, head)
 
+    def is_untouched(self, path: Path) -> bool:
+        """Whether a file has the size, times and number that it had at this look."""
+        told = path.stat()
+        now = (told.st_size, told.st_mtime_ns, told.st_ino, told.st_ctime_ns)
+        return now == (self.size, self.changed, self.inode, self.touched)
+
     def same_as(self, other: Look) -> bool:
         """Whether nothing says that it was changed; a copy that kept its times is the same."""
         if (self.size, self.changed, self.head) != (other.size, other.changed, other.head):
@@ -139,6 +145,7 @@ class SourceFiles:
         self._files, self._read = dict(files), read
         self._began = {path: Look.at(path) for path in {*files.values(), *beside}}
         self._digests: dict[str, str] = {}
+        self._hashed: set[str] = set()  # by this process
         self._told: set[str] = set()
         self._guard = threading.Lock()  # blocks are read ahead, and written behind
         self.watched = False
@@ -160,12 +167,18 @@ class SourceFiles:
     def saw(self, name: str, parts: Sequence[Tensor]) -> None:
         """Take the stored parts of a tensor that has just been read.
 
+        It is hashed again only if its file was touched since: hashing takes longer than reading.
+
         Raises:
             CheckpointError: they are not what they were when it was read before.
         """
+        file = self._files[name]
+        if name in self._hashed and self._began[file].is_untouched(file):
+            return
         digest = sha256_of(parts)
         with self._guard:
             before = self._digests.setdefault(name, digest)
+            self._hashed.add(name)
         if before != digest:
             raise self._changed(name)
 
@@ -184,7 +197,7 @@ class SourceFiles:
         Raises:
             CheckpointError: a tensor was read already, and is another.
         """
-        for name in self._files.keys() & digests.keys():
+        for name in sorted(self._files.keys() & digests.keys()):
             with self._guard:
                 known = self._digests.setdefault(name, digests[name])
             if known != digests[name]:
@@ -228,7 +241,7 @@ class SourceFiles:
         Raises:
             CheckpointError: a file is not what it was, or nothing proves that it is.
         """
-        self._digests.update(digests)
+        self.expect(digests)
         self._told |= digests.keys()
         for path, now in self._began.items():
             before = Look(*looks[path.name]) if path.name in looks else None
@@ -284,4 +297,4 @@ def _sample(tensor: Tensor) -> Tensor:
     stored = _bytes(tensor)
     step = max(STRETCH, len(stored) // SAMPLED)
     stretches = [stored[start : start + STRETCH] for start in range(0, len(stored), step)]
-    return torch.cat(stretches).cpu() if stretches else stored.cpu()
+    return torch.cat(stretches or [stored]).cpu()

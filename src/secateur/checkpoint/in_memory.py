@@ -117,8 +117,9 @@ def refuse_pairs(config: PreTrainedConfig, where: object) -> None:
 def sees_ahead(model: PreTrainedModel) -> bool:
     """Whether a model is BERT or its kin, which transformers would run as a decoder if asked to."""
     claimed = model.config.architectures or []
-    encodes = getattr(model.config, "is_decoder", None) is False
-    return encodes and type(model).__name__ not in claimed
+    encodes = getattr(model.config, "is_decoder", None) is False  # GPT-NeoX says so, and is causal
+    causal = any(getattr(module, "is_causal", None) is True for module in model.modules())
+    return encodes and not causal and type(model).__name__ not in claimed
 
 
 @contextmanager

@@ -51,9 +51,11 @@ def tokenise(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     try:
         encoded = tokenizer(text, verbose=False, return_attention_mask=False)
         return torch.tensor(encoded["input_ids"], dtype=torch.int64)  # [tokens]
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # a panic of the compiled tokenizer is no Exception
+    except BaseException as error:
+        if isinstance(error, MemoryError) or not (
+            isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        ):
+            raise  # an interruption; a panic of the compiled tokenizer is no Exception either
         raise DataError(
             f"the tokenizer fails on the text ({reason(error)})",
             where=tokenizer.name_or_path or type(tokenizer).__name__,
