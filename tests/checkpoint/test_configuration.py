@@ -43,6 +43,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     [
         ("llama", "num_labels", HUGE, "1000000000 of num_labels"),
         ("llama", "num_attention_heads", HUGE, "of num_attention_heads"),
+        ("llama", "text_config", "llama", "the part of the decoder is a str"),
+        ("llama", "decoder", {"model_type": "llama"}, "the part of the decoder is a dict"),
         ("mixtral", "num_local_experts", HUGE, "of num_local_experts"),
         ("gemma2", "num_hidden_layers", HUGE, LAYERS),
         ("llama", "num_hidden_layers", 10**6, LAYERS),

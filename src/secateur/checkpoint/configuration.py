@@ -71,6 +71,9 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(
             checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code
         )
+        text = config.get_text_config(decoder=True)
+        if not isinstance(text, PreTrainedConfig):
+            raise TypeError(f"the part of the decoder is a {type(text).__name__}")
     except Exception as fault:  # every family checks in its own way, with its own exceptions
         family = str(asked.get("model_type"))
         known = family in CONFIG_MAPPING and "auto_map" not in asked
@@ -85,9 +88,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
         ) from fault
     for name in _foreign_code(asked):
         setattr(config, f"_{name}", None)  # of the parts of a model too
-    for part in {
-        id(part): part for part in (config, config.get_text_config(decoder=True))
-    }.values():
+    for part in {id(part): part for part in (config, text)}.values():
         for key in (NAMED, QUANTISED):
             if hasattr(part, key):
                 delattr(part, key)  # they tell transformers how to read what is read here

@@ -33,7 +33,7 @@ as a whole, few enough for a model of 70 billion weights to take seconds."""
 STRETCH = 4096
 """Bytes in each stretch: a page of memory, which is what the disk is read by."""
 WEIGHTS = ".safetensors"
-_AGAIN = "--restart, once the files stay as they are"
+_AGAIN = "beginning again (prune --restart), once the files stay as they are"
 
 
 def fingerprint(config: bytes, tensors: Iterable[tuple[str, Sequence[Tensor]]]) -> str:
