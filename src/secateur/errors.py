@@ -42,6 +42,8 @@ class SecateurError(Exception):
     """
 
     exit_code = ExitCode.REFUSED
+    usual_hint: str | None = None
+    """What to try where nothing else is said, for a whole kind of error."""
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class SecateurError(Exception):
         wanted: str | None = None,
         hint: str | None = None,
     ) -> None:
+        hint = hint or self.usual_hint
         self.what, self.where, self.wanted, self.hint = what, where, wanted, hint
         line = what if where is None else f"{what} in {where}"
         if wanted is not None:
@@ -85,18 +88,9 @@ class OutputError(SecateurError):
 
 
 class NumericalError(SecateurError):
-    """A statistic, score, gradient or loss that is not finite; without a hint, the usual one."""
+    """A statistic, score, gradient or loss that is not finite."""
 
-    def __init__(
-        self,
-        what: str,
-        *,
-        where: object | None = None,
-        wanted: str | None = None,
-        hint: str | None = None,
-    ) -> None:
-        usual = "--dtype float32 if it was another, or another copy of the model"
-        super().__init__(what, where=where, wanted=wanted, hint=hint or usual)
+    usual_hint = "--dtype float32 if it was another, or another copy of the model"
 
 
 class LostError(SecateurError):

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -25,6 +24,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
 )
 
+from secateur.checkpoint.in_memory import PLAIN_DTYPES
 from secateur.checkpoint.packed_folder import NAMED, QUANTISED
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.weight_files import CONFIG
@@ -40,8 +40,6 @@ from secateur.machine.limits import (
 GENERATION = "generation_config.json"
 _LAYERS = re.compile(r"(layers?|depths?)$", re.IGNORECASE)
 """Keys whose numbers count layers: num_hidden_layers, n_layer, vision_config's depth."""
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-"""What a model can be made in."""
 _PARTS = re.compile(r"label|expert|head|group|stage|codebook", re.IGNORECASE)
 """Keys whose numbers count other things that are made one by one."""
 _CHOSEN_CODE = {
@@ -92,11 +90,11 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
         for key in (NAMED, QUANTISED):
             if hasattr(part, key):
                 delattr(part, key)  # they tell transformers how to read what is read here
-        if part.dtype is not None and part.dtype not in _DTYPES:
+        if part.dtype is not None and part.dtype not in PLAIN_DTYPES:
             raise CheckpointError(
                 f"the dtype of the model is {str(part.dtype).removeprefix('torch.')[:80]}",
                 where=path,
-                wanted=", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES),
+                wanted=", ".join(str(dtype).removeprefix("torch.") for dtype in PLAIN_DTYPES),
             )
     return config
 

@@ -55,8 +55,8 @@ def fetch(name: str, revision: str | None, *, trust_remote_code: bool) -> Path:
             raise _out_of_reach(name, revision, fault) from fault
     names = [file.rfilename for file in listed.siblings or ()]
 
-    def take(wanted: Iterable[str], at: str | None) -> Path:
-        patterns = [escape(file) for file in wanted]
+    def take(files: Iterable[str], at: str | None) -> Path:
+        patterns = [escape(file) for file in files]
         try:
             folder = Path(snapshot_download(name, revision=at, allow_patterns=patterns))
         except Exception as fault:

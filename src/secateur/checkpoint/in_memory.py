@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from secateur.errors import ModelError
 
-PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-"""The dtypes that a block computes with, and is cast between."""
+PLAIN_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""The dtypes that a model is made in, computes with, and is cast between."""
 _WITHIN = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What a part of a model that was wrapped by itself calls the part."""
 _READ = ("input_ids", "pixel_values")
@@ -82,7 +82,7 @@ def check_in_memory(model: PreTrainedModel) -> None:
             raise _offloaded(path)
         if parameter.layout is not torch.strided:
             raise _quantised(path, str(parameter.layout).removeprefix("torch."))
-        if parameter.dim() >= 2 and parameter.dtype not in PLAIN:
+        if parameter.dim() >= 2 and parameter.dtype not in PLAIN_DTYPES:
             raise _quantised(path, str(parameter.dtype).removeprefix("torch."))
         if any(parameter.stride(n) == 0 < length - 1 for n, length in enumerate(parameter.shape)):
             raise ModelError(

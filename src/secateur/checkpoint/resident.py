@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
-from secateur.checkpoint.in_memory import PLAIN
+from secateur.checkpoint.in_memory import PLAIN_DTYPES
 from secateur.checkpoint.skeleton import as_loaded
 from secateur.checkpoint.structure import find_blocks
 
@@ -138,7 +138,7 @@ def _stored_tensors(modules: list[nn.Module], recurse: bool) -> Iterator[Tensor]
                 if buffer is None or name in module._non_persistent_buffers_set:
                     continue
                 if buffer.layout is torch.strided and (
-                    buffer.dtype in PLAIN or not buffer.is_floating_point()
+                    buffer.dtype in PLAIN_DTYPES or not buffer.is_floating_point()
                 ):
                     yield buffer
 

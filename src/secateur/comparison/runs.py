@@ -72,8 +72,9 @@ class Run:
             return None
         asked, told = (deciding(Recipe, of) for of in (self.recipe.spelled_out(), record.recipe))
         if record.source_files:
-            for name in ("model", "revision"):
-                asked.pop(name, None), told.pop(name, None)
+            for facts in (asked, told):
+                for name in ("model", "revision"):
+                    facts.pop(name, None)
         refuse_another(asked, told, self.folder)
         return record
 

@@ -128,8 +128,8 @@ def _store(group: Group, patience: timedelta) -> Any:
         RuntimeError: this process should keep it and cannot.
     """
     try:
-        store: Any = getattr(dist, "TCPStore")(  # noqa: B009 - which torch's types do not export
-
+        make_store: Any = getattr(dist, "TCPStore")  # noqa: B009 - torch's types do not export it
+        store = make_store(
             group.host, group.port, is_master=group.serves, wait_for_workers=False,
             timeout=_ATTEMPT, multi_tenant=True,
         )  # fmt: skip
