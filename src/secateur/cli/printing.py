@@ -34,7 +34,7 @@ def run(record: RunRecord) -> None:
             f"perplexity  {measured.perplexity:.4f} ± {measured.standard_error:.4f} (dense"
             f" {measured.dense_perplexity:.4f}), divergence {measured.divergence:.5f} nats per"
             f" token, {escape(measured.protocol.source)}: {measured.protocol.sequences} windows"
-            f" of {measured.protocol.sequence_length} tokens"
+            f" of {measured.protocol.sequence_length} tokens{_begun(measured.protocol)}"
         )
     if (out_folder := record.settings["out"]) is not None:
         say(f"written to {escape(str(out_folder))}")
@@ -108,8 +108,8 @@ def _perplexity(scored: Evaluation, against: str | None) -> None:
         say(f"divergence  {scored.divergence:.5f} nats per token from {escape(str(against))}")
     say(
         f"protocol    {escape(protocol.source)}: {protocol.sequences} windows of"
-        f" {protocol.sequence_length} tokens, {scored.predicted_tokens} predicted,"
-        f" {scored.dtype}, tokens sha256 {protocol.token_sha256[:12]}"
+        f" {protocol.sequence_length} tokens{_begun(protocol)}, {scored.predicted_tokens}"
+        f" predicted, {scored.dtype}, tokens sha256 {protocol.token_sha256[:12]}"
     )
 
 
@@ -266,5 +266,11 @@ def _protocol(protocol: Protocol | ImageProtocol) -> str:
         )
     return (
         f"{protocol.sequences} sequences of {protocol.sequence_length} tokens from"
-        f" {protocol.source} ({protocol.sampling}), sha256 {protocol.token_sha256[:12]}"
+        f" {protocol.source} ({protocol.sampling}){_begun(protocol)},"
+        f" sha256 {protocol.token_sha256[:12]}"
     )
+
+
+def _begun(protocol: Protocol) -> str:
+    """What windows begin with, as a part of a phrase; empty where the tokenizer adds nothing."""
+    return f", {protocol.beginning}" if protocol.beginning else ""

@@ -57,6 +57,7 @@ def recover_all(
                 "steps": steps,
                 "objective": objective,
                 "sequence_length": recipe.sequence_length,
+                "bos": recipe.bos,
                 "seed": recipe.seed,
                 "device": recipe.device,
                 "trust_remote_code": recipe.trust_remote_code,
@@ -88,6 +89,7 @@ def _measure_further(folder: Path, record: RunRecord, recipe: Recipe) -> RunReco
                 text=text,
                 sequence_length=recipe.sequence_length,
                 windows=recipe.windows,
+                bos=recipe.bos,
                 batch_size=recipe.batch_size,
                 dtype="float32",  # as `recover` measures
                 device=recipe.device,

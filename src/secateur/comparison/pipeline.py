@@ -99,6 +99,7 @@ def plan_comparison(settings: ComparisonSettings, shared: Mapping[str, Any]) -> 
             text=recipe.text,
             include_path=settings.include_path,
             limit=settings.limit,
+            bos=recipe.bos,
             batch_size=recipe.batch_size,
             dtype=recipe.dtype,
             device=recipe.device,

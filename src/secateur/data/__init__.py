@@ -7,12 +7,13 @@ from secateur.data.images import ImageBatch, ImageProtocol, images_in_memory, lo
 from secateur.data.selfwritten import SELF, self_written, with_more
 from secateur.data.texts import Documents, read_documents
 from secateur.data.tokens import Protocol, TokenBatch, token_sha256
-from secateur.data.windows import Tokenizer
+from secateur.data.windows import Beginning, Tokenizer
 
 __all__ = [
     "CHARACTER_LIMIT",
     "HUB_TEXTS",
     "SELF",
+    "Beginning",
     "Documents",
     "Draw",
     "ImageBatch",

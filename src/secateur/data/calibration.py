@@ -8,7 +8,8 @@
 `N` is `samples` (128 in the papers), `T` is `sequence_length` (2048). The papers' scripts draw
 documents with replacement and never the last window of one; here each document is drawn once and
 every window can be. Random choices come from a generator of their own, seeded by `seed`; with the
-same seed, a smaller batch is the beginning of a larger one.
+same seed, a smaller batch is the beginning of a larger one. What the windows begin with, and how
+much of `T` is left for text, says `windows.py`.
 
 Source: arXiv 2210.17323 (GPTQ), section 4, and arXiv 2306.11695 (Wanda), section 4.
 """
@@ -16,9 +17,9 @@ Source: arXiv 2210.17323 (GPTQ), section 4, and arXiv 2306.11695 (Wanda), sectio
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -30,18 +31,16 @@ from secateur.data.token_files import given_tokens, is_token_file
 from secateur.data.tokens import Provenance, TokenBatch, check_size, check_total, make_batch
 from secateur.data.windows import (
     JOINER,
+    Beginning,
     Tokenizer,
     chat_renderer,
     cut,
     join_documents,
     need_tokenizer,
     require_windows,
-    tokenise,
 )
 from secateur.errors import DataError, closest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from secateur.recipe import Bos
 
 Sampling = Literal["auto", "documents", "joined"]
 
@@ -65,6 +64,7 @@ class Draw:
         sampling: "documents" or "joined", as at the head of this module; "auto" takes "documents"
             for C4 and the built-in text, "joined" for everything else. Given tokens ignore it.
         column: of a file of records, to read; None reads "text", or conversations.
+        bos: where the tokens stand that the tokenizer puts before any text; of given ones nowhere.
     """
 
     samples: int
@@ -72,6 +72,7 @@ class Draw:
     seed: int = 0
     sampling: Sampling = "auto"
     column: str | None = None
+    bos: Bos = "window"
 
 
 def load_calibration(
@@ -106,15 +107,22 @@ def load_calibration(
     if sampling not in get_args(Sampling):
         raise DataError(f"sampling {sampling!r}", wanted=closest(sampling, get_args(Sampling)))
     tokenizer = need_tokenizer(tokenizer, source)
+    beginning = Beginning.of(tokenizer, draw.bos)
+    room = beginning.room(sequence_length, where=source)
     reading = Reading(draw.column, chat_renderer(tokenizer), option="--column NAME")
     documents = read_documents(source, "train", reading)
     if sampling == "auto":
         sampling = "documents" if source in ("c4", BUILTIN) else "joined"
-    windows_of = _from_documents if sampling == "documents" else _from_stream
+    parts_of = _from_documents if sampling == "documents" else _from_stream
     chance = random.Random(draw.seed)
-    drawn = windows_of(documents.texts, tokenizer, samples, sequence_length, chance)
+
+    def tokens_of(text: str) -> Tensor:
+        return beginning.tokenise(text, tokenizer)
+
+    drawn = parts_of(documents.texts, tokens_of, samples, room, chance)
+    windows = beginning.put_before(drawn.parts)  # [up to N, T]
     require_windows(
-        drawn.windows,
+        windows,
         samples,
         where=source,
         tokens=drawn.tokens,
@@ -130,16 +138,17 @@ def load_calibration(
         text_characters=drawn.characters,
         text_tokens=drawn.tokens,
         tokenizer=tokenizer,
+        beginning=beginning,
     )
     notices = (*documents.notices, *drawn.notices)
-    return make_batch(drawn.windows, provenance, vocabulary=vocabulary, notices=notices)
+    return make_batch(windows, provenance, vocabulary=vocabulary, notices=notices)
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Windows [up to N, T], and how much text was tokenised to find them."""
+    """The text in the windows [up to N, room], and how much was tokenised to find it."""
 
-    windows: Tensor
+    parts: Tensor
     characters: int
     tokens: int
     notices: tuple[str, ...] = ()
@@ -147,36 +156,36 @@ class _Drawn:
 
 def _from_documents(
     texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
+    tokens_of: Callable[[str], Tensor],
     samples: int,
-    length: int,
+    room: int,
     chance: random.Random,
 ) -> _Drawn:
-    """One window from each of the first `samples` documents, in random order, that are longer."""
-    windows = torch.empty(samples, length, dtype=torch.int64)  # [N, T]
+    """One part from each of the first `samples` documents, in random order, that are longer."""
+    parts = torch.empty(samples, room, dtype=torch.int64)  # [N, room]
     drawn = characters = tokens = 0
     for index in _shuffled(len(texts), chance):
-        document = tokenise(texts[index], tokenizer)  # [tokens]
+        document = tokens_of(texts[index])  # [tokens]
         characters += len(texts[index])
         tokens += len(document)
-        if len(document) <= length:
+        if len(document) <= room:
             continue
-        start = chance.randint(0, len(document) - length)
-        windows[drawn] = document[start : start + length]
+        start = chance.randint(0, len(document) - room)
+        parts[drawn] = document[start : start + room]
         drawn += 1
         if drawn == samples:
             break
-    return _Drawn(windows[:drawn], characters, tokens)
+    return _Drawn(parts[:drawn], characters, tokens)
 
 
 def _from_stream(
     texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
+    tokens_of: Callable[[str], Tensor],
     samples: int,
-    length: int,
+    room: int,
     chance: random.Random,
 ) -> _Drawn:
-    """`samples` windows at random out of all that the joined text has."""
+    """`samples` parts at random out of all that the joined text has."""
     notices: tuple[str, ...] = ()
     text, whole = join_documents(texts, CHARACTER_LIMIT)
     if not whole:
@@ -186,9 +195,9 @@ def _from_stream(
             f"the text is longer than {CHARACTER_LIMIT:,} characters: as many are used, of its "
             f"{len(texts):,} documents in random order",
         )
-    stream = tokenise(text, tokenizer)  # [tokens]
-    windows = cut(stream, length)  # [all, T]
-    chosen = windows[_shuffled(len(windows), chance)[:samples]]  # [up to N, T]
+    stream = tokens_of(text)  # [tokens]
+    parts = cut(stream, room)  # [all, room]
+    chosen = parts[_shuffled(len(parts), chance)[:samples]]  # [up to N, room]
     return _Drawn(chosen, len(text), len(stream), notices)
 
 

@@ -1,14 +1,14 @@
 """Held-out text: the fixed windows that perplexity is measured on.
 
 The test documents are joined by blank lines into one stream, tokenised once and cut into windows of
-`sequence_length` from the start; the tail is dropped. Nothing is random, so that every model sees
+`sequence_length` from the start; the tail is dropped. What every window begins with is the setting
+`bos`, see `windows.py`. Nothing is random, so that every model sees
 the same tokens. Source: the WikiText-2 protocol of the published GPTQ, SparseGPT and Wanda scripts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -18,19 +18,17 @@ from secateur.data.token_files import given_tokens, is_token_file
 from secateur.data.tokens import Provenance, TokenBatch, check_size, make_batch
 from secateur.data.windows import (
     JOINER,
+    Beginning,
     Tokenizer,
     chat_renderer,
     cut,
     join_documents,
     need_tokenizer,
     require_windows,
-    tokenise,
 )
 from secateur.errors import DataError
 from secateur.machine.limits import MOST_TOKENS, at_most
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from secateur.recipe import Bos
 
 CHARACTERS_PER_TOKEN = 8
 """Characters that a token is first taken to need, rather many; if too few, twice as many."""
@@ -45,6 +43,7 @@ def load_heldout(
     sequence_length: int,
     windows: int | None,
     vocabulary: int | None = None,
+    bos: Bos = "window",
 ) -> TokenBatch:
     """The first windows of held-out text, int64 [windows, sequence_length], with their protocol.
 
@@ -55,6 +54,7 @@ def load_heldout(
         sequence_length: tokens per window, at least 2: the first of a window is never predicted.
         windows: how many at most; None takes all. A text with fewer gives those, with a notice.
         vocabulary: rows of the model's embedding, to check ids against; None checks none.
+        bos: where the tokens stand that the tokenizer puts before any text; of given ones nowhere.
 
     Raises:
         DataError: the source cannot be read, is too short for one window, or has ids beyond the
@@ -68,11 +68,17 @@ def load_heldout(
             source, sequences=windows, sequence_length=sequence_length, vocabulary=vocabulary
         )
     tokenizer = need_tokenizer(tokenizer, source)
+    beginning = Beginning.of(tokenizer, bos)
+    room = beginning.room(sequence_length, where=source)
     documents = read_documents(source, "test", Reading(render=chat_renderer(tokenizer)))
-    tokens = None if windows is None else windows * sequence_length
-    stream, characters = _beginning(documents.texts, tokenizer, tokens)
-    held = cut(stream, sequence_length)  # [all, T]
-    held = held[: len(held) if windows is None else min(windows, len(held))]  # [windows, T]
+
+    def tokens_of(text: str) -> Tensor:
+        return beginning.tokenise(text, tokenizer)
+
+    tokens = None if windows is None else windows * room
+    stream, characters = _first_tokens(documents.texts, tokens_of, tokens)
+    held = cut(stream, room)[:windows]  # [windows, room]
+    held = beginning.put_before(held)  # [windows, T]
     require_windows(
         held,
         1,
@@ -92,12 +98,13 @@ def load_heldout(
         text_characters=characters,
         text_tokens=len(stream),
         tokenizer=tokenizer,
+        beginning=beginning,
     )
     return make_batch(held, provenance, vocabulary=vocabulary, notices=notices)
 
 
-def _beginning(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, least: int | None
+def _first_tokens(
+    texts: Sequence[str], tokens_of: Callable[[str], Tensor], least: int | None
 ) -> tuple[Tensor, int]:
     """The joined text's first tokens, at least `least` (None: all) if it has them; int64 [tokens].
 
@@ -108,7 +115,7 @@ def _beginning(
     limit = None if least is None else (least + TOKENS_TO_SPARE) * CHARACTERS_PER_TOKEN
     while True:
         text, whole = join_documents(texts, limit)
-        stream = tokenise(text, tokenizer)
+        stream = tokens_of(text)
         if limit is None or least is None or whole or len(stream) >= least + TOKENS_TO_SPARE:
             return stream, len(text)
         limit *= 2

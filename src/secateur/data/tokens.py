@@ -8,16 +8,19 @@ the hash in it tells in one comparison whether two runs saw the same tokens.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from secateur.data.texts import TextKind
+from secateur.data.windows import Beginning
 from secateur.errors import DataError
 from secateur.machine.limits import MOST_TOKENS, at_most
+from secateur.recipe import Bos
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,11 +51,37 @@ class Protocol(BaseModel):
     text_tokens: int | None = Field(description="tokens they gave, of which the batch is a part")
     token_sha256: str = Field(description="of the batch as little-endian int32, row by row")
     tokenizer: str | None = Field(description="class and name of the tokenizer")
+    bos: Bos | None = Field(
+        default=None, description="where the tokenizer's prefix stands; null for given tokens"
+    )
+    prefix: tuple[int, ...] | None = Field(
+        default=None,
+        description="ids that the tokenizer puts before any text, wherever they stand here; null "
+        "for given tokens, and in records that are older than this field",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _brought_forward(cls, values: Any) -> Any:
+        """Text that an earlier version cut had the prefix before the stream only."""
+        if isinstance(values, Mapping) and "bos" not in values:
+            cut = values.get("sampling") not in ("given", "written")
+            return {**values, "bos": "stream" if cut else None}
+        return values
 
     @property
     def sha256(self) -> str:
         """Tells whether two runs saw the same."""
         return self.token_sha256
+
+    @property
+    def beginning(self) -> str:
+        """What the windows begin with, in a few words; none where the tokenizer adds nothing."""
+        if not self.prefix or self.bos is None:
+            return ""
+        return {
+            "window": "BOS in every window", "stream": "BOS before the text only", "none": "no BOS"
+        }[self.bos]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +127,7 @@ class Provenance:
     text_characters: int | None = None
     text_tokens: int | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
+    beginning: Beginning | None = None
 
 
 def make_batch(
@@ -120,8 +150,8 @@ def make_batch(
     """
     copied = tokens.detach().to("cpu", torch.int64, copy=True)
     input_ids = copied.contiguous()  # [sequences, length]
-    _check_ids(input_ids, where=provenance.source, vocabulary=vocabulary)
-    tokenizer = provenance.tokenizer
+    check_ids(input_ids, where=provenance.source, vocabulary=vocabulary)
+    tokenizer, beginning = provenance.tokenizer, provenance.beginning
     protocol = Protocol(
         source=provenance.source,
         kind=provenance.kind,
@@ -137,12 +167,23 @@ def make_batch(
         tokenizer=None
         if tokenizer is None
         else f"{type(tokenizer).__name__} {tokenizer.name_or_path}".strip(),
+        bos=None if beginning is None else beginning.bos,
+        prefix=None if beginning is None else beginning.prefix,
     )
     return TokenBatch(input_ids, protocol, notices)
 
 
-def _check_ids(input_ids: Tensor, *, where: str, vocabulary: int | None) -> None:
-    """Prove that the model has an embedding for every id, or that int32 holds it."""
+def check_ids(input_ids: Tensor, *, where: str, vocabulary: int | None) -> None:
+    """Prove that the model has an embedding for every id, or that int32 holds it.
+
+    Args:
+        input_ids: int64 [sequences, tokens].
+        where: their source.
+        vocabulary: rows of the model's embedding; None when no model is known.
+
+    Raises:
+        DataError: an id has none.
+    """
     limit = 2**31 if vocabulary is None else vocabulary
     wrong = ((input_ids < 0) | (input_ids >= limit)).nonzero()  # [faults, 2]
     if len(wrong):

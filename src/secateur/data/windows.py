@@ -1,16 +1,26 @@
 """Documents -> one stream of tokens -> windows: the path that calibration and held-out share.
 
     stream  = tokenise(JOINER.join(documents))        [tokens]
-    windows = stream[: n * T].view(n, T)              n = tokens // T, the tail dropped
+    parts   = stream[: n * R].view(n, R)              n = tokens // R, the tail dropped
+    windows = [prefix, part] for every part           [n, T]
 
-Joining by blank lines and tokenising once, special tokens at the start of the stream only, is what
-the published GPTQ, SparseGPT and Wanda scripts do. A special token spelt out in the text (`<unk>`
-in the tokenised form of WikiText-2) becomes that token, as it does there.
+`prefix` is what the tokenizer puts before any text: nothing (Qwen, SmolLM2), a token (Llama, Gemma)
+or several (GLM). Where it stands is the setting `bos`:
+
+    window   before every part, R = T - len(prefix): as models are trained, and as some need it
+    stream   before the stream only, R = T: what the published GPTQ, SparseGPT and Wanda scripts do
+    none     nowhere, R = T
+
+Where the tokenizer adds nothing the three are one. What it puts behind a text belongs to no window,
+but stands at the end of a stream in `stream`, as in the scripts. A special token spelt out in the
+text (`<unk>` in the tokenised form of WikiText-2) becomes that token, as it does there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 import torch
@@ -19,9 +29,86 @@ from transformers import PreTrainedTokenizerBase
 
 from secateur.data.files import Render
 from secateur.errors import DataError, reason
+from secateur.recipe import Bos
 
 JOINER = "\n\n"
 """What stands between two documents."""
+_PROBES = ("a", "0", ".")
+"""Texts that show what a tokenizer adds: the first that is a token at all serves."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What windows of text begin with.
+
+    Attributes:
+        bos: where the prefix stands, as at the head of this module.
+        prefix: ids of the tokens that the tokenizer puts before any text; none for many.
+    """
+
+    bos: Bos
+    prefix: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, bos: Bos) -> Beginning:
+        """The beginning that a tokenizer gives; its settings are not believed, as Gemma's
+        `add_bos_token` says False and it adds one.
+
+        Raises:
+            DataError: the tokenizer fails.
+        """
+        for probe in _PROBES:
+            whole = tokenise(probe, tokenizer).tolist()
+            bare = tokenise(probe, tokenizer, special_tokens=False).tolist()
+            if bare:
+                return cls(bos, _before(bare, whole, frozenset(tokenizer.all_special_ids)))
+        return cls(bos, ())
+
+    @property
+    def of_each(self) -> tuple[int, ...]:
+        """The ids that every window begins with."""
+        return self.prefix if self.bos == "window" else ()
+
+    def room(self, length: int, *, where: str) -> int:
+        """Tokens of text in a window of `length` tokens.
+
+        Args:
+            length: tokens in a window.
+            where: the source.
+
+        Raises:
+            DataError: there are none.
+        """
+        taken = len(self.of_each)
+        if length <= taken:
+            raise DataError(
+                f"a window of {length} tokens has no room for text: the tokenizer begins every "
+                f"text with {taken}",
+                where=where,
+                wanted=f"a sequence length of at least {taken + 1}",
+            )
+        return length - taken
+
+    def tokenise(self, text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+        """Tokens to cut windows from, int64 [tokens]; special tokens only if bos is stream.
+
+        Raises:
+            DataError: the tokenizer fails.
+        """
+        return tokenise(text, tokenizer, special_tokens=self.bos == "stream")
+
+    def put_before(self, parts: Tensor) -> Tensor:
+        """Parts of text [count, room] as the windows [count, length] that they are in."""
+        prefix = torch.tensor(self.of_each, dtype=parts.dtype)
+        return torch.cat([prefix.expand(len(parts), -1), parts], dim=1)
+
+
+def _before(bare: list[int], whole: list[int], special: frozenset[int]) -> tuple[int, ...]:
+    """What stands in `whole` before `bare`; if that is not in it, its first special tokens."""
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return tuple(whole[:start])
+    return tuple(takewhile(special.__contains__, whole))
 
 
 def join_documents(texts: Iterable[str], limit: int | None = None) -> tuple[str, bool]:
@@ -39,17 +126,25 @@ def join_documents(texts: Iterable[str], limit: int | None = None) -> tuple[str,
     return JOINER.join(pieces), True
 
 
-def tokenise(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Tokens of one text with the tokenizer's default special tokens, int64 [tokens].
+def tokenise(
+    text: str, tokenizer: PreTrainedTokenizerBase, *, special_tokens: bool = True
+) -> Tensor:
+    """Tokens of one text, int64 [tokens].
 
     The text may be longer than the model can read, since it is cut into windows afterwards;
     `verbose=False` is the tokenizer's own way to be told so.
 
+    Args:
+        text: the text.
+        tokenizer: turns it into tokens.
+        special_tokens: whether with those that the tokenizer puts around any text.
+
     Raises:
         DataError: the tokenizer fails.
     """
+    options = {} if special_tokens else {"add_special_tokens": False}
     try:
-        encoded = tokenizer(text, verbose=False, return_attention_mask=False)
+        encoded = tokenizer(text, verbose=False, return_attention_mask=False, **options)
         return torch.tensor(encoded["input_ids"], dtype=torch.int64)  # [tokens]
     except BaseException as error:
         if isinstance(error, MemoryError) or not (
@@ -116,15 +211,17 @@ def need_tokenizer(tokenizer: Tokenizer, source: str) -> PreTrainedTokenizerBase
 def chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Render | None:
     """What makes text of the messages of a chat, by the tokenizer's own template; None without one.
 
-    A beginning-of-text token is left out where the tokenizer puts one before any text anyway.
+    What the tokenizer puts before any text is left out where the template spells it out too: it
+    stands where the setting `bos` says, and never twice.
     """
     if not tokenizer.chat_template:
         return None
-    begin = tokenizer.bos_token or ""
-    twice = begin and tokenise("a", tokenizer)[:1].tolist() == [tokenizer.bos_token_id]
+    spelt = [tokenizer.decode([one]) for one in Beginning.of(tokenizer, "window").prefix]
 
     def render(messages: list[dict[str, Any]]) -> str:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False)
-        return text.removeprefix(begin) if twice else text
+        for token in spelt:
+            text = text.removeprefix(token)
+        return text
 
     return render

@@ -83,7 +83,8 @@ class TaskSet:
         Args:
             model: in evaluation mode, where it is to compute.
             tokenizer: its own.
-            options: batch_size, max_length and limit, as lm-eval takes them.
+            options: batch_size, max_length, limit and add_bos_token, as lm-eval takes them; with
+                no add_bos_token every question begins as the tokenizer begins any text.
         """
         from lm_eval import evaluator
         from lm_eval.models.huggingface import HFLM

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from secateur.recipe import Bos
+
 
 class TaskScore(BaseModel):
     """One metric of one task."""
@@ -57,6 +59,8 @@ class TaskEvaluation(BaseModel):
     """Documents of each task at most."""
     dtype: str
     """Precision of the computation."""
+    bos: Bos = "window"
+    """window: every question begins as the tokenizer begins any text; none: it does not."""
     lm_eval: str
     """Version of lm-eval."""
     seconds: float

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from secateur.machine.limits import MOST_AT_ONCE, MOST_LENGTH, MOST_REPEATS, MOST_SEQUENCES
-from secateur.recipe import Precision
+from secateur.recipe import Bos, Precision
 from secateur.recipe.setting import CONTENT, PLACE, RESULT, RUN, Setting, Settings
 from secateur.recipe.wording import name_of
 
@@ -39,6 +39,11 @@ class EvaluationSettings(Settings):
         default=None, ge=1, le=MOST_SEQUENCES
     )
     """Measure on at most this many windows of the text."""
+    bos: Annotated[Bos, Setting(CONTENT)] = "window"
+    """Begin every window of text with what the tokenizer puts before a text, such as its
+    beginning-of-sequence token, as models are trained (window); put that before the whole text
+    only, as the papers' scripts do (stream); or leave it out (none). A question of a task is a
+    text of its own; given tokens stay as they are."""
     batch_size: Annotated[
         int | None, Setting(RESULT, unset="about 2048 tokens on a CPU; 8 questions")
     ] = Field(default=None, ge=1, le=MOST_AT_ONCE)

@@ -51,6 +51,7 @@ def evaluate_text(
             sequence_length=length,
             windows=settings.windows,
             vocabulary=vocabulary(source),
+            bos=settings.bos,
         )
     )
     with progress or Quiet() as told:

@@ -25,6 +25,7 @@ from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.paths import pinned
 from secateur.progress import Progress, Quiet
+from secateur.recipe import Bos
 
 LONGEST = 2048
 """Tokens of a question at most, where the model would allow more."""
@@ -67,6 +68,7 @@ class Questions:
             texts = read_documents(self._text, "test").texts
         self._ready = TaskSet(self.asked, settings.include_path, texts)
         self._limit, self._together = settings.limit, settings.batch_size or QUESTIONS_TOGETHER
+        self._bos: Bos = "none" if settings.bos == "none" else "window"
         self._device = choose_device(settings.device)
         self._dtype = choose_dtype(settings.dtype, self._device)
 
@@ -111,7 +113,8 @@ class Questions:
     def _protocol(self) -> dict[str, Any]:
         """How every model is asked, as it stands in the record."""
         dtype = "stored" if self._dtype is None else str(self._dtype).removeprefix("torch.")
-        return {"asked": self.asked, "text": self._text, "limit": self._limit, "dtype": dtype}
+        facts = {"asked": self.asked, "text": self._text, "limit": self._limit, "dtype": dtype}
+        return {**facts, "bos": self._bos}
 
     def _put_to(self, folder: Path, told: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
         """Name and results of one task after the other, of the model in a folder."""
@@ -132,6 +135,7 @@ class Questions:
             batch_size=self._together,
             max_length=min(LONGEST, allowed),
             limit=self._limit,
+            add_bos_token=False if self._bos == "none" else None,
         )
 
 

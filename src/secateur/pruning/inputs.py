@@ -14,6 +14,7 @@ from secateur.checkpoint import BlockModel
 from secateur.checkpoint.model_facts import clip, reads_images, vocabulary
 from secateur.data import (
     SELF,
+    Beginning,
     Draw,
     ImageBatch,
     TokenBatch,
@@ -25,7 +26,7 @@ from secateur.data import (
     self_written,
     with_more,
 )
-from secateur.errors import RecipeError
+from secateur.errors import DataError, RecipeError
 from secateur.recipe import Recipe
 
 
@@ -52,17 +53,25 @@ def read_calibration(
     if asked is None:
         return None
     length, notices = clip(recipe.sequence_length, source)
-    if isinstance(asked, str) and asked == SELF:
+    writes = isinstance(asked, str) and asked == SELF
+    beginning = None  # of what the model writes, which needs no tokenizer
+    if (writes or recipe.chosen_written) and not isinstance(tokenizer, DataError | None):
+        beginning = Beginning.of(tokenizer, recipe.bos)
+    if writes:
         model = dense()
         with models_fault(type(model).__name__):
             batch = self_written(
-                model, samples=recipe.samples, sequence_length=length, seed=recipe.seed
+                model,
+                samples=recipe.samples,
+                sequence_length=length,
+                seed=recipe.seed,
+                beginning=beginning,
             )
     else:
-        draw = Draw(recipe.samples, length, recipe.seed, column=recipe.column)
+        draw = Draw(recipe.samples, length, recipe.seed, column=recipe.column, bos=recipe.bos)
         batch = load_calibration(asked, draw, tokenizer=tokenizer, vocabulary=vocabulary(source))
     if recipe.chosen_written:
-        batch = with_more(dense(), batch, recipe.chosen_written, recipe.seed)
+        batch = with_more(dense(), batch, recipe.chosen_written, recipe.seed, beginning)
     return replace(batch, notices=(*notices, *batch.notices))
 
 
@@ -82,6 +91,7 @@ def read_heldout(
             sequence_length=length,
             windows=recipe.windows,
             vocabulary=vocabulary(source),
+            bos=recipe.bos,
         )
         for text in recipe.texts
     ]

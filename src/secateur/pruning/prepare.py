@@ -123,13 +123,14 @@ def prepare(
         recipe.sequence_length,
         recipe.seed,
         recipe.chosen_written,
+        recipe.bos,
     )
     calibration = watch.pruning(
         shared.calibration.once(calibration_key, lambda: processes.from_first(calibrate))
     )
     heldout = watch.measuring(
         shared.heldout.once(
-            HeldOutKey(recipe.texts, recipe.windows, recipe.sequence_length),
+            HeldOutKey(recipe.texts, recipe.windows, recipe.sequence_length, recipe.bos),
             lambda: processes.from_first(lambda: read_heldout(recipe, source, tokenizer)),
         )
     )

@@ -20,6 +20,7 @@ from secateur.blocks.stream import Stream
 from secateur.checkpoint import BlockModel
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.data import ImageBatch, TokenBatch, Tokenizer
+from secateur.recipe import Bos
 from secateur.statistics import Need
 
 K = TypeVar("K")
@@ -74,6 +75,7 @@ class CalibrationKey:
     sequence_length: int
     seed: int
     chosen_written: int
+    bos: Bos
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class HeldOutKey:
     texts: tuple[str, ...]
     windows: int | None
     sequence_length: int
+    bos: Bos
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """All that decides a run: its fields, their faults, and what follows for every block."""
 
 from secateur.recipe.plan import Plan, plan_of
-from secateur.recipe.recipe import Precision, Recipe, Schedule
+from secateur.recipe.recipe import Bos, Precision, Recipe, Schedule
 from secateur.recipe.regional import Regional
 
-__all__ = ["Plan", "Precision", "Recipe", "Regional", "Schedule", "plan_of"]
+__all__ = ["Bos", "Plan", "Precision", "Recipe", "Regional", "Schedule", "plan_of"]

@@ -35,8 +35,11 @@ WRITTEN_FOR_BEST = 3
 _OPTIONS = "the options"
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Bos = Literal["window", "stream", "none"]
+"""Where the tokens stand that a tokenizer puts before any text: before every window, once before
+the stream that windows are cut from, or nowhere."""
 
-__all__ = ["Precision", "Recipe", "Schedule"]
+__all__ = ["Bos", "Precision", "Recipe", "Schedule"]
 
 
 class Recipe(PruneStage):
@@ -69,6 +72,11 @@ class Recipe(PruneStage):
     """Calibrate on this many sequences, or images."""
     sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2, le=MOST_LENGTH)
     """Make every sequence and window this many tokens long; at most what the model allows."""
+    bos: Annotated[Bos, Setting(CONTENT)] = "window"
+    """Begin every window of text with what the tokenizer puts before a text, such as its
+    beginning-of-sequence token, as models are trained (window); put that before the whole text
+    only, as the papers' scripts do (stream); or leave it out (none). Given tokens stay as they
+    are."""
     seed: Annotated[int, Setting(RESULT)] = Field(default=0, ge=0, lt=2**32)
     """Draw every random choice from this seed."""
     text: Annotated[str | None, Setting(CONTENT, location=True)] = None

@@ -21,7 +21,7 @@ from secateur.recipe.stage import PRUNE
 FORMAT = "secateur/run/2"
 """The format of the records that this version writes."""
 _FIRST_FORMAT = "secateur/run/1"
-_BEFORE: Mapping[str, Any] = {"written": 0}
+_BEFORE: Mapping[str, Any] = {"written": 0, "bos": "stream"}
 """What was the case before an option was there, where that is not its default now."""
 _RENAMED = {"compare": "competition"}
 """Parameters of methods: the name that they once had -> their name."""
@@ -76,6 +76,10 @@ def _completed(values: Mapping[str, Any]) -> dict[str, Any]:
     told = with_defaults(Recipe, {**_BEFORE, **settings})
     names = [name for name in told if name in settings or name in run_settings()]
     completed = {**values, "settings": {name: told[name] for name in names}}
+    recovery = values.get("recovery")
+    if isinstance(recovery, Mapping) and isinstance(recovery.get("settings"), Mapping):
+        trained = {"bos": _BEFORE["bos"], **recovery["settings"]}
+        completed["recovery"] = {**recovery, "settings": trained}
     if isinstance(stages, list | tuple):
         completed["stages"] = [_completed_stage(stage) for stage in stages]
     return completed

@@ -190,6 +190,7 @@ def _read(
         settings.seed,
         sampling="auto" if settings.text == "c4" else "joined",  # as much of it as there is
         column=settings.column,
+        bos=settings.bos,
     )
     text = load_calibration(settings.text, draw, tokenizer=tokenizer, vocabulary=vocabulary(source))
     if len(text.input_ids) <= settings.validation:
@@ -206,5 +207,6 @@ def _read(
             sequence_length=length,
             windows=settings.windows,
             vocabulary=vocabulary(source),
+            bos=settings.bos,
         )
     return replace(text, notices=(*notices, *text.notices)), heldout

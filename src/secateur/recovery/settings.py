@@ -18,6 +18,7 @@ from secateur.machine.limits import (
     MOST_SEQUENCES,
     MOST_TOKENS,
 )
+from secateur.recipe import Bos
 from secateur.recipe.setting import CONTENT, PLACE, RESULT, RUN, Setting, Settings
 from secateur.recipe.wording import as_given, name_of
 
@@ -91,6 +92,11 @@ class Recovery(Settings):
     """Train on this many sequences, again and again."""
     sequence_length: Annotated[int, Setting(RESULT)] = Field(default=2048, ge=2, le=MOST_LENGTH)
     """Make every sequence and window this many tokens long; at most what the model allows."""
+    bos: Annotated[Bos, Setting(CONTENT)] = "window"
+    """Begin every window of text with what the tokenizer puts before a text, such as its
+    beginning-of-sequence token, as models are trained (window); put that before the whole text
+    only, as the papers' scripts do (stream); or leave it out (none). Given tokens stay as they
+    are."""
     validation: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1, le=MOST_SEQUENCES)
     """Judge by this many sequences, which are not trained on."""
     evaluate_every: Annotated[int | None, Setting(RESULT, unset="a tenth of the steps")] = Field(

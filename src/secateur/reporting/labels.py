@@ -2,7 +2,8 @@
 
 Settings count as their marks say. Of mark CONTENT, the model and the held-out texts have grouped
 the runs already; the calibration counts by its name, and two names of the same tokens are one; the
-precision is the one that was computed in. The seed is no setting of a row, which holds all seeds.
+precision is the one that was computed in; where BOS stands counts where the tokenizer adds one and
+the runs differ in it. The seed is no setting of a row, which holds all seeds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from secateur.data import Protocol
 from secateur.errors import SecateurError
 from secateur.recipe import Recipe
 from secateur.recipe.differences import deciding
@@ -24,7 +26,8 @@ _IN_THE_ROW = ("method", "pattern", "seed")
 """Settings that stand in the row itself, or that its runs differ in."""
 _RECOVERY = "recovery."
 """How the names of settings of a recovery begin."""
-
+_BOS = frozenset({"bos", f"{_RECOVERY}bos"})
+"""Settings that say where BOS stands, in the text of the calibration and of the recovery."""
 
 _OFF: tuple[Any, ...] = (None, False, 0, [], {})
 """Values of settings of which a label says nothing; those of parameters it always says."""
@@ -38,6 +41,8 @@ def deciding_settings(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """
     names = _names_of_sources(records)
     settings = [_settings_of(record, names) for record in records]
+    if _begin_alike(records):
+        settings = [{**facts, **dict.fromkeys(_BOS & facts.keys())} for facts in settings]
     return [
         {**facts, **_tokens_if_told_apart(record, facts, records, settings)}
         for record, facts in zip(records, settings, strict=True)
@@ -84,11 +89,13 @@ def _is_of_method(name: str) -> bool:
 
 def _settings_of(record: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
     recipe = record.recipe
+    calibration = record.calibration
     content: dict[str, Any] = {
         source: names.get(str(recipe.get(source)), recipe.get(source))
         for source in ("calibration", "images")
     }
-    facts = deciding(Recipe, recipe, {**content, "dtype": record.dtype})
+    bos = calibration.bos if isinstance(calibration, Protocol) else recipe.get("bos")
+    facts = deciding(Recipe, recipe, {**content, "dtype": record.dtype, "bos": bos})
     if _written_by_default(recipe):
         facts["written"] = None
     for name in [name for name in facts if name.split()[-1] in _IN_THE_ROW]:
@@ -108,10 +115,23 @@ def _settings_of_recovery(
     content = {
         "text": names.get(str(told.get("text"))),
         "dense": told.get("dense") or record.settings.get("model"),
+        "bos": recovery.text.bos,
     }
     for name, value in deciding(Recovery, told, content).items():
         if name != "seed" or value != record.settings.get("seed"):
             yield _RECOVERY + name, value
+
+
+def _begin_alike(records: Sequence[RunRecord]) -> bool:
+    """Whether all texts begin alike: in one way, or by a tokenizer that puts nothing before any."""
+    texts = [
+        text
+        for record in records
+        for text in (record.calibration, record.recovery and record.recovery.text)
+        if isinstance(text, Protocol)
+    ]
+    nothing = any(text.prefix == () for text in texts)
+    return nothing or len({text.bos for text in texts if text.bos is not None}) < 2
 
 
 def _written_by_default(recipe: Mapping[str, Any]) -> bool:

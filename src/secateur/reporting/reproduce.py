@@ -73,11 +73,12 @@ def _common(facts: Sequence[dict[str, str]]) -> str:
 
 
 def cut_of(protocol: Protocol | ImageProtocol) -> str:
-    """How tokens were cut: number and length; of images, how many."""
+    """How tokens were cut: number, length and beginning; of images, how many."""
     if isinstance(protocol, ImageProtocol):
         return f"{protocol.images} images"
     unit = "windows" if protocol.sampling == "windows" else "sequences"
-    return f"{protocol.sequences} {unit} of {protocol.sequence_length} tokens"
+    begun = f", {protocol.beginning}" if protocol.beginning else ""
+    return f"{protocol.sequences} {unit} of {protocol.sequence_length} tokens{begun}"
 
 
 def recipe_of(comparison: Comparison, row: Row) -> Repetition:
@@ -104,9 +105,11 @@ def _commands(comparison: Comparison, row: Row, file: str) -> Iterator[str]:
         yield shlex.join(["secateur", "prune", "--recipe", file, "--seed",
                           str(run.settings["seed"]), "--out", out])  # fmt: skip
     for text in comparison.texts:
+        bos = [] if text.protocol.bos is None else ["--bos", text.protocol.bos]
         yield shlex.join(["secateur", "evaluate", out, "--text", text.protocol.source,
-                          "--sequence-length", str(text.protocol.sequence_length), "--windows",
-                          str(text.protocol.sequences), "--against", comparison.model])  # fmt: skip
+                          "--sequence-length", str(text.protocol.sequence_length), *bos,
+                          "--windows", str(text.protocol.sequences),
+                          "--against", comparison.model])  # fmt: skip
 
 
 def _as_yaml(run: RunRecord) -> str:

@@ -116,7 +116,7 @@ def title(comparison: Comparison) -> str:
     """What was compared, in a line."""
     texts = " and ".join(
         f"{text.label} ({text.protocol.sequences} windows of {text.protocol.sequence_length}"
-        " tokens)"
+        f" tokens{', ' * bool(text.protocol.beginning)}{text.protocol.beginning})"
         for text in comparison.texts
     )
     return f"{short_name(comparison.model)}, pruned" + (f": perplexity on {texts}" if texts else "")

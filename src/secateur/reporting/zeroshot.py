@@ -4,16 +4,17 @@
     standard error   over questions, the mean over those seeds
 
 Only the same questions stand in one column: a task that was asked with another limit, version or
-number of examples has a column of its own.
+number of examples, or begun otherwise, has a column of its own.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from secateur.evaluation import TaskScore
+from secateur.recipe import Bos
 from secateur.record import RunRecord
 from secateur.reporting.comparison import Comparison, Row
 
@@ -24,6 +25,18 @@ class Scored:
 
     value: float
     standard_error: float | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What tells the questions of one column from those of another."""
+
+    task: str
+    metric: str
+    documents: int
+    shots: int
+    version: str
+    bos: Bos
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ class TaskColumn:
 
     label: str
     leading: bool
-    questions: Hashable
+    questions: Asked
     dense: Scored | None
 
     def of(self, row: Row) -> Scored | None:
@@ -50,10 +63,10 @@ class TaskColumn:
 
 def task_columns(comparison: Comparison) -> tuple[TaskColumn, ...]:
     """A column for every metric that some run has, in the order of asking."""
-    first: dict[Hashable, TaskScore] = {}
+    first: dict[Asked, TaskScore] = {}
     leading: dict[str, str] = {}
-    for score in (score for run in comparison.runs for score in _scores(run)):
-        first.setdefault(_questions(score), score)
+    for questions, score in (asked for run in comparison.runs for asked in _scores(run)):
+        first.setdefault(questions, score)
         leading.setdefault(score.task, score.metric)
     names = [f"{score.task} {score.metric}" for score in first.values()]
     columns = []
@@ -61,6 +74,7 @@ def task_columns(comparison: Comparison) -> tuple[TaskColumn, ...]:
         scores = _answered(comparison.runs, questions)
         dense = [(one.dense, one.dense_standard_error) for one in scores if one.dense is not None]
         asked = f"{score.documents} questions, {score.shots} shots, version {score.version}"
+        asked += "" if questions.bos == "window" else ", no BOS"
         columns.append(
             TaskColumn(
                 label=name if names.count(name) == 1 else f"{name} ({asked})",
@@ -72,19 +86,18 @@ def task_columns(comparison: Comparison) -> tuple[TaskColumn, ...]:
     return tuple(columns)
 
 
-def _scores(run: RunRecord) -> Iterator[TaskScore]:
+def _scores(run: RunRecord) -> Iterator[tuple[Asked, TaskScore]]:
+    """Every score of a run, with what was asked."""
     for asked in run.tasks:
-        yield from asked.scores
+        for one in asked.scores:
+            told = (one.task, one.metric, one.documents, one.shots, one.version)
+            yield Asked(*told, asked.bos), one
 
 
-def _questions(score: TaskScore) -> Hashable:
-    return (score.task, score.metric, score.documents, score.shots, score.version)
-
-
-def _answered(runs: Sequence[RunRecord], questions: Hashable) -> Iterator[TaskScore]:
+def _answered(runs: Sequence[RunRecord], questions: Asked) -> Iterator[TaskScore]:
     """What the runs scored in these questions, the last asking of each."""
     for run in runs:
-        scores = [score for score in _scores(run) if _questions(score) == questions]
+        scores = [score for asked, score in _scores(run) if asked == questions]
         yield from scores[-1:]
 
 
