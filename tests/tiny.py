@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -76,17 +76,30 @@ SENTENCES = (
 )
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A small BPE on bytes, for English without capitals beyond those it was trained on."""
+SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
+"""Of the tiny tokenizer; the ids are 0 to 3."""
+
+
+def make_tokenizer(template: str | None = None) -> PreTrainedTokenizerFast:
+    """A small BPE on bytes, for English without capitals beyond those it was trained on.
+
+    Args:
+        template: what it makes of a text `$A`, such as "<s> $A"; None adds nothing.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - 8,
-        special_tokens=["<pad>", "<s>", "</s>", "<unk>"],
+        special_tokens=SPECIAL_TOKENS,
         show_progress=False,
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
+    if template is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=template,
+            special_tokens=[(name, index) for index, name in enumerate(SPECIAL_TOKENS)],
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",

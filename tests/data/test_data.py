@@ -189,7 +189,7 @@ def test_hub_names(
         batch = calibrate(name, tokenizer, samples=3)
         assert batch.protocol.sampling == ("documents" if name == "c4" else "joined")
     else:
-        batch = load_heldout(name, tokenizer=tokenizer, sequence_length=32, windows=3)
+        batch = load_heldout(name, tokenizer=tokenizer, sequence_length=32, windows=3, bos="stream")
         ids = stream(tokenizer, "\n\n" + CORPUS)
         assert batch.input_ids.flatten().tolist() == ids[:96]
     assert asked == [(call, options)]
@@ -243,7 +243,7 @@ def test_joined_windows_are_cut_from_the_stream(
     length = 32
     ids = stream(tokenizer)
     cut = [tuple(ids[i : i + length]) for i in range(0, len(ids) - length + 1, length)]
-    batch = calibrate(str(folder), tokenizer, samples=len(cut))
+    batch = calibrate(str(folder), tokenizer, samples=len(cut), bos="stream")
     assert batch.input_ids.dtype == torch.int64
     drawn = [tuple(row) for row in batch.input_ids.tolist()]
     assert sorted(drawn) == sorted(cut)
@@ -263,6 +263,8 @@ def test_joined_windows_are_cut_from_the_stream(
         text_tokens=len(ids),
         token_sha256=token_sha256(batch.input_ids),
         tokenizer=f"{type(tokenizer).__name__} {tokenizer.name_or_path}".strip(),
+        bos="stream",
+        prefix=(BOS,),
     )
 
 
@@ -289,7 +291,7 @@ def test_a_document_must_be_longer_than_a_sequence(
     path = tmp_path / "one.txt"
     path.write_text(DOCUMENTS[3])
     ids = stream(tokenizer, DOCUMENTS[3])
-    options: dict[str, Any] = {"samples": 1, "sampling": "documents"}
+    options: dict[str, Any] = {"samples": 1, "sampling": "documents", "bos": "stream"}
     with pytest.raises(DataError, match="only 0 windows"):
         calibrate(str(path), tokenizer, sequence_length=len(ids), **options)
     length = len(ids) - 1
@@ -343,17 +345,23 @@ def test_heldout_windows_follow_one_another(
     folder: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     ids = stream(tokenizer)
-    whole = load_heldout(str(folder), tokenizer=tokenizer, sequence_length=50, windows=None)
+
+    def held(windows: int | None) -> TokenBatch:
+        return load_heldout(
+            str(folder), tokenizer=tokenizer, sequence_length=50, windows=windows, bos="stream"
+        )
+
+    whole = held(None)
     assert whole.input_ids.shape == (len(ids) // 50, 50)
     assert whole.input_ids.flatten().tolist() == ids[: len(ids) // 50 * 50]
     assert whole.protocol.sampling == "windows"
     assert whole.protocol.seed is None
     assert whole.protocol.text_tokens == len(ids)
-    few = load_heldout(str(folder), tokenizer=tokenizer, sequence_length=50, windows=3)
+    few = held(3)
     assert torch.equal(few.input_ids, whole.input_ids[:3])
     assert few.protocol.text_characters is not None
     assert few.protocol.text_characters < len(CORPUS)
-    many = load_heldout(str(folder), tokenizer=tokenizer, sequence_length=50, windows=9999)
+    many = held(9999)
     assert torch.equal(many.input_ids, whole.input_ids)
     assert "fewer than the 9999 asked for" in many.notices[0]
 
@@ -606,7 +614,9 @@ def test_chats_go_through_the_template(
     chatty.chat_template = (
         "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     )
-    batch = load_heldout(str(path), tokenizer=chatty, sequence_length=32, windows=None)
+    batch = load_heldout(
+        str(path), tokenizer=chatty, sequence_length=32, windows=None, bos="stream"
+    )
     expected = stream(tokenizer, "".join(f"user: {text}\n" for text in DOCUMENTS))
     assert batch.input_ids.flatten().tolist() == expected[: batch.input_ids.numel()]
     chatty.chat_template = "{{ raise_exception('roles must alternate') }}"
