@@ -170,6 +170,36 @@ def test_the_score_is_that_of_the_model_itself(asked: TaskEvaluation, sparse_fol
     assert score_of(asked, "continuation").value == pytest.approx(right / 40)
 
 
+@pytest.mark.parametrize(
+    ("template", "bos", "begins"),
+    [
+        (None, "window", False),
+        ("<s> $A", "window", True),
+        ("<s> $A", "stream", True),
+        ("<s> $A", "none", False),
+    ],
+)
+def test_a_question_begins_as_the_tokenizer_begins_a_text(
+    llama_folder: Path, own_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    template: str | None, bos: str, begins: bool,
+) -> None:  # fmt: skip
+    from lm_eval.models.huggingface import HFLM
+
+    folder, read = shutil.copytree(llama_folder, tmp_path / "model"), []
+    tiny.make_tokenizer(template).save_pretrained(folder)
+    real = HFLM._loglikelihood_tokens
+
+    def noted(self: HFLM, requests: list[Any], **options: Any) -> Any:
+        read.extend(context for _, context, _ in requests)
+        return real(self, requests, **options)
+
+    monkeypatch.setattr(HFLM, "_loglikelihood_tokens", noted)
+    scored = secateur.evaluate(folder, tasks="herons", include_path=own_tasks, limit=2, bos=bos)
+    assert [context.count(1) for context in read] == [int(begins)] * 4
+    assert all(context[0] == 1 for context in read) == begins
+    assert scored.bos == ("none" if bos == "none" else "window")
+
+
 def test_a_model_that_lacks_a_matrix_is_refused(
     llama_folder: Path, long_text: Path, tmp_path: Path
 ) -> None:
