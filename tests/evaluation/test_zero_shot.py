@@ -185,7 +185,8 @@ def test_a_question_begins_as_the_tokenizer_begins_a_text(
 ) -> None:  # fmt: skip
     from lm_eval.models.huggingface import HFLM
 
-    folder, read = shutil.copytree(llama_folder, tmp_path / "model"), []
+    folder = shutil.copytree(llama_folder, tmp_path / "model")
+    read: list[list[int]] = []
     tiny.make_tokenizer(template).save_pretrained(folder)
     real = HFLM._loglikelihood_tokens
 

@@ -56,6 +56,7 @@ def demo_runs(out: Path, names: Sequence[str] = ()) -> list[Run]:
             "sequence_length": SEQUENCE_LENGTH,
             "windows": WINDOWS,
             "effort": "fast",
+            "bos": "stream",  # as this model was trained: windows of one stream of documents
         },
         keep_models=True,
     )
