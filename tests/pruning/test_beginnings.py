@@ -143,7 +143,9 @@ def compared(folder: Path, out: Path, **options: Any) -> list[RunRecord]:
     return list(secateur.compare(folder, out=out, **values).records)
 
 
-def test_a_comparison_knows_the_beginning(begun_folder: Path, text: Path, tmp_path: Path) -> None:
+def test_a_comparison_knows_the_beginning(
+    begun_folder: Path, llama_folder: Path, text: Path, tmp_path: Path
+) -> None:
     held = tmp_path / "held.safetensors"
     save_file({"input_ids": make_tokens(4, LENGTH)}, held)
     values: dict[str, Any] = {"calibration": text, "text": held}
@@ -151,6 +153,9 @@ def test_a_comparison_knows_the_beginning(begun_folder: Path, text: Path, tmp_pa
     assert compared(begun_folder, tmp_path / "a", **values) == runs
     with pytest.raises(OutputError, match=r"this run has bos window.* wanted stream"):
         compared(begun_folder, tmp_path / "a", **values, bos="stream")
+    assert len(compared(llama_folder, tmp_path / "c", **values)) == 2
+    for record in compared(llama_folder, tmp_path / "c", **values, bos="none"):
+        assert record.settings["bos"] == "window"  # it was found done, as bos makes no difference
     values |= {"methods": "wanda", "seeds": "1", "bos": "stream", "recover": 1}
     others = compared(begun_folder, tmp_path / "b", **values)
     [group] = side_by_side([*runs, *others])

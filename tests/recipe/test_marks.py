@@ -16,7 +16,8 @@ import torch
 
 from records import make_evaluation, make_protocol, make_record, make_recovery
 from secateur.checkpoint import Checkpoint, StreamedModel
-from secateur.comparison.runs import Run, refuse_another
+from secateur.comparison.finished import refuse_another
+from secateur.comparison.runs import Run
 from secateur.errors import OutputError
 from secateur.pruning import resume
 from secateur.recipe import Recipe

@@ -39,6 +39,7 @@ SAME: dict[str, Any] = {
     "model": "models/heron", "method": "wanda", "pattern": "2:4",
     "calibration": "texts/calibration", "samples": 16, "sequence_length": 128,
     "text": "texts/heldout", "windows": 24, "parameters": {"competition": "layer"},
+    "bos": "stream",
 }  # fmt: skip
 
 

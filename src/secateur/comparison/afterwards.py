@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from secateur.checkpoint import locate
-from secateur.comparison.runs import Run, refuse_another
+from secateur.comparison.finished import bos_decides, refuse_another
+from secateur.comparison.runs import Run
 from secateur.evaluation import EvaluationSettings
 from secateur.evaluation.text import evaluate_text
 from secateur.evaluation.zero_shot import Answers, Questions
@@ -72,6 +73,8 @@ def recover_all(
             continue
         told = with_defaults(Recovery, record.recovery.settings)
         asked = deciding(Recovery, settings.spelled_out())
+        if told["bos"] != settings.bos and not bos_decides(record, recipe):
+            told["bos"] = settings.bos
         refuse_another(asked, deciding(Recovery, told), folder)
         yield Run(name, folder, recipe), _measure_further(folder, record, recipe), True
 

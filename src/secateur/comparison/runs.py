@@ -24,6 +24,7 @@ from secateur.checkpoint.claim import refuse_place
 from secateur.checkpoint.destination import result_path
 from secateur.checkpoint.durable import writing
 from secateur.checkpoint.lock import alone_at
+from secateur.comparison.finished import bos_decides, refuse_another
 from secateur.comparison.settings import options_for
 from secateur.errors import CheckpointError, OutputError, RecipeError
 from secateur.machine.device import choose_device
@@ -35,7 +36,7 @@ from secateur.pruning import pipeline
 from secateur.pruning.prepare import check_fit, source_files
 from secateur.pruning.reuse import SharedWork
 from secateur.recipe import Recipe
-from secateur.recipe.differences import deciding, differences
+from secateur.recipe.differences import deciding
 from secateur.record import RunRecord, read_record, write_record
 from secateur.sparsity import parse_pattern
 from secateur.statistics import Need
@@ -61,7 +62,8 @@ class Run:
     def finished(self) -> RunRecord | None:
         """Its record, if it has been done before; None if it is still to do.
 
-        The model counts by its name only where the record does not know its files.
+        The model counts by its name only where the record does not know its files, and where BOS
+        stands only if that decides anything.
 
         Raises:
             OutputError: the folder holds a run of another recipe.
@@ -75,27 +77,10 @@ class Run:
             for facts in (asked, told):
                 for name in ("model", "revision"):
                     facts.pop(name, None)
+        if asked["bos"] != told.get("bos") and not bos_decides(record, self.recipe):
+            told["bos"] = asked["bos"]
         refuse_another(asked, told, self.folder)
         return record
-
-
-def refuse_another(asked: Mapping[str, Any], told: Mapping[str, Any], folder: Path) -> None:
-    """Raise unless what decided a finished run is what is asked for now.
-
-    Args:
-        asked, told: what decides either of them.
-        folder: of the finished run.
-
-    Raises:
-        OutputError: it is another run.
-    """
-    if differing := differences(asked, told):
-        raise OutputError(
-            f"this run has {' | '.join(f'{one.name} {one.told_text}' for one in differing)}",
-            where=folder,
-            wanted=f"{' | '.join(one.asked_text for one in differing)}, as asked now",
-            hint="another --out, or --overwrite to do it again",
-        )
 
 
 def refuse_folder(out: Path, model: object) -> None:

@@ -7,7 +7,7 @@ from secateur.data.images import ImageBatch, ImageProtocol, images_in_memory, lo
 from secateur.data.selfwritten import SELF, self_written, with_more
 from secateur.data.texts import Documents, read_documents
 from secateur.data.tokens import Protocol, TokenBatch, token_sha256
-from secateur.data.windows import Beginning, Tokenizer
+from secateur.data.windows import Beginning, Tokenizer, adds_nothing
 
 __all__ = [
     "CHARACTER_LIMIT",
@@ -23,6 +23,7 @@ __all__ = [
     "Split",
     "TokenBatch",
     "Tokenizer",
+    "adds_nothing",
     "images_in_memory",
     "load_calibration",
     "load_heldout",

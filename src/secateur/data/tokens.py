@@ -65,8 +65,8 @@ class Protocol(BaseModel):
     def _brought_forward(cls, values: Any) -> Any:
         """Text that an earlier version cut had the prefix before the stream only."""
         if isinstance(values, Mapping) and "bos" not in values:
-            cut = values.get("sampling") not in ("given", "written")
-            return {**values, "bos": "stream" if cut else None}
+            given = values.get("sampling") == "given"
+            return {**values, "bos": None if given else "stream"}
         return values
 
     @property

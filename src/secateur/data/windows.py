@@ -103,6 +103,18 @@ class Beginning:
         return torch.cat([prefix.expand(len(parts), -1), parts], dim=1)
 
 
+def adds_nothing(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer puts nothing around a text, so that `bos` makes no difference.
+
+    Raises:
+        DataError: the tokenizer fails.
+    """
+    return all(
+        torch.equal(tokenise(probe, tokenizer), tokenise(probe, tokenizer, special_tokens=False))
+        for probe in _PROBES
+    )
+
+
 def _before(bare: list[int], whole: list[int], special: frozenset[int]) -> tuple[int, ...]:
     """What stands in `whole` before `bare`; if that is not in it, its first special tokens."""
     for start in range(len(whole) - len(bare) + 1):
