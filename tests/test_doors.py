@@ -90,7 +90,7 @@ SIGNATURES = {
     " trust_remote_code: 'bool' = False, progress: 'Progress | None' = None) -> 'Packing'",
     "prune": "(model: 'Location | PreTrainedModel', *, method: 'str | None' = None,"
     " pattern: 'str | float | None' = None, "
-    "calibration: 'Location | Tensor | Mapping[str, Any] | None' = None,"
+    "calibration: 'Location | Sequence[Location] | Tensor | Mapping[str, Any] | None' = None,"
     " out: 'Location | None' = None, tokenizer: 'PreTrainedTokenizerBase | None' = None,"
     " progress: 'Progress | None' = None, **options: 'Any') -> 'RunRecord'",
     "recover": "(model: 'Location', *, text: 'Location', out: 'Location',"

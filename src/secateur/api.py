@@ -45,7 +45,7 @@ def prune(
     *,
     method: str | None = None,
     pattern: str | float | None = None,
-    calibration: Location | Tensor | Mapping[str, Any] | None = None,
+    calibration: Location | Sequence[Location] | Tensor | Mapping[str, Any] | None = None,
     out: Location | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
@@ -57,9 +57,9 @@ def prune(
         model: folder or hub name; or a transformers model, which keeps its device and dtype.
         method: see `secateur methods`; wanda++ if neither it nor `stages` is given.
         pattern: "50%", 0.5, "2:4", ...; 2:4 if it is not given.
-        calibration: as on the command line; for a model in memory also int64 token ids
-            [sequences, tokens], alone or in a batch without padding, or texts with `tokenizer`;
-            for a classifier its pixel_values, float [images, channels, height, width].
+        calibration: as on the command line, or a list of several; for a model in memory also
+            int64 token ids [sequences, tokens], alone or in a batch without padding, or texts with
+            `tokenizer`; for a classifier pixel_values, float [images, channels, height, width].
         out: folder for the result; none with a model in memory.
         tokenizer: for texts with a model in memory.
         progress: told what happens; silent by default.

@@ -606,6 +606,55 @@ TEXTS: dict[str, Case] = {
     "a column of plain text": Case(
         lambda p: [*p.text("k.txt", "a heron"), "--column", "b"], ["column 'b' of", "wanted"]
     ),
+    "a calibration text twice": Case(
+        lambda p: p.prune("--calibration", p.tokens), ["--calibration", "stands twice"]
+    ),
+    "calibration texts, fewer samples": Case(
+        lambda p: p.prune("--calibration", "self", "--calibration", p.texts, samples=2),
+        ["--samples 2 of 3 calibration texts", "one of each at least"],
+    ),
+    "shares of one text": Case(
+        lambda p: p.prune("--shares", "2"), ["--shares are those of several --calibration texts"]
+    ),
+    "shares of other texts": Case(
+        lambda p: p.prune("--calibration", "self", "--shares", "1,2,1"),
+        ["--shares 1,2,1", "(there are 2)"],
+    ),
+    "shares that are none": Case(
+        lambda p: p.prune("--calibration", "self", "--shares", "1,0"),
+        ["--shares 1,0, wanted positive numbers"],
+    ),
+    "a share without end": Case(
+        lambda p: p.prune("--calibration", "self", "--shares", "inf,1"),
+        ["--shares inf,1, wanted positive numbers"],
+    ),
+    "calibration texts that are none": Case(
+        lambda p: ["prune", p.dense, "--recipe", p.file("r.yaml", "calibration: [3, a]")],
+        ["calibration=[3, 'a'], wanted text, or a list of texts"],
+    ),
+    "tokens too few for their share": Case(
+        lambda p: p.prune("--calibration", p.texts, samples=20),
+        ["8 sequences of 32 tokens", "wanted 10 of 32"],
+    ),
+    "training on a mixture": Case(
+        lambda p: [
+            "compare",
+            p.dense,
+            "--out",
+            p.out,
+            "--methods",
+            "wanda",
+            "--text",
+            p.texts,
+            "--calibration",
+            p.tokens,
+            "--calibration",
+            "self",
+            "--recover",
+            "2",
+        ],
+        ["recover trains on the calibration text", "try --keep-models"],
+    ),
     "a column of what the model writes": Case(
         lambda p: p.prune("--column", "b", calibration="self"), ["column names one of"]
     ),

@@ -46,6 +46,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "blocks": {"blocks": "1-"},
     "dense_first": {"dense_first": 1},
     "calibration": {"calibration": "other"},
+    "shares": {"shares": (2.0, 1.0)},
     "column": {"column": "body"},
     "images": {"images": "other", "calibration": None, "text": None},
     "samples": {"samples": 64},
@@ -78,6 +79,7 @@ CHANGED: dict[str, dict[str, Any]] = {
 """Field of a recipe -> values that change it."""
 ON: dict[str, dict[str, Any]] = {
     "images": {**BASE, "calibration": None, "text": None, "images": "i"},
+    "shares": {**BASE, "calibration": ["c", "d"]},
     "schedule": {**BASE, "method": "wanda"},
     "gradients": {**BASE, "method": "gblm"},
     "save_gradients": {**BASE, "method": "gblm"},

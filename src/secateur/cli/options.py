@@ -157,7 +157,9 @@ def _type(settings: type[BaseModel], name: str) -> Any:
     """The type of a field, without None and what is annotated."""
     form = settings.model_fields[name].annotation
     if get_origin(form) in (Union, UnionType):
-        (form,) = (part for part in get_args(form) if part is not NoneType)
+        parts = [part for part in get_args(form) if part is not NoneType]
+        lists = [part for part in parts if get_origin(part) is list]  # of what may stand alone
+        (form,) = lists or parts
     return get_args(form)[0] if get_origin(form) is Annotated else form
 
 

@@ -264,9 +264,10 @@ def _protocol(protocol: Protocol | ImageProtocol) -> str:
             f"{protocol.images} of {protocol.found} images of {protocol.height} x {protocol.width}"
             f" from {protocol.source}, {known}, sha256 {protocol.sha256[:12]}"
         )
+    parts = [f"{part.sequences} {part.source} ({part.sampling})" for part in protocol.parts]
     return (
         f"{protocol.sequences} sequences of {protocol.sequence_length} tokens from"
-        f" {protocol.source} ({protocol.sampling}){_begun(protocol)},"
+        f" {' + '.join(parts) or f'{protocol.source} ({protocol.sampling})'}{_begun(protocol)},"
         f" sha256 {protocol.token_sha256[:12]}"
     )
 

@@ -50,7 +50,7 @@ def recover_all(
             {
                 "model": str(run.folder),
                 "out": str(folder),
-                "text": recipe.calibration or recipe.text,
+                "text": recipe.sources[0] if recipe.sources else recipe.text,
                 "column": recipe.column if recipe.calibration else None,
                 "heldout": recipe.text,
                 "windows": recipe.windows,

@@ -3,6 +3,8 @@
     documents    the papers' C4 protocol: documents in random order, those not longer than T tokens
                  skipped, one uniformly random window of T tokens from each
     joined       all documents as one stream, cut into windows of T, of which N at random
+    excerpts     stretches of long and of short documents as one stream, a window of each: what the
+                 sources of a mixture are drawn by (mixture.py, excerpts.py)
     given        tokens from a safetensors file or a tensor, verbatim
 
 `N` is `samples` (128 in the papers), `T` is `sequence_length` (2048). The papers' scripts draw
@@ -25,6 +27,13 @@ import torch
 from torch import Tensor
 
 from secateur.data.builtin import BUILTIN
+from secateur.data.excerpts import (
+    STRETCH_WINDOWS,
+    USUAL_CHARACTERS,
+    choose_documents,
+    draw_excerpts,
+    spread_evenly,
+)
 from secateur.data.files import Reading
 from secateur.data.texts import read_documents, without_columns
 from secateur.data.token_files import given_tokens, is_token_file
@@ -42,7 +51,7 @@ from secateur.data.windows import (
 from secateur.errors import DataError, closest
 from secateur.recipe import Bos
 
-Sampling = Literal["auto", "documents", "joined"]
+Sampling = Literal["auto", "documents", "joined", "excerpts"]
 
 CHARACTER_LIMIT = 16_000_000
 """The most text that "joined" tokenises: some four million tokens, more than all of WikiText-2.
@@ -61,8 +70,9 @@ class Draw:
         sequence_length: tokens in each; given ones may be shorter, and longer ones are clipped,
             with a notice.
         seed: of the random choice; given tokens leave nothing to choose.
-        sampling: "documents" or "joined", as at the head of this module; "auto" takes "documents"
-            for C4 and the built-in text, "joined" for everything else. Given tokens ignore it.
+        sampling: "documents", "joined" or "excerpts", as at the head of this module; "auto" takes
+            "documents" for C4 and the built-in text, "joined" for everything else. Given tokens
+            ignore it.
         column: of a file of records, to read; None reads "text", or conversations.
         bos: where the tokens stand that the tokenizer puts before any text; of given ones nowhere.
     """
@@ -113,7 +123,7 @@ def load_calibration(
     documents = read_documents(source, "train", reading)
     if sampling == "auto":
         sampling = "documents" if source in ("c4", BUILTIN) else "joined"
-    parts_of = _from_documents if sampling == "documents" else _from_stream
+    parts_of = WAYS[sampling]
     chance = random.Random(draw.seed)
 
     def tokens_of(text: str) -> Tensor:
@@ -133,7 +143,7 @@ def load_calibration(
         documents.kind,
         documents.origin,
         sampling,
-        joiner=JOINER if sampling == "joined" else None,
+        joiner=None if sampling == "documents" else JOINER,
         seed=draw.seed,
         text_characters=drawn.characters,
         text_tokens=drawn.tokens,
@@ -199,6 +209,34 @@ def _from_stream(
     parts = cut(stream, room)  # [all, room]
     chosen = parts[_shuffled(len(parts), chance)[:samples]]  # [up to N, room]
     return _Drawn(chosen, len(text), len(stream), notices)
+
+
+def _from_excerpts(
+    texts: Sequence[str],
+    tokens_of: Callable[[str], Tensor],
+    samples: int,
+    room: int,
+    chance: random.Random,
+) -> _Drawn:
+    """`samples` parts, one from each of as many stretches, more of them where they are short."""
+    documents = choose_documents(texts, CHARACTER_LIMIT, chance)
+    longest = min(STRETCH_WINDOWS * room * USUAL_CHARACTERS, CHARACTER_LIMIT // samples)
+    excerpts = list(draw_excerpts(documents, JOINER, longest, samples, chance))
+    used = samples
+    while True:
+        text = JOINER.join(excerpts[:used])
+        stream = tokens_of(text)  # [tokens]
+        parts = cut(stream, room)  # [all, room]
+        if len(parts) >= samples or used >= len(excerpts):
+            break
+        used *= 2
+    if len(parts) >= samples:
+        parts = parts[spread_evenly(len(parts), samples, chance)]  # [N, room]
+    return _Drawn(parts, len(text), len(stream))
+
+
+WAYS = {"documents": _from_documents, "joined": _from_stream, "excerpts": _from_excerpts}
+"""Sampling -> the function that draws windows so."""
 
 
 def _shuffled(count: int, chance: random.Random) -> list[int]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from secateur.data.builtin import BUILTIN, builtin_documents
-from secateur.data.files import ENDINGS, TEXTS, Gathered, Reading, ending, read_file
+from secateur.data.files import ENDINGS, RECORDS, TEXTS, Gathered, Reading, ending, read_file
 from secateur.data.folders import text_files
 from secateur.data.hub import HUB_TEXTS, Split, read_hub
 from secateur.data.rows import NoColumnError
@@ -87,6 +87,14 @@ def read_documents(source: str, split: Split, reading: Reading | None = None) ->
     kind = ending(path)
     named = "text" if kind in TEXTS else kind.removeprefix(".").replace("tsv", "csv")
     return _local(gathered, cast("TextKind", named), files=1)
+
+
+def has_columns(source: str) -> bool:
+    """Whether a source may have columns to choose from: it is a file of records, or a folder."""
+    if source in (*HUB_TEXTS, BUILTIN):
+        return False
+    path = as_path(source, fault=DataError)
+    return path.is_dir() or ending(path) in RECORDS
 
 
 def without_columns(column: str, source: object) -> DataError:

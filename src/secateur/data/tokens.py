@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-Kind = TextKind | Literal["safetensors", "tensor", "self"]
-Sampled = Literal["documents", "joined", "windows", "given", "written"]
+Kind = TextKind | Literal["safetensors", "tensor", "self", "mixture"]
+Sampled = Literal["documents", "joined", "excerpts", "windows", "given", "written", "mixed"]
 
 
 class Protocol(BaseModel):
@@ -40,8 +40,9 @@ class Protocol(BaseModel):
     origin: dict[str, str] = Field(description="path, or hub repository and split, and counts")
     sampling: Sampled = Field(
         description="documents: one random window from each long document; joined: random "
-        "windows of one stream; windows: its first windows; given: tokens used verbatim; "
-        "written: drawn from the dense model itself"
+        "windows of one stream; excerpts: random windows of stretches of long and short documents; "
+        "windows: its first windows; given: tokens used verbatim; written: drawn from the dense "
+        "model itself; mixed: as every part says"
     )
     joiner: str | None = Field(description="what stood between documents, if they were joined")
     sequences: int
@@ -58,6 +59,9 @@ class Protocol(BaseModel):
         default=None,
         description="ids that the tokenizer puts before any text, wherever they stand here; null "
         "for given tokens, and in records that are older than this field",
+    )
+    parts: tuple[Protocol, ...] = Field(
+        default=(), description="of a mixture, every source by itself; else none"
     )
 
     @model_validator(mode="before")

@@ -23,6 +23,7 @@ from secateur.data import (
     load_calibration,
     load_heldout,
     load_images,
+    read_mixture,
     self_written,
     with_more,
 )
@@ -49,27 +50,34 @@ def read_calibration(
     Raises:
         DataError: the source cannot be read or is too short.
     """
-    asked: str | Tensor | None = recipe.calibration if tokens is None else tokens
-    if asked is None:
+    asked: tuple[str | Tensor, ...] = recipe.sources if tokens is None else (tokens,)
+    if not asked:
         return None
     length, notices = clip(recipe.sequence_length, source)
-    writes = isinstance(asked, str) and asked == SELF
     beginning = None  # of what the model writes, which needs no tokenizer
-    if (writes or recipe.chosen_written) and not isinstance(tokenizer, DataError | None):
+    if (SELF in recipe.sources or recipe.chosen_written) and not isinstance(
+        tokenizer, DataError | None
+    ):
         beginning = Beginning.of(tokenizer, recipe.bos)
-    if writes:
+
+    def read(text: str | Tensor, draw: Draw) -> TokenBatch:
+        if isinstance(text, Tensor) or text != SELF:
+            return load_calibration(text, draw, tokenizer=tokenizer, vocabulary=vocabulary(source))
         model = dense()
         with models_fault(type(model).__name__):
-            batch = self_written(
+            return self_written(
                 model,
-                samples=recipe.samples,
-                sequence_length=length,
-                seed=recipe.seed,
+                samples=draw.samples,
+                sequence_length=draw.sequence_length,
+                seed=draw.seed,
                 beginning=beginning,
             )
+
+    draw = Draw(recipe.samples, length, recipe.seed, column=recipe.column, bos=recipe.bos)
+    if len(asked) == 1:
+        batch = read(asked[0], draw)
     else:
-        draw = Draw(recipe.samples, length, recipe.seed, column=recipe.column, bos=recipe.bos)
-        batch = load_calibration(asked, draw, tokenizer=tokenizer, vocabulary=vocabulary(source))
+        batch = read_mixture(recipe.sources, recipe.shares, draw, read)
     if recipe.chosen_written:
         batch = with_more(dense(), batch, recipe.chosen_written, recipe.seed, beginning)
     return replace(batch, notices=(*notices, *batch.notices))

@@ -24,7 +24,7 @@ from secateur.checkpoint.claim import claim_file
 from secateur.checkpoint.destination import result_path
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.model_facts import load_tokenizer, reads_images
-from secateur.data import ImageBatch, TokenBatch, Tokenizer
+from secateur.data import ImageBatch, TokenBatch, Tokenizer, overlaps
 from secateur.errors import DataError, OutputError, RecipeError, SecateurError
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
@@ -116,7 +116,8 @@ def prepare(
         return read_calibration(recipe, source, tokenizer, dense)
 
     calibration_key = CalibrationKey(
-        recipe.calibration,
+        recipe.sources,
+        recipe.shares,
         recipe.column,
         recipe.images,
         recipe.samples,
@@ -243,6 +244,8 @@ def _prepare(
     of_texts = dict.fromkeys(
         line for text in (calibration, *heldout) if text is not None for line in text.notices
     )
+    if isinstance(calibration, TokenBatch):
+        of_texts.update(dict.fromkeys(overlaps(calibration, heldout)))
     return Prepared(
         recipe, folder, source, calibration, heldout, plan, left_dense, shapes, facts,
         gradients, (*notices, *of_texts),

@@ -68,7 +68,8 @@ class Entry(Generic[K, V]):
 class CalibrationKey:
     """What decides the calibration of a run; the fields are those of the recipe."""
 
-    calibration: str | None
+    sources: tuple[str, ...]
+    shares: tuple[float, ...] | None
     column: str | None
     images: str | None
     samples: int

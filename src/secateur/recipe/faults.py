@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -46,6 +46,40 @@ def _faults_of_texts(run: Mapping[str, Any]) -> Iterator[str]:
         yield "a held-out text is named twice"
     if run.get("windows") is not None and run.get("text") is None:
         yield f"{as_given(('windows',), run['windows'])} are those of {name_of('text')}: give both"
+
+
+def faults_of_parts(
+    sources: Sequence[str], shares: Sequence[float] | None, samples: int
+) -> list[str]:
+    """What does not fit together in a calibration of several texts.
+
+    Args:
+        sources: the texts.
+        shares: of the samples that each is to give; None: all give as many.
+        samples: sequences in all.
+    """
+    faults = []
+    if twice := [source for source in dict.fromkeys(sources) if sources.count(source) > 1]:
+        faults.append(
+            f"{as_given(('calibration',), twice[0])} stands twice, wanted every text once"
+        )
+    if len(sources) > samples:
+        faults.append(
+            f"{as_given(('samples',), samples)} of {len(sources)} calibration texts,"
+            " wanted one of each at least"
+        )
+    if shares is not None and len(shares) != len(sources):
+        faults.append(
+            f"{as_given(('shares',), ','.join(f'{share:g}' for share in shares))},"
+            f" wanted one for each of several {name_of('calibration')} texts"
+            f" (there {'is' if len(sources) == 1 else 'are'} {len(sources)})"
+        )
+    elif shares is not None and len(sources) == 1:
+        faults.append(
+            f"{name_of('shares')} are those of several {name_of('calibration')} texts:"
+            " leave them out"
+        )
+    return faults
 
 
 def _faults_of_stages(recipe: type[Stage], stages: Any, run: Mapping[str, Any]) -> list[str]:
@@ -140,7 +174,9 @@ def _faults_of_sources(method: Method, run: Mapping[str, Any]) -> Iterator[str]:
             f"method {method.name} needs calibration text: give {name_of('calibration')}"
             f" (a classifier needs {name_of('images')})"
         )
-    if run.get("column") is not None and run.get("calibration") in (None, "self"):
+    texts = run.get("calibration")
+    texts = texts if isinstance(texts, list | tuple) else [texts]
+    if run.get("column") is not None and all(text in (None, "self") for text in texts):
         yield "column names one of the calibration's files: leave it out, or give such a file"
     if len(sources) == 2:
         yield (

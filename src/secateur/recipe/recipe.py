@@ -19,15 +19,24 @@ only: it cannot name code.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from secateur.errors import RecipeError
 from secateur.machine.limits import MOST_AT_ONCE, MOST_LENGTH, MOST_SEQUENCES
-from secateur.recipe.faults import faults_of
+from secateur.recipe.faults import faults_of, faults_of_parts
 from secateur.recipe.prune_stage import PruneStage, Schedule
-from secateur.recipe.setting import CONTENT, LISTED, PLACE, RESULT, RUN, Setting
+from secateur.recipe.setting import (
+    CONTENT,
+    LISTED,
+    PLACE,
+    RESULT,
+    RUN,
+    SEVERAL,
+    Setting,
+    Shares,
+)
 from secateur.recipe.stage import KIND, PRUNE, STAGES, Stage, read_stage
 
 WRITTEN_FOR_BEST = 3
@@ -56,10 +65,13 @@ class Recipe(PruneStage):
     """Read this branch, tag or commit of a model on the hub."""
     out: Annotated[str | None, Setting(PLACE, location=True, unset="nothing is written")] = None
     """Write the pruned model to this folder."""
-    calibration: Annotated[str | None, Setting(CONTENT, location=True)] = None
+    calibration: Annotated[str | list[str] | None, Setting(CONTENT, location=True), SEVERAL] = None
     """Calibrate on this text: a file of text or of records (.txt, .jsonl, .json, .csv, .parquet,
     .arrow, also .gz), a folder of them, a .safetensors file with input_ids, c4, wikitext2, builtin
-    (source of the standard library), or self (the dense model writes it)."""
+    (source of the standard library), or self (the dense model writes it). May be repeated: then
+    every text gives a part of the samples."""
+    shares: Annotated[Shares | None, Setting(CONTENT, unset="equal", metavar="N,...")] = None
+    """Let several calibration texts give samples in this ratio, such as 2,1,1."""
     column: Annotated[
         str | None, Setting(CONTENT, unset="text, or messages by the model's chat template")
     ] = None
@@ -138,6 +150,13 @@ class Recipe(PruneStage):
         """Every stage becomes a record of its kind."""
         return tuple(one if isinstance(one, Stage) else read_stage(one) for one in stages)
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        """Every calibration text is another one, and gives a sequence at least."""
+        if faults := faults_of_parts(self.sources, self.shares, self.samples):
+            raise ValueError(" | ".join(faults))
+        return self
+
     @classmethod
     def build(cls, values: Mapping[str, Any], origin: str = _OPTIONS) -> Recipe:
         """Check everything and make the recipe.
@@ -170,6 +189,12 @@ class Recipe(PruneStage):
     def title(self) -> str:
         """What the stages do: the method of one, or of each."""
         return " + ".join(stage.title for stage in self.stages) or self.method
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All calibration texts."""
+        several = self.calibration if isinstance(self.calibration, list) else [self.calibration]
+        return tuple(source for source in several if source is not None)
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ with told, the report and its recipes. There is no second list.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -181,6 +182,42 @@ def split_numbers(value: Any) -> Any:
     return parts
 
 
+def one_or_several(value: Any) -> Any:
+    """A text, or a list of several of them; a list of one is that text.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("text, or a list of texts")
+    if not all(isinstance(one, str) for one in value):
+        raise ValueError("text, or a list of texts")
+    return value[0] if len(value) == 1 else list(value)
+
+
+def split_shares(value: Any) -> Any:
+    """The positive numbers in a text that separates them by commas, or in a list.
+
+    Raises:
+        ValueError: one of them is none.
+    """
+    if value is None:
+        return None
+    parts = split_names(value)
+    parts = parts if isinstance(parts, list | tuple) else [parts]
+    try:
+        if not parts or any(isinstance(part, bool) for part in parts):
+            raise ValueError
+        shares = tuple(float(part) for part in parts)
+        if not all(math.isfinite(share) and share > 0 for share in shares):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("positive numbers with commas between, such as 2,1,1") from None
+    return shares
+
+
 def as_written(value: Any) -> Any:
     """Numbers as text, alone or in a mapping: a ratio or a block may stand in a file as one."""
     if isinstance(value, Mapping):
@@ -193,7 +230,12 @@ WRITTEN = BeforeValidator(as_written)
 LISTED = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 """Stands beside the type of a list of which one may stand alone."""
 
+SEVERAL = BeforeValidator(one_or_several)
+"""Stands beside the type of a text of which there may be several: `str | list[str]`."""
+
 Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 """A field of names with commas between."""
 Numbers = Annotated[tuple[int, ...], BeforeValidator(split_numbers)]
 """A field of whole numbers with commas between."""
+Shares = Annotated[tuple[float, ...], BeforeValidator(split_shares)]
+"""A field of positive numbers with commas between, of which only their ratios count."""

@@ -22,7 +22,7 @@ from secateur.checkpoint import (
 )
 from secateur.checkpoint.fingerprint import SourceFiles, every_byte
 from secateur.checkpoint.model_facts import clip, load_tokenizer, vocabulary
-from secateur.data import Draw, TokenBatch, load_calibration, load_heldout
+from secateur.data import Draw, TokenBatch, load_calibration, load_heldout, overlaps
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
 from secateur.machine.device import choose_device
 from secateur.machine.paths import pinned
@@ -209,4 +209,5 @@ def _read(
             vocabulary=vocabulary(source),
             bos=settings.bos,
         )
-    return replace(text, notices=(*notices, *text.notices)), heldout
+    told = () if heldout is None else overlaps(text, [heldout], use="training")
+    return replace(text, notices=(*notices, *text.notices, *told)), heldout

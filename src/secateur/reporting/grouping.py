@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur.data import Protocol
+from secateur.data import ImageProtocol, Protocol
 from secateur.errors import PatternError
 from secateur.evaluation import Evaluation
 from secateur.methods import every
@@ -229,6 +229,12 @@ def _doubts(runs: Sequence[RunRecord]) -> Iterator[str]:
             )
     if len({(run.device, tuple(sorted(run.machine.items()))) for run in runs}) > 1:
         yield "Runs come from different machines or devices: their times do not compare."
+
+
+def name_of_text(protocol: Protocol | ImageProtocol) -> str:
+    """The short name of a text or of images; of a mixture those of its parts."""
+    parts = protocol.parts if isinstance(protocol, Protocol) else ()
+    return " + ".join(short_name(part.source) for part in parts or (protocol,))
 
 
 def short_name(source: str) -> str:

@@ -90,9 +90,9 @@ def _is_of_method(name: str) -> bool:
 def _settings_of(record: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
     recipe = record.recipe
     calibration = record.calibration
+    sources = {"calibration": _calibration_of(recipe), "images": recipe.get("images")}
     content: dict[str, Any] = {
-        source: names.get(str(recipe.get(source)), recipe.get(source))
-        for source in ("calibration", "images")
+        name: names.get(str(source), source) for name, source in sources.items()
     }
     bos = calibration.bos if isinstance(calibration, Protocol) else recipe.get("bos")
     facts = deciding(Recipe, recipe, {**content, "dtype": record.dtype, "bos": bos})
@@ -159,7 +159,16 @@ def _names_of_sources(records: Sequence[RunRecord]) -> dict[str, str]:
 
 
 def _source_of_calibration(record: RunRecord) -> Any:
-    return record.settings.get("calibration") or record.settings.get("images")
+    return _calibration_of(record.settings) or record.settings.get("images")
+
+
+def _calibration_of(recipe: Mapping[str, Any]) -> Any:
+    """The calibration text; of a mixture all of its texts and their shares, as one name."""
+    texts, shares = recipe.get("calibration"), recipe.get("shares")
+    if not isinstance(texts, list):
+        return texts
+    ratio = ":".join(f"{share:g}" for share in shares or ())
+    return " + ".join(texts) + (f" ({ratio})" if ratio else "")
 
 
 def _tokens_of(record: RunRecord) -> dict[str, str]:

@@ -52,9 +52,12 @@ def facts_of(comparison: Comparison) -> Iterator[tuple[str, str]]:
 
 
 def _described(protocol: Protocol | ImageProtocol) -> str:
-    """Where tokens or images came from, and how they were cut."""
+    """Where tokens or images came from, and how they were cut; of a mixture every part."""
+    if isinstance(protocol, Protocol) and protocol.parts:
+        parts = " + ".join(map(_described, protocol.parts))
+        return f"{cut_of(protocol)}: {parts}"
     sampling = "images" if isinstance(protocol, ImageProtocol) else protocol.sampling
-    drawn = f" ({sampling})" if sampling in ("documents", "joined") else ""
+    drawn = f" ({sampling})" if sampling in ("documents", "joined", "excerpts") else ""
     return f"{protocol.source}: {cut_of(protocol)}{drawn}"
 
 

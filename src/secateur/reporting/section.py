@@ -12,7 +12,7 @@ from secateur.reporting.comparison import Comparison, Score
 from secateur.reporting.damage import matrix_groups
 from secateur.reporting.figures import Figure, Grid
 from secateur.reporting.formats import as_csv, as_latex, as_markdown
-from secateur.reporting.grouping import short_name
+from secateur.reporting.grouping import name_of_text, short_name
 from secateur.reporting.proof import RowAudit, audit_row, zeros_of_matrices
 from secateur.reporting.reproduce import Repetition, cut_of, facts_of, recipe_of
 from secateur.reporting.table import Cell, Table, printed_number, table_of
@@ -113,7 +113,7 @@ def _lead(comparison: Comparison) -> Iterator[str]:
         yield f"Perplexity on {texts}."
     protocols = [run.calibration for run in comparison.runs if run.calibration is not None]
     if protocols:
-        cuts = dict.fromkeys(f"{short_name(p.source)} ({cut_of(p)})" for p in protocols)
+        cuts = dict.fromkeys(f"{name_of_text(p)} ({cut_of(p)})" for p in protocols)
         yield f"Calibrated on {_listed(cuts)}."
     seeds = {run.settings["seed"] for run in comparison.runs}
     if len(comparison.runs) > 1:
