@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import secateur
 from secateur.recipe import Recipe
 from secateur.record import RunRecord, read_record
 from secateur.reporting import side_by_side, table_of
+from secateur.reporting.reproduce import recipe_of
 from tiny import Command
 
 SIZES: dict[str, Any] = {"method": "wanda", "samples": 8, "sequence_length": 32}
@@ -77,6 +79,9 @@ def test_a_comparison_goes_on_with_the_same_mixture_only(
     with pytest.raises(secateur.SecateurError, match=r"this run has shares .*3.*as asked now"):
         compare("1,3", "a")
     other = compare("1,3", "b")
+    recipe = recipe_of(side_by_side(other.records)[0], side_by_side(other.records)[0].rows[0])
+    again_in_yaml = Recipe.build(yaml.safe_load(recipe.yaml))
+    assert (again_in_yaml.sources, again_in_yaml.shares) == (tuple(sources[::2]), (1, 3))
     (both,) = side_by_side([*first.records, *other.records])
     names = [line.name for _, line in table_of(both).lines]
     assert any("(3:1)" in name for name in names)

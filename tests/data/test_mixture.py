@@ -120,6 +120,13 @@ def test_a_part_is_the_same_whatever_stands_beside_it(texts: Path, tokenizer: To
     assert other.protocol.parts[1].token_sha256 != two.protocol.parts[1].token_sha256
 
 
+def test_every_window_begins_as_the_tokenizer_begins_a_text(texts: Path) -> None:
+    batch = mix([texts / "a.txt", texts / "folder"], make_tokenizer("<s> $A"))
+    assert batch.input_ids[:, 0].tolist() == [1] * 12
+    assert (batch.protocol.bos, batch.protocol.prefix) == ("window", (1,))
+    assert len(torch.unique(batch.input_ids, dim=0)) == 12
+
+
 def test_what_the_model_writes_beside_a_mixture_is_of_no_part(
     texts: Path, tokenizer: Tokenizer
 ) -> None:
