@@ -270,7 +270,8 @@ def test_the_gradient_of_a_mean_over_tokens_counts_by_their_number(
     long = Statistics({Need.FULL_GRADIENT: gradient / 2, Need.INPUT_NORM: 2 * norm}, 8, 256)
     method: Any = get("gblm")
     torch.testing.assert_close(
-        method.score(weight, long, method.params()), 2 * method.score(weight, short, method.params())
+        method.score(weight, long, method.params()),
+        2 * method.score(weight, short, method.params()),
     )
 
 

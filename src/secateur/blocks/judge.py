@@ -28,6 +28,11 @@ SEQUENCES = 32
 """Sequences that judge at least, if there are as many; of more than four times that, a quarter."""
 
 
+def judging(count: int) -> int:
+    """How many of so many calibration sequences judge: the last ones."""
+    return min(count, max(SEQUENCES, count // 4))
+
+
 @torch.no_grad()
 def best_of(
     task: Task,
@@ -42,15 +47,15 @@ def best_of(
         prune: parameters -> by matrix name float32 [out, in], zero where pruned.
     """
     count = task.stream.sequences
-    judging = torch.arange(count - min(count, max(SEQUENCES, count // 4)), count)
-    errors = [_error(task, prune(params), judging) for params in candidates]
+    numbers = torch.arange(count - judging(count), count)
+    errors = [_error(task, prune(params), numbers) for params in candidates]
     return candidates[errors.index(min(errors))]
 
 
-def _error(task: Task, weights: Mapping[str, Tensor], judging: Tensor) -> float:
+def _error(task: Task, weights: Mapping[str, Tensor], numbers: Tensor) -> float:
     """The error at the head of this module over some sequences."""
     total = torch.zeros((), dtype=torch.float64)
-    for output, target in run_with(task, weights, judging):
+    for output, target in run_with(task, weights, numbers):
         aim = target.float()
         error = (output.float() - aim).square().sum(dim=-1)  # [some of the sequences, tokens]
         size = aim.square().sum(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)

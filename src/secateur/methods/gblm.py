@@ -30,6 +30,7 @@ from torch import Tensor
 from secateur.methods.base import PAPER_LENGTH, PAPER_SEQUENCES, Params, score
 from secateur.statistics import Need, Order, Statistics
 
+
 class GBLMParams(Params):
     """Parameters of GBLM-Pruner."""
 
