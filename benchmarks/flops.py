@@ -23,6 +23,8 @@ A product of [a, b] and [b, c] is 2abc. For one block, T = N * L tokens in N seq
     optimise    forward + backward over rounds * samples sequences, and forward over those that
                 judge, before the first round and after each
 
+    judge       forward over the sequences that judge, for every alpha that is tried
+
     method          per block
     magnitude       nothing
     wanda           observe + propagate; with `schedule` matrix, one forward alone
@@ -30,9 +32,9 @@ A product of [a, b] and [b, c] is 2abc. For one block, T = N * L tokens in N seq
     gblm            the same as wanda + forward + forward again + backward to below, and the
                     head's forward and backward to its inputs, once. A block is run again
                     in the backward pass because one block at a time is in memory
-    wanda++-rgs     observe + backward + propagate
+    wanda++-rgs     observe + backward + judge + propagate
     wanda++-ro      observe + aim + optimise + propagate
-    wanda++         observe + backward + aim + optimise + propagate
+    wanda++         observe + backward + judge + aim + optimise + propagate
 
 With target `block` there is no aim, and observe is the whole forward of all blocks.
 
@@ -44,6 +46,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
+
+from secateur.blocks.judge import judging
+from secateur.methods.wandapp import FACTORS
 
 Parts = dict[str, float]
 """What a method does -> its operations in the whole model."""
@@ -208,15 +213,16 @@ def count(
         parts |= {"Hessian": one.hessian, "solve": one.solve}
     if with_gradient:
         parts |= {"to weights": one.linear, "to inputs": one.to_inputs + 2 * one.attention}
+        parts["judge"] = len(FACTORS) * one.forward * judging(sequences) / sequences
     if refined:
         aside = min(settings["judges"], sequences // 4)
         drawn = settings["rounds"] * min(settings["samples"], sequences - aside)
         if settings["weigh"] == "loss":
             raise ValueError("effort best is not counted: the dense model writes text, too")
-        judging = aside or (sequences if settings["judges"] else 0)
+        aside = aside or (sequences if settings["judges"] else 0)
         some = Count(shapes, drawn, length, causal)
         parts["optimise"] = some.forward + some.linear + some.to_inputs + 2 * some.attention
-        parts["optimise"] += one.forward / sequences * judging * (settings["rounds"] + 1)
+        parts["optimise"] += one.forward / sequences * aside * (settings["rounds"] + 1)
     parts = {name: shapes.blocks * operations for name, operations in parts.items()}
     if method == "gblm":
         parts["forward"] += shapes.blocks * 2 * one.forward + shapes.head * one.tokens

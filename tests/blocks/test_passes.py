@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import secateur
 from secateur import methods
 from secateur.methods import Refine, get
+from secateur.methods.wandapp import FACTORS
 from tiny import BLOCKS, make_model, make_tokens
 
 SEQUENCES = 8
@@ -21,6 +22,8 @@ SCOUT = Fraction(1, SEQUENCES)
 """The one sequence that runs ahead in the schedule "matrix"."""
 DRAWN = Fraction(2 * 4, SEQUENCES)
 """What the optimiser draws in two rounds of four sequences."""
+TRIED = len(FACTORS)
+"""Once for each alpha that a block chooses among; all of so few sequences judge."""
 PASSES = {
     "magnitude": (0, 0),
     "wanda": (2, 0),
@@ -28,9 +31,9 @@ PASSES = {
     "alps": (2, 0),
     "alps-ro": (2 + DRAWN, DRAWN),
     "gblm": (4, 1),
-    "wanda++-rgs": (2, 1),
+    "wanda++-rgs": (2 + TRIED, 1),
     "wanda++-ro": (2 + DRAWN, DRAWN),
-    "wanda++": (2 + DRAWN, 1 + DRAWN),
+    "wanda++": (2 + TRIED + DRAWN, 1 + DRAWN),
 }
 """Method -> forward and backward passes through every block, with the schedule "block"."""
 IN_ONE_PASS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -214,10 +215,64 @@ def test_rgs_score_by_hand(generator: torch.Generator) -> None:
     method: Any = get("wanda++")
     score = method.score(weight, statistics, method.params(alpha=3))
     i, j = 4, 9
+    balance = 3 * math.sqrt(statistics.sequences / 128)  # 3 at the paper's number
     by_hand = abs(weight[i, j]) * (
-        3 * statistics.regional_gradient[i, j] + statistics.input_norm[j]
+        balance * statistics.regional_gradient[i, j] + statistics.input_norm[j]
     )
     torch.testing.assert_close(score[i, j], by_hand)
+
+
+@pytest.mark.parametrize("aggregate", ["l2", "l1"])
+def test_gblm_score_at_the_papers_size_is_the_published_one(
+    generator: torch.Generator, aggregate: str
+) -> None:
+    weight = torch.randn(OUT, IN, generator=generator)
+    gradient, norm = torch.rand(OUT, IN, generator=generator), torch.rand(IN, generator=generator)
+    values = {Need.FULL_GRADIENT: gradient, Need.INPUT_NORM: norm}
+    method: Any = get("gblm")
+    score = method.score(
+        weight, Statistics(values, 128, 2048), method.params(alpha=7, aggregate=aggregate)
+    )
+    published = weight.abs() * (7 * gradient + norm / math.sqrt(128))
+    torch.testing.assert_close(score, math.sqrt(128) * published)
+
+
+@pytest.mark.parametrize(
+    ("name", "need", "parameters"),
+    [
+        ("wanda++-rgs", Need.REGIONAL_GRADIENT, {}),
+        ("gblm", Need.FULL_GRADIENT, {}),
+        ("gblm", Need.FULL_GRADIENT, {"aggregate": "l1"}),
+    ],
+)
+def test_masks_do_not_depend_on_how_often_a_sequence_is_there(
+    name: str, need: Need, parameters: dict[str, Any], generator: torch.Generator
+) -> None:
+    """Every sequence four times: norms double, a mean over them stays, a sum grows with them."""
+    weight = torch.randn(OUT, IN, generator=generator)
+    gradient, norm = torch.rand(OUT, IN, generator=generator), torch.rand(IN, generator=generator)
+    repeated = {"wanda++-rgs": 1, "gblm": 4 if parameters else 2}[name] * gradient
+    once = Statistics({need: gradient, Need.INPUT_NORM: norm}, 8, 64)
+    often = Statistics({need: repeated, Need.INPUT_NORM: 2 * norm}, 32, 64)
+    params = get(name).params(**parameters)
+    score: Any = get(name).score
+    torch.testing.assert_close(score(weight, often, params), 2 * score(weight, once, params))
+
+
+def test_the_gradient_of_a_mean_over_tokens_counts_by_their_number(
+    generator: torch.Generator,
+) -> None:
+    """GBLM's gradient is of a mean over tokens, the norm of a sum: of 4 times as many tokens, whose
+    gradients are independent, half as large beside twice as large."""
+    weight = torch.randn(OUT, IN, generator=generator)
+    gradient, norm = torch.rand(OUT, IN, generator=generator), torch.rand(IN, generator=generator)
+    short = Statistics({Need.FULL_GRADIENT: gradient, Need.INPUT_NORM: norm}, 8, 64)
+    long = Statistics({Need.FULL_GRADIENT: gradient / 2, Need.INPUT_NORM: 2 * norm}, 8, 256)
+    method: Any = get("gblm")
+    torch.testing.assert_close(
+        method.score(weight, long, method.params()),
+        2 * method.score(weight, short, method.params()),
+    )
 
 
 def test_the_variant_prunes_rows_to_the_same_lost_share(generator: torch.Generator) -> None:

@@ -115,7 +115,8 @@ def test_passes_over_a_block_by_method() -> None:
     source = resident()
     one = of(source, "wanda").flops / 2
     passes = {m: of(source, m).flops / one for m in ("sparsegpt", "gblm", "wanda++-rgs")}
-    assert passes == pytest.approx({"sparsegpt": 2, "gblm": 6, "wanda++-rgs": 4})
+    # four balances are tried, on all of so few sequences
+    assert passes == pytest.approx({"sparsegpt": 2, "gblm": 6, "wanda++-rgs": 4 + 4})
     # the dense stream; two rounds of 4 of the 8 sequences, forward and backward
     assert of(source, "wanda++-ro").flops / one == pytest.approx(3 + 3)
     assert of(source, "wanda++").flops / one == pytest.approx(5 + 3)

@@ -215,7 +215,10 @@ def test_the_record_and_the_index_tell_the_truth(
     assert written == json.loads(run.model_dump_json())
     assert written["calibration"]["sequences"] == 8
     assert written["stages"][0]["settings"]["regional"]["rounds"] == 2
-    assert written["stages"][0]["settings"]["parameters"] == {"alpha": 100.0, "competition": "row"}
+    parameters = {"alpha": 100.0, "by_block": True, "competition": "row"}
+    assert written["stages"][0]["settings"]["parameters"] == parameters
+    chosen = [block["parameters"]["alpha"] for block in written["stages"][0]["blocks"]]
+    assert set(chosen) <= {0.0, 25.0, 100.0, 400.0}
     assert len(written["stages"][0]["blocks"]) == 3
     assert all(0 < block["output_error"] < 1 for block in written["stages"][0]["blocks"])
     assert all(

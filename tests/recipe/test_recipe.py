@@ -174,7 +174,7 @@ def test_presets_and_changes_over_them() -> None:
 def test_spelled_out_holds_every_default() -> None:
     facts = Recipe.build(GOOD).spelled_out()
     assert facts.keys() == Recipe.model_fields.keys() - {"stages"}
-    assert facts["parameters"] == {"alpha": 100.0, "competition": "row"}
+    assert facts["parameters"] == {"alpha": 100.0, "by_block": True, "competition": "row"}
     assert facts["regional"] == Regional().model_dump()
     assert (facts["samples"], facts["seed"], facts["dtype"]) == (128, 0, "auto")
 

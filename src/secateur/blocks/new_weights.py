@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from secateur.blocks.judge import best_of
 from secateur.blocks.observer import Observer
 from secateur.blocks.regional import Masked, Task, optimise
 from secateur.blocks.stream import Stream, Tick
@@ -15,7 +16,7 @@ from secateur.checkpoint import Matrix
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import NumericalError
 from secateur.machine import processes
-from secateur.methods import Refine
+from secateur.methods import Method, Params, Refine
 from secateur.methods.wanda import WandaParams, wanda
 from secateur.recipe import Plan
 from secateur.sparsity import Pattern, keep_mask, without_dropped
@@ -75,11 +76,13 @@ class Pruned:
         weights: by matrix name float32 [out, in], zero where pruned.
         notices: what the user should know, a line each.
         judged: relative error on the judging sequences before and after the regional optimiser.
+        params: the parameters that its method went by.
     """
 
     weights: dict[str, Tensor]
     notices: tuple[str, ...]
-    judged: tuple[float, float] | None = None
+    judged: tuple[float, float] | None
+    params: Params
 
 
 def new_weights(
@@ -108,22 +111,23 @@ def new_weights(
     }
     for matrix in unknown:
         values = uninformed(plan.method.needs, matrix.shape, matrix.read().device)
-        statistics[matrix.name] = Statistics(values, statistics[matrix.name].sequences)
-    flat = [matrix for matrix in block.matrices if statistics[matrix.name].without_gradient]
-    told += _lines(flat, "no gradient comes back to {}: Wanda's score")
-
-    def choose(matrix: Matrix, weight: Tensor) -> Tensor:
-        assert plan.method.score is not None
-        with torch.no_grad():
-            if matrix in flat:
-                score = wanda(weight, statistics[matrix.name], WandaParams())
-            else:
-                score = plan.method.score(weight, statistics[matrix.name], plan.params)
-            check_finite(score, "the scores are", block.prefix + matrix.name)
-            return keep_mask(score, block.patterns[matrix], plan.params.chosen_competition)
-
+        statistics[matrix.name] = replace(statistics[matrix.name], values=values)
+    flat = frozenset(m for m in block.matrices if statistics[m.name].without_gradient)
+    told += _lines(
+        [matrix for matrix in block.matrices if matrix in flat],
+        "no gradient comes back to {}: Wanda's score",
+    )
+    scores = _Scores(block, statistics, flat, plan.method)
+    task = params = None
+    if observed is not None:
+        still = frozenset(matrix.name for matrix in unknown if matrix.expert is not None)
+        task = Task(
+            block.module, block.index, block.matrices, observed.stream, observed.targets,
+            observed.error_factor, still,
+        )  # fmt: skip
     if plan.method.solve is not None:
         assert observed is not None
+        params = plan.params
         informed = [
             [matrix for matrix in group if matrix not in unknown]
             for group in observed.observer.groups
@@ -132,24 +136,71 @@ def new_weights(
         told += notices
         for matrix in unknown:
             weight = matrix.read().float()
-            keep = keep_mask(weight.abs(), block.patterns[matrix], plan.params.chosen_competition)
+            keep = keep_mask(weight.abs(), block.patterns[matrix], params.chosen_competition)
             start[matrix.name] = Masked(keep, without_dropped(weight, keep))
     else:
-        start = {}
-        for matrix in block.matrices:
-            weight = matrix.read().float()
-            keep = choose(matrix, weight)
-            start[matrix.name] = Masked(keep, without_dropped(weight, keep))
+        params = _params_of(task, scores, plan)
+        start = scores.masked(params)
     if plan.method.refine is Refine.NONE:
-        return Pruned({name: masked.weight for name, masked in start.items()}, told)
-    assert observed is not None
-    still = frozenset(matrix.name for matrix in unknown if matrix.expert is not None)
-    task = Task(
-        block.module, block.index, block.matrices, observed.stream, observed.targets,
-        observed.error_factor, still,
-    )  # fmt: skip
+        return Pruned({name: masked.weight for name, masked in start.items()}, told, None, params)
+    assert task is not None
+
+    def choose(matrix: Matrix, weight: Tensor) -> Tensor:
+        return scores.keep(matrix, weight, params)
+
     refined = optimise(task, start, choose, plan.regional, plan.seed, tick)
-    return Pruned(refined.weights, told, refined.judged)
+    return Pruned(refined.weights, told, refined.judged, params)
+
+
+def _params_of(task: Task | None, scores: _Scores, plan: Plan) -> Params:
+    """The parameters that the block is scored with: those that suit it, of the plan's candidates.
+
+    Without the block's outputs, as where it is pruned while it runs, they are the plan's own.
+    """
+    candidates = plan.params.candidates
+    if task is None or len(candidates) == 1 or not task.targets:
+        return plan.params
+
+    def prune(params: Params) -> dict[str, Tensor]:
+        return {name: masked.weight for name, masked in scores.masked(params).items()}
+
+    return best_of(task, candidates, prune)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """How a method that scores masks the matrices of a block.
+
+    Attributes:
+        statistics: by matrix name.
+        flat: matrices that no gradient comes back to, which get Wanda's score.
+    """
+
+    block: OpenBlock
+    statistics: Mapping[str, Statistics]
+    flat: frozenset[Matrix]
+    method: Method
+
+    @torch.no_grad()
+    def keep(self, matrix: Matrix, weight: Tensor, params: Params) -> Tensor:
+        """The keep-mask of a matrix whose weights are now float32 [out, in], bool [out, in]."""
+        assert self.method.score is not None
+        statistics = self.statistics[matrix.name]
+        if matrix in self.flat:
+            score = wanda(weight, statistics, WandaParams())
+        else:
+            score = self.method.score(weight, statistics, params)
+        check_finite(score, "the scores are", self.block.prefix + matrix.name)
+        return keep_mask(score, self.block.patterns[matrix], params.chosen_competition)
+
+    def masked(self, params: Params) -> dict[str, Masked]:
+        """The dense weights of every matrix under its mask, by matrix name."""
+        start = {}
+        for matrix in self.block.matrices:
+            weight = matrix.read().float()
+            keep = self.keep(matrix, weight, params)
+            start[matrix.name] = Masked(keep, without_dropped(weight, keep))
+        return start
 
 
 def _unknown(
@@ -240,13 +291,13 @@ def _statistics(
     """Everything that the method may read about one matrix, checked."""
     name = block.prefix + matrix.name
     values: dict[Need, Tensor] = {}
-    sequences = 0
+    sequences, length = 0, None
     if observed is not None:
-        sequences = observed.stream.sequences
+        sequences, length = observed.stream.sequences, observed.stream.length
         values.update(observed.observer.values(matrix))
     if gradients is not None and Need.FULL_GRADIENT in plan.method.needs:
         values[Need.FULL_GRADIENT] = gradients.read(name).to(matrix.read().device)
-    statistics = Statistics(values, sequences)
+    statistics = Statistics(values, sequences, length)
     if (need := statistics.first_not_finite()) is not None:
         given = need is Need.FULL_GRADIENT
         raise NumericalError(

@@ -219,7 +219,7 @@ def _backward(task: Task, weights: dict[str, Tensor], chosen: Tensor) -> Tensor:
     computed of a loss that is divided by about their number: a power of two, which rounds nothing.
     """
     losses, tokens = [], 0
-    for output, target in _outputs(task, weights, chosen):
+    for output, target in run_with(task, weights, chosen):
         tokens += output.shape[0] * output.shape[1]
         error = output.float() - target.float()  # [some of the sequences, tokens, width]
         if task.error_factor is not None:
@@ -247,7 +247,7 @@ def _judge(task: Task, weights: dict[str, Tensor], judging: list[int]) -> float:
     if not judging:
         return math.nan
     lost = reference = torch.zeros((), dtype=torch.float64)
-    for output, target in _outputs(task, weights, torch.tensor(judging)):
+    for output, target in run_with(task, weights, torch.tensor(judging)):
         aim = target.float()
         lost = lost + (output.float() - aim).square().sum().double().cpu()
         reference = reference + aim.square().sum().double().cpu()
@@ -255,8 +255,8 @@ def _judge(task: Task, weights: dict[str, Tensor], judging: list[int]) -> float:
     return math.sqrt(error / size) if size else 0.0
 
 
-def _outputs(
-    task: Task, weights: dict[str, Tensor], chosen: Tensor
+def run_with(
+    task: Task, weights: Mapping[str, Tensor], chosen: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What the block makes of some sequences with these weights, and what it is to make of them.
 

@@ -128,6 +128,12 @@ class Stream:
                 self.batches.append(Batch(read, hidden, keep(calls), keep(single), batch_labels))
 
     @property
+    def length(self) -> int | None:
+        """How many tokens a sequence of text has; None for images."""
+        inputs = self.batches[0].inputs
+        return None if inputs.is_floating_point() else inputs.shape[1]
+
+    @property
     def hidden(self) -> list[Tensor]:
         """Where the sequences are, by batch, each [batch, tokens, width]."""
         return [batch.hidden for batch in self.batches]

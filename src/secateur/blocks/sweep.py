@@ -31,7 +31,7 @@ from secateur.blocks.store import write
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.gradient_store import GradientFile
-from secateur.methods import Refine
+from secateur.methods import Params, Refine
 from secateur.recipe import Plan
 from secateur.sparsity import MatrixAudit, Pattern, audit
 from secateur.statistics import Need, check_finite
@@ -56,6 +56,7 @@ class BlockResult:
         notices: what the user should know, a line each.
         judged: relative output error on sequences that no optimiser step saw, before and after the
             regional optimiser; None without one.
+        params: the parameters of the method that suited the block, where it chose among several.
     """
 
     index: int
@@ -66,6 +67,7 @@ class BlockResult:
     seconds: dict[str, float]
     notices: tuple[str, ...]
     judged: tuple[float, float] | None = None
+    params: Params | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: _Clock) -> BlockR
         notices = (f"{block.prefix[:-1]}: {told}", *notices)
     return BlockResult(
         block.index, changed, _audits(block), error, matrix_errors, clock.seconds,
-        notices, pruned.judged,
+        notices, pruned.judged, pruned.params if len(plan.params.candidates) > 1 else None,
     )  # fmt: skip
 
 
@@ -179,8 +181,9 @@ def _observe(block: OpenBlock, inputs: SweepInputs, stream: Stream) -> Observed:
     """What the dense block shows of itself, and what the optimiser is to make of its outputs."""
     plan, dense, factors = inputs.plan, inputs.aim.dense, inputs.aim.error_factors
     # The optimiser needs all outputs if it aims at them, and not at the dense model's stream,
-    # which is the same in the first block.
-    all_outputs = plan.method.refine is not Refine.NONE and (dense is None or block.index == 0)
+    # which is the same in the first block. So does the judge of the method's parameters.
+    to_judge = plan.method.refine is not Refine.NONE or len(plan.params.candidates) > 1
+    all_outputs = to_judge and (dense is None or block.index == 0)
     observation = inputs.first if block.index == 0 else None
     if observation is None:
         to_gather = ToGather(

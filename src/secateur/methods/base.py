@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -24,6 +24,9 @@ from torch import Tensor
 from secateur.errors import RecipeError, closest
 from secateur.sparsity import Competition, Pattern
 from secateur.statistics import Need, Order, Statistics
+
+PAPER_SEQUENCES, PAPER_LENGTH = 128, 2048
+"""Calibration sequences of the papers and tokens in each, to which their constants belong."""
 
 
 class Refine(StrEnum):
@@ -38,10 +41,13 @@ class Params(BaseModel):
     """Parameters of a method, all with defaults: frozen, and unknown names are errors.
 
     Attributes:
+        published: what the paper has where the defaults differ, for `--preset paper`.
         competition: which weights compete for an unstructured budget; N:M patterns ignore it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    published: ClassVar[dict[str, Any]] = {}
 
     competition: Competition = Competition.ROW
     """Weights compete within their output row, or across the whole layer (unstructured only)."""
@@ -55,6 +61,11 @@ class Params(BaseModel):
     def gradient_order(self) -> Order:
         """How full-model gradients of the sequences are combined, for a method that reads them."""
         return "l2"
+
+    @property
+    def candidates(self) -> tuple[Self, ...]:
+        """What every block chooses among, by its own error; these alone leave nothing to choose."""
+        return (self,)
 
     def objection(self, pattern: Pattern) -> str | None:
         """Why these parameters cannot go with `pattern`, or None."""

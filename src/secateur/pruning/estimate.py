@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
+from secateur.blocks.judge import judging
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.methods import Refine
 from secateur.recipe import Plan
@@ -81,6 +82,8 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         passes = 1.0 if plan.schedule == "matrix" else 2.0
         passes += 2.0 * (Need.REGIONAL_GRADIENT in plan.method.needs)
         passes += 4.0 * (Need.FULL_GRADIENT in plan.method.needs)
+        if (tried := len(plan.params.candidates)) > 1 and sequences:
+            passes += tried * judging(sequences) / sequences
         if plan.method.refine is Refine.REGIONAL and sequences:
             drawn = plan.regional.rounds * min(plan.regional.samples, sequences)
             passes += 3.0 * drawn / sequences + (plan.regional.target == "model")

@@ -198,6 +198,7 @@ def _record_block(block: BlockResult) -> BlockRecord:
         seconds=block.seconds,
         notices=block.notices,
         judged=block.judged,
+        parameters={} if block.params is None else block.params.model_dump(mode="json"),
         matrices=tuple(
             MatrixRecord.of(name, audit, block.matrix_errors.get(name))
             for name, audit in block.audits.items()

@@ -115,8 +115,10 @@ class PruneStage(Stage):
 
     @property
     def chosen_params(self) -> Params:
-        """The method's parameters, defaults filled in."""
-        return self.chosen_method.params.model_validate(self.parameters)
+        """The method's parameters, defaults filled in, or what its preset says instead."""
+        params = self.chosen_method.params
+        published = params.published if self.preset == "paper" else {}
+        return params.model_validate({**published, **self.parameters})
 
     @property
     def chosen_regional(self) -> Regional:

@@ -63,6 +63,8 @@ class BlockRecord(RecordPart):
     judged: tuple[float, float] | None = None
     """The same on sequences that no optimiser step saw, before and after the regional optimiser,
     against what the optimiser aims at."""
+    parameters: dict[str, Any] = Field(default={})
+    """Those of the method that suited the block, where every block chose among several."""
     seconds: dict[str, Measured]
     """Wall time by phase."""
     notices: tuple[str, ...]

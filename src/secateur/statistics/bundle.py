@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
@@ -54,20 +55,22 @@ def uninformed(
     return {need: make[need]() for need in needs}
 
 
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """The finished statistics of one matrix W [out, in].
 
-    Args:
+    Attributes:
         values: the tensors that were gathered, by need.
         sequences: number of calibration sequences they were gathered over.
+        length: tokens of each, if they are text; None for images, whose loss is no mean over them.
 
     Reading a statistic that is not among `values` raises `LookupError`: the method did not
     declare that it needs it.
     """
 
-    def __init__(self, values: Mapping[Need, Tensor], sequences: int) -> None:
-        self._values = dict(values)
-        self.sequences = sequences
+    values: Mapping[Need, Tensor]
+    sequences: int
+    length: int | None = None
 
     @property
     def input_norm(self) -> Tensor:
@@ -92,21 +95,21 @@ class Statistics:
     @property
     def without_gradient(self) -> bool:
         """Whether a gradient was gathered beside the input norm, and is zero for every weight."""
-        gathered = [value for need, value in self._values.items() if need in GRADIENTS]
-        known = bool(gathered) and Need.INPUT_NORM in self._values
+        gathered = [value for need, value in self.values.items() if need in GRADIENTS]
+        known = bool(gathered) and Need.INPUT_NORM in self.values
         return known and not any(bool(value.any()) for value in gathered)
 
     def first_not_finite(self) -> Need | None:
         """The first statistic with a NaN or an infinity in it, or None."""
-        for need, value in self._values.items():
+        for need, value in self.values.items():
             if not all_finite(value):
                 return need
         return None
 
     def _get(self, need: Need) -> Tensor:
-        if need not in self._values:
+        if need not in self.values:
             raise LookupError(f"the method reads {need.value} but does not declare it in `needs`")
-        return self._values[need]
+        return self.values[need]
 
 
 def check_finite(values: Tensor, what: str, where: str, hint: str | None = None) -> None:
