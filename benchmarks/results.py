@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -148,6 +149,16 @@ def said(found: Mapping[str, Any]) -> str:
             f" **The machine was busy ({load:.1f} cores before the run): these are no timings.**"
         )
     return line
+
+
+def commit() -> str:
+    """The commit of this tree, with a plus sign if it was changed since; "" outside of git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    head, changed = (
+        subprocess.run([*git, *words], capture_output=True, text=True)
+        for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "-uno"])
+    )
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def command(name: str) -> str:
