@@ -15,12 +15,12 @@ The parts, any of them in one call:
     recovery   Wanda and ALPS-RO at 2:4 trained back, packed, loaded, compared
     tables     of all that is finished; nothing is run. A cell that was not measured is empty
 
-The models are SmolLM2-135M-Instruct and Gemma 3 270M, which pip brings without a hub
-(`real_models.py`: dequantised from 4 bits, so the hub's own give other numbers); --model FOLDER
-is any other. Text: WikiText-2, its validation for calibration and its test text held out, from
---wikitext (valid.txt and test.txt) or, without it, from the hub (then calibrated on its training
-text); out of domain a folder of books (--books, with calibration/ and heldout/) and the standard
-library's source, which comes with Secateur.
+The models are smollm2-135m (SmolLM2-135M-Instruct) and, in grid and scales, gemma3-270m, which
+pip brings without a hub (`real_models.py`: dequantised from 4 bits, so the hub's own give other
+numbers); --model FOLDER is any other. Text is WikiText-2: calibrated on the validation text and
+measured on the test text of --wikitext (valid.txt and test.txt) or, without it, of the hub (then
+calibrated on its training text); out of domain a folder of books (--books, with calibration/ and
+heldout/) and the standard library's source, which comes with Secateur.
 
 What is done is not done again; what failed is told with its reason, and tried again the next time.
 OUT/log.jsonl has a line for each run: date, commit, processor, threads, seconds, and how many cores
@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import argparse
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import real_plan
@@ -59,9 +59,10 @@ def main() -> None:
     log = Log(options.out, choose_device(options.device))
     parts = [part for part in options.parts if part != "tables"]
     for part in parts:
-        for name, model in models.items():
-            do(part, name, model, texts, log, options)
-    real_tables.show(parts or list(real_tables.TABLES), models, texts, log, options)
+        for name in models_of(part, models, options):
+            do(part, name, models[name], texts, log, options)
+    shown = {part: models_of(part, models, options) for part in parts or PARTS}
+    real_tables.show(shown, texts, log, options)
 
 
 def parse() -> argparse.Namespace:
@@ -71,7 +72,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("parts", nargs="+", choices=[*PARTS, "tables"], metavar="PART", help="see above")
     add("--out", type=Path, required=True, help="folder of all results")
-    add("--models", nargs="+", metavar="NAME", help=f"none: {' '.join(PACKAGED)}, unless --model")
+    add("--models", nargs="+", metavar="NAME", help="of those that pip brings; none: see above")
     add("--model", type=Path, action="append", default=[], help="another model's folder")
     add(
         "--models-folder", type=Path, default=Path.home() / ".cache" / "secateur-real",
@@ -90,16 +91,13 @@ def parse() -> argparse.Namespace:
     add("--calibrations", nargs="+", metavar="A+B", help="of mixtures; none: singles, pairs, all")
     add("--rates", nargs="+", type=float, default=real_plan.RATES, help="learning rates of paper")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="more settings of every recipe")
-    add("--tasks", default="offline", help="names, as `secateur evaluate --tasks`")
-    add(
-        "--tasks-folder",
-        type=Path,
-        metavar="FOLDER",
-        help="of lm-eval's task files, with their code",
-    )
+    add("--tasks", nargs="+", help="none: all of --tasks-folder, or one made from held-out text")
+    add("--tasks-folder", type=Path, metavar="FOLDER", help="of lm-eval's task files and code")
     add("--limit", type=int, help="questions of each task; none: all")
     add("--minutes", type=float, default=30, help="of each recovery, on the machine at hand")
     add("--steps", type=int, help="of each recovery; none: as many as --minutes has room for")
+    add("--train-samples", type=int, default=448, help="sequences that a recovery reads")
+    add("--learning-rate", type=float, default=1e-3, help="peak of a recovery's")
     add("--overwrite", action="store_true", help="do finished runs again")
     results.add_options(parser)
     options = parser.parse_args()
@@ -119,6 +117,12 @@ def chosen_models(options: argparse.Namespace) -> dict[str, Path]:
         for name in names
     }
     return {**models, **{folder.resolve().name: folder for folder in options.model}}
+
+
+def models_of(part: str, models: Mapping[str, Path], options: argparse.Namespace) -> list[str]:
+    """Those of a part: of the two that pip brings both in the grid and the scales, unless said."""
+    both = part in ("grid", "scales") or options.models is not None
+    return [name for name in models if both or name != real_plan.SECOND]
 
 
 def do(

@@ -23,12 +23,16 @@ METHODS = (
 )
 QUICK, SLOW = METHODS[:6], METHODS[6:]
 """Methods by what they cost: without the regional optimiser, and with it."""
+HALF = ("magnitude", "wanda", "sparsegpt", "alps", "alps-ro")
+"""Methods at 50 %."""
 PATTERNS = ("2:4", "4:8", "50%", "60%")
 SEEDS = (0, 1, 2)
-FIRST = "smollm2-135m"
-"""The model of which most is measured."""
+FIRST, SECOND = "smollm2-135m", "gemma3-270m"
+"""The model of which most is measured, and one of which the grid and the scales are."""
 KEPT = ("wanda", "alps-ro")
 """Methods whose first model at 2:4 is kept: it is asked tasks, trained back and packed."""
+SCALED, MIXED = ("wanda", "wanda++-rgs", "gblm"), ("wanda", "alps")
+"""Methods of the scales, and of the mixtures."""
 SCALES = ((32, 256), (64, 512), (128, 512))
 RATES = (3e-7, 3e-6, 3e-5, 3e-4)
 """Learning rates of the paper's optimiser; the first is the published one."""
@@ -111,9 +115,7 @@ class Group:
     @property
     def setting(self) -> str:
         """The folder that these runs have in common."""
-        parts = [f"{self.samples}x{self.length}"]
-        parts += [self.calibration] if self.calibration != "wikitext" or self.texts > 2 else []
-        return named(*parts, self.name)
+        return named(f"{self.samples}x{self.length}", self.name)
 
 
 def groups(part: str, model: str, asked: argparse.Namespace) -> list[Group]:
@@ -135,19 +137,20 @@ def groups(part: str, model: str, asked: argparse.Namespace) -> list[Group]:
         ],
         "scales": lambda: [
             replace(
-                main, methods=("wanda", "wanda++-rgs", "gblm"), samples=samples, length=length,
+                main, methods=SCALED, samples=samples, length=length,
                 seeds=SEEDS if samples < 128 else SEEDS[:1],
             )
             for samples, length in SCALES
         ],
         "mixtures": lambda: [
-            replace(main, methods=("wanda", "alps"), calibration=mixture, texts=3)
+            replace(main, methods=MIXED, calibration=mixture, texts=3,
+                    name=mixture_name(asked, mixture))
             for mixture in asked.calibrations or MIXTURES
         ],
         "paper": lambda: [
             replace(main, methods=("wanda", "wanda++")),
             *(
-                replace(main, methods=("wanda++",), name=named(main.name, f"paper-{rate:g}"),
+                replace(main, methods=("wanda++",), name=paper_name(asked, rate),
                         options={"preset": "paper", "regional": {"learning_rate": rate}})
                 for rate in asked.rates
             ),
@@ -165,18 +168,24 @@ def groups(part: str, model: str, asked: argparse.Namespace) -> list[Group]:
     return [replace(group, **changes) for group in chosen]
 
 
-HALF = ("magnitude", "wanda", "sparsegpt", "alps", "alps-ro")
-"""Methods at 50 %."""
-
-
 def named(*parts: str) -> str:
     """The name of a setting."""
     return "-".join(part for part in parts if part)
 
 
-def main_setting(asked: argparse.Namespace) -> str:
-    """The setting of the grid."""
-    return named(f"{asked.samples}x{asked.sequence_length}", asked.name)
+def setting_named(asked: argparse.Namespace, name: str | None = None) -> str:
+    """The setting of this name at the size that was asked for; none: that of the grid."""
+    return named(f"{asked.samples}x{asked.sequence_length}", asked.name if name is None else name)
+
+
+def mixture_name(asked: argparse.Namespace, mixture: str) -> str:
+    """The name of a setting that is measured on all texts."""
+    return named("on", mixture, asked.name)
+
+
+def paper_name(asked: argparse.Namespace, rate: float) -> str:
+    """The name of a setting with the paper's optimiser."""
+    return named(f"paper-{rate:g}", asked.name)
 
 
 def runs_of(
@@ -210,10 +219,10 @@ def runs_of(
         **group.options,
     }
     out = folder / group.setting
-    main = main_setting(asked)
+    main = setting_named(asked)
     for run in plan_runs(out, group.methods, group.patterns, group.seeds, options):
         recipe = run.recipe
-        first = (group.setting, recipe.pattern, recipe.seed) == (main, "2:4", SEEDS[0])
-        if first and recipe.method in KEPT:
+        keeps = (group.setting, recipe.pattern, recipe.seed) == (main, "2:4", SEEDS[0])
+        if keeps and recipe.method in KEPT:
             run = replace(run, recipe=recipe.model_copy(update={"out": str(run.folder)}))
         yield run

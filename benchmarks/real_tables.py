@@ -3,102 +3,69 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import real_plan
+import real_after_tables
+import real_plots
 import results
 from real_log import Log
 from real_models import DEQUANTISED, PACKAGED
-from real_plan import METHODS, PATTERNS, SCALES, Texts
+from real_plan import (
+    METHODS,
+    MIXED,
+    MIXTURES,
+    PATTERNS,
+    SCALED,
+    SCALES,
+    Texts,
+    mixture_name,
+    named,
+    paper_name,
+    setting_named,
+)
+from real_results import Results
 
-from secateur.record import RunRecord, read_record
 from secateur.reporting.comparison import Comparison, Row, Spread
-from secateur.reporting.grouping import side_by_side
 
 MB = 1e6
 
 
-@dataclass(frozen=True)
-class Results:
-    """All that lies there, and what it is called.
-
-    Attributes:
-        out: folder of all results.
-        models: names.
-        texts: where text came from.
-        log: what was done, on what machine.
-        options: as parsed.
-    """
-
-    out: Path
-    models: Sequence[str]
-    texts: Texts
-    log: Log
-    options: argparse.Namespace
-
-    @property
-    def main(self) -> str:
-        """The setting of the grid."""
-        return real_plan.main_setting(self.options)
-
-    def records(self, model: str, *settings: str) -> list[RunRecord]:
-        """Every finished run of a model in these settings."""
-        found = [
-            read_record(folder)
-            for setting in settings
-            for folder in sorted((self.out / model / setting / "runs").glob("*"))
-        ]
-        return [record for record in found if record is not None]
-
-    def comparison(self, model: str, *settings: str) -> Comparison | None:
-        """The runs side by side that were measured on the same tokens; of several such the most."""
-        sides = side_by_side(self.records(model, *settings))
-        return sides[0] if sides else None
-
-    def failures(self, model: str, setting: str) -> Iterator[str]:
-        """Why runs of a setting are not there."""
-        for name, entry in sorted(self.log.last.items()):
-            if entry["status"] == "failed" and name.startswith(f"{model}/{setting}/"):
-                yield f"{name.rpartition('/')[2]}: {entry['why']}"
-
-    def beside(self, model: str, setting: str, row: Row) -> str:
-        """How many cores other programs kept at work during the runs of a row, on average."""
-        names = [
-            f"{model}/{setting}/{row.method}_{row.pattern.replace(':', 'of').replace('%', 'pct')}"
-            f"_seed{run.settings['seed']}"
-            for run in row.runs
-        ]
-        others = [self.log.last[name]["others"] for name in names if name in self.log.last]
-        return f"{sum(others) / len(others):.1f}" if others else ""
-
-
 def show(
-    parts: Sequence[str], models: Sequence[str], texts: Texts, log: Log,
-    options: argparse.Namespace,
-) -> None:  # fmt: skip
-    """Print the tables of these parts; write the sections, plots and numbers asked for."""
-    there = Results(options.out, list(models), texts, log, options)
+    parts: Mapping[str, Sequence[str]], texts: Texts, log: Log, options: argparse.Namespace
+) -> None:
+    """Print the tables of parts; write the sections, plots and numbers that were asked for.
+
+    Args:
+        parts: name -> names of the models.
+        texts, log, options: see `Results`.
+    """
     numbers: dict[str, Any] = {}
-    for part in parts:
+    for part, models in parts.items():
+        there = Results(options.out, models, texts, log, options)
         tables = list(TABLES[part](there))
         text = "\n\n".join([heading(part, there), *(table.markdown() for table in tables)])
         print(f"\n## {part}\n\n{text}", flush=True)
-        numbers[part] = [
-            {"caption": table.caption, "heads": list(table.heads), "rows": list(table.rows)}
-            for table in tables
-        ]
+        numbers[part] = [asdict(table) for table in tables]
+        if options.plot is not None and part in real_plots.PLOTS:
+            path = options.plot.with_stem(f"{options.plot.stem}-{part}")
+            if real_plots.PLOTS[part](there, path) and options.markdown is not None:
+                text += f"\n\n![{part}]({os.path.relpath(path, options.markdown.parent)})"
         if options.markdown is not None:
             results.put(options.markdown, f"real-{part}", text)
-    if options.json is not None:
-        results.save("real", options, {"runs": log.last}, numbers)
+    results.save("real", options, {"runs": log.last}, numbers)
 
 
 def heading(part: str, there: Results) -> str:
     """On what, by which command."""
-    entries = [entry for entry in there.log.last.values() if entry["status"] == "done"]
+    entries = [
+        entry
+        for name, entry in there.log.last.items()
+        if entry["status"] == "done" and name.partition("/")[0] in there.models
+    ]
     machines = {
         f"{entry.get('accelerator') or entry['processor'] + ', ' + entry['cores'] + ' cores'},"
         f" threads: {entry['threads']}"
@@ -129,7 +96,7 @@ def grid(there: Results) -> Iterator[results.Table]:
     """Method by pattern: perplexity of all patterns, and everything of those that were measured."""
     for model in there.models:
         comparison = there.comparison(model, there.main)
-        rows = {} if comparison is None else {(r.method, r.pattern): r for r in comparison.rows}
+        rows = there.rows(model, there.main)
         cells = [
             (method, *(perplexity(rows.get((method, pattern))) for pattern in PATTERNS))
             for method in METHODS
@@ -137,7 +104,7 @@ def grid(there: Results) -> Iterator[results.Table]:
         dense = "" if comparison is None else f"; dense {comparison.texts[0].dense:.2f}"
         said = (
             f"**{model}**, perplexity on {next(iter(there.texts.heldout))} by pattern{dense}."
-            f" {conditions(there, comparison)}"
+            f" {conditions(comparison)}"
         )
         if failures := list(there.failures(model, there.main)):
             said += " Failed: " + "; ".join(failures) + "."
@@ -147,67 +114,132 @@ def grid(there: Results) -> Iterator[results.Table]:
                 yield detail(model, pattern, comparison, there)
 
 
-def conditions(there: Results, comparison: Comparison | None) -> str:
+def conditions(comparison: Comparison | None) -> str:
     """How text was cut, in a sentence."""
     if comparison is None:
         return "Nothing of it was measured."
-    record = comparison.runs[0]
-    protocols = [text.protocol for text in comparison.texts]
+    record, cut = comparison.runs[0], comparison.texts[0].protocol
     return (
         f"Calibrated on {record.settings['samples']} x {record.settings['sequence_length']} tokens;"
-        f" {', '.join(f'{p.sequences} windows of {p.sequence_length}' for p in protocols[:1])} of"
-        f" each text; {record.dtype}."
+        f" {cut.sequences} windows of {cut.sequence_length} of each text; {record.dtype}."
     )
 
 
 def detail(model: str, pattern: str, comparison: Comparison, there: Results) -> results.Table:
     """One pattern: both texts, damage removed, seconds, memory."""
-    names = list(there.texts.heldout)
-    dense = [f"{text.dense:.2f}" if text.dense else "" for text in comparison.texts]
-    cells = [("dense", "", *(cell for number in dense for cell in (number, "")), "", "", "")]
+    names = list(there.texts.heldout)[: len(comparison.texts)]
+    cells = [("dense", "", *dense_cells(comparison), "", "", "")]
     for row in comparison.patterns[pattern]:
-        scores = [
-            cell
-            for score in row.scores
-            for cell in (spread(score.perplexity), share(score.removed))
-        ]
         memory = row.peak_device_memory_bytes or row.peak_memory_bytes
-        cells.append(
-            (row.name, str(len(row.runs)), *scores, f"{row.seconds:.0f}", f"{memory / MB:.0f}",
-             there.beside(model, there.main, row))
-        )  # fmt: skip
-    heads = [head for name in names[: len(dense)] for head in (name, "removed")]
+        last = seconds(row), f"{memory / MB:.0f}", there.beside(model, there.main, row)
+        cells.append((row.name, str(len(row.runs)), *score_cells(row, len(names)), *last))
     return results.Table(
         f"**{model} at {pattern}**: perplexity (± spread over seeds), and how much of Wanda's"
         " damage is removed. *beside*: cores that other programs kept at work meanwhile; where it"
         " is not near 0, seconds are no timings.",
-        ("", "seeds", *heads, "seconds", "peak (MB)", "beside"),
+        ("", "seeds", *heads(names), "seconds", "peak (MB)", "beside"),
         cells,
     )
 
 
 def scales(there: Results) -> Iterator[results.Table]:
     """Perplexity by how many tokens there were."""
+    settings = [named(f"{samples}x{length}", there.options.name) for samples, length in SCALES]
     for model in there.models:
-        methods = ("wanda", "wanda++-rgs", "gblm")
-        cells: dict[str, list[str]] = {method: [] for method in methods}
-        dense = []
-        for samples, length in SCALES:
-            setting = real_plan.named(f"{samples}x{length}", there.options.name)
-            comparison = there.comparison(model, setting)
-            rows = {} if comparison is None else {(r.method, r.pattern): r for r in comparison.rows}
-            dense.append("" if comparison is None else f"{comparison.texts[0].dense:.2f}")
-            for method in methods:
-                row = rows.get((method, "2:4"))
-                cells[method] += [perplexity(row), share(row.scores[0].removed) if row else ""]
-        heads = [h for samples, length in SCALES for h in (f"{samples} x {length}", "removed")]
-        first = ("dense", *(cell for number in dense for cell in (number, "")))
+        sides = [there.comparison(model, setting) for setting in settings]
+        rows = [there.rows(model, setting) for setting in settings]
+        dense = [["", ""] if side is None else dense_cells(side)[:2] for side in sides]
+        cells = [("dense", *itertools.chain(*dense))]
+        for method in SCALED:
+            scores = [score_cells(found.get((method, "2:4")), 2)[:2] for found in rows]
+            cells.append((method, *itertools.chain(*scores)))
         yield results.Table(
-            f"**{model} at 2:4**: perplexity on {next(iter(there.texts.heldout))} by calibration"
-            " sequences x tokens, in windows as long as those.",
-            ("", *heads),
-            [first, *((method, *row) for method, row in cells.items())],
+            f"**{model} at 2:4**: perplexity on {next(iter(there.texts.heldout))} (± spread over"
+            " seeds) by calibration sequences x tokens, in windows as long as those, and how much"
+            " of Wanda's damage is removed.",
+            ("", *heads([f"{samples} x {length}" for samples, length in SCALES])),
+            cells,
         )
+
+
+def mixtures(there: Results) -> Iterator[results.Table]:
+    """Perplexity on every text by what was calibrated on."""
+    names = list(there.texts.heldout)
+    for model in there.models:
+        sides = {
+            mixture: there.comparison(
+                model, setting_named(there.options, mixture_name(there.options, mixture))
+            )
+            for mixture in there.options.calibrations or MIXTURES
+        }
+        known = [comparison for comparison in sides.values() if comparison is not None]
+        for method in dict.fromkeys([*MIXED, *(row.name for side in known for row in side.rows)]):
+            cells = [("dense", *dense_cells(known[0]))] if known else []
+            for mixture, side in sides.items():
+                rows = () if side is None else side.rows
+                row = next((row for row in rows if row.name == method), None)
+                scores = score_cells(row, len(names))
+                for place, name in enumerate(names):
+                    if row is not None and there.texts.domain[name] in mixture.split("+"):
+                        scores[2 * place] = f"({scores[2 * place]})"
+                cells.append((mixture.replace("+", " + "), *scores))
+            yield results.Table(
+                f"**{model}, {method} at 2:4**: perplexity by calibration, in brackets where a text"
+                " of the same collection is in it, and how much is removed of the damage that Wanda"
+                f" does with the same calibration. {conditions(known[0] if known else None)}",
+                ("calibrated on", *heads(names)),
+                cells,
+            )
+
+
+def paper(there: Results) -> Iterator[results.Table]:
+    """Wanda++ as published, at several rates."""
+    options, names = there.options, list(there.texts.heldout)[:2]
+    folders = [setting_named(options, paper_name(options, rate)) for rate in options.rates]
+    asked: dict[Any, str] = {"wanda": "Wanda"}
+    asked |= {rate: f"Wanda++, preset paper, rate {rate:g}" for rate in options.rates}
+    asked |= {"wanda++": "Wanda++, preset auto, effort fast"}
+    for model in there.models:
+        comparison = there.comparison(model, there.main, *folders)
+        rows: dict[Any, Row] = {}
+        for row in () if comparison is None else comparison.patterns.get("2:4", ()):
+            recipe = row.runs[0].recipe
+            published = recipe.get("preset") == "paper"
+            rows[recipe["regional"]["learning_rate"] if published else row.method] = row
+        yield results.Table(
+            f"**{model} at 2:4**: perplexity, and how much of Wanda's damage is removed."
+            f" {conditions(comparison)} The published rate is 3e-7.",
+            ("", *heads(names), "seconds"),
+            [
+                (name, *score_cells(rows.get(key), len(names)), seconds(rows.get(key)))
+                for key, name in asked.items()
+            ],
+        )
+
+
+def heads(names: Sequence[str]) -> list[str]:
+    """Two columns of every text."""
+    return [head for name in names for head in (name, "removed")]
+
+
+def dense_cells(comparison: Comparison) -> list[str]:
+    """The dense model's perplexity on every text, each followed by an empty cell."""
+    numbers = [f"{text.dense:.2f}" if text.dense else "" for text in comparison.texts]
+    return [cell for number in numbers for cell in (number, "")]
+
+
+def score_cells(row: Row | None, texts: int) -> list[str]:
+    """Perplexity and damage removed on every text; empty cells of no row."""
+    if row is None:
+        return [""] * 2 * texts
+    return [
+        cell for score in row.scores for cell in (spread(score.perplexity), share(score.removed))
+    ]
+
+
+def seconds(row: Row | None) -> str:
+    """Of a run, the mean over seeds."""
+    return "" if row is None else f"{row.seconds:.0f}"
 
 
 def perplexity(row: Row | None) -> str:
@@ -230,4 +262,11 @@ def share(value: Spread | None) -> str:
     return f"{text} %" if value.spread is None else f"{text} ± {100 * value.spread:.0f} %"
 
 
-TABLES: Mapping[str, Any] = {"grid": grid, "scales": scales}
+TABLES: Mapping[str, Callable[[Results], Iterator[results.Table]]] = {
+    "grid": grid,
+    "scales": scales,
+    "mixtures": mixtures,
+    "paper": paper,
+    "tasks": real_after_tables.tasks,
+    "recovery": real_after_tables.recovery,
+}
