@@ -42,6 +42,7 @@ import yaml
 from real_log import Log
 from real_models import PACKAGED, fetched
 from real_plan import Texts
+from transformers.utils import logging
 
 from secateur.comparison.runs import Run, run_comparison
 from secateur.errors import SecateurError
@@ -54,6 +55,7 @@ PARTS = ("grid", "scales", "mixtures", "paper", "tasks", "recovery")
 def main() -> None:
     options = parse()
     results.check(options)
+    logging.disable_progress_bar()
     texts = Texts.of(options.wikitext, options.books)
     models = chosen_models(options)
     log = Log(options.out, choose_device(options.device))

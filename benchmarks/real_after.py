@@ -77,6 +77,9 @@ def ask(finished: Finished, texts: Texts, log: Log, options: argparse.Namespace)
         seconds = [answers.seconds for answers in (dense, *pruned)]
         _add(path, {**asked, "scores": scores, "lm_eval": pairs["apart"].lm_eval})
         log.add(setting / task, "done", seconds=sum(seconds))
+        log.say(f"{task}: dense {pairs['wanda'].scores[0].dense}, " + ", ".join(
+            f"{method} {pairs[method].scores[0].value}" for method in KEPT
+        ))  # fmt: skip
 
 
 def _asking(
@@ -134,6 +137,7 @@ def recover(finished: Finished, texts: Texts, log: Log, options: argparse.Namesp
             continue
         _add(path, entry)
         log.add(out, "done", seconds=entry["seconds"])
+        log.say(f"{out.name}: {entry['perplexity']} in {entry['steps']} steps")
 
 
 def _recovered(

@@ -224,5 +224,5 @@ def runs_of(
         recipe = run.recipe
         keeps = (group.setting, recipe.pattern, recipe.seed) == (main, "2:4", SEEDS[0])
         if keeps and recipe.method in KEPT:
-            run = replace(run, recipe=recipe.model_copy(update={"out": str(run.folder)}))
-        yield run
+            recipe = recipe.model_copy(update={"out": str(run.folder)})
+        yield Run(f"{group.setting}/{run.name}", run.folder, recipe)
