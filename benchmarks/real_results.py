@@ -59,10 +59,13 @@ class Results:
         return sides[0] if sides else None
 
     def failures(self, model: str, setting: str) -> Iterator[str]:
-        """Why runs of a setting are not there."""
+        """Which runs of a setting are not there, and why."""
+        names: dict[str, list[str]] = {}
         for name, entry in sorted(self.log.last.items()):
             if entry["status"] == "failed" and name.startswith(f"{model}/{setting}/"):
-                yield f"{name.rpartition('/')[2]}: {entry['why']}"
+                names.setdefault(entry["why"], []).append(name.rpartition("/")[2])
+        for why, failed in names.items():
+            yield f"{', '.join(failed)} ({why.replace(str(self.out), 'FOLDER')})"
 
     def beside(self, model: str, setting: str, row: Row) -> str:
         """How many cores other programs kept at work during the runs of a row, on average."""

@@ -3,7 +3,8 @@
     --json FILE        options, date, hardware, versions and all numbers
     --markdown FILE    the tables as Markdown. In a file that holds the two lines
                            <!-- NAME -->  and  <!-- end of NAME -->
-                       (docs/benchmarks.md does) only what stands between them is replaced
+                       (docs/benchmarks.md does) only what stands between them is replaced;
+                       otherwise they are put at its end, with the tables between them
     --plot FILE        an SVG; needs matplotlib (pip install 'secateur[benchmarks]')
 
 How busy the machine is before the first measurement stands beside the date: numbers from a machine
@@ -168,18 +169,19 @@ def command(name: str) -> str:
         if word in OF_THIS_MACHINE:
             next(rest, None)
         else:
-            words.append(word)
+            words.append(Path(word).name if Path(word).is_absolute() else word)
     return " ".join(words)
 
 
 def put(page: Path, name: str, text: str) -> None:
-    """Put a text between the marks of a page, or make a page of it."""
+    """Put a text between the marks of a page; at its end, with them, if it has none."""
     first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
     written = page.read_text() if page.is_file() else ""
     head, begins, rest = written.partition(first)
     _, ends, tail = rest.partition(last)
-    whole = f"{head}{first}\n\n{text}\n\n{last}{tail}" if begins and ends else text + "\n"
-    page.write_text(whole)
+    if not (begins and ends):
+        head, tail = f"{written.rstrip()}\n\n" if written.strip() else "", "\n"
+    page.write_text(f"{head}{first}\n\n{text}\n\n{last}{tail}")
 
 
 def _processor() -> str:
