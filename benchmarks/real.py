@@ -39,7 +39,7 @@ import real_plan
 import real_tables
 import results
 import yaml
-from real_log import Log
+from real_log import Log, Pulse
 from real_models import PACKAGED, fetched
 from real_plan import Texts
 from transformers.utils import logging
@@ -165,7 +165,7 @@ def do_runs(
     while todo:
         log.begin(todo[0].folder)
         try:
-            for run, record, repeated in run_comparison(todo, overwrite=overwrite):
+            for run, record, repeated in run_comparison(todo, Pulse(log), overwrite=overwrite):
                 todo = todo[1:]
                 log.done(run.folder, record, repeated=repeated)
                 yield run, record

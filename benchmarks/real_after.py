@@ -2,6 +2,7 @@
 
     OUT/MODEL/SETTING/tasks.jsonl      a line for every task: three models on the same questions
     OUT/MODEL/SETTING/recovery.jsonl   a line for every model: scores before and after, sizes
+    OUT/MODEL/SETTING/recovered, packed
 
 A line counts for the models that it was made of, by when they were pruned; what is there is not
 done again.
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from real_log import Log
+from real_log import Log, Pulse
 from real_plan import KEPT, Texts
 from transformers import AutoTokenizer
 
@@ -26,7 +27,6 @@ import secateur
 from secateur.evaluation import EvaluationSettings, TaskScore
 from secateur.evaluation.continuation import NAME as CONTINUATION
 from secateur.evaluation.zero_shot import Questions
-from secateur.progress import Quiet
 from secateur.recovery import InterruptedRecovery
 
 Finished = Sequence[tuple[Any, Any]]
@@ -64,7 +64,7 @@ def ask(finished: Finished, texts: Texts, log: Log, options: argparse.Namespace)
         log.begin(setting / task)
         try:
             questions = Questions(_asking(task, folders[0], texts, options))
-            dense, *pruned = (questions.ask(folder, Quiet()) for folder in folders)
+            dense, *pruned = (questions.ask(folder, Pulse(log)) for folder in folders)
         except secateur.SecateurError as fault:
             log.failed(setting / task, fault)
             continue
@@ -123,7 +123,8 @@ def recover(finished: Finished, texts: Texts, log: Log, options: argparse.Namesp
     for run, record in finished:
         if run.recipe.out is None:
             continue
-        setting, out = run.folder.parents[1], run.folder.with_name(f"{run.name}_recovered")
+        setting = run.folder.parents[1]
+        out = setting / "recovered" / run.folder.name
         path = setting / "recovery.jsonl"
         done = [entry for entry in read_lines(path) if entry["of"] == record.created]
         if done and not options.overwrite:
@@ -131,7 +132,7 @@ def recover(finished: Finished, texts: Texts, log: Log, options: argparse.Namesp
             continue
         log.begin(out)
         try:
-            entry = _recovered(run, record, out, texts, options)
+            entry = _recovered(run, record, out, texts, log, options)
         except secateur.SecateurError as fault:
             log.failed(out, fault)
             continue
@@ -141,7 +142,7 @@ def recover(finished: Finished, texts: Texts, log: Log, options: argparse.Namesp
 
 
 def _recovered(
-    run: Any, record: Any, out: Path, texts: Texts, options: argparse.Namespace
+    run: Any, record: Any, out: Path, texts: Texts, log: Log, options: argparse.Namespace
 ) -> dict[str, Any]:
     settings = {
         "text": texts.calibration["wikitext"],
@@ -154,12 +155,14 @@ def _recovered(
         "device": options.device,
     }
     resume = InterruptedRecovery.beside(out).exists and not options.overwrite
-    decided = out.with_name(f"{out.name}.steps")  # the same after an interruption
-    if not resume:
-        decided.write_text(str(options.steps or _steps(run.folder, settings, options.minutes)))
+    decided = out.parent / f"steps in {options.minutes:g} minutes"  # the same for every model
+    out.parent.mkdir(exist_ok=True)
+    if options.steps is None and not decided.is_file():
+        decided.write_text(str(_steps(run.folder, settings, options.minutes)))
+    steps = options.steps or int(decided.read_text())
     trained = secateur.recover(
-        run.folder, out=out, steps=int(decided.read_text()), resume=resume, overwrite=not resume,
-        **settings,
+        run.folder, out=out, steps=steps, resume=resume, overwrite=not resume,
+        progress=Pulse(log), **settings,
     ).recovery  # fmt: skip
     assert trained is not None
     folders = {"pruned": run.folder, "recovered": out}
@@ -168,7 +171,6 @@ def _recovered(
         for name, folder in folders.items()
     }
     sizes = {name: list(_packed(folder, options)) for name, folder in folders.items()}
-    decided.unlink()
     return {
         "of": record.created,
         "method": record.method,
@@ -206,7 +208,8 @@ def _perplexity(folder: Path, text: str, options: argparse.Namespace) -> float:
 
 def _packed(folder: Path, options: argparse.Namespace) -> Iterator[Any]:
     """Bytes of the weights, plain and packed; whether both models write the same tokens."""
-    packed = folder.with_name(f"{folder.name}_packed")
+    packed = folder.parents[1] / "packed" / f"{folder.name} {folder.parent.name}"
+    packed.parent.mkdir(exist_ok=True)
     secateur.pack(folder, out=packed, overwrite=True)
     for each in (folder, packed):
         yield sum(file.stat().st_size for file in each.glob("*.safetensors"))

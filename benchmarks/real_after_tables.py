@@ -12,6 +12,8 @@ from real_results import Results
 from secateur.evaluation import TaskScore
 
 MB = 1e6
+SAME = ("of", "limit", "dtype")
+"""What tasks in one table have in common with the last that was asked."""
 PAIRS = ("wanda", "alps-ro", "apart")
 """Wanda against dense, ALPS-RO against dense, ALPS-RO against Wanda."""
 
@@ -20,7 +22,8 @@ def tasks(there: Results) -> Iterator[results.Table]:
     """Dense, Wanda, ALPS-RO on the same questions."""
     for model in there.models:
         lines = real_after.read_lines(there.out / model / there.main / "tasks.jsonl")
-        latest = {line["task"]: real_after.scores_of(line) for line in lines}
+        same = [line for line in lines if all(line[key] == lines[-1][key] for key in SAME)]
+        latest = {line["task"]: real_after.scores_of(line) for line in same}
         metrics = dict.fromkeys(metric for scores in latest.values() for metric in scores)
         for metric in metrics or ("acc",):
             pairs = [scores[metric] for scores in latest.values() if metric in scores]

@@ -35,7 +35,7 @@ def call(
     for name in ("valid.txt", "test.txt", "calibration/a.txt", "heldout/b.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         turned = tiny.SENTENCES[len(name) % 5 :]
-        (tmp_path / name).write_text(" ".join(turned * 3), encoding="utf-8")
+        (tmp_path / name).write_text(" ".join(turned * 9), encoding="utf-8")
 
     def run(*words: str) -> str:
         places = {"out": tmp_path / "out", "model": tmp_path / "tiny"}
@@ -94,6 +94,16 @@ def test_tables_take_their_place_in_a_page(call: Call, tmp_path: Path) -> None:
     assert written.startswith("before\n\n<!-- real-paper -->")
     assert written.index("rate 0.001") < written.index("<!-- end of real-paper -->\n\nafter")
     assert all(f"<!-- end of real-{part} -->" in written for part in real.PARTS)
+
+
+def test_kept_models_are_trained_back_packed_and_compared(call: Call, tmp_path: Path) -> None:
+    words = ("recovery", "--methods", "wanda", "--steps", "2", "--train-samples", "4")
+    text = call(*words)
+    *_, same = cells(text, "wanda, recovered")
+    assert same == "yes"
+    assert cells(text, "wanda, pruned")[1] == cells(call("grid", *words[1:3]), "wanda")[0]
+    (line,) = (tmp_path / "out" / "tiny" / "4x16" / "recovery.jsonl").read_text().splitlines()
+    assert json.loads(line)["zeros"][0] == json.loads(line)["zeros"][1] > 0
 
 
 def test_the_plan_has_every_cell_once() -> None:
