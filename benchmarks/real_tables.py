@@ -21,6 +21,7 @@ from real_plan import (
     PATTERNS,
     SCALED,
     SCALES,
+    SIZE,
     Texts,
     mixture_name,
     named,
@@ -75,13 +76,21 @@ def heading(part: str, there: Results) -> str:
         ", ".join(f"{name} {number}" for name, number in entry["versions"].items())
         for entry in entries
     }
-    commits = sorted({entry["commit"] for entry in entries})
+    commits = sorted({entry["commit"] for entry in entries} - {""})
     days = sorted({entry["date"][:10] for entry in entries})
     asked = there.options
     given = [f"--{name} FOLDER" for name in ("wikitext", "books") if getattr(asked, name)]
+    given += [
+        f"--{name.replace('_', '-')} {getattr(asked, name) or 0}"
+        for name, default in SIZE.items()
+        if (getattr(asked, name) or 0) != default
+    ]
+    given += [f"--set {' '.join(f'{key}={value}' for key, value in asked.set.items())}"] * bool(
+        asked.set
+    )
     said = [
         f"{' to '.join(dict.fromkeys([*days[:1], *days[-1:]]))}; {'; '.join(sorted(machines))};"
-        f" {'; '.join(sorted(versions))}; commits {', '.join(commits)}.",
+        f" {'; '.join(sorted(versions))}; commits {', '.join(commits) or 'not known'}.",
         f"`{' '.join([f'python benchmarks/real.py {part} --out FOLDER', *given])}`",
     ]
     if packaged := [name for name in there.models if name in PACKAGED]:
