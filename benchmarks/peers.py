@@ -2,11 +2,14 @@
 
     python benchmarks/peers.py [--cache FOLDER] [--repeats 3]
     python benchmarks/peers.py --model builtin --calibration builtin --text builtin
+    python benchmarks/peers.py --model FOLDER --calibration valid.txt --text test.txt --repeats 1
 
 llm-compressor 0.14 and Secateur are each installed into a virtual environment of their own under
 --cache, with the same build of torch as here; pip is asked first what it would install, and nothing
 is if that holds CUDA's libraries. By default the model is a random Llama, made with a fixed seed;
-with --model it is any folder, and the perplexities mean something.
+with --model it is any folder (`real_models.py` fetches two), and the perplexities mean something.
+Both get the same file of tokens, whose windows begin as `secateur prune` would begin them; the
+results stand in a section of the page that bears the model's name.
 
 Every run is a process of its own (`one_shot.py`, which also says how llm-compressor is called),
 all in turn, as often as --repeats says: A B C A B C. Medians of
@@ -137,7 +140,8 @@ def main() -> None:
     found["peer"] = runs[ways[0]][0]["versions"]
     theirs = ", ".join(f"{name} {number}" for name, number in found["peer"].items())
     table = compare(runs, agreed, perplexity, f"{inputs.said} The peer: {theirs}.")
-    results.report("peers", options, found, [table], numbers(runs, agreed, perplexity))
+    section = None if options.model is None else f"peers-{Path(options.model).name}"
+    results.report("peers", options, found, [table], numbers(runs, agreed, perplexity), section)
     if options.plot is not None:
         draw(runs, options.plot)
 
@@ -185,7 +189,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> Inputs:
         said = f"A random Llama of {options.blocks} blocks x {options.width}"
     else:
         model = locate(options.model)
-        said = options.model
+        said = Path(options.model).name
     vocabulary = open_model(model, torch.device("cpu"), None).model.config.vocab_size
     length = options.sequence_length
     generator = torch.Generator().manual_seed(0)
@@ -208,7 +212,8 @@ def prepare(folder: Path, options: argparse.Namespace) -> Inputs:
     save_file({"input_ids": tokens.contiguous()}, file)
     said += (
         f", {len(tokens)} x {tokens.shape[1]} tokens, {options.dtype}, 2:4; perplexity on"
-        f" {len(heldout)} windows of {options.text or 'random tokens'}; medians of"
+        f" {len(heldout)} windows of"
+        f" {Path(options.text).name if options.text else 'random tokens'}; medians of"
         f" {options.repeats}."
     )
     return Inputs(model, file, (len(tokens), tokens.shape[1]), heldout, said)

@@ -74,6 +74,33 @@ def lines(path: Path, panels: Mapping[str, Mapping[str, Line]], ylabel: str) -> 
     _save(figure, path)
 
 
+def dots(path: Path, panels: Mapping[str, Mapping[str, Mapping[str, float]]], xlabel: str) -> None:
+    """Dots on a logarithmic axis: a row for every name, a colour for every series.
+
+    Args:
+        path: the SVG.
+        panels: heading -> series -> name of a row -> its number; rows may be missing.
+        xlabel: of all panels.
+    """
+    names = list(dict.fromkeys(n for p in panels.values() for s in p.values() for n in s))
+    figure, axes = _figure(len(panels), (3.3 * len(panels) + 1.5, 1.2 + 0.24 * len(names)))
+    for place, (heading, series) in zip(axes, panels.items(), strict=True):
+        for number, (name, values) in enumerate(series.items()):
+            rows = [names.index(row) for row in values]
+            style = {"color": COLOURS[(number + 2) % len(COLOURS)], "marker": MARKERS[number % 7]}
+            place.plot(list(values.values()), rows, linestyle="", label=name, **style)
+        place.set_xscale("log")
+        place.set_yticks(range(len(names)), names)
+        place.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        place.grid(axis="y", linewidth=0.4)
+        place.set_title(heading, loc="left")
+        place.set_xlabel(xlabel)
+    axes[0].invert_yaxis()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    _save(figure, path)
+
+
 def _figure(panels: int, size: tuple[float, float]) -> tuple[Any, Sequence[Any]]:
     import matplotlib
 

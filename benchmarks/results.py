@@ -3,7 +3,8 @@
     --json FILE        options, date, hardware, versions and all numbers
     --markdown FILE    the tables as Markdown. In a file that holds the two lines
                            <!-- NAME -->  and  <!-- end of NAME -->
-                       (docs/benchmarks.md does) only what stands between them is replaced
+                       (docs/benchmarks.md does) only what stands between them is replaced;
+                       otherwise they are put at its end, with the tables between them
     --plot FILE        an SVG; needs matplotlib (pip install 'secateur[benchmarks]')
 
 How busy the machine is before the first measurement stands beside the date: numbers from a machine
@@ -16,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -150,6 +152,16 @@ def said(found: Mapping[str, Any]) -> str:
     return line
 
 
+def commit() -> str:
+    """The commit of this tree, with a plus sign if it was changed since; "" outside of git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    head, changed = (
+        subprocess.run([*git, *words], capture_output=True, text=True)
+        for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "-uno"])
+    )
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
 def command(name: str) -> str:
     """The command that is running, without the places of files."""
     words, rest = ["python", f"benchmarks/{name}.py"], iter(sys.argv[1:])
@@ -157,18 +169,19 @@ def command(name: str) -> str:
         if word in OF_THIS_MACHINE:
             next(rest, None)
         else:
-            words.append(word)
+            words.append(Path(word).name if Path(word).is_absolute() else word)
     return " ".join(words)
 
 
 def put(page: Path, name: str, text: str) -> None:
-    """Put a text between the marks of a page, or make a page of it."""
+    """Put a text between the marks of a page; at its end, with them, if it has none."""
     first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
     written = page.read_text() if page.is_file() else ""
     head, begins, rest = written.partition(first)
     _, ends, tail = rest.partition(last)
-    whole = f"{head}{first}\n\n{text}\n\n{last}{tail}" if begins and ends else text + "\n"
-    page.write_text(whole)
+    if not (begins and ends):
+        head, tail = f"{written.rstrip()}\n\n" if written.strip() else "", "\n"
+    page.write_text(f"{head}{first}\n\n{text}\n\n{last}{tail}")
 
 
 def _processor() -> str:
