@@ -128,7 +128,7 @@ def new_weights(
             [matrix for matrix in group if matrix not in unknown]
             for group in observed.observer.groups
         ]
-        start, notices = _solve(block, informed, statistics, plan)
+        start, notices = _solve(block, informed, statistics, plan, tick)
         told += notices
         for matrix in unknown:
             weight = matrix.read().float()
@@ -136,7 +136,8 @@ def new_weights(
             start[matrix.name] = Masked(keep, without_dropped(weight, keep))
     else:
         start = {}
-        for matrix in block.matrices:
+        for number, matrix in enumerate(block.matrices):
+            tick("mask", number, len(block.matrices))
             weight = matrix.read().float()
             keep = choose(matrix, weight)
             start[matrix.name] = Masked(keep, without_dropped(weight, keep))
@@ -187,6 +188,7 @@ def _solve(
     groups: Sequence[Sequence[Matrix]],
     statistics: Mapping[str, Statistics],
     plan: Plan,
+    tick: Tick,
 ) -> tuple[dict[str, Masked], tuple[str, ...]]:
     """Solve the matrices that read the same input, and get the same pattern, together.
 
@@ -197,6 +199,7 @@ def _solve(
     told: list[tuple[int, str]] = []
     parts = list(_of_one_pattern(block, groups))
     for number, (group, pattern) in enumerate(parts):
+        tick("solve", number, len(parts))
         if not processes.owns(number):
             for matrix in group:
                 weight = torch.empty_like(matrix.read().float())

@@ -39,6 +39,7 @@ from secateur.data.windows import (
     tokenise,
 )
 from secateur.errors import DataError, closest
+from secateur.waiting import doing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,6 +75,7 @@ class Draw:
     column: str | None = None
 
 
+@doing("reading the calibration text")
 def load_calibration(
     source: str | Tensor,
     draw: Draw,

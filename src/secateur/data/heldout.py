@@ -28,6 +28,7 @@ from secateur.data.windows import (
 )
 from secateur.errors import DataError
 from secateur.machine.limits import MOST_TOKENS, at_most
+from secateur.waiting import doing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,7 @@ TOKENS_TO_SPARE = 256
 """Tokens at the end of cut text that may differ from those of the whole text."""
 
 
+@doing("reading the held-out text")
 def load_heldout(
     source: str | Tensor,
     *,

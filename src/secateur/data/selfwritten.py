@@ -29,6 +29,7 @@ from secateur.data.tokens import (
     token_sha256,
 )
 from secateur.errors import DataError
+from secateur.waiting import doing
 
 SELF = "self"
 """Name of this source."""
@@ -39,6 +40,7 @@ AT_ONCE = 64
 """Sequences that are written side by side at most, which bounds the memory that it takes."""
 
 
+@doing("the dense model writes text")
 def self_written(
     model: PreTrainedModel, *, samples: int, sequence_length: int, seed: int
 ) -> TokenBatch:
@@ -68,6 +70,7 @@ def self_written(
     )
 
 
+@doing("the dense model writes text")
 def with_more(model: PreTrainedModel, batch: TokenBatch, more: int, seed: int) -> TokenBatch:
     """`batch` behind `more` sequences that the dense model writes, beginning as parts of it do.
 
