@@ -141,6 +141,7 @@ def follow(prepared: Prepared, surroundings: Surroundings) -> Following | None:
     asked = prepared.recipe.batch_size
     sizes = [batch_size(asked, text.input_ids.shape[1], source) for text in texts]
 
+    @doing("measuring the dense model")
     def through_dense(number: int) -> Stream:
         inputs, size = texts[number].input_ids, sizes[number]
         file = None
@@ -150,7 +151,7 @@ def follow(prepared: Prepared, surroundings: Surroundings) -> Following | None:
             stream = Stream(source, inputs, size)
             stream.hidden = read_batches(file, {"dense": stream.hidden})["dense"]
             return stream
-        progress.begin("dense model", len(source.blocks))
+        progress.begin("dense", len(source.blocks))
         stream = pass_through(source, inputs, size, progress.tick, "held out")
         if file is not None:
             write_batches(file, {"dense": stream.hidden})
