@@ -66,7 +66,7 @@ def folders(
 PRUNE = "prune {dense} --pattern 2:4 --samples 4 --sequence-length 16 --out {out}"
 RECOVER = "recover {sparse} --text {texts} --out {out} --steps 2 --sequence-length 16"
 SLOW: list[tuple[str, str, str]] = [
-    (f"{PRUNE} --method wanda --calibration self", "data.selfwritten._continue",
+    (f"{PRUNE} --method wanda --calibration self", "data.selfwritten._without_settings",
      "secateur prune: the dense model writes text"),
     (f"{PRUNE} --method wanda --calibration {{texts}}", "data.calibration.tokenise",
      "secateur prune: reading the calibration text"),

@@ -101,6 +101,7 @@ def new_weights(
     Raises:
         NumericalError: a statistic, a score or a loss is not finite; names the matrix.
     """
+    tick("prune", 0, 1)
     unknown, told = _unknown(block, observed, plan)
     statistics = {
         matrix.name: _statistics(block, matrix, observed, gradients, plan)
@@ -136,8 +137,7 @@ def new_weights(
             start[matrix.name] = Masked(keep, without_dropped(weight, keep))
     else:
         start = {}
-        for number, matrix in enumerate(block.matrices):
-            tick("mask", number, len(block.matrices))
+        for matrix in block.matrices:
             weight = matrix.read().float()
             keep = choose(matrix, weight)
             start[matrix.name] = Masked(keep, without_dropped(weight, keep))

@@ -40,7 +40,6 @@ AT_ONCE = 64
 """Sequences that are written side by side at most, which bounds the memory that it takes."""
 
 
-@doing("the dense model writes text")
 def self_written(
     model: PreTrainedModel, *, samples: int, sequence_length: int, seed: int
 ) -> TokenBatch:
@@ -70,7 +69,6 @@ def self_written(
     )
 
 
-@doing("the dense model writes text")
 def with_more(model: PreTrainedModel, batch: TokenBatch, more: int, seed: int) -> TokenBatch:
     """`batch` behind `more` sequences that the dense model writes, beginning as parts of it do.
 
@@ -128,7 +126,7 @@ def _continue(model: PreTrainedModel, first: Tensor, length: int) -> Tensor:
         pad_token_id=0,  # never needed, and not naming one is warned of
     )
     first = first.to(model.device)
-    with _without_settings(model):
+    with doing("the dense model writes text"), _without_settings(model):
         written: Tensor = model.generate(
             first, attention_mask=torch.ones_like(first), generation_config=draws
         )
