@@ -35,7 +35,7 @@ def slow(short: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def make(name: str) -> None:
         module, _, function = name.rpartition(".")
-        before, called = getattr(import_module(module), function), []
+        before, called = getattr(import_module(module), function), list[bool]()
 
         def work(*args: Any, **options: Any) -> Any:
             if not called:
