@@ -15,6 +15,7 @@ PACKAGE = SOURCE.name
 
 ORDER = [
     "errors",
+    "waiting",
     "progress",
     "machine",
     "bundled",
@@ -40,7 +41,7 @@ ORDER = [
     "__main__",
 ]
 """Rooms and files of the package; each imports only from itself and from those before it."""
-LOOSE = {"__init__", "__main__", "api", "errors", "progress"}
+LOOSE = {"__init__", "__main__", "api", "errors", "progress", "waiting"}
 """Files that lie in no room."""
 
 VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "shared", "base_utils"}

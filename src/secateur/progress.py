@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
@@ -18,6 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from secateur import waiting
 from secateur.errors import plain
 
 
@@ -74,26 +74,41 @@ class Quiet:
 
 
 class JsonLines(Quiet):
-    """One JSON object per block and per notice: for logs and other programs."""
+    """One JSON object per block and per notice: for logs and other programs.
+
+    All that is told is what a `waiting.Watch` says is being done, where nothing else is said.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._what = ""
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing of this piece of work is being done any more."""
+        waiting.innermost().forget()
+
     def begin(self, what: str, total: int) -> None:
         """Remember what is going on; the lines name it."""
         self._what = what
+        waiting.innermost().begin(what, total)
+
+    def tick(self, phase: str, done: int, total: int) -> None:
+        """Remember what goes on within the block."""
+        waiting.innermost().at(phase, done, total)
 
     def block(self, **facts: Any) -> None:
         """A line for the block."""
-        self._write({"event": "block", "of": self._what, **facts})
+        waiting.innermost().block()
+        waiting.tell(self._stream, {"event": "block", "of": self._what, **facts})
 
     def notice(self, text: str) -> None:
         """A line for the notice."""
-        self._write({"event": "notice", "text": text})
-
-    def _write(self, facts: dict[str, Any]) -> None:
-        print(json.dumps(facts), file=self._stream, flush=True)
+        waiting.tell(self._stream, {"event": "notice", "text": text})
 
 
 class TerminalBars(Quiet):

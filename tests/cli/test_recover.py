@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import tiny
+from secateur import waiting
 from secateur.pruning.pipeline import run_pruning
 from secateur.recipe import Recipe
 from secateur.record import RunRecord, read_record
@@ -113,7 +114,9 @@ def test_tasks_are_printed_side_by_side_and_recorded(
     llama_folder: Path,
     tmp_path: Path,
     command: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(waiting, "EVERY", 0.01)
     text = tmp_path / "text.txt"
     text.write_text(" ".join(tiny.SENTENCES) * 6, encoding="utf-8")
     model = tmp_path / "model"
@@ -132,7 +135,8 @@ def test_tasks_are_printed_side_by_side_and_recorded(
     assert "dense" in printed
     assert f"{score.value:.4f} ± {score.standard_error:.4f}" in printed
     assert f"{score.difference:+.4f}" in printed
-    assert all(json.loads(line) for line in told.splitlines())
+    named = [event.get("doing", "") for event in map(json.loads, told.splitlines())]
+    assert any(doing.endswith(": task continuation") for doing in named)
 
 
 def test_evaluate_needs_something_to_evaluate_on(llama_folder: Path, command: Command) -> None:

@@ -38,6 +38,7 @@ from secateur.errors import NumericalError
 from secateur.machine import processes
 from secateur.machine.memory import free_bytes
 from secateur.statistics import Need, Order, check_finite
+from secateur.waiting import each
 
 Keep = Literal["auto", "memory", "disk"]
 LookAtGradients = Callable[[int, Sequence[Tensor]], None]
@@ -170,7 +171,7 @@ def _of_last_output(source: BlockModel, stream: Stream) -> list[Tensor]:
     """d loss / d (last block's output) by batch, each [batch, tokens, width]."""
     gradients = []
     with source.open_surroundings() as model:
-        for batch in stream.batches:
+        for batch in each("gradients of the loss", stream.batches):
             rows = [_of_row(stream, model, batch, row) for row in range(len(batch.hidden))]
             gradients.append(torch.cat(rows))
     return gradients

@@ -104,6 +104,7 @@ def new_weights(
     Raises:
         NumericalError: a statistic, a score or a loss is not finite; names the matrix.
     """
+    tick("prune", 0, 1)
     unknown, told = _unknown(block, observed, plan)
     statistics = {
         matrix.name: _statistics(block, matrix, observed, gradients, plan)
@@ -132,7 +133,7 @@ def new_weights(
             [matrix for matrix in group if matrix not in unknown]
             for group in observed.observer.groups
         ]
-        start, notices = _solve(block, informed, statistics, plan)
+        start, notices = _solve(block, informed, statistics, plan, tick)
         told += notices
         for matrix in unknown:
             weight = matrix.read().float()
@@ -238,6 +239,7 @@ def _solve(
     groups: Sequence[Sequence[Matrix]],
     statistics: Mapping[str, Statistics],
     plan: Plan,
+    tick: Tick,
 ) -> tuple[dict[str, Masked], tuple[str, ...]]:
     """Solve the matrices that read the same input, and get the same pattern, together.
 
@@ -248,6 +250,7 @@ def _solve(
     told: list[tuple[int, str]] = []
     parts = list(_of_one_pattern(block, groups))
     for number, (group, pattern) in enumerate(parts):
+        tick("solve", number, len(parts))
         if not processes.owns(number):
             for matrix in group:
                 weight = torch.empty_like(matrix.read().float())

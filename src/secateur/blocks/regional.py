@@ -122,6 +122,7 @@ def optimise(
     weights = {name: masked.weight.detach().clone() for name, masked in start.items()}
     _apply(weights, keep)
     stepped, judging = _parted(task.stream.sequences, settings.judges)
+    tick("judge", 0, settings.rounds)
     first = best = _judge(task, weights, judging)
     best_weights = weights
     if judging:

@@ -26,6 +26,7 @@ from torch import Tensor
 from secateur.checkpoint.weight_files import CONFIG
 from secateur.errors import CheckpointError
 from secateur.machine.limits import MOST_HEADER_BYTES
+from secateur.waiting import each
 
 SAMPLED = 16
 """Stretches of each tensor that are hashed: enough to meet every part of a matrix that was changed
@@ -160,9 +161,8 @@ class SourceFiles:
         Raises:
             CheckpointError: one is not what it was.
         """
-        for name in self._files:
-            if name not in self._digests:
-                self.saw(name, self._read(name))
+        for name in each("hashing the model", [n for n in self._files if n not in self._digests]):
+            self.saw(name, self._read(name))
 
     def saw(self, name: str, parts: Sequence[Tensor]) -> None:
         """Take the stored parts of a tensor that has just been read.

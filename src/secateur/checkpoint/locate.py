@@ -10,6 +10,7 @@ from secateur.checkpoint.hub import fetch
 from secateur.checkpoint.no_model import no_such_folder, not_a_folder
 from secateur.errors import CheckpointError, unreadable
 from secateur.machine.paths import Location, as_path
+from secateur.waiting import doing
 
 SNAPSHOTS = "snapshots"
 """Folder of the hub's cache that has one folder for every commit, which is called like it."""
@@ -40,7 +41,8 @@ def locate(model: Location, *, trust_remote_code: bool = False) -> Path:
         )
     if given.startswith((".", "/", "~")) or name.count("/") != 1:
         raise no_such_folder(given, folder)
-    return fetch(name, revision or None, trust_remote_code=trust_remote_code)
+    with doing(f"fetching {name} from the hub"):
+        return fetch(name, revision or None, trust_remote_code=trust_remote_code)
 
 
 def _is_folder(path: Path) -> bool:

@@ -19,8 +19,10 @@ from secateur.checkpoint.skeleton import building, empty_model
 from secateur.checkpoint.streamed import StreamedModel
 from secateur.checkpoint.whole import WholeModel, widest_dtype
 from secateur.errors import CheckpointError, SecateurError, reason
+from secateur.waiting import doing
 
 
+@doing("opening the model")
 def open_model(
     folder: Path,
     device: torch.device,
@@ -46,6 +48,7 @@ def open_model(
         return WholeModel(model, checkpoint, device, dtype or stored)
 
 
+@doing("loading the model")
 def load_whole(
     folder: Path, dtype: torch.dtype | None = None, *, trust_remote_code: bool = False
 ) -> PreTrainedModel:

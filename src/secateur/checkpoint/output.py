@@ -42,6 +42,7 @@ from secateur.checkpoint.unfinished import RunIdentity, RunState
 from secateur.checkpoint.weight_files import CONFIG, INDEX
 from secateur.errors import CheckpointError
 from secateur.machine import processes
+from secateur.waiting import doing
 
 
 class OutputFolder:
@@ -155,6 +156,7 @@ class OutputFolder:
             self.seconds_before = self.state.finished[-1].seconds
         self._notice(f"{done} blocks were finished by an earlier run: going on after them")
 
+    @doing("looking at what an unfinished run left")
     def _verify_shards(self) -> None:
         """Compare the shards of finished blocks with their checksums.
 
@@ -208,6 +210,7 @@ class OutputFolder:
             return None
         return self._write_shard(tensors, index + 2, len(model.blocks) + 1)
 
+    @doing("writing the result")
     def write_rest(self, model: BlockModel) -> None:
         """Write what is in no shard yet: the rest, or all of a model that is not streamed."""
         count = len(model.blocks) + 1 if model.streamed else 1
@@ -222,6 +225,7 @@ class OutputFolder:
         """Write a file that stands in for the source's of the same name."""
         write_text(self._partial / name, text)
 
+    @doing("writing the result")
     def seal(self, index: str = INDEX, facts: Mapping[str, Any] | None = None) -> dict[str, str]:
         """Add the files beside the weights, then the index; the SHA-256 of every file.
 

@@ -58,7 +58,11 @@ def main() -> None:
                 wanted="PYTHONOPTIMIZE=1 at most, and no -OO",
             )
         with _answering(_leave_at_once):  # nothing is done yet that would have to be undone
-            from secateur.cli import commands
+            from secateur.cli import terminal
+            from secateur.waiting import doing
+
+            with terminal.watch(), doing("loading torch and transformers"):
+                from secateur.cli import commands
         with _answering(_unwind):
             status = commands.run_command(arguments)
     except BaseException as fault:

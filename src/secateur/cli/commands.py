@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import typer
 from transformers.utils import logging as transformers_logging
@@ -26,6 +27,7 @@ from secateur.cli.app import app
 from secateur.errors import RecipeError
 from secateur.machine import processes
 from secateur.machine.memory import use_large_pages
+from secateur.waiting import doing
 
 __all__ = [
     "app", "bench", "check", "compare", "demo", "evaluate", "methods", "pack", "prune", "recover",
@@ -51,10 +53,15 @@ def run_command(arguments: Sequence[str]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     if arguments and arguments[0] not in SPLIT:
         processes.alone(arguments[0])
+    watch = terminal.watch() if processes.first() else nullcontext()
     command = typer.main.get_command(app)
     status = 0
     try:  # not by app(), which answers Ctrl-C and a closed pipe itself
-        with command.make_context("secateur", list(arguments) or ["--help"]) as context:
+        with (
+            watch,
+            command.make_context("secateur", list(arguments) or ["--help"]) as context,
+            doing(" ".join(["secateur", *arguments[:1]])),
+        ):
             command.invoke(context)
     except typer.Exit as end:  # after --help and --version
         status = end.exit_code

@@ -35,3 +35,4 @@ def demo(
             printing.finished_run(run)
             records.append(run.record)
         printing.comparison(write_comparison(records, folder, overwrite=overwrite))
+    printing.on_a_real_model()

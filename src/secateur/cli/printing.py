@@ -47,6 +47,17 @@ def beginning(runs: int) -> None:
     say(f"every method on the bundled model: {runs} runs, a few minutes")
 
 
+def on_a_real_model() -> None:
+    """Print how to see the same, as the demo shows it, on a model that was pretrained."""
+    say("\nthe same on a real model: the first command fetches SmolLM2-135M, the second compares")
+    say("  python benchmarks/real_models.py models smollm2-135m")
+    say(
+        "  secateur compare models/smollm2-135m --methods magnitude,wanda,sparsegpt,alps"
+        " --patterns 2:4 --samples 64 --sequence-length 512 --calibration builtin --text builtin"
+        " --windows 48 --out real"
+    )
+
+
 def finished_run(run: FinishedRun) -> None:
     """Print one run of a comparison as it is done; of a classifier nothing is measured yet."""
     record = as_measured(run.record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from secateur.errors import OutputError, plain
+from secateur.waiting import Watch
 
 
 class PipedConsole(Console):
@@ -51,6 +52,14 @@ def say_exactly(text: str, end: str = "\n") -> None:
 def warn(line: str) -> None:
     """Print a line on standard error."""
     err.print(plain(line), soft_wrap=True)
+
+
+def watch() -> AbstractContextManager[object]:
+    """Inside, standard error says what is being done where it is silent for long and has no bars.
+
+    It is the stream that is written to now: lm-eval and others are kept from it for a while.
+    """
+    return nullcontext() if err.is_terminal or sys.stderr is None else Watch(sys.stderr)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -16,6 +16,7 @@ from secateur.progress import Progress, Quiet
 from secateur.recipe import Recipe
 from secateur.recipe.differences import deciding, with_defaults
 from secateur.record import RunRecord, add_to_record, read_record, write_record
+from secateur.waiting import doing
 
 
 def recover_all(
@@ -68,7 +69,8 @@ def recover_all(
         )
         record = None if overwrite else read_record(folder)
         if record is None or record.recovery is None:
-            record = run_recovery(settings, progress)
+            with doing(name):
+                record = run_recovery(settings, progress)
             yield Run(name, folder, recipe), _measure_further(folder, record, recipe), False
             continue
         told = with_defaults(Recovery, record.recovery.settings)

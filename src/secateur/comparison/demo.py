@@ -23,6 +23,7 @@ from secateur.errors import DataError
 from secateur.progress import Progress
 from secateur.record import write_record
 from secateur.record.record import Sample
+from secateur.waiting import doing
 
 PATTERN = "2:4"
 SAMPLES = 32
@@ -85,6 +86,7 @@ def demo(
         yield FinishedRun(run.name, record, repeated, number, len(runs))
 
 
+@doing("a model writes on from the prompt")
 def continue_text(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
     """How the model in `folder` goes on after the prompt, taking the likeliest token each time."""
     model = load_whole(folder, torch.float32)

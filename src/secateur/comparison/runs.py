@@ -40,6 +40,7 @@ from secateur.recipe.differences import deciding
 from secateur.record import RunRecord, read_record, write_record
 from secateur.sparsity import parse_pattern
 from secateur.statistics import Need
+from secateur.waiting import doing
 
 RUNS = "runs"
 """Folder of the runs, in that of a comparison."""
@@ -191,10 +192,11 @@ def run_comparison(
             if overwrite:
                 recipe = recipe.model_copy(update={"restart": True})
             reset_peak_memory(choose_device(recipe.device))
-            if recipe.out is None:
-                record = _measure_alone(run, progress, shared, overwrite=overwrite)
-            else:
-                record = pipeline.run_pruning(recipe, progress, shared)
+            with doing(run.name):
+                if recipe.out is None:
+                    record = _measure_alone(run, progress, shared, overwrite=overwrite)
+                else:
+                    record = pipeline.run_pruning(recipe, progress, shared)
             yield run, record, False
 
 

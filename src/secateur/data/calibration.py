@@ -50,6 +50,7 @@ from secateur.data.windows import (
 )
 from secateur.errors import DataError, closest
 from secateur.recipe import Bos
+from secateur.waiting import doing
 
 Sampling = Literal["auto", "documents", "joined", "excerpts"]
 
@@ -85,6 +86,7 @@ class Draw:
     bos: Bos = "window"
 
 
+@doing("reading the calibration text")
 def load_calibration(
     source: str | Tensor,
     draw: Draw,

@@ -29,6 +29,7 @@ from secateur.data.windows import (
 from secateur.errors import DataError
 from secateur.machine.limits import MOST_TOKENS, at_most
 from secateur.recipe import Bos
+from secateur.waiting import doing
 
 CHARACTERS_PER_TOKEN = 8
 """Characters that a token is first taken to need, rather many; if too few, twice as many."""
@@ -36,6 +37,7 @@ TOKENS_TO_SPARE = 256
 """Tokens at the end of cut text that may differ from those of the whole text."""
 
 
+@doing("reading the held-out text")
 def load_heldout(
     source: str | Tensor,
     *,

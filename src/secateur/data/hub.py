@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from secateur.errors import DataError, reason
+from secateur.waiting import doing
 
 Split = Literal["train", "test"]
 
@@ -53,6 +54,7 @@ HUB_TEXTS = {
 }
 
 
+@doing("fetching the text from the hub")
 def read_hub(name: str, split: Split) -> tuple[Sequence[str], dict[str, str]]:
     """The documents of a short name in `HUB_TEXTS`, still on disk, and their provenance.
 

@@ -25,6 +25,7 @@ from transformers import PreTrainedConfig
 from secateur.data.pixels import FORMATS, PROCESSOR_FILE, load_processor, read_pixels
 from secateur.errors import DataError, some, unreadable
 from secateur.machine.paths import as_path
+from secateur.waiting import doing
 
 
 class ImageProtocol(BaseModel):
@@ -74,6 +75,7 @@ class ImageBatch:
         return self.pixel_values
 
 
+@doing("reading the images")
 def load_images(
     source: str, model: Path, config: PreTrainedConfig, most: int | None, seed: int
 ) -> ImageBatch:

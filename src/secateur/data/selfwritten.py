@@ -32,6 +32,7 @@ from secateur.data.tokens import (
 )
 from secateur.data.windows import Beginning
 from secateur.errors import DataError
+from secateur.waiting import doing
 
 SELF = "self"
 """Name of this source."""
@@ -156,7 +157,7 @@ def _continue(model: PreTrainedModel, first: Tensor, length: int) -> Tensor:
         pad_token_id=0,  # never needed, and not naming one is warned of
     )
     first = first.to(model.device)
-    with _without_settings(model):
+    with doing("the dense model writes text"), _without_settings(model):
         written: Tensor = model.generate(
             first, attention_mask=torch.ones_like(first), generation_config=draws
         )

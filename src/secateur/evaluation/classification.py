@@ -19,6 +19,7 @@ from secateur.checkpoint import BlockModel
 from secateur.data import ImageBatch, ImageProtocol
 from secateur.errors import NumericalError
 from secateur.evaluation.perplexity import pass_through
+from secateur.waiting import each
 
 
 class Classification(BaseModel):
@@ -92,7 +93,7 @@ def predictions(
     stream = pass_through(source, images.pixel_values, batch_size, tick, name)
     seen = []
     with source.open_surroundings() as model:
-        for batch in stream.batches:
+        for batch in each("classes of the images", stream.batches):
             logits = stream.logits(model, batch, slice(None))  # [batch, classes]
             if not bool(torch.isfinite(logits).all()):
                 raise NumericalError("a logit is not finite", where=images.protocol.source)

@@ -11,6 +11,7 @@ from secateur.evaluation.settings import EvaluationSettings
 from secateur.evaluation.text import open_both
 from secateur.machine import processes
 from secateur.progress import Progress, Quiet
+from secateur.waiting import doing
 
 
 def evaluate_images(
@@ -49,7 +50,7 @@ def evaluate_images(
             wanted="a folder for every class",
             hint="--against DENSE, to count how often the models agree",
         )
-    with progress or Quiet() as told:
+    with doing(f"measuring {settings.model}"), progress or Quiet() as told:
         for line in (line for model in (source, dense) if model for line in model.notices):
             told.notice(line)
         size = batch_size(settings.batch_size, tokens_in_each(batch, source), source)

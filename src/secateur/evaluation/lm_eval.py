@@ -29,6 +29,7 @@ from secateur.blocks.models_fault import models_fault
 from secateur.errors import DataError, RecipeError, SecateurError, closest
 from secateur.evaluation import continuation
 from secateur.evaluation.scores import TaskScore
+from secateur.waiting import doing
 
 FEWSHOT_SEED = 1234
 """Seed of the examples before a question: lm-eval's own default."""
@@ -73,7 +74,8 @@ class TaskSet:
                     wanted=closest(name, near) if near else "a task that lm-eval knows",
                     hint="--include-path for a folder of your own task files",
                 )
-            self.loaded[name] = _load(manager, name, spec)
+            with doing(f"loading task {name}"):
+                self.loaded[name] = _load(manager, name, spec)
 
     def ask(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Any
@@ -93,7 +95,7 @@ class TaskSet:
         with _quiet():
             asked = HFLM(pretrained=model, tokenizer=tokenizer, **options)
         for name, loaded in self.loaded.items():
-            with _quiet(), models_fault(type(model).__name__):
+            with doing(f"task {name}"), _quiet(), models_fault(type(model).__name__):
                 results = evaluator.evaluate(
                     asked, loaded, limit=limit, bootstrap_iters=BOOTSTRAP, log_samples=True
                 )
@@ -191,6 +193,7 @@ def _task_manager(include_path: str | None, *, defaults: bool) -> Any:
 
 
 @functools.cache
+@doing("looking through lm-eval's tasks")
 def _published() -> Any:
     """lm-eval's own tasks: thousands of files, looked through once."""
     from lm_eval.tasks import TaskManager

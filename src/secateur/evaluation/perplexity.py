@@ -29,6 +29,7 @@ from secateur.checkpoint import BlockModel
 from secateur.data import Protocol, TokenBatch
 from secateur.errors import NumericalError
 from secateur.machine import processes
+from secateur.waiting import each
 
 MOST_NATS = 700.0
 """Nats per token, on average over a window, from which a likelihood is refused: exp of more is no
@@ -176,7 +177,7 @@ def _by_window(passed: PassedWindows, dense: PassedWindows | None) -> tuple[Tens
         dense_model = model
         if dense is not None and dense.source is not passed.source:
             dense_model = opened.enter_context(dense.source.open_surroundings())
-        for number, batch in enumerate(stream.batches):
+        for number, batch in enumerate(each("likelihood of the windows", stream.batches)):
             for row in range(len(batch.inputs)):
                 window = next(numbers)
                 following = batch.inputs[row, 1:]  # [tokens - 1]

@@ -17,6 +17,7 @@ from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.paths import pinned
 from secateur.progress import Progress, Quiet
+from secateur.waiting import doing
 
 
 def evaluate_text(
@@ -54,7 +55,7 @@ def evaluate_text(
             bos=settings.bos,
         )
     )
-    with progress or Quiet() as told:
+    with doing(f"measuring {settings.model}"), progress or Quiet() as told:
         of_files = [line for model in (source, dense) if model for line in model.notices]
         for line in (*of_files, *notices, *heldout.notices):
             told.notice(line)

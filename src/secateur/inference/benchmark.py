@@ -28,6 +28,7 @@ from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.facts import machine, peak_memory_bytes, reset_peak_memory
 from secateur.machine.paths import pinned
 from secateur.progress import Progress, Quiet
+from secateur.waiting import doing, each
 
 Column = Literal["dense", "semi-structured", "packed", "chosen"]
 COLUMNS: tuple[Column, ...] = get_args(Column)
@@ -119,8 +120,9 @@ def bench(settings: BenchSettings, progress: Progress | None = None) -> BenchRep
             _check(run, prompt + new_tokens)
             sparse = 0
             if settings.forms is None or asked != ("dense",):
-                sparse = _prepare(run, column, batches, notices)
-            for batch in batches:
+                with doing(f"choosing how to compute {column}"):
+                    sparse = _prepare(run, column, batches, notices)
+            for batch in each(f"timing {column} at each batch size", batches):
                 try:
                     both = measure(run, batch, prompt, new_tokens, settings.repeats)
                 except torch.OutOfMemoryError:

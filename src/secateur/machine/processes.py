@@ -27,6 +27,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 
 from secateur.errors import LostError, RecipeError
 from secateur.machine.rendezvous import group_of_torchrun, meet
+from secateur.waiting import doing
 
 _T = TypeVar("_T")
 
@@ -229,7 +230,8 @@ def _each(tensors: Sequence[Tensor], begin: Callable[[Tensor], Any]) -> None:
 def _meeting() -> Iterator[None]:
     """Whatever goes wrong between processes is that one of them is not there any more."""
     try:
-        yield
+        with doing("the processes wait for each other"):
+            yield
     except RuntimeError as fault:
         brief = str(fault).strip().splitlines()[0].partition(". ")[0][:200]
         raise LostError(f"another process of this run is gone ({brief})", hint=_AGAIN) from fault

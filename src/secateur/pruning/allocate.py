@@ -40,6 +40,7 @@ from secateur.pruning.prepare import Prepared
 from secateur.sparsity import Selection, Unstructured, keep_mask, without_dropped
 from secateur.sparsity.allocation import Count, by_damage, by_outliers
 from secateur.statistics import Need, Statistics
+from secateur.waiting import each
 
 TOKENS = 4096
 """Calibration tokens that are used at most, but one sequence at least: what their hidden states
@@ -158,7 +159,7 @@ def damages(
                         pruned[number, column].advance(module, index)
         stream.hidden = dense.outputs
     damage = torch.zeros(len(parts), len(ratios), dtype=torch.float64)
-    for (number, column), other in pruned.items():
+    for (number, column), other in each("divergence by part", pruned.items()):
         damage[number, column] = mean_divergence(source, other, stream)
     return damage
 

@@ -36,6 +36,7 @@ from secateur.progress import Progress
 from secateur.pruning.allocate import allocate
 from secateur.pruning.prepare import Prepared, matrix_shapes
 from secateur.pruning.reuse import DenseKey, FirstBlockKey, GradientsKey, SharedWork, Stopwatch
+from secateur.waiting import doing
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def make_ready(prepared: Prepared, surroundings: Surroundings, done: int) -> Rea
     return ReadyRun(prepared, surroundings, inputs, following, done)
 
 
+@doing("embedding the calibration sequences")
 def _calibration_stream(prepared: Prepared) -> Stream | None:
     """The calibration sequences before block 0; None for a method that needs none."""
     if prepared.calibration is None:
@@ -139,6 +141,7 @@ def follow(prepared: Prepared, surroundings: Surroundings) -> Following | None:
     asked = prepared.recipe.batch_size
     sizes = [batch_size(asked, text.input_ids.shape[1], source) for text in texts]
 
+    @doing("measuring the dense model")
     def through_dense(number: int) -> Stream:
         inputs, size = texts[number].input_ids, sizes[number]
         file = None
@@ -231,6 +234,7 @@ def _first_block(
         return None
     to_gather = ToGather(shared.needs, route_all=plan.route_all, expert_tokens=plan.expert_tokens)
 
+    @doing("observing the first block")
     def watch_block() -> Observation:
         with source.open_block(0) as block:
             return observe(block, 0, stream, find_matrices(block), to_gather)

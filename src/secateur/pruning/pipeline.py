@@ -124,6 +124,7 @@ def _prune_blocks(run: ReadyRun, result: Result) -> list[BlockRecord]:
     told: set[str] = set()  # what is so in every block is said once
     for block in sweep(run.inputs, run.done):
         if run.following is not None:
+            progress.tick("held out", 0, 1)
             run.following.advance(source.blocks.modules[block.index], block.index)
         records.append(_record_block(block))
         result.take(run, block, records[-1])

@@ -24,6 +24,7 @@ from secateur.pruning.dense_passes import ReadyRun
 from secateur.pruning.prepare import Prepared
 from secateur.pruning.resume import FinishedNow, go_on, keep, open_output
 from secateur.record import BlockRecord, RunRecord
+from secateur.waiting import doing
 
 
 class Result(ABC):
@@ -139,7 +140,8 @@ class IntoFolder(Result):
 
     def complete(self, run: ReadyRun) -> Mapping[str, str]:
         """Write everything but the record, once all blocks are written."""
-        self._behind.wait()
+        with doing("writing the last blocks"):
+            self._behind.wait()
         if not processes.first():
             return {}
         self._output.write_rest(run.prepared.source)

@@ -24,6 +24,7 @@ from secateur.pruning.prepare import Prepared
 from secateur.recipe import Recipe
 from secateur.recipe.differences import deciding
 from secateur.record import BlockRecord
+from secateur.waiting import doing
 
 
 def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFolder:
@@ -53,6 +54,7 @@ def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFold
     return OutputFolder(destination, run, notice)
 
 
+@doing("looking at the source's weights")
 def identity(prepared: Prepared) -> dict[str, Any]:
     """What decides every bit of the result, by a name that a person knows."""
     source, calibration = prepared.source, prepared.calibration
@@ -76,6 +78,7 @@ def circumstances(prepared: Prepared) -> dict[str, Any]:
     return {**versions(), **machine(prepared.source.device)}
 
 
+@doing("going on after the last finished block")
 def go_on(output: OutputFolder, run: ReadyRun) -> None:
     """Put everything where it was after the last block that an earlier process finished.
 

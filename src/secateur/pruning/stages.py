@@ -36,6 +36,7 @@ from secateur.pruning.reuse import SharedWork, Stopwatch
 from secateur.recipe import Recipe
 from secateur.recipe.differences import differences
 from secateur.record import RunRecord, read_record
+from secateur.waiting import doing
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,7 @@ def _is_ours(between: Path) -> bool:
     return (between / IDENTITY).is_file() or not any(between.iterdir())
 
 
+@doing("hashing a finished stage")
 def _verify(record: RunRecord, folder: Path) -> None:
     """Compare the files that a stage has left with their checksums.
 

@@ -29,6 +29,7 @@ from secateur.record.check_files import changed_files, unlike_source, unproved_f
 from secateur.record.check_settings import CheckSettings
 from secateur.record.record import MatrixRecord, RunRecord, read_record
 from secateur.sparsity import Pattern, Selection, Unstructured, audit
+from secateur.waiting import each
 
 UNDERFLOW = 0.001
 """Share of a matrix's weights that may be zeros in the record and none in the files: those that the
@@ -197,7 +198,8 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
     by_kind: dict[str, list[MatrixRecord]] = {}
     covered: Counter[str] = Counter()  # by kind
     covered_by: Counter[str] = Counter()
-    for index, matrices in enumerate(find_all_matrices(source.blocks)):
+    every = find_all_matrices(source.blocks)
+    for index, matrices in enumerate(each("counting zeros by block", every)):
         with source.open_block(index):
             for matrix in matrices:
                 name = source.blocks.prefix(index) + matrix.name

@@ -12,11 +12,13 @@ from secateur.checkpoint.durable import is_as_written
 from secateur.checkpoint.weight_files import CONFIG, looks_like_weights
 from secateur.errors import CheckpointError
 from secateur.record.record import RunRecord
+from secateur.waiting import each
 
 
 def changed_files(folder: Path, files: Mapping[str, str]) -> tuple[str, ...]:
     """Names of the files that do not have the checksum in the record."""
-    return tuple(name for name, checksum in files.items() if not _vouched(folder, name, checksum))
+    hashed = each("hashing files", files.items())
+    return tuple(name for name, checksum in hashed if not _vouched(folder, name, checksum))
 
 
 def unproved_files(checkpoint: Checkpoint, record: RunRecord | None) -> tuple[str, ...]:

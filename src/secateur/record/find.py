@@ -9,6 +9,7 @@ from pathlib import Path
 from secateur.errors import CheckpointError
 from secateur.recipe.stage import PRUNE
 from secateur.record.record import RunRecord, read_record_file
+from secateur.waiting import each
 
 RECORD = "run.json"
 
@@ -30,7 +31,7 @@ def find_records(paths: Sequence[Path]) -> list[RunRecord]:
                 wanted="the folder of a run of secateur prune, or one that holds several",
             )
         files |= {file.resolve(): file for file in below}
-    return [_read(file) for file in files.values()]
+    return [_read(file) for file in each("reading records", files.values())]
 
 
 def _below(folder: Path) -> Iterator[Path]:

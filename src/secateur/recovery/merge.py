@@ -12,8 +12,10 @@ from secateur.checkpoint import BlockModel, find_all_matrices
 from secateur.errors import CheckFailedError, NumericalError
 from secateur.recovery.adapter import masked_layers
 from secateur.sparsity import Selection, audit
+from secateur.waiting import doing
 
 
+@doing("merging the adapters")
 @torch.no_grad()
 def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     """Every adapted weight by its parameter name, in the dtype that it is stored in.
@@ -30,6 +32,7 @@ def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     return weights
 
 
+@doing("counting zeros")
 def count_zeros(
     source: BlockModel, selection: Selection | None, merged: Mapping[str, Tensor]
 ) -> int:

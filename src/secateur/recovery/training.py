@@ -27,6 +27,7 @@ from secateur.recovery.objective import Forward, Objective, language_model_loss
 from secateur.recovery.prepare import PreparedRecovery
 from secateur.recovery.resume import InterruptedRecovery, Position, part, remembered, remind
 from secateur.recovery.settings import Recovery
+from secateur.waiting import doing
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,7 @@ def rate_at(step: int, settings: Recovery) -> float:
     return peak * (1 + math.cos(math.pi * share)) / 2
 
 
+@doing("judging on the validation sequences")
 @torch.no_grad()
 def judge(model: Forward, validation: Tensor, settings: Recovery, device: torch.device) -> float:
     """Mean negative log-likelihood per token of sequences [sequences, tokens], in nats.

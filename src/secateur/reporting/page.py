@@ -31,6 +31,7 @@ from secateur.record import RunRecord
 from secateur.reporting.formats import as_csv, as_latex, as_markdown
 from secateur.reporting.grouping import side_by_side
 from secateur.reporting.section import section
+from secateur.waiting import doing
 
 MARKS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",  # disc
@@ -62,6 +63,7 @@ _BEGINNINGS = (
 """How the page and its tables as Markdown, LaTeX and CSV begin."""
 
 
+@doing("drawing the report")
 def render(records: Sequence[RunRecord]) -> str:
     """The page as HTML.
 
