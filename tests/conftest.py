@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import tiny
-from secateur import cli, waiting
+from secateur import cli
+from secateur.machine import waiting
 
 torch.set_num_threads(1)
 waiting.EVERY = 3600.0  # a slow machine adds no line to what a test reads

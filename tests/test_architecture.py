@@ -15,9 +15,8 @@ PACKAGE = SOURCE.name
 
 ORDER = [
     "errors",
-    "waiting",
-    "progress",
     "machine",
+    "progress",
     "bundled",
     "sparsity",
     "packing",
@@ -41,7 +40,7 @@ ORDER = [
     "__main__",
 ]
 """Rooms and files of the package; each imports only from itself and from those before it."""
-LOOSE = {"__init__", "__main__", "api", "errors", "progress", "waiting"}
+LOOSE = {"__init__", "__main__", "api", "errors", "progress"}
 """Files that lie in no room."""
 
 VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "shared", "base_utils"}

@@ -17,8 +17,8 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from secateur import waiting
 from secateur.errors import plain
+from secateur.machine import waiting
 
 
 class Progress(Protocol):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import tiny
-from secateur import waiting
+from secateur.machine import waiting
 from secateur.pruning.pipeline import run_pruning
 from secateur.recipe import Recipe
 from secateur.record import RunRecord, read_record

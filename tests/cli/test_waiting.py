@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import secateur
-from secateur import waiting
+from secateur.machine import waiting
 from secateur.progress import JsonLines
 from tiny import Command
 

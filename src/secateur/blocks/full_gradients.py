@@ -37,8 +37,8 @@ from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import NumericalError
 from secateur.machine import processes
 from secateur.machine.memory import free_bytes
+from secateur.machine.waiting import each
 from secateur.statistics import Need, Order, check_finite
-from secateur.waiting import each
 
 Keep = Literal["auto", "memory", "disk"]
 LookAtGradients = Callable[[int, Sequence[Tensor]], None]

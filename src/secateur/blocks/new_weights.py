@@ -8,16 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from secateur.blocks.judge import best_of
 from secateur.blocks.observer import Observer
 from secateur.blocks.regional import Masked, Task, optimise
+from secateur.blocks.scores import Scores, params_of
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import Matrix
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import NumericalError
 from secateur.machine import processes
-from secateur.methods import Method, Params, Refine
-from secateur.methods.wanda import WandaParams, wanda
+from secateur.methods import Params, Refine
 from secateur.recipe import Plan
 from secateur.sparsity import Pattern, keep_mask, without_dropped
 from secateur.statistics import Need, Statistics, check_finite, uninformed
@@ -118,7 +117,7 @@ def new_weights(
         [matrix for matrix in block.matrices if matrix in flat],
         "no gradient comes back to {}: Wanda's score",
     )
-    scores = _Scores(block, statistics, flat, plan.method)
+    scores = Scores(block.prefix, block.patterns, statistics, flat, plan.method)
     task = params = None
     if observed is not None:
         still = frozenset(matrix.name for matrix in unknown if matrix.expert is not None)
@@ -140,7 +139,7 @@ def new_weights(
             keep = keep_mask(weight.abs(), block.patterns[matrix], params.chosen_competition)
             start[matrix.name] = Masked(keep, without_dropped(weight, keep))
     else:
-        params = _params_of(task, scores, plan)
+        params = params_of(task, scores, plan)
         start = scores.masked(params)
     if plan.method.refine is Refine.NONE:
         return Pruned({name: masked.weight for name, masked in start.items()}, told, None, params)
@@ -151,57 +150,6 @@ def new_weights(
 
     refined = optimise(task, start, choose, plan.regional, plan.seed, tick)
     return Pruned(refined.weights, told, refined.judged, params)
-
-
-def _params_of(task: Task | None, scores: _Scores, plan: Plan) -> Params:
-    """The parameters that the block is scored with: those that suit it, of the plan's candidates.
-
-    Without the block's outputs, as where it is pruned while it runs, they are the plan's own.
-    """
-    candidates = plan.params.candidates
-    if task is None or len(candidates) == 1 or not task.targets:
-        return plan.params
-
-    def prune(params: Params) -> dict[str, Tensor]:
-        return {name: masked.weight for name, masked in scores.masked(params).items()}
-
-    return best_of(task, candidates, prune)
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """How a method that scores masks the matrices of a block.
-
-    Attributes:
-        statistics: by matrix name.
-        flat: matrices that no gradient comes back to, which get Wanda's score.
-    """
-
-    block: OpenBlock
-    statistics: Mapping[str, Statistics]
-    flat: frozenset[Matrix]
-    method: Method
-
-    @torch.no_grad()
-    def keep(self, matrix: Matrix, weight: Tensor, params: Params) -> Tensor:
-        """The keep-mask of a matrix whose weights are now float32 [out, in], bool [out, in]."""
-        assert self.method.score is not None
-        statistics = self.statistics[matrix.name]
-        if matrix in self.flat:
-            score = wanda(weight, statistics, WandaParams())
-        else:
-            score = self.method.score(weight, statistics, params)
-        check_finite(score, "the scores are", self.block.prefix + matrix.name)
-        return keep_mask(score, self.block.patterns[matrix], params.chosen_competition)
-
-    def masked(self, params: Params) -> dict[str, Masked]:
-        """The dense weights of every matrix under its mask, by matrix name."""
-        start = {}
-        for matrix in self.block.matrices:
-            weight = matrix.read().float()
-            keep = self.keep(matrix, weight, params)
-            start[matrix.name] = Masked(keep, without_dropped(weight, keep))
-        return start
 
 
 def _unknown(

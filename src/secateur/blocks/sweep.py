@@ -56,7 +56,7 @@ class BlockResult:
         notices: what the user should know, a line each.
         judged: relative output error on sequences that no optimiser step saw, before and after the
             regional optimiser; None without one.
-        params: the parameters of the method that suited the block, where it chose among several.
+        params: the method's parameters that suited the block, where it chose among several.
     """
 
     index: int
@@ -91,12 +91,10 @@ class SweepInputs:
     Attributes:
         source: the model; weights are changed in its open block only.
         plan: what is done with every block.
-        stream: the calibration sequences before the first block that is to be pruned; None for a
-            method that needs no data.
+        stream: the calibration sequences before the first block to be pruned; None without any.
         gradients: full-model gradients, for a method that needs them.
         aim: of the regional optimiser.
-        first: what observing block 0 gave to another run on the same inputs; None if nothing is
-            known of it.
+        first: what observing block 0 gave to another run on the same inputs, if that is known.
         tick: told of progress within a block.
     """
 
@@ -180,10 +178,10 @@ def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: _Clock) -> BlockR
 def _observe(block: OpenBlock, inputs: SweepInputs, stream: Stream) -> Observed:
     """What the dense block shows of itself, and what the optimiser is to make of its outputs."""
     plan, dense, factors = inputs.plan, inputs.aim.dense, inputs.aim.error_factors
-    # The optimiser needs all outputs if it aims at them, and not at the dense model's stream,
-    # which is the same in the first block. So does the judge of the method's parameters.
-    to_judge = plan.method.refine is not Refine.NONE or len(plan.params.candidates) > 1
-    all_outputs = to_judge and (dense is None or block.index == 0)
+    # The optimiser and the judge of parameters need all outputs if they aim at them, and not at
+    # the dense model's stream, which is the same in the first block.
+    aims = plan.method.refine is not Refine.NONE or len(plan.params.candidates) > 1
+    all_outputs = aims and (dense is None or block.index == 0)
     observation = inputs.first if block.index == 0 else None
     if observation is None:
         to_gather = ToGather(

@@ -26,7 +26,7 @@ from torch import Tensor
 from secateur.checkpoint.weight_files import CONFIG
 from secateur.errors import CheckpointError
 from secateur.machine.limits import MOST_HEADER_BYTES
-from secateur.waiting import each
+from secateur.machine.waiting import each
 
 SAMPLED = 16
 """Stretches of each tensor that are hashed: enough to meet every part of a matrix that was changed

@@ -10,7 +10,7 @@ from secateur.checkpoint.hub import fetch
 from secateur.checkpoint.no_model import no_such_folder, not_a_folder
 from secateur.errors import CheckpointError, unreadable
 from secateur.machine.paths import Location, as_path
-from secateur.waiting import doing
+from secateur.machine.waiting import doing
 
 SNAPSHOTS = "snapshots"
 """Folder of the hub's cache that has one folder for every commit, which is called like it."""

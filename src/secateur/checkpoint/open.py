@@ -19,7 +19,7 @@ from secateur.checkpoint.skeleton import building, empty_model
 from secateur.checkpoint.streamed import StreamedModel
 from secateur.checkpoint.whole import WholeModel, widest_dtype
 from secateur.errors import CheckpointError, SecateurError, reason
-from secateur.waiting import doing
+from secateur.machine.waiting import doing
 
 
 @doing("opening the model")

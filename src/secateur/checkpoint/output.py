@@ -42,7 +42,7 @@ from secateur.checkpoint.unfinished import RunIdentity, RunState
 from secateur.checkpoint.weight_files import CONFIG, INDEX
 from secateur.errors import CheckpointError
 from secateur.machine import processes
-from secateur.waiting import doing
+from secateur.machine.waiting import doing
 
 
 class OutputFolder:

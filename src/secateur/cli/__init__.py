@@ -59,7 +59,7 @@ def main() -> None:
             )
         with _answering(_leave_at_once):  # nothing is done yet that would have to be undone
             from secateur.cli import terminal
-            from secateur.waiting import doing
+            from secateur.machine.waiting import doing
 
             with terminal.watch(), doing("loading torch and transformers"):
                 from secateur.cli import commands

@@ -27,7 +27,7 @@ from secateur.cli.app import app
 from secateur.errors import RecipeError
 from secateur.machine import processes
 from secateur.machine.memory import use_large_pages
-from secateur.waiting import doing
+from secateur.machine.waiting import doing
 
 __all__ = [
     "app", "bench", "check", "compare", "demo", "evaluate", "methods", "pack", "prune", "recover",

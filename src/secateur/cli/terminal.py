@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from secateur.errors import OutputError, plain
-from secateur.waiting import Watch
+from secateur.machine.waiting import Watch
 
 
 class PipedConsole(Console):

@@ -12,11 +12,11 @@ from secateur.evaluation import EvaluationSettings
 from secateur.evaluation.text import evaluate_text
 from secateur.evaluation.zero_shot import Answers, Questions
 from secateur.machine.paths import pinned
+from secateur.machine.waiting import doing
 from secateur.progress import Progress, Quiet
 from secateur.recipe import Recipe
 from secateur.recipe.differences import deciding, with_defaults
 from secateur.record import RunRecord, add_to_record, read_record, write_record
-from secateur.waiting import doing
 
 
 def recover_all(

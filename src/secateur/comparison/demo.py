@@ -20,10 +20,10 @@ from secateur.comparison.pipeline import FinishedRun
 from secateur.comparison.runs import Run, plan_runs, refuse_folder, run_comparison
 from secateur.data.builtin import BUILTIN
 from secateur.errors import DataError
+from secateur.machine.waiting import doing
 from secateur.progress import Progress
 from secateur.record import write_record
 from secateur.record.record import Sample
-from secateur.waiting import doing
 
 PATTERN = "2:4"
 SAMPLES = 32

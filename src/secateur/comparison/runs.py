@@ -31,6 +31,7 @@ from secateur.machine.device import choose_device
 from secateur.machine.facts import reset_peak_memory
 from secateur.machine.paths import as_path
 from secateur.machine.scratch import scratch_folder
+from secateur.machine.waiting import doing
 from secateur.progress import Progress
 from secateur.pruning import pipeline
 from secateur.pruning.prepare import check_fit, source_files
@@ -40,7 +41,6 @@ from secateur.recipe.differences import deciding
 from secateur.record import RunRecord, read_record, write_record
 from secateur.sparsity import parse_pattern
 from secateur.statistics import Need
-from secateur.waiting import doing
 
 RUNS = "runs"
 """Folder of the runs, in that of a comparison."""

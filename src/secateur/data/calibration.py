@@ -49,8 +49,8 @@ from secateur.data.windows import (
     require_windows,
 )
 from secateur.errors import DataError, closest
+from secateur.machine.waiting import doing
 from secateur.recipe import Bos
-from secateur.waiting import doing
 
 Sampling = Literal["auto", "documents", "joined", "excerpts"]
 

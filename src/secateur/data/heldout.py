@@ -28,8 +28,8 @@ from secateur.data.windows import (
 )
 from secateur.errors import DataError
 from secateur.machine.limits import MOST_TOKENS, at_most
+from secateur.machine.waiting import doing
 from secateur.recipe import Bos
-from secateur.waiting import doing
 
 CHARACTERS_PER_TOKEN = 8
 """Characters that a token is first taken to need, rather many; if too few, twice as many."""

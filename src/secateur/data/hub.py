@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from secateur.errors import DataError, reason
-from secateur.waiting import doing
+from secateur.machine.waiting import doing
 
 Split = Literal["train", "test"]
 

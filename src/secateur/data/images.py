@@ -25,7 +25,7 @@ from transformers import PreTrainedConfig
 from secateur.data.pixels import FORMATS, PROCESSOR_FILE, load_processor, read_pixels
 from secateur.errors import DataError, some, unreadable
 from secateur.machine.paths import as_path
-from secateur.waiting import doing
+from secateur.machine.waiting import doing
 
 
 class ImageProtocol(BaseModel):

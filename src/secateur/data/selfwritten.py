@@ -32,7 +32,7 @@ from secateur.data.tokens import (
 )
 from secateur.data.windows import Beginning
 from secateur.errors import DataError
-from secateur.waiting import doing
+from secateur.machine.waiting import doing
 
 SELF = "self"
 """Name of this source."""

@@ -19,7 +19,7 @@ from secateur.checkpoint import BlockModel
 from secateur.data import ImageBatch, ImageProtocol
 from secateur.errors import NumericalError
 from secateur.evaluation.perplexity import pass_through
-from secateur.waiting import each
+from secateur.machine.waiting import each
 
 
 class Classification(BaseModel):

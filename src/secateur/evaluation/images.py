@@ -10,8 +10,8 @@ from secateur.evaluation import Classification, classify
 from secateur.evaluation.settings import EvaluationSettings
 from secateur.evaluation.text import open_both
 from secateur.machine import processes
+from secateur.machine.waiting import doing
 from secateur.progress import Progress, Quiet
-from secateur.waiting import doing
 
 
 def evaluate_images(

@@ -29,7 +29,7 @@ from secateur.blocks.models_fault import models_fault
 from secateur.errors import DataError, RecipeError, SecateurError, closest
 from secateur.evaluation import continuation
 from secateur.evaluation.scores import TaskScore
-from secateur.waiting import doing
+from secateur.machine.waiting import doing
 
 FEWSHOT_SEED = 1234
 """Seed of the examples before a question: lm-eval's own default."""

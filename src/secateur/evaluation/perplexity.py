@@ -29,7 +29,7 @@ from secateur.checkpoint import BlockModel
 from secateur.data import Protocol, TokenBatch
 from secateur.errors import NumericalError
 from secateur.machine import processes
-from secateur.waiting import each
+from secateur.machine.waiting import each
 
 MOST_NATS = 700.0
 """Nats per token, on average over a window, from which a likelihood is refused: exp of more is no

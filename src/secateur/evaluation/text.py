@@ -16,8 +16,8 @@ from secateur.evaluation.settings import EvaluationSettings
 from secateur.machine import processes
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.paths import pinned
+from secateur.machine.waiting import doing
 from secateur.progress import Progress, Quiet
-from secateur.waiting import doing
 
 
 def evaluate_text(

@@ -27,8 +27,8 @@ from secateur.inference.timings import Record
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.facts import machine, peak_memory_bytes, reset_peak_memory
 from secateur.machine.paths import pinned
+from secateur.machine.waiting import doing, each
 from secateur.progress import Progress, Quiet
-from secateur.waiting import doing, each
 
 Column = Literal["dense", "semi-structured", "packed", "chosen"]
 COLUMNS: tuple[Column, ...] = get_args(Column)

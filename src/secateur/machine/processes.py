@@ -27,7 +27,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 
 from secateur.errors import LostError, RecipeError
 from secateur.machine.rendezvous import group_of_torchrun, meet
-from secateur.waiting import doing
+from secateur.machine.waiting import doing
 
 _T = TypeVar("_T")
 

@@ -34,13 +34,13 @@ from secateur.checkpoint.durable import write_text
 from secateur.data import TokenBatch
 from secateur.evaluation.perplexity import mean_divergence
 from secateur.machine import processes
+from secateur.machine.waiting import each
 from secateur.methods.wanda import WandaParams, wanda
 from secateur.progress import Progress
 from secateur.pruning.prepare import Prepared
 from secateur.sparsity import Selection, Unstructured, keep_mask, without_dropped
 from secateur.sparsity.allocation import Count, by_damage, by_outliers
 from secateur.statistics import Need, Statistics
-from secateur.waiting import each
 
 TOKENS = 4096
 """Calibration tokens that are used at most, but one sequence at least: what their hidden states

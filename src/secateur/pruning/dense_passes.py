@@ -31,12 +31,12 @@ from secateur.errors import OutputError
 from secateur.evaluation import Following, pass_through
 from secateur.machine import processes
 from secateur.machine.paths import as_path
+from secateur.machine.waiting import doing
 from secateur.methods import Refine
 from secateur.progress import Progress
 from secateur.pruning.allocate import allocate
 from secateur.pruning.prepare import Prepared, matrix_shapes
 from secateur.pruning.reuse import DenseKey, FirstBlockKey, GradientsKey, SharedWork, Stopwatch
-from secateur.waiting import doing
 
 
 @dataclass(frozen=True)

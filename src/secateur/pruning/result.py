@@ -20,11 +20,11 @@ from secateur.checkpoint.background import Behind
 from secateur.checkpoint.proved import damaged
 from secateur.machine import processes
 from secateur.machine.scratch import scratch_folder
+from secateur.machine.waiting import doing
 from secateur.pruning.dense_passes import ReadyRun
 from secateur.pruning.prepare import Prepared
 from secateur.pruning.resume import FinishedNow, go_on, keep, open_output
 from secateur.record import BlockRecord, RunRecord
-from secateur.waiting import doing
 
 
 class Result(ABC):

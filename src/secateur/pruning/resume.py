@@ -19,12 +19,12 @@ from secateur.checkpoint import BlockModel, Destination, OutputFolder, RunIdenti
 from secateur.errors import RecipeError
 from secateur.machine import processes
 from secateur.machine.facts import machine, versions
+from secateur.machine.waiting import doing
 from secateur.pruning.dense_passes import ReadyRun
 from secateur.pruning.prepare import Prepared
 from secateur.recipe import Recipe
 from secateur.recipe.differences import deciding
 from secateur.record import BlockRecord
-from secateur.waiting import doing
 
 
 def open_output(prepared: Prepared, notice: Callable[[str], None]) -> OutputFolder:

@@ -28,6 +28,7 @@ from secateur.checkpoint.unfinished import IDENTITY
 from secateur.errors import CheckpointError, RecipeError
 from secateur.machine import processes
 from secateur.machine.scratch import scratch_folder
+from secateur.machine.waiting import doing
 from secateur.progress import Progress
 from secateur.pruning.dense_passes import Surroundings, follow
 from secateur.pruning.prepare import Prepared, check_fit, prepare
@@ -36,7 +37,6 @@ from secateur.pruning.reuse import SharedWork, Stopwatch
 from secateur.recipe import Recipe
 from secateur.recipe.differences import differences
 from secateur.record import RunRecord, read_record
-from secateur.waiting import doing
 
 
 @dataclass(frozen=True)

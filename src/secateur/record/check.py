@@ -25,11 +25,11 @@ from secateur.checkpoint import (
 )
 from secateur.errors import CheckpointError, some
 from secateur.machine.paths import pinned
+from secateur.machine.waiting import each
 from secateur.record.check_files import changed_files, unlike_source, unproved_files
 from secateur.record.check_settings import CheckSettings
 from secateur.record.record import MatrixRecord, RunRecord, read_record
 from secateur.sparsity import Pattern, Selection, Unstructured, audit
-from secateur.waiting import each
 
 UNDERFLOW = 0.001
 """Share of a matrix's weights that may be zeros in the record and none in the files: those that the

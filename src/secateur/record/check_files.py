@@ -11,8 +11,8 @@ from secateur.checkpoint.companions import leads_inside
 from secateur.checkpoint.durable import is_as_written
 from secateur.checkpoint.weight_files import CONFIG, looks_like_weights
 from secateur.errors import CheckpointError
+from secateur.machine.waiting import each
 from secateur.record.record import RunRecord
-from secateur.waiting import each
 
 
 def changed_files(folder: Path, files: Mapping[str, str]) -> tuple[str, ...]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from secateur.errors import CheckpointError
+from secateur.machine.waiting import each
 from secateur.recipe.stage import PRUNE
 from secateur.record.record import RunRecord, read_record_file
-from secateur.waiting import each
 
 RECORD = "run.json"
 

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from secateur.checkpoint import BlockModel, find_all_matrices
 from secateur.errors import CheckFailedError, NumericalError
+from secateur.machine.waiting import doing
 from secateur.recovery.adapter import masked_layers
 from secateur.sparsity import Selection, audit
-from secateur.waiting import doing
 
 
 @doing("merging the adapters")

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from secateur.blocks.models_fault import models_fault
 from secateur.errors import NumericalError
+from secateur.machine.waiting import doing
 from secateur.progress import Progress
 from secateur.record import RecoveryPoint
 from secateur.recovery.objective import Forward, Objective, language_model_loss
 from secateur.recovery.prepare import PreparedRecovery
 from secateur.recovery.resume import InterruptedRecovery, Position, part, remembered, remind
 from secateur.recovery.settings import Recovery
-from secateur.waiting import doing
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ from secateur.checkpoint.durable import write_text, writing
 from secateur.checkpoint.lock import alone_at
 from secateur.comparison.runs import RUNS
 from secateur.errors import plain
+from secateur.machine.waiting import doing
 from secateur.record import RunRecord
 from secateur.reporting.formats import as_csv, as_latex, as_markdown
 from secateur.reporting.grouping import side_by_side
 from secateur.reporting.section import section
-from secateur.waiting import doing
 
 MARKS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",  # disc
