@@ -18,8 +18,6 @@ SOURCE = Path(secateur.__file__).parent
 
 PACKAGE_OF = {"PIL": "pillow", "yaml": "pyyaml"}
 """Packages whose modules have another name, by module."""
-IMPORTED_ONLY_BY_OTHERS = {"numpy": "torch's `Tensor.numpy`, through which hashes read bytes"}
-"""Declared packages that the source need not import, with the reason they are declared."""
 COMES_WITH_ANOTHER = {"triton": "torch for a GPU brings its own, of the version it was built for"}
 """Imported packages that no user need ask for, with the package that brings them."""
 
@@ -72,7 +70,7 @@ def test_all_that_is_imported_is_declared(imported: set[str], declared: set[str]
 
 
 def test_all_that_is_declared_is_imported(imported: set[str], declared: set[str]) -> None:
-    assert declared - imported == set(IMPORTED_ONLY_BY_OTHERS)
+    assert declared - imported == set()
 
 
 def test_every_requirement_has_a_lower_bound(project: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,7 +132,10 @@ def test_without_its_gradient_gblm_is_wanda_bit_for_bit(pattern: Any, tokens: Te
 
 
 def test_the_score_is_scaled_as_in_the_papers_script(tokens: Tensor, tmp_path: Path) -> None:
-    """abs(W) * (100 * sqrt(sum g**2) + sqrt(mean over sequences of norm2(X)**2)), block 0."""
+    """abs(W) * (100 * sqrt(sum g**2) + sqrt(mean over sequences of norm2(X)**2)), block 0.
+
+    That is so at the paper's size; `alpha` of as many tokens as there are here says the same.
+    """
     dense = make_model("llama")
     gradients = by_whole_model(dense, tokens, "l2")
     block = dense.model.layers[0]
@@ -144,7 +148,9 @@ def test_the_score_is_scaled_as_in_the_papers_script(tokens: Tensor, tmp_path: P
     least = score.view(-1, 4).argsort(1)[:, :2]
     expected = torch.ones_like(score.view(-1, 4)).scatter_(1, least, 0).view_as(weight).bool()
     model = make_model("llama")
-    secateur.prune(model, method="gblm", calibration=tokens)
+    sequences, length = tokens.shape
+    alpha = 100 * math.sqrt(sequences / 128) * 2048 / length
+    secateur.prune(model, method="gblm", calibration=tokens, parameters={"alpha": alpha})
     assert torch.equal(model.get_parameter(name) != 0, expected)
 
 

@@ -124,7 +124,8 @@ def test_the_record_tells_everything(
     folder, _ = first
     record = RunRecord.model_validate_json((folder / "run.json").read_bytes())
     assert record.recipe["model"] == str(llama_folder)
-    assert record.recipe["parameters"] == {"alpha": 100.0, "competition": "row"}
+    parameters = {"alpha": 100.0, "by_block": True, "competition": "row"}
+    assert record.recipe["parameters"] == parameters
     assert record.recipe["regional"]["rounds"] == 1
     assert record.streamed
     assert record.dtype == "float32"
@@ -206,7 +207,7 @@ def test_a_recipe_file_and_flags_over_it(
     assert command("prune", "--recipe", recipe, *flags).status == 0
     told = RunRecord.model_validate_json((tmp_path / "out" / "run.json").read_bytes()).recipe
     assert (told["method"], told["pattern"]) == ("wanda++", "4:8")
-    assert told["parameters"] == {"alpha": 5.0, "competition": "layer"}
+    assert told["parameters"] == {"alpha": 5.0, "by_block": True, "competition": "layer"}
     assert (told["regional"]["rounds"], told["regional"]["samples"]) == (1, 3)
 
 

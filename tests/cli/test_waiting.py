@@ -68,7 +68,7 @@ RECOVER = "recover {sparse} --text {texts} --out {out} --steps 2 --sequence-leng
 SLOW: list[tuple[str, str, str]] = [
     (f"{PRUNE} --method wanda --calibration self", "data.selfwritten._without_settings",
      "secateur prune: the dense model writes text"),
-    (f"{PRUNE} --method wanda --calibration {{texts}}", "data.calibration.tokenise",
+    (f"{PRUNE} --method wanda --calibration {{texts}}", "data.windows.tokenise",
      "secateur prune: reading the calibration text"),
     (f"{PRUNE} --method gblm --calibration {{tokens}}", "blocks.full_gradients._of_row",
      "secateur prune: gradients, 3 of 6: gradients of the loss: 0 of "),

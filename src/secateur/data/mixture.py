@@ -26,9 +26,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from secateur.data.builtin import BUILTIN
 from secateur.data.calibration import Draw
+from secateur.data.hub import HUB_TEXTS
 from secateur.data.selfwritten import SELF
-from secateur.data.texts import has_columns, without_columns
+from secateur.data.texts import has_columns, locate_text, without_columns
 from secateur.data.token_files import is_token_file
 from secateur.data.tokens import Protocol, Provenance, TokenBatch, make_batch
 from secateur.errors import DataError
@@ -53,6 +55,9 @@ def read_mixture(
         DataError: a source cannot be read or has too few sequences, two are the same file, or a
             column is asked for and none of them has any.
     """
+    for source in sources:  # before the first of them is read, or written
+        if source not in (*HUB_TEXTS, BUILTIN, SELF):
+            locate_text(source)
     columns = [source != SELF and not is_token_file(source) and has_columns(source)
                for source in sources]  # fmt: skip
     if draw.column is not None and not any(columns):
