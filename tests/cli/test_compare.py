@@ -82,7 +82,9 @@ def test_demo_shows_methods_on_the_bundled_model(
         assert record.sparsity == 0.5
         assert (folder / "config.json").is_file()
         assert f"\n{method.name}\n" in out
-    assert out.rstrip().endswith(str(tmp_path / "out" / "report.html"))
+    done, _, further = out.partition("\nthe same on a real model")
+    assert done.rstrip().endswith(str(tmp_path / "out" / "report.html"))
+    assert [line.split()[0] for line in further.splitlines()[1:]] == ["python", "secateur"]
     status, out, _ = command("demo", "--out", tmp_path / "out")
     assert status == 0
     assert out.count("found done") == len(shown)
