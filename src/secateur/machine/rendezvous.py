@@ -104,8 +104,6 @@ def meet(group: Group, patience: timedelta) -> Any:
     everybody = [f"here {number}" for number in range(group.count)]
     while store is None or not store.check(everybody):
         waited = time.monotonic() - begun
-        if waited > TO_MEET.total_seconds():
-            raise RuntimeError(f"not all {group.count} came within {TO_MEET.seconds} s")
         if waited > _ATTEMPT.total_seconds() and not told:
             told = True
             print(
@@ -113,6 +111,8 @@ def meet(group: Group, patience: timedelta) -> Any:
                 f" {group.host}:{group.port}, for {TO_MEET.seconds} s at most",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
+        if waited > TO_MEET.total_seconds():
+            raise RuntimeError(f"not all {group.count} came within {TO_MEET.seconds} s")
         if store is None:
             store = _store(group, patience)
             if store is not None:
