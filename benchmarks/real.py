@@ -31,6 +31,7 @@ report OUT/MODEL` puts on a page.
 from __future__ import annotations
 
 import argparse
+import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ import real_plan
 import real_tables
 import results
 import yaml
-from real_log import Log, Pulse
+from real_log import Log, Notices
 from real_models import PACKAGED, fetched
 from real_plan import Texts
 from transformers.utils import logging
@@ -47,6 +48,7 @@ from transformers.utils import logging
 from secateur.comparison.runs import Run, run_comparison
 from secateur.errors import SecateurError
 from secateur.machine.device import choose_device
+from secateur.machine.waiting import Watch
 from secateur.record import RunRecord
 
 PARTS = ("grid", "scales", "mixtures", "paper", "tasks", "recovery")
@@ -60,9 +62,10 @@ def main() -> None:
     models = chosen_models(options)
     log = Log(options.out, choose_device(options.device))
     parts = [part for part in options.parts if part != "tables"]
-    for part in parts:
-        for name in models_of(part, models, options):
-            do(part, name, models[name], texts, log, options)
+    with Watch(sys.stderr):
+        for part in parts:
+            for name in models_of(part, models, options):
+                do(part, name, models[name], texts, log, options)
     shown = {part: models_of(part, models, options) for part in parts or PARTS}
     real_tables.show(shown, texts, log, options)
 
@@ -166,7 +169,7 @@ def do_runs(
     while todo:
         log.begin(todo[0].folder)
         try:
-            for run, record, repeated in run_comparison(todo, Pulse(log), overwrite=overwrite):
+            for run, record, repeated in run_comparison(todo, Notices(log), overwrite=overwrite):
                 todo = todo[1:]
                 log.done(run.folder, record, repeated=repeated)
                 yield run, record

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from real_log import Log, Pulse
+from real_log import Log, Notices
 from real_plan import KEPT, Texts
 from transformers import AutoTokenizer
 
@@ -64,7 +64,7 @@ def ask(finished: Finished, texts: Texts, log: Log, options: argparse.Namespace)
         log.begin(setting / task)
         try:
             questions = Questions(_asking(task, folders[0], texts, options))
-            dense, *pruned = (questions.ask(folder, Pulse(log)) for folder in folders)
+            dense, *pruned = (questions.ask(folder, Notices(log)) for folder in folders)
         except secateur.SecateurError as fault:
             log.failed(setting / task, fault)
             continue
@@ -162,7 +162,7 @@ def _recovered(
     steps = options.steps or int(decided.read_text())
     trained = secateur.recover(
         run.folder, out=out, steps=steps, resume=resume, overwrite=not resume,
-        progress=Pulse(log), **settings,
+        progress=Notices(log), **settings,
     ).recovery  # fmt: skip
     assert trained is not None
     folders = {"pruned": run.folder, "recovered": out}

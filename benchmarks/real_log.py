@@ -15,12 +15,10 @@ import psutil
 import results
 import torch
 
+from secateur.machine import waiting
 from secateur.machine.facts import now
-from secateur.progress import Quiet
+from secateur.progress import JsonLines
 from secateur.record import RunRecord
-
-PULSE = 30.0
-"""Seconds without a line, at most, while something is told of."""
 
 
 class Log:
@@ -95,33 +93,21 @@ class Log:
         return self._facts
 
 
-class Pulse(Quiet):
-    """A line at most every 30 seconds that says what a run is at; every notice once.
+class Notices(JsonLines):
+    """Every notice of a run once; what else it tells is for a `waiting.Watch` to say.
 
     Args:
         log: that says them.
     """
 
     def __init__(self, log: Log) -> None:
+        super().__init__()
         self._log = log
         self._noticed: set[str] = set()
-        self._said = time.monotonic()
-        self._what, self._blocks, self._total = "", 0, 0
-
-    def begin(self, what: str, total: int) -> None:
-        """A piece of work of so many blocks."""
-        self._what, self._blocks, self._total = what, 0, total
-
-    def tick(self, phase: str, done: int, total: int) -> None:
-        """Within a block."""
-        if time.monotonic() - self._said >= PULSE:
-            self._said = time.monotonic()
-            where = f"{self._what} {self._blocks} of {self._total} done"
-            self._log.say(f"  {where}; {phase} {done} of {total}")
 
     def block(self, **facts: Any) -> None:
         """One more block is done."""
-        self._blocks += 1
+        waiting.innermost().block()
 
     def notice(self, text: str) -> None:
         """Something to know, told once."""

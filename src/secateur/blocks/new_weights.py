@@ -118,7 +118,7 @@ def new_weights(
         "no gradient comes back to {}: Wanda's score",
     )
     scores = Scores(block.prefix, block.patterns, statistics, flat, plan.method)
-    task = params = None
+    task = None
     if observed is not None:
         still = frozenset(matrix.name for matrix in unknown if matrix.expert is not None)
         task = Task(

@@ -2,8 +2,9 @@
 
 The test documents are joined by blank lines into one stream, tokenised once and cut into windows of
 `sequence_length` from the start; the tail is dropped. What every window begins with is the setting
-`bos`, see `windows.py`. Nothing is random, so that every model sees
-the same tokens. Source: the WikiText-2 protocol of the published GPTQ, SparseGPT and Wanda scripts.
+`bos`, see `windows.py`. Nothing is random, so that every model sees the same tokens.
+
+Source: the WikiText-2 protocol of the published GPTQ, SparseGPT and Wanda scripts.
 """
 
 from __future__ import annotations

@@ -37,7 +37,6 @@ from secateur.statistics import Need, Statistics
 
 _PAPER = "https://arxiv.org/abs/2503.04992"
 
-
 FACTORS = (0.0, 0.25, 1.0, 4.0)
 """Of alpha, that a block chooses among."""
 
