@@ -264,9 +264,11 @@ def spread(value: Spread) -> str:
 
 
 def share(value: Spread | None) -> str:
-    """A share in per cent."""
+    """A share in per cent; of what is more than twice as bad as Wanda only that."""
     if value is None:
         return ""
+    if value.mean < -1:
+        return "< -100 %"
     text = f"{100 * value.mean:.0f}"
     return f"{text} %" if value.spread is None else f"{text} ± {100 * value.spread:.0f} %"
 
