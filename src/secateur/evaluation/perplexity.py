@@ -5,7 +5,7 @@
 
 Every window of T tokens predicts its last T - 1: the protocol of the GPTQ, SparseGPT and Wanda
 scripts. The blocks are opened one at a time and all windows pass through each, so that memory is
-one block plus the hidden states; the log-probabilities are made in float32, one window at a time.
+one block plus the hidden states; the log-probabilities are made in float32, a few tokens at a time.
 
 A pruning run can be measured while it lasts: its windows follow from block to block as each is
 pruned, and nothing is read twice or written.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -34,6 +35,9 @@ from secateur.machine.waiting import each
 MOST_NATS = 700.0
 """Nats per token, on average over a window, from which a likelihood is refused: exp of more is no
 floating-point number."""
+_IN_CACHE = 2**20
+"""Scores that a processor works on together: few enough to stay in its cache, as a window of a
+large vocabulary does not."""
 
 
 class Evaluation(BaseModel):
@@ -181,14 +185,11 @@ def _by_window(passed: PassedWindows, dense: PassedWindows | None) -> tuple[Tens
             for row in range(len(batch.inputs)):
                 window = next(numbers)
                 following = batch.inputs[row, 1:]  # [tokens - 1]
-                scores = _log_probabilities(stream, model, batch, row)
-                figures = [_loss(scores, following)]
+                logits = [_logits(stream, model, batch, row)]
                 if dense is not None:
                     same = dense.stream.batches[number]
-                    reference = _log_probabilities(dense.stream, dense_model, same, row)
-                    apart = F.kl_div(scores, reference, reduction="none", log_target=True)
-                    divergence = apart.sum(dim=-1).double().mean()
-                    figures += [_loss(reference, following), divergence]
+                    logits.append(_logits(dense.stream, dense_model, same, row))
+                figures = _figures(logits, following)
                 if not bool((torch.stack(figures) < MOST_NATS).all()):  # nor if it is NaN
                     raise NumericalError(
                         "the likelihood is not finite, or next to nothing",
@@ -200,12 +201,30 @@ def _by_window(passed: PassedWindows, dense: PassedWindows | None) -> tuple[Tens
     return losses, dense_losses, divergences
 
 
-def _log_probabilities(stream: Stream, model: PreTrainedModel, batch: Batch, row: int) -> Tensor:
-    """float32 [tokens - 1, vocabulary], of every token of a window but its first."""
-    logits = stream.logits(model, batch, slice(row, row + 1))[0]  # [tokens, vocabulary]
-    return F.log_softmax(logits[:-1].float(), dim=-1)
+def _logits(stream: Stream, model: PreTrainedModel, batch: Batch, row: int) -> Tensor:
+    """[tokens - 1, vocabulary] of a window: what is predicted of every token but its first."""
+    return stream.logits(model, batch, slice(row, row + 1))[0, :-1]
 
 
-def _loss(scores: Tensor, following: Tensor) -> Tensor:
-    """Mean loss of tokens [tokens - 1] under [tokens - 1, vocabulary], float64 []."""
-    return F.nll_loss(scores, following, reduction="none").double().mean()
+def _figures(logits: Sequence[Tensor], following: Tensor) -> list[Tensor]:
+    """Means over the tokens of a window.
+
+    Args:
+        logits: of the model, and of the dense model if there is one, [tokens - 1, vocabulary].
+        following: the tokens that are predicted, [tokens - 1].
+
+    Returns:
+        the loss of the model and of the dense model, and the divergence between them; float64 [].
+    """
+    tokens, vocabulary = logits[0].shape
+    together = max(1, _IN_CACHE // vocabulary) if following.device.type == "cpu" else tokens
+    parts: list[list[Tensor]] = []
+    split = [torch.split(values, together) for values in (following, *logits)]
+    for some, *here in zip(*split, strict=True):
+        scores = [F.log_softmax(of_one.float(), dim=-1) for of_one in here]
+        figures = [F.nll_loss(one, some, reduction="none") for one in scores]
+        if len(scores) > 1:
+            apart = F.kl_div(scores[0], scores[1], reduction="none", log_target=True)
+            figures.append(apart.sum(dim=-1))
+        parts.append(figures)
+    return [torch.cat(figure).double().mean() for figure in zip(*parts, strict=True)]
