@@ -172,33 +172,39 @@ def scales(there: Results) -> Iterator[results.Table]:
 
 
 def mixtures(there: Results) -> Iterator[results.Table]:
-    """Perplexity on every text by what was calibrated on."""
+    """Perplexity on every text by what was calibrated on; what was not measured is only named."""
     names = list(there.texts.heldout)
+    asked = there.options.calibrations or MIXTURES
     for model in there.models:
         sides = {
             mixture: there.comparison(
                 model, setting_named(there.options, mixture_name(there.options, mixture))
             )
-            for mixture in there.options.calibrations or MIXTURES
+            for mixture in asked
         }
         known = [comparison for comparison in sides.values() if comparison is not None]
         for method in dict.fromkeys([*MIXED, *(row.name for side in known for row in side.rows)]):
             cells = [("dense", *dense_cells(known[0]))] if known else []
+            missing = []
             for mixture, side in sides.items():
                 rows = () if side is None else side.rows
                 row = next((row for row in rows if row.name == method), None)
+                if row is None:
+                    missing.append(mixture.replace("+", " + "))
+                    continue
                 scores = score_cells(row, len(names))
                 for place, name in enumerate(names):
-                    if row is not None and there.texts.domain[name] in mixture.split("+"):
+                    if there.texts.domain[name] in mixture.split("+"):
                         scores[2 * place] = f"({scores[2 * place]})"
                 cells.append((mixture.replace("+", " + "), *scores))
-            yield results.Table(
+            said = (
                 f"**{model}, {method} at 2:4**: perplexity by calibration, in brackets where a text"
                 " of the same collection is in it, and how much is removed of the damage that Wanda"
-                f" does with the same calibration. {conditions(known[0] if known else None)}",
-                ("calibrated on", *heads(names)),
-                cells,
+                f" does with the same calibration. {conditions(known[0] if known else None)}"
             )
+            if known and missing:
+                said += f" Not measured: {', '.join(missing)}."
+            yield results.Table(said, ("calibrated on", *heads(names)), cells)
 
 
 def paper(there: Results) -> Iterator[results.Table]:
