@@ -76,7 +76,7 @@ def heading(part: str, there: Results) -> str:
         ", ".join(f"{name} {number}" for name, number in entry["versions"].items())
         for entry in entries
     }
-    commits = sorted({entry["commit"] for entry in entries} - {""})
+    commits = sorted({entry["commit"] or "some not known" for entry in entries})
     days = sorted({entry["date"][:10] for entry in entries})
     asked = there.options
     given = [f"--{name} FOLDER" for name in ("wikitext", "books") if getattr(asked, name)]
@@ -90,7 +90,7 @@ def heading(part: str, there: Results) -> str:
     )
     said = [
         f"{' to '.join(dict.fromkeys([*days[:1], *days[-1:]]))}; {'; '.join(sorted(machines))};"
-        f" {'; '.join(sorted(versions))}; commits {', '.join(commits) or 'not known'}.",
+        f" {'; '.join(sorted(versions))}; commits {', '.join(commits)}.",
         f"`{' '.join([f'python benchmarks/real.py {part} --out FOLDER', *given])}`",
     ]
     if packaged := [name for name in there.models if name in PACKAGED]:

@@ -35,9 +35,9 @@ from secateur.machine.waiting import each
 MOST_NATS = 700.0
 """Nats per token, on average over a window, from which a likelihood is refused: exp of more is no
 floating-point number."""
-_IN_CACHE = 2**20
-"""Scores that a processor works on together: few enough to stay in its cache, as a window of a
-large vocabulary does not."""
+_IN_CACHE, _AT_ONCE = 2**20, 2**26
+"""Scores that are made of logits together: on a processor few enough to stay in its cache, as a
+window of a large vocabulary does not; on an accelerator 256 MB."""
 
 
 class Evaluation(BaseModel):
@@ -216,8 +216,8 @@ def _figures(logits: Sequence[Tensor], following: Tensor) -> list[Tensor]:
     Returns:
         the loss of the model and of the dense model, and the divergence between them; float64 [].
     """
-    tokens, vocabulary = logits[0].shape
-    together = max(1, _IN_CACHE // vocabulary) if following.device.type == "cpu" else tokens
+    most = _IN_CACHE if following.device.type == "cpu" else _AT_ONCE
+    together = max(1, most // logits[0].shape[-1])
     parts: list[list[Tensor]] = []
     split = [torch.split(values, together) for values in (following, *logits)]
     for some, *here in zip(*split, strict=True):
