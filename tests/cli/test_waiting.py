@@ -79,7 +79,7 @@ SLOW: list[tuple[str, str, str]] = [
     (f"{PRUNE} --method magnitude --text {{texts}}", "evaluation.perplexity.Stream",
      "secateur prune: measuring the dense model: dense"),
     ("evaluate {sparse} --text {texts} --sequence-length 16 --windows 4",
-     "evaluation.perplexity._log_probabilities",
+     "evaluation.perplexity._logits",
      "secateur evaluate: measuring {sparse}: run, 2 of 3: likelihood of the windows: 0 of "),
     ("compare {dense} --methods wanda --patterns 2:4 --calibration {tokens}"
      " --text {texts} --samples 4 --sequence-length 16 --windows 4 --out {out}",
