@@ -114,10 +114,21 @@ def test_the_weights_of_the_best_round_by_the_judges_stay() -> None:
         assert torch.equal(refined.weights[matrix.name], masked)
 
 
+def test_a_round_that_does_harm_is_taken_back_and_the_next_ones_step_half_as_far() -> None:
+    block, stream, matrices, targets = dense_block()
+    judged = {}
+    for rounds in (2, 8):
+        wild = Regional(step=10.0, schedule="constant", rounds=rounds)
+        judged[rounds] = refine(block, stream, matrices, targets, wild).judged
+    assert judged[2] is not None and judged[8] is not None
+    assert judged[2][0] == judged[2][1]  # steps of 10 and 5 do harm
+    assert judged[8][1] < 0.97 * judged[8][0]
+
+
 def test_the_judges_are_never_stepped_on() -> None:
     block, stream, matrices, targets = dense_block()
     changed = [target.clone() for target in targets]
-    changed[-1][-1] *= 3  # of six sequences the last one judges
+    changed[-1][-1] *= 1.01  # of six sequences the last one judges
     one_round = Regional(rounds=1, step=0.01)
     plain = refine(block, stream, matrices, targets, one_round)
     other = refine(block, stream, matrices, changed, one_round)
@@ -137,7 +148,8 @@ def test_what_the_judges_are_told_is_the_error_of_the_block() -> None:
     for weights, found in zip((masked, after), refined.judged, strict=True):
         with torch.no_grad():
             output = call(lambda *a, w=weights, **k: functional_call(block, w, a, k), judge)
-        assert found == pytest.approx(float((output - wanted).norm() / wanted.norm()), rel=1e-4)
+        relative = (output - wanted).norm(dim=-1) / wanted.norm(dim=-1)  # [sequences, tokens]
+        assert found == pytest.approx(float(relative.square().mean().sqrt()), rel=1e-4)
     assert refined.judged[1] < refined.judged[0]
 
 

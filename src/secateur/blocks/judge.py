@@ -1,14 +1,10 @@
 """Parameters that suit a block: of a few that are tried, those with which it errs least.
 
-    error(p) = mean over tokens t of  norm2(f(x_t) - f_p(x_t))**2 / norm2(f(x_t))**2
+    error(p) = relative_error of the block pruned with parameters p, by token (`regional.py`),
+               over the last sequences (`judging` says how many)
 
-    f, f_p   the dense block, and the block pruned with parameters p
-    x_t      an input token, [width], of the last sequences (`judging` says how many)
-
-Every token counts alike: the next block divides each by its size before it reads it, and in many
-models one token (the first) is a thousand times as large as the others. Where the regional
-optimiser follows, the error is measured against what that aims at. Ties go to the first that is
-tried.
+Where the regional optimiser follows, the error is measured against what that aims at. Ties go to
+the first that is tried.
 
 The choice is ours. The papers give one number for all blocks and models.
 """
@@ -17,11 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
-from secateur.blocks.regional import Task, run_with
-from secateur.machine import processes
+from secateur.blocks.regional import Task, relative_error
 from secateur.methods import Params
 
 SEQUENCES = 32
@@ -33,7 +27,6 @@ def judging(count: int) -> int:
     return min(count, max(SEQUENCES, count // 4))
 
 
-@torch.no_grad()
 def best_of(
     task: Task,
     candidates: Sequence[Params],
@@ -47,17 +40,6 @@ def best_of(
         prune: parameters -> by matrix name float32 [out, in], zero where pruned.
     """
     count = task.stream.sequences
-    numbers = torch.arange(count - judging(count), count)
-    errors = [_error(task, prune(params), numbers) for params in candidates]
+    numbers = range(count - judging(count), count)
+    errors = [relative_error(task, prune(params), numbers) for params in candidates]
     return candidates[errors.index(min(errors))]
-
-
-def _error(task: Task, weights: Mapping[str, Tensor], numbers: Tensor) -> float:
-    """The error at the head of this module, as a sum over the tokens of some sequences."""
-    total = torch.zeros((), dtype=torch.float64)
-    for output, target in run_with(task, weights, numbers):
-        aim = target.float()
-        error = (output.float() - aim).square().sum(dim=-1)  # [some of the sequences, tokens]
-        size = aim.square().sum(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
-        total += (error / size).sum().double().cpu()
-    return processes.totals(float(total))[0]

@@ -4,7 +4,11 @@
         for each of `samples` sequences n, drawn at random:
             one optimiser step on   norm2(f_dense(Z_n) - f_sparse(X_n))**2
         keep = mask by the score of the current weights         (unless the mask is held)
-    the weights after the round that did best on sequences that no step has seen
+        if the error on sequences that no step sees is no smaller than ever before:
+            take the round back, and step half as far from here on
+    the weights after the round that did best on those sequences
+
+    error   sqrt(mean over tokens of  norm2(f_dense(Z) - f_sparse(X))**2 / norm2(f_dense(Z))**2)
 
     f_dense, f_sparse   the dense block and the pruned block
     X_n                 the block's input: the output of the pruned blocks below
@@ -19,7 +23,7 @@ Sequence n belongs to stratum n modulo `batch_size`, and every step takes one of
 that share the sequences out share every step out, and draw what one process draws.
 
 Source: Yang et al., arXiv 2503.04992, section 3 and appendix; target `model`, the derived rate and
-the judging sequences are ours.
+the judging sequences with what follows from them are ours (docs/decisions/0025).
 """
 
 from __future__ import annotations
@@ -43,6 +47,9 @@ from secateur.recipe import Regional
 Choose = Callable[[Matrix, Tensor], Tensor]
 """(matrix, current float32 weights [out, in]) -> keep-mask [out, in]."""
 
+SHRUNK = 0.5
+"""How far the steps after a round that was taken back go; those before it went 1."""
+
 
 @dataclass(frozen=True)
 class Masked:
@@ -63,8 +70,8 @@ class Refined:
 
     Attributes:
         weights: by matrix name float32 [out, in], zero where pruned.
-        judged: norm2(f_dense - f_sparse) / norm2(f_dense) on the judging sequences, of the weights
-            at the start and of those that stay; None without judges.
+        judged: the error on the judging sequences, of the weights at the start and of those that
+            stay; None without judges.
     """
 
     weights: dict[str, Tensor]
@@ -123,8 +130,8 @@ def optimise(
     _apply(weights, keep)
     stepped, judging = _parted(task.stream.sequences, settings.judges)
     tick("judge", 0, settings.rounds)
-    first = best = _judge(task, weights, judging)
-    best_weights = weights
+    first = best = relative_error(task, weights, judging)
+    best_weights, best_keep = weights, keep
     if judging:
         best_weights = {name: weight.clone() for name, weight in weights.items()}
     moving = {name: weight for name, weight in weights.items() if name not in task.still}
@@ -151,9 +158,14 @@ def optimise(
             assert choose is not None
             keep = {name: choose(by_name[name], weight) for name, weight in weights.items()}
             _apply(weights, keep)
-        if judging and (error := _judge(task, weights, judging)) < best:
-            best = error
+        if not judging:
+            continue
+        if (error := relative_error(task, weights, judging)) < best:
+            best, best_keep = error, keep
             best_weights = {name: weight.detach().clone() for name, weight in weights.items()}
+        else:
+            keep = best_keep
+            _take_back(weights, best_weights, optimizer, schedule)
     return Refined(
         {name: weight.detach() + 0.0 for name, weight in best_weights.items()},  # no -0
         (first, best) if judging else None,
@@ -187,7 +199,7 @@ def _draw(stepped: list[int], settings: Regional, generator: torch.Generator) ->
 
 def _optimizer(
     weights: dict[str, Tensor], keep: dict[str, Tensor], settings: Regional, stepped: list[int]
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """The optimiser with one group, and rate, per matrix; and the schedule of the rates."""
     groups = []
     for name, weight in weights.items():
@@ -208,6 +220,22 @@ def _optimizer(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda done: max(0.0, 1 - done / steps) if linear else 1.0
     )
+
+
+@torch.no_grad()
+def _take_back(
+    weights: dict[str, Tensor],
+    best: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+) -> None:
+    """Put the best weights back, forget the momentum that led away, and shrink every rate."""
+    for name, weight in weights.items():
+        weight.copy_(best[name])
+    optimizer.state.clear()
+    schedule.base_lrs = [rate * SHRUNK for rate in schedule.base_lrs]
+    for group in optimizer.param_groups:
+        group["lr"] *= SHRUNK
 
 
 @torch.enable_grad()
@@ -243,17 +271,23 @@ def _backward(task: Task, weights: dict[str, Tensor], chosen: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _judge(task: Task, weights: dict[str, Tensor], judging: list[int]) -> float:
-    """norm2(f_dense - f_sparse) / norm2(f_dense) over some sequences."""
-    if not judging:
+def relative_error(task: Task, weights: Mapping[str, Tensor], numbers: Sequence[int]) -> float:
+    """The error at the head of this module, over some sequences; NaN of none.
+
+    Every token counts alike: the next block divides each by its size before it reads it, and in
+    many models one token (the first) is a thousand times as large as the others.
+    """
+    if not numbers:
         return math.nan
-    lost = reference = torch.zeros((), dtype=torch.float64)
-    for output, target in run_with(task, weights, torch.tensor(judging)):
+    lost = tokens = 0.0
+    for output, target in run_with(task, weights, torch.tensor(numbers)):
         aim = target.float()
-        lost = lost + (output.float() - aim).square().sum().double().cpu()
-        reference = reference + aim.square().sum().double().cpu()
-    error, size = processes.totals(float(lost), float(reference))
-    return math.sqrt(error / size) if size else 0.0
+        error = (output.float() - aim).square().sum(dim=-1)  # [some of the sequences, tokens]
+        size = aim.square().sum(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+        lost += float((error / size).sum(dtype=torch.float64))
+        tokens += error.numel()
+    lost, tokens = processes.totals(lost, tokens)
+    return math.sqrt(lost / tokens) if tokens else 0.0
 
 
 def run_with(

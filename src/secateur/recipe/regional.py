@@ -9,7 +9,8 @@ nothing while the first mask is held,
 A step of Adam moves all weights of a row by about the rate, in directions that agree: it changes
 the row's output by `rate * in * |x|` where the row gives `rms(W) * sqrt(in) * |x|`. So `step` is
 the relative change of a layer's output per optimiser step, the same number at every width, where
-3e-7 was found for layers 4096 wide and does nothing at 192 (docs/decisions/0003).
+3e-7 was found for layers 4096 wide and does nothing at 192 (docs/decisions/0003). A block that
+errs by less than such a step moves it finds a smaller one by its judges (docs/decisions/0025).
 
 Source: Yang et al., arXiv 2503.04992, section 3 and appendix; the rate is ours.
 """
@@ -50,8 +51,9 @@ class Regional(BaseModel):
     batch_size: int = Field(default=4, ge=1, le=MOST_AT_ONCE)
     """Sequences per optimiser step."""
     judges: int = Field(default=8, ge=0, le=MOST_SEQUENCES)
-    """Sequences that no step sees, and that choose the round whose weights stay (at most a quarter
-    of all, or all where there are fewer than four); 0: the last round's stay."""
+    """Sequences that no step sees (at most a quarter of all, or all where there are fewer than
+    four). A round that does not help them is taken back, and the next ones step half as far;
+    0: every round stays."""
 
     @model_validator(mode="after")
     def _one_rate(self) -> Self:
