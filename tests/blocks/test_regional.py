@@ -223,16 +223,19 @@ def test_master_weights_are_float32_in_a_bfloat16_block() -> None:
         assert not torch.equal(weight, weight.bfloat16().float())
 
 
-def test_the_rate_follows_the_width_of_the_layer() -> None:
+@pytest.mark.parametrize(("error", "share"), [(0.05, 0.2), (0.25, 1.0), (3.0, 1.0)])
+def test_the_rate_follows_the_width_of_the_layer_and_small_errors(
+    error: float, share: float
+) -> None:
     """step * rms(kept) / sqrt(in), so that doubling the fan-in divides the rate by sqrt(2)."""
-
     rates = []
     for width in (64, 256):
         weight = torch.full((8, width), 0.5)
         keep = torch.ones(8, width, dtype=torch.bool)
-        optimizer, _ = _optimizer({"w": weight}, {"w": keep}, Regional(step=0.2), list(range(128)))
+        settings, stepped = Regional(step=0.2), list(range(128))
+        optimizer, _ = _optimizer({"w": weight}, {"w": keep}, settings, stepped, error)
         rates.append(optimizer.param_groups[0]["lr"])
-    assert rates[0] == pytest.approx(0.2 * 0.5 / math.sqrt(64))
+    assert rates[0] == pytest.approx(share * 0.2 * 0.5 / math.sqrt(64))
     assert rates[0] == pytest.approx(2 * rates[1])
 
 
@@ -240,7 +243,8 @@ def test_the_rate_decays_to_zero_over_all_steps() -> None:
 
     settings = Regional(rounds=2, samples=6, batch_size=4)
     weight = torch.ones(4, 4)
-    optimizer, schedule = _optimizer({"w": weight}, {"w": weight > 0}, settings, list(range(128)))
+    kept, stepped = {"w": weight > 0}, list(range(128))
+    optimizer, schedule = _optimizer({"w": weight}, kept, settings, stepped, error=1.0)
     steps = 0
     while optimizer.param_groups[0]["lr"] > 1e-12:
         optimizer.step()

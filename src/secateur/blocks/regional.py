@@ -9,6 +9,7 @@
     the weights after the round that did best on those sequences
 
     error   sqrt(mean over tokens of  norm2(f_dense(Z) - f_sparse(X))**2 / norm2(f_dense(Z))**2)
+    rate    step * min(1, error at the start / LARGE) * rms(kept weights) / sqrt(in)
 
     f_dense, f_sparse   the dense block and the pruned block
     X_n                 the block's input: the output of the pruned blocks below
@@ -46,6 +47,12 @@ from secateur.recipe import Regional
 
 Choose = Callable[[Matrix, Tensor], Tensor]
 """(matrix, current float32 weights [out, in]) -> keep-mask [out, in]."""
+
+LARGE = 0.25
+"""The error from which on a block takes whole steps."""
+
+LOOKED_AT = 8
+"""Sequences that tell how large the error of a block is where none judges."""
 
 SHRUNK = 0.5
 """How far the steps after a round that was taken back go; those before it went 1."""
@@ -130,14 +137,14 @@ def optimise(
     _apply(weights, keep)
     stepped, judging = _parted(task.stream.sequences, settings.judges)
     tick("judge", 0, settings.rounds)
-    first = best = relative_error(task, weights, judging)
+    first = best = relative_error(task, weights, judging or stepped[:LOOKED_AT])
     best_weights, best_keep = weights, keep
     if judging:
         best_weights = {name: weight.clone() for name, weight in weights.items()}
     moving = {name: weight for name, weight in weights.items() if name not in task.still}
     if not moving:
         return Refined(weights, None)
-    optimizer, schedule = _optimizer(moving, keep, settings, stepped)
+    optimizer, schedule = _optimizer(moving, keep, settings, stepped, first)
     for number in range(settings.rounds):
         tick("optimise", number, settings.rounds)
         finite = torch.ones((), dtype=torch.bool, device=next(iter(weights.values())).device)
@@ -198,7 +205,11 @@ def _draw(stepped: list[int], settings: Regional, generator: torch.Generator) ->
 
 
 def _optimizer(
-    weights: dict[str, Tensor], keep: dict[str, Tensor], settings: Regional, stepped: list[int]
+    weights: dict[str, Tensor],
+    keep: dict[str, Tensor],
+    settings: Regional,
+    stepped: list[int],
+    error: float,
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """The optimiser with one group, and rate, per matrix; and the schedule of the rates."""
     groups = []
@@ -207,7 +218,7 @@ def _optimizer(
         if rate is None:
             nonzeros = keep[name].sum().clamp_min(1)
             rms = float((weight.square().sum() / nonzeros).sqrt())
-            rate = settings.step * rms / math.sqrt(weight.shape[1])
+            rate = settings.step * min(1.0, error / LARGE) * rms / math.sqrt(weight.shape[1])
         groups.append({"params": [weight.requires_grad_()], "lr": rate})
     optimizer: torch.optim.Optimizer
     if settings.optimizer == "adam":
