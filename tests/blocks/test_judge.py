@@ -11,8 +11,8 @@ import secateur
 from secateur.blocks.judge import best_of
 from secateur.blocks.observe import observe
 from secateur.blocks.observer import ToGather
-from secateur.blocks.regional import Task
 from secateur.blocks.stream import Stream
+from secateur.blocks.task import Task
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.methods import Params
 from secateur.methods.wandapp import RegionalGradientParams

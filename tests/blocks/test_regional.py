@@ -13,8 +13,9 @@ from torch.func import functional_call
 
 from secateur.blocks.observe import observe
 from secateur.blocks.observer import ToGather
-from secateur.blocks.regional import Masked, Task, _draw, _optimizer, optimise
+from secateur.blocks.regional import Masked, _draw, _optimizer, optimise
 from secateur.blocks.stream import Stream
+from secateur.blocks.task import Task
 from secateur.checkpoint import ResidentModel, find_matrices
 from secateur.errors import NumericalError
 from secateur.recipe import Regional
@@ -120,7 +121,8 @@ def test_a_round_that_does_harm_is_taken_back_and_the_next_ones_step_half_as_far
     for rounds in (2, 8):
         wild = Regional(step=10.0, schedule="constant", rounds=rounds)
         judged[rounds] = refine(block, stream, matrices, targets, wild).judged
-    assert judged[2] is not None and judged[8] is not None
+    assert judged[2] is not None
+    assert judged[8] is not None
     assert judged[2][0] == judged[2][1]  # steps of 10 and 5 do harm
     assert judged[8][1] < 0.97 * judged[8][0]
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.blocks.observer import Observer
-from secateur.blocks.regional import Masked, Task, optimise
+from secateur.blocks.regional import Masked, optimise
 from secateur.blocks.scores import Scores, params_of
 from secateur.blocks.stream import Stream, Tick
+from secateur.blocks.task import Task
 from secateur.checkpoint import Matrix
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.errors import NumericalError

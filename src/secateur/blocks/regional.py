@@ -8,7 +8,7 @@
             take the round back, and step half as far from here on
     the weights after the round that did best on those sequences
 
-    error   sqrt(mean over tokens of  norm2(f_dense(Z) - f_sparse(X))**2 / norm2(f_dense(Z))**2)
+    error   of the outputs, relative, token by token (`task.py`)
     rate    step * min(1, error at the start / LARGE) * rms(kept weights) / sqrt(in)
 
     f_dense, f_sparse   the dense block and the pruned block
@@ -30,17 +30,16 @@ the judging sequences with what follows from them are ours (docs/decisions/0025)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from secateur.blocks.models_fault import models_fault
-from secateur.blocks.stream import Stream, Tick, silent
+from secateur.blocks.stream import Tick, silent
+from secateur.blocks.task import Task, relative_error, run_with
 from secateur.checkpoint import Matrix
-from secateur.checkpoint.matrices import with_weights
 from secateur.errors import NumericalError
 from secateur.machine import processes
 from secateur.recipe import Regional
@@ -83,30 +82,6 @@ class Refined:
 
     weights: dict[str, Tensor]
     judged: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Task:
-    """A pruned block, its inputs, and what it is to make of them.
-
-    Attributes:
-        module: the dense block; it is not changed.
-        index: which block of the model it is.
-        matrices: what is pruned in it.
-        stream: its inputs.
-        targets: what its outputs are to be by batch, each [batch, tokens, width].
-        error_factor: [width, width], multiplies the error before it is squared, see
-            `error_factors.py`; None: every direction counts the same.
-        still: matrices that are masked and not refined: experts that see too little to learn from.
-    """
-
-    module: nn.Module
-    index: int
-    matrices: Sequence[Matrix]
-    stream: Stream
-    targets: Sequence[Tensor]
-    error_factor: Tensor | None = None
-    still: frozenset[str] = frozenset()
 
 
 def optimise(
@@ -279,46 +254,6 @@ def _backward(task: Task, weights: dict[str, Tensor], chosen: Tensor) -> Tensor:
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
     processes.add_up([weight.grad for weight in moving if weight.grad is not None])
     return loss.detach()
-
-
-@torch.no_grad()
-def relative_error(task: Task, weights: Mapping[str, Tensor], numbers: Sequence[int]) -> float:
-    """The error at the head of this module, over some sequences; NaN of none.
-
-    Every token counts alike: the next block divides each by its size before it reads it, and in
-    many models one token (the first) is a thousand times as large as the others.
-    """
-    if not numbers:
-        return math.nan
-    lost = tokens = 0.0
-    for output, target in run_with(task, weights, torch.tensor(numbers)):
-        aim = target.float()
-        error = (output.float() - aim).square().sum(dim=-1)  # [some of the sequences, tokens]
-        size = aim.square().sum(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
-        lost += float((error / size).sum(dtype=torch.float64))
-        tokens += error.numel()
-    lost, tokens = processes.totals(lost, tokens)
-    return math.sqrt(lost / tokens) if tokens else 0.0
-
-
-def run_with(
-    task: Task, weights: Mapping[str, Tensor], chosen: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the block makes of some sequences with these weights, and what it is to make of them.
-
-    Both [some of the sequences, tokens, width]; of the sequences only those that this process
-    owns, as many at a time as there are in a batch of the stream.
-    """
-    dtype = next(iter(task.matrices)).read().dtype
-    stored = with_weights(task.matrices, weights, dtype)
-    size = len(task.stream.batches[0].hidden)
-    places = torch.isin(task.stream.numbers, chosen).nonzero().flatten()  # places among those here
-    for some, hidden, call in task.stream.select(task.index, places):
-        rows = [divmod(place, size) for place in some.tolist()]
-        target = torch.stack([task.targets[number][row] for number, row in rows])
-        with models_fault(f"block {task.index}"):
-            output = call(lambda *a, **k: functional_call(task.module, stored, a, k), hidden)
-        yield output, target
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from secateur.blocks.judge import best_of
-from secateur.blocks.regional import Masked, Task
+from secateur.blocks.regional import Masked
+from secateur.blocks.task import Task
 from secateur.checkpoint import Matrix
 from secateur.methods import Method, Params
 from secateur.methods.wanda import WandaParams, wanda

@@ -4,13 +4,14 @@
 published. The others, by effort: Adam with a rate of its own for every matrix, which decays to
 nothing while the first mask is held,
 
-    rate = step * rms(kept weights) / sqrt(in)
+    rate = step * min(1, error / 0.25) * rms(kept weights) / sqrt(in)
 
 A step of Adam moves all weights of a row by about the rate, in directions that agree: it changes
 the row's output by `rate * in * |x|` where the row gives `rms(W) * sqrt(in) * |x|`. So `step` is
 the relative change of a layer's output per optimiser step, the same number at every width, where
-3e-7 was found for layers 4096 wide and does nothing at 192 (docs/decisions/0003). A block that
-errs by less than such a step moves it finds a smaller one by its judges (docs/decisions/0025).
+3e-7 was found for layers 4096 wide and does nothing at 192 (docs/decisions/0003). `error` is that
+of the block's output at the start: one that errs by 5 % is harmed by steps that serve one that
+errs by 25 % (docs/decisions/0025).
 
 Source: Yang et al., arXiv 2503.04992, section 3 and appendix; the rate is ours.
 """
@@ -35,7 +36,8 @@ class Regional(BaseModel):
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """The same rate for every weight; none: derived per matrix from `step`."""
     step: float = Field(default=0.35, gt=0, allow_inf_nan=False)
-    """Relative change of a layer's output per optimiser step; sets the rate where none is given."""
+    """Relative change of a layer's output per optimiser step, in blocks that err by a quarter or
+    more; sets the rate where none is given."""
     schedule: Literal["linear", "constant"] = "linear"
     """The rate decays linearly to zero over all rounds, or stays."""
     target: Literal["block", "model"] = "model"

@@ -1,0 +1,86 @@
+"""A pruned block at work: what it makes of its inputs, and how far that is from what it is to make.
+
+error = sqrt(mean over tokens t of  norm2(g(z_t) - f(x_t))**2 / norm2(g(z_t))**2)
+
+f       the pruned block
+x_t     a token of its input, [width]
+g(z_t)  what f is to make of it, [width]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from secateur.blocks.models_fault import models_fault
+from secateur.blocks.stream import Stream
+from secateur.checkpoint import Matrix
+from secateur.checkpoint.matrices import with_weights
+from secateur.machine import processes
+
+
+@dataclass(frozen=True)
+class Task:
+    """A pruned block, its inputs, and what it is to make of them.
+
+    Attributes:
+        module: the dense block; it is not changed.
+        index: which block of the model it is.
+        matrices: what is pruned in it.
+        stream: its inputs.
+        targets: what its outputs are to be by batch, each [batch, tokens, width].
+        error_factor: [width, width], multiplies the error before it is squared, see
+            `error_factors.py`; None: every direction counts the same.
+        still: matrices that are masked and not refined: experts that see too little to learn from.
+    """
+
+    module: nn.Module
+    index: int
+    matrices: Sequence[Matrix]
+    stream: Stream
+    targets: Sequence[Tensor]
+    error_factor: Tensor | None = None
+    still: frozenset[str] = frozenset()
+
+
+@torch.no_grad()
+def relative_error(task: Task, weights: Mapping[str, Tensor], numbers: Sequence[int]) -> float:
+    """The error at the head of this module, over some sequences.
+
+    Every token counts alike: the next block divides each by its size before it reads it, and in
+    many models one token (the first) is a thousand times as large as the others.
+    """
+    lost = tokens = 0.0
+    for output, target in run_with(task, weights, torch.tensor(numbers)):
+        aim = target.float()
+        error = (output.float() - aim).square().sum(dim=-1)  # [some of the sequences, tokens]
+        size = aim.square().sum(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+        lost += float((error / size).sum(dtype=torch.float64))
+        tokens += error.numel()
+    lost, tokens = processes.totals(lost, tokens)
+    return math.sqrt(lost / tokens)
+
+
+def run_with(
+    task: Task, weights: Mapping[str, Tensor], chosen: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the block makes of some sequences with these weights, and what it is to make of them.
+
+    Both [some of the sequences, tokens, width]; of the sequences only those that this process
+    owns, as many at a time as there are in a batch of the stream.
+    """
+    dtype = next(iter(task.matrices)).read().dtype
+    stored = with_weights(task.matrices, weights, dtype)
+    size = len(task.stream.batches[0].hidden)
+    places = torch.isin(task.stream.numbers, chosen).nonzero().flatten()  # places among those here
+    for some, hidden, call in task.stream.select(task.index, places):
+        rows = [divmod(place, size) for place in some.tolist()]
+        target = torch.stack([task.targets[number][row] for number, row in rows])
+        with models_fault(f"block {task.index}"):
+            output = call(lambda *a, **k: functional_call(task.module, stored, a, k), hidden)
+        yield output, target
