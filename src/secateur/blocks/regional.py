@@ -50,9 +50,6 @@ Choose = Callable[[Matrix, Tensor], Tensor]
 LARGE = 0.25
 """The error from which on a block takes whole steps."""
 
-LOOKED_AT = 8
-"""Sequences that tell how large the error of a block is where none judges."""
-
 SHRUNK = 0.5
 """How far the steps after a round that was taken back go; those before it went 1."""
 
@@ -112,7 +109,7 @@ def optimise(
     _apply(weights, keep)
     stepped, judging = _parted(task.stream.sequences, settings.judges)
     tick("judge", 0, settings.rounds)
-    first = best = relative_error(task, weights, judging or stepped[:LOOKED_AT])
+    first = best = relative_error(task, weights, judging) if judging else math.inf
     best_weights, best_keep = weights, keep
     if judging:
         best_weights = {name: weight.clone() for name, weight in weights.items()}
@@ -186,7 +183,10 @@ def _optimizer(
     stepped: list[int],
     error: float,
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """The optimiser with one group, and rate, per matrix; and the schedule of the rates."""
+    """The optimiser with one group, and rate, per matrix; and the schedule of the rates.
+
+    Without judges the error is not known, and counts as large.
+    """
     groups = []
     for name, weight in weights.items():
         rate = settings.learning_rate

@@ -55,7 +55,7 @@ class Regional(BaseModel):
     judges: int = Field(default=8, ge=0, le=MOST_SEQUENCES)
     """Sequences that no step sees (at most a quarter of all, or all where there are fewer than
     four). A round that does not help them is taken back, and the next ones step half as far;
-    0: every round stays."""
+    0: every round stays, and all steps are whole."""
 
     @model_validator(mode="after")
     def _one_rate(self) -> Self:
