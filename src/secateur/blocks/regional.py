@@ -4,9 +4,7 @@
         for each of `samples` sequences n, drawn at random:
             one optimiser step on   norm2(f_dense(Z_n) - f_sparse(X_n))**2
         keep = mask by the score of the current weights         (unless the mask is held)
-        if the error on sequences that no step sees is no smaller than ever before:
-            take the round back, and step half as far from here on
-    the weights after the round that did best on those sequences
+    the weights after the round that did best on sequences that no step has seen
 
     error   of the outputs, relative, token by token (`task.py`)
     rate    step * min(1, error at the start / LARGE) * rms(kept weights) / sqrt(in)
@@ -24,7 +22,7 @@ Sequence n belongs to stratum n modulo `batch_size`, and every step takes one of
 that share the sequences out share every step out, and draw what one process draws.
 
 Source: Yang et al., arXiv 2503.04992, section 3 and appendix; target `model`, the derived rate and
-the judging sequences with what follows from them are ours (docs/decisions/0025).
+the judging sequences are ours.
 """
 
 from __future__ import annotations
@@ -49,9 +47,6 @@ Choose = Callable[[Matrix, Tensor], Tensor]
 
 LARGE = 0.25
 """The error from which on a block takes whole steps."""
-
-SHRUNK = 0.5
-"""How far the steps after a round that was taken back go; those before it went 1."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,7 @@ def optimise(
     stepped, judging = _parted(task.stream.sequences, settings.judges)
     tick("judge", 0, settings.rounds)
     first = best = relative_error(task, weights, judging) if judging else math.inf
-    best_weights, best_keep = weights, keep
+    best_weights = weights
     if judging:
         best_weights = {name: weight.clone() for name, weight in weights.items()}
     moving = {name: weight for name, weight in weights.items() if name not in task.still}
@@ -137,14 +132,9 @@ def optimise(
             assert choose is not None
             keep = {name: choose(by_name[name], weight) for name, weight in weights.items()}
             _apply(weights, keep)
-        if not judging:
-            continue
-        if (error := relative_error(task, weights, judging)) < best:
-            best, best_keep = error, keep
+        if judging and (error := relative_error(task, weights, judging)) < best:
+            best = error
             best_weights = {name: weight.detach().clone() for name, weight in weights.items()}
-        else:
-            keep = best_keep
-            _take_back(weights, best_weights, optimizer, schedule)
     return Refined(
         {name: weight.detach() + 0.0 for name, weight in best_weights.items()},  # no -0
         (first, best) if judging else None,
@@ -182,7 +172,7 @@ def _optimizer(
     settings: Regional,
     stepped: list[int],
     error: float,
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """The optimiser with one group, and rate, per matrix; and the schedule of the rates.
 
     Without judges the error is not known, and counts as large.
@@ -206,22 +196,6 @@ def _optimizer(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda done: max(0.0, 1 - done / steps) if linear else 1.0
     )
-
-
-@torch.no_grad()
-def _take_back(
-    weights: dict[str, Tensor],
-    best: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-) -> None:
-    """Put the best weights back, forget the momentum that led away, and shrink every rate."""
-    for name, weight in weights.items():
-        weight.copy_(best[name])
-    optimizer.state.clear()
-    schedule.base_lrs = [rate * SHRUNK for rate in schedule.base_lrs]
-    for group in optimizer.param_groups:
-        group["lr"] *= SHRUNK
 
 
 @torch.enable_grad()

@@ -53,9 +53,9 @@ class Regional(BaseModel):
     batch_size: int = Field(default=4, ge=1, le=MOST_AT_ONCE)
     """Sequences per optimiser step."""
     judges: int = Field(default=8, ge=0, le=MOST_SEQUENCES)
-    """Sequences that no step sees (at most a quarter of all, or all where there are fewer than
-    four). A round that does not help them is taken back, and the next ones step half as far;
-    0: every round stays, and all steps are whole."""
+    """Sequences that no step sees, and that choose the round whose weights stay (at most a quarter
+    of all, or all where there are fewer than four); 0: the last round's stay, and steps are whole
+    whatever the block's error."""
 
     @model_validator(mode="after")
     def _one_rate(self) -> Self:
