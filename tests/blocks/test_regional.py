@@ -218,7 +218,7 @@ def test_master_weights_are_float32_in_a_bfloat16_block() -> None:
 def test_the_rate_follows_the_width_of_the_layer_and_small_errors(
     error: float, share: float
 ) -> None:
-    """step * rms(kept) / sqrt(in), so that doubling the fan-in divides the rate by sqrt(2)."""
+    """step * min(1, error / 0.25) * rms(kept) / sqrt(in): four times the fan-in, half the rate."""
     rates = []
     for width in (64, 256):
         weight = torch.full((8, width), 0.5)

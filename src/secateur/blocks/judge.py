@@ -1,6 +1,6 @@
 """Parameters that suit a block: of a few that are tried, those with which it errs least.
 
-    error(p) = relative_error of the block pruned with parameters p, by token (`task.py`),
+    error(p) = that of the block pruned with parameters p, relative and by token (`task.py`),
                over the last sequences (`judging` says how many)
 
 Where the regional optimiser follows, the error is measured against what that aims at. Ties go to

@@ -1,10 +1,10 @@
 """A pruned block at work: what it makes of its inputs, and how far that is from what it is to make.
 
-error = sqrt(mean over tokens t of  norm2(g(z_t) - f(x_t))**2 / norm2(g(z_t))**2)
+error = sqrt(mean over tokens t of  norm2(g_t - f(x_t))**2 / norm2(g_t)**2)
 
-f       the pruned block
-x_t     a token of its input, [width]
-g(z_t)  what f is to make of it, [width]
+f      the pruned block
+x_t    a token of its input, [width]
+g_t    what f is to make of it, [width]
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ def relative_error(task: Task, weights: Mapping[str, Tensor], numbers: Sequence[
 
     Every token counts alike: the next block divides each by its size before it reads it, and in
     many models one token (the first) is a thousand times as large as the others.
+
+    Args:
+        task: the dense block, its inputs, and what it is to make of them.
+        weights: by matrix name float32 [out, in], zero where pruned.
+        numbers: of the sequences, at least one.
     """
     lost = tokens = 0.0
     for output, target in run_with(task, weights, torch.tensor(numbers)):
