@@ -611,10 +611,10 @@ TEXTS: dict[str, Case] = {
     ),
     "calibration texts, fewer samples": Case(
         lambda p: p.prune("--calibration", "self", "--calibration", p.texts, samples=2),
-        ["--samples 2 of 3 calibration texts", "one of each at least"],
+        ["--samples 2 of 3 texts", "one of each at least"],
     ),
     "shares of one text": Case(
-        lambda p: p.prune("--shares", "2"), ["--shares are those of several --calibration texts"]
+        lambda p: p.prune("--shares", "2"), ["--shares are those of several --calibration:"]
     ),
     "shares of other texts": Case(
         lambda p: p.prune("--calibration", "self", "--shares", "1,2,1"),

@@ -51,7 +51,8 @@ def recover_all(
             {
                 "model": str(run.folder),
                 "out": str(folder),
-                "text": recipe.sources[0] if recipe.sources else recipe.text,
+                "text": list(recipe.sources) or recipe.text,
+                "shares": recipe.shares,
                 "column": recipe.column if recipe.calibration else None,
                 "heldout": recipe.text,
                 "windows": recipe.windows,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from secateur.data import (
     with_more,
 )
 from secateur.errors import DataError, RecipeError
-from secateur.recipe import Recipe
+from secateur.recipe import Bos, Recipe
 
 
 def read_calibration(
@@ -54,33 +54,57 @@ def read_calibration(
     if not asked:
         return None
     length, notices = clip(recipe.sequence_length, source)
-    beginning = None  # of what the model writes, which needs no tokenizer
-    if (SELF in recipe.sources or recipe.chosen_written) and not isinstance(
-        tokenizer, DataError | None
-    ):
-        beginning = Beginning.of(tokenizer, recipe.bos)
+    draw = Draw(recipe.samples, length, recipe.seed, column=recipe.column, bos=recipe.bos)
+    batch = read_texts(asked, recipe.shares, draw, source, tokenizer, dense)
+    if recipe.chosen_written:
+        beginning = _beginning(tokenizer, recipe.bos)
+        batch = with_more(dense(), batch, recipe.chosen_written, recipe.seed, beginning)
+    return replace(batch, notices=(*notices, *batch.notices))
 
-    def read(text: str | Tensor, draw: Draw) -> TokenBatch:
+
+def read_texts(
+    texts: Sequence[str | Tensor],
+    shares: Sequence[float] | None,
+    draw: Draw,
+    source: BlockModel,
+    tokenizer: Tokenizer,
+    dense: Callable[[], PreTrainedModel],
+) -> TokenBatch:
+    """Sequences of one text, of several, or of what the dense model writes, with their protocol.
+
+    Args:
+        texts: where they are read; of several each gives a part.
+        shares: of the sequences, one for each of several texts; None: all give as many.
+        draw: how many sequences of how many tokens, and how they are chosen.
+        source: the model that they are for.
+        tokenizer: for texts that are no tokens yet.
+        dense: gives the whole dense model, if it is to write text itself.
+
+    Raises:
+        DataError: a text cannot be read or is too short.
+    """
+
+    def read(text: str | Tensor, part: Draw) -> TokenBatch:
         if isinstance(text, Tensor) or text != SELF:
-            return load_calibration(text, draw, tokenizer=tokenizer, vocabulary=vocabulary(source))
+            return load_calibration(text, part, tokenizer=tokenizer, vocabulary=vocabulary(source))
         model = dense()
         with models_fault(type(model).__name__):
             return self_written(
                 model,
-                samples=draw.samples,
-                sequence_length=draw.sequence_length,
-                seed=draw.seed,
-                beginning=beginning,
+                samples=part.samples,
+                sequence_length=part.sequence_length,
+                seed=part.seed,
+                beginning=_beginning(tokenizer, part.bos),
             )
 
-    draw = Draw(recipe.samples, length, recipe.seed, column=recipe.column, bos=recipe.bos)
-    if len(asked) == 1:
-        batch = read(asked[0], draw)
-    else:
-        batch = read_mixture(recipe.sources, recipe.shares, draw, read)
-    if recipe.chosen_written:
-        batch = with_more(dense(), batch, recipe.chosen_written, recipe.seed, beginning)
-    return replace(batch, notices=(*notices, *batch.notices))
+    if len(texts) == 1:
+        return read(texts[0], draw)
+    return read_mixture([str(text) for text in texts], shares, draw, read)
+
+
+def _beginning(tokenizer: Tokenizer, bos: Bos) -> Beginning | None:
+    """What text of the model's own begins with; None without a tokenizer, which it does not need"""
+    return None if isinstance(tokenizer, DataError | None) else Beginning.of(tokenizer, bos)
 
 
 def read_heldout(

@@ -49,36 +49,35 @@ def _faults_of_texts(run: Mapping[str, Any]) -> Iterator[str]:
 
 
 def faults_of_parts(
-    sources: Sequence[str], shares: Sequence[float] | None, samples: int
+    sources: Sequence[str],
+    shares: Sequence[float] | None,
+    samples: int,
+    option: str = "calibration",
 ) -> list[str]:
-    """What does not fit together in a calibration of several texts.
+    """What does not fit together in a batch of several texts.
 
     Args:
         sources: the texts.
         shares: of the samples that each is to give; None: all give as many.
         samples: sequences in all.
+        option: the field that names the texts.
     """
     faults = []
     if twice := [source for source in dict.fromkeys(sources) if sources.count(source) > 1]:
-        faults.append(
-            f"{as_given(('calibration',), twice[0])} stands twice, wanted every text once"
-        )
+        faults.append(f"{as_given((option,), twice[0])} stands twice, wanted every text once")
     if len(sources) > samples:
         faults.append(
-            f"{as_given(('samples',), samples)} of {len(sources)} calibration texts,"
+            f"{as_given(('samples',), samples)} of {len(sources)} texts,"
             " wanted one of each at least"
         )
     if shares is not None and len(shares) != len(sources):
         faults.append(
             f"{as_given(('shares',), ','.join(f'{share:g}' for share in shares))},"
-            f" wanted one for each of several {name_of('calibration')} texts"
+            f" wanted one for each of several {name_of(option)}"
             f" (there {'is' if len(sources) == 1 else 'are'} {len(sources)})"
         )
     elif shares is not None and len(sources) == 1:
-        faults.append(
-            f"{name_of('shares')} are those of several {name_of('calibration')} texts:"
-            " leave them out"
-        )
+        faults.append(f"{name_of('shares')} are those of several {name_of(option)}: leave them out")
     return faults
 
 

@@ -22,10 +22,11 @@ from secateur.checkpoint import (
 )
 from secateur.checkpoint.fingerprint import SourceFiles, every_byte
 from secateur.checkpoint.model_facts import clip, load_tokenizer, vocabulary
-from secateur.data import Draw, TokenBatch, load_calibration, load_heldout, overlaps
+from secateur.data import SELF, Draw, TokenBatch, load_heldout, overlaps
 from secateur.errors import DataError, ModelError, OutputError, RecipeError
 from secateur.machine.device import choose_device
 from secateur.machine.paths import pinned
+from secateur.pruning.inputs import read_texts
 from secateur.recipe.differences import deciding
 from secateur.record import RunRecord, read_record
 from secateur.recovery.merge import count_zeros
@@ -156,7 +157,7 @@ def prepare_recovery(settings: Recovery) -> PreparedRecovery:
     zeros = count_zeros(source, selection, {})
     if not zeros:
         raise ModelError("the model has no zeros to keep", where=folder, hint="secateur prune")
-    text, heldout = _read(settings, folder, source)
+    text, heldout = _read(settings, folder, source, dense, device)
     return PreparedRecovery(
         settings, folder, record, source, selection, zeros, dense,
         None if dense is None else Checkpoint(dense, trust_remote_code=trust).source,
@@ -179,7 +180,7 @@ def _dense(settings: Recovery, record: RunRecord | None) -> Path | None:
 
 
 def _read(
-    settings: Recovery, folder: Path, source: BlockModel
+    settings: Recovery, folder: Path, source: BlockModel, dense: Path | None, device: torch.device
 ) -> tuple[TokenBatch, TokenBatch | None]:
     """The sequences to train and judge on, and the windows to measure on."""
     tokenizer = load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
@@ -192,11 +193,18 @@ def _read(
         column=settings.column,
         bos=settings.bos,
     )
-    text = load_calibration(settings.text, draw, tokenizer=tokenizer, vocabulary=vocabulary(source))
+
+    def writer() -> PreTrainedModel:
+        if dense is None:
+            raise RecipeError("the dense model writes the text", where=SELF, hint="--dense FOLDER")
+        model = load_whole(dense, None, trust_remote_code=settings.trust_remote_code)
+        return model.to(device)
+
+    text = read_texts(settings.texts, settings.shares, draw, source, tokenizer, writer)
     if len(text.input_ids) <= settings.validation:
         raise DataError(
             f"{len(text.input_ids)} sequences, of which {settings.validation} are to judge by",
-            where=settings.text,
+            where=" + ".join(settings.texts),
             hint="more text, or fewer --validation sequences",
         )
     heldout = None

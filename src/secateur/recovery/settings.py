@@ -19,7 +19,17 @@ from secateur.machine.limits import (
     MOST_TOKENS,
 )
 from secateur.recipe import Bos
-from secateur.recipe.setting import CONTENT, PLACE, RESULT, RUN, Setting, Settings
+from secateur.recipe.faults import faults_of_parts
+from secateur.recipe.setting import (
+    CONTENT,
+    PLACE,
+    RESULT,
+    RUN,
+    SEVERAL,
+    Setting,
+    Settings,
+    Shares,
+)
 from secateur.recipe.wording import as_given, name_of
 
 
@@ -32,8 +42,12 @@ class Recovery(Settings):
     """The sparse model to train: its folder, or its name on the hub."""
     out: Annotated[str, Setting(PLACE, location=True)]
     """Write the recovered model to this folder."""
-    text: Annotated[str, Setting(CONTENT, location=True)]
-    """Train on this text or these tokens: whatever `prune --calibration` takes, but self."""
+    text: Annotated[str | list[str], Setting(CONTENT, location=True), SEVERAL]
+    """Train on this text or these tokens: whatever `prune --calibration` takes. May be repeated:
+    then every text gives a part of the sequences. What the model writes itself (self) the dense
+    model writes."""
+    shares: Annotated[Shares | None, Setting(CONTENT, unset="equal", metavar="N,...")] = None
+    """Let several texts give sequences in this ratio, such as 2,1,1."""
     revision: Annotated[str | None, Setting(CONTENT, unset="its main branch")] = None
     """Read this branch, tag or commit of a model on the hub."""
     column: Annotated[
@@ -124,7 +138,7 @@ class Recovery(Settings):
 
     def contradictions(self) -> list[str]:
         """What is wrong with settings that are each right by themselves, a phrase each."""
-        faults = []
+        faults = faults_of_parts(self.texts, self.shares, self.trained_sequences, "text")
         if self.block_weight and self.objective != "distill":
             faults.append(f"{name_of('block_weight')} goes with objective distill")
         if self.resume and self.overwrite:
@@ -142,6 +156,11 @@ class Recovery(Settings):
             windows = as_given(("windows",), self.windows)
             faults.append(f"{windows} are those of {name_of('heldout')}: give both")
         return faults
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts to train on."""
+        return (self.text,) if isinstance(self.text, str) else tuple(self.text)
 
     @property
     def chosen_alpha(self) -> float:

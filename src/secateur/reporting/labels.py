@@ -113,7 +113,7 @@ def _settings_of_recovery(
 
     told = recovery.settings
     content = {
-        "text": names.get(str(told.get("text"))),
+        "text": names.get(str(_as_one(told.get("text"), told.get("shares")))),
         "dense": told.get("dense") or record.settings.get("model"),
         "bos": recovery.text.bos,
     }
@@ -151,7 +151,8 @@ def _names_of_sources(records: Sequence[RunRecord]) -> dict[str, str]:
         digests = list(_tokens_of(record).values())
         sources = [_source_of_calibration(record)] * (record.calibration is not None)
         if record.recovery is not None:
-            sources.append(record.recovery.settings.get("text"))
+            told = record.recovery.settings
+            sources.append(_as_one(told.get("text"), told.get("shares")))
         for source, digest in zip(sources, digests, strict=True):
             name = names.get(str(source), str(source))
             names.setdefault(str(source), first.setdefault(digest, name))
@@ -163,8 +164,11 @@ def _source_of_calibration(record: RunRecord) -> Any:
 
 
 def _calibration_of(recipe: Mapping[str, Any]) -> Any:
-    """The calibration text; of a mixture all of its texts and their shares, as one name."""
-    texts, shares = recipe.get("calibration"), recipe.get("shares")
+    return _as_one(recipe.get("calibration"), recipe.get("shares"))
+
+
+def _as_one(texts: Any, shares: Sequence[float] | None) -> Any:
+    """The text; of a mixture all of its texts and their shares, as one name."""
     if not isinstance(texts, list):
         return texts
     ratio = ":".join(f"{share:g}" for share in shares or ())
