@@ -101,6 +101,8 @@ def parse() -> argparse.Namespace:
     add("--limit", type=int, help="questions of each task; none: all")
     add("--minutes", type=float, default=30, help="of each recovery, on the machine at hand")
     add("--steps", type=int, help="of each recovery; none: as many as --minutes has room for")
+    add("--train-on", default="wikitext+self", metavar="A+B", help="texts of a recovery")
+    add("--objective", choices=["lm", "distill"], default="distill", help="of a recovery")
     add("--train-samples", type=int, default=448, help="sequences that a recovery reads")
     add("--learning-rate", type=float, default=1e-3, help="peak of a recovery's")
     add("--overwrite", action="store_true", help="do finished runs again")

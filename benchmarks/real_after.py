@@ -145,7 +145,8 @@ def _recovered(
     run: Any, record: Any, out: Path, texts: Texts, log: Log, options: argparse.Namespace
 ) -> dict[str, Any]:
     settings = {
-        "text": texts.calibration["wikitext"],
+        "text": texts.source(options.train_on),
+        "objective": options.objective,
         "samples": options.train_samples,
         "validation": 16,
         "sequence_length": options.sequence_length,
@@ -174,6 +175,7 @@ def _recovered(
     return {
         "of": record.created,
         "method": record.method,
+        "trained_on": options.train_on,
         "steps": trained.steps,
         "best_step": trained.best_step,
         "seconds": trained.seconds,
@@ -191,7 +193,7 @@ def _steps(model: Path, settings: Mapping[str, Any], minutes: float) -> int:
     with tempfile.TemporaryDirectory() as folder:
         tried = secateur.recover(
             model, out=Path(folder) / "tried", steps=PROBE, evaluate_every=PROBE // 2,
-            **{**settings, "validation": 1},
+            **{**settings, "validation": 1, "samples": PROBE * 8},
         ).recovery  # fmt: skip
     assert tried is not None
     before, after = tried.curve[-2:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import real_after
 import results
@@ -84,7 +85,9 @@ def recovery(there: Results) -> Iterator[results.Table]:
     for model in there.models:
         cells: list[tuple[str, ...]] = []
         lines = real_after.read_lines(there.out / model / there.main / "recovery.jsonl")
+        ways: dict[str, None] = {}
         for line in {line["method"]: line for line in lines}.values():
+            ways[_way(line)] = None
             dense = line["dense"]
             if not cells:
                 cells.append(("dense", "", *(f"{d:.2f}" for d in dense), *[""] * 5))
@@ -99,9 +102,18 @@ def recovery(there: Results) -> Iterator[results.Table]:
                     "yes" if same else "NO",
                 ))  # fmt: skip
         yield results.Table(
-            f"**{model} at 2:4**: perplexity before and after training on the calibration text, and"
-            " bytes of the weights. *same*: the packed model, loaded, writes the same"
-            f" {real_after.WRITTEN} tokens as the plain one.",
+            f"**{model} at 2:4**: perplexity before and after training"
+            f" ({'; '.join(ways)}), and bytes of the weights. *same*: the packed model, loaded,"
+            f" writes the same {real_after.WRITTEN} tokens as the plain one.",
             ("", "steps", *names, "minutes", "plain (MB)", "packed (MB)", "of plain", "same"),
             cells,
         )
+
+
+def _way(line: Mapping[str, Any]) -> str:
+    """How a model was trained back."""
+    settings = line["settings"]
+    objective = settings.get("objective", "lm")
+    on = line.get("trained_on", "wikitext").replace("+", " + ")
+    samples, length = settings["samples"], settings["sequence_length"]
+    return f"{objective}, {samples} x {length} tokens of {on}"
