@@ -93,6 +93,7 @@ RECOVERY_CHANGED: dict[str, dict[str, Any]] = {
     "revision": {"revision": "v1"},
     "out": {"out": "other"},
     "text": {"text": "other"},
+    "shares": {"shares": (2.0, 1.0)},
     "column": {"column": "body"},
     "heldout": {"heldout": "other"},
     "windows": {"windows": 3, "heldout": "h"},
@@ -125,6 +126,11 @@ RECOVERY_CHANGED: dict[str, dict[str, Any]] = {
     "resume": {"resume": True},
 }
 """Setting of a recovery -> values that change it."""
+RECOVERY_ON: dict[str, dict[str, Any]] = {
+    "block_weight": {"objective": "distill"},
+    "shares": {"text": ["t", "u"]},
+}
+"""Setting -> what it is changed in beside `RECOVERY`."""
 
 
 def test_every_field_has_a_mark_and_a_change() -> None:
@@ -144,7 +150,7 @@ def recipes(name: str) -> tuple[Recipe, Recipe]:
 
 def recoveries(name: str) -> tuple[Recovery, Recovery]:
     """Two recoveries that differ in one setting."""
-    base = {**RECOVERY, "objective": "distill"} if name == "block_weight" else RECOVERY
+    base = {**RECOVERY, **RECOVERY_ON.get(name, {})}
     one, other = Recovery.build(base), Recovery.build({**base, **RECOVERY_CHANGED[name]})
     assert getattr(one, name) != getattr(other, name)
     return one, other
