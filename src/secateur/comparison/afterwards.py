@@ -72,17 +72,20 @@ def recover_all(
         if record is None or record.recovery is None:
             with doing(name):
                 record = run_recovery(settings, progress)
-            yield Run(name, folder, recipe), _measure_further(folder, record, recipe), False
+            record = _measure_further(folder, record, recipe, progress)
+            yield Run(name, folder, recipe), record, False
             continue
         told = with_defaults(Recovery, record.recovery.settings)
         asked = deciding(Recovery, settings.spelled_out())
         if told["bos"] != settings.bos and not bos_decides(record, recipe):
             told["bos"] = settings.bos
         refuse_another(asked, deciding(Recovery, told), folder)
-        yield Run(name, folder, recipe), _measure_further(folder, record, recipe), True
+        yield Run(name, folder, recipe), _measure_further(folder, record, recipe, progress), True
 
 
-def _measure_further(folder: Path, record: RunRecord, recipe: Recipe) -> RunRecord:
+def _measure_further(
+    folder: Path, record: RunRecord, recipe: Recipe, progress: Progress | None
+) -> RunRecord:
     """The record of a recovered model with what it scores on further texts, as it was pruned."""
     recovery = record.recovery
     assert recovery is not None
@@ -100,7 +103,8 @@ def _measure_further(folder: Path, record: RunRecord, recipe: Recipe) -> RunReco
                 dtype="float32",  # as `recover` measures
                 device=recipe.device,
                 trust_remote_code=recipe.trust_remote_code,
-            )
+            ),
+            progress,
         )
         for text in recipe.also_text
     )
