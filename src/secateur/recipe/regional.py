@@ -50,7 +50,7 @@ class Regional(BaseModel):
     """Rounds of stepping and judging."""
     samples: int = Field(default=128, ge=1, le=MOST_SEQUENCES)
     """Sequences drawn in each round, without repetition within it."""
-    batch_size: int = Field(default=4, ge=1, le=MOST_AT_ONCE)
+    batch_size: int = Field(default=2, ge=1, le=MOST_AT_ONCE)
     """Sequences per optimiser step."""
     judges: int = Field(default=8, ge=0, le=MOST_SEQUENCES)
     """Sequences that no step sees, and that choose the round whose weights stay (at most a quarter
@@ -70,7 +70,7 @@ PAPER = Regional(
 )  # fmt: skip
 
 EFFORTS: Mapping[str, Regional] = {
-    "fast": Regional(samples=32),
+    "fast": Regional(samples=64),
     "balanced": Regional(),
     "best": Regional(rounds=4, samples=512, weigh="loss"),
 }
