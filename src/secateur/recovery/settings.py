@@ -43,9 +43,8 @@ class Recovery(Settings):
     out: Annotated[str, Setting(PLACE, location=True)]
     """Write the recovered model to this folder."""
     text: Annotated[str | list[str], Setting(CONTENT, location=True), SEVERAL]
-    """Train on this text or these tokens: whatever `prune --calibration` takes. May be repeated:
-    then every text gives a part of the sequences. What the model writes itself (self) the dense
-    model writes."""
+    """Train on this text or these tokens: whatever `prune --calibration` takes; self is written by
+    the dense model. May be repeated: then every text gives a part of the sequences."""
     shares: Annotated[Shares | None, Setting(CONTENT, unset="equal", metavar="N,...")] = None
     """Let several texts give sequences in this ratio, such as 2,1,1."""
     revision: Annotated[str | None, Setting(CONTENT, unset="its main branch")] = None
