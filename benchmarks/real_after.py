@@ -34,6 +34,8 @@ PROMPT, WRITTEN = "The history of the city begins with", 48
 """What a packed and a plain model continue, and how many tokens they write."""
 PROBE = 4
 """Steps after which it is known how long one takes; the first half warms up."""
+PROBED = 8 * PROBE
+"""Sequences that these steps read, of the batch size that `recover` has by itself."""
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -193,7 +195,7 @@ def _steps(model: Path, settings: Mapping[str, Any], minutes: float) -> int:
     with tempfile.TemporaryDirectory() as folder:
         tried = secateur.recover(
             model, out=Path(folder) / "tried", steps=PROBE, evaluate_every=PROBE // 2,
-            **{**settings, "validation": 1, "samples": PROBE * 8},
+            **{**settings, "validation": 1, "samples": PROBED},
         ).recovery  # fmt: skip
     assert tried is not None
     before, after = tried.curve[-2:]

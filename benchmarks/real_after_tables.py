@@ -85,9 +85,8 @@ def recovery(there: Results) -> Iterator[results.Table]:
     for model in there.models:
         cells: list[tuple[str, ...]] = []
         lines = real_after.read_lines(there.out / model / there.main / "recovery.jsonl")
-        ways: dict[str, None] = {}
-        for line in {line["method"]: line for line in lines}.values():
-            ways[_way(line)] = None
+        latest = {line["method"]: line for line in lines}.values()
+        for line in latest:
             dense = line["dense"]
             if not cells:
                 cells.append(("dense", "", *(f"{d:.2f}" for d in dense), *[""] * 5))
@@ -101,10 +100,11 @@ def recovery(there: Results) -> Iterator[results.Table]:
                     f"{plain / MB:.1f}", f"{packed / MB:.1f}", f"{packed / plain:.0%}",
                     "yes" if same else "NO",
                 ))  # fmt: skip
+        ways = "; ".join(dict.fromkeys(map(_way, latest)))
         yield results.Table(
             f"**{model} at 2:4**: perplexity before and after training"
-            f" ({'; '.join(ways)}), and bytes of the weights. *same*: the packed model, loaded,"
-            f" writes the same {real_after.WRITTEN} tokens as the plain one.",
+            f"{f' ({ways})' if ways else ''}, and bytes of the weights. *same*: the packed"
+            f" model, loaded, writes the same {real_after.WRITTEN} tokens as the plain one.",
             ("", "steps", *names, "minutes", "plain (MB)", "packed (MB)", "of plain", "same"),
             cells,
         )

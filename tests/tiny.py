@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -114,6 +115,14 @@ def save(model: PreTrainedModel, folder: Path, **options: Any) -> Path:
     model.save_pretrained(folder, **options)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the weight files in a folder, by its name."""
+    tensors: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors.update(load_file(file))
+    return tensors
 
 
 def make_tokens(sequences: int = 8, length: int = 32, seed: int = 0) -> torch.Tensor:

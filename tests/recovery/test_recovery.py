@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -55,12 +55,6 @@ def pruned_folder(source: Path, out: Path, pattern: str = "2:4") -> Path:
     return out
 
 
-@pytest.fixture(scope="session")
-def sparse_folder(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny Llama at 2:4 by magnitude, bfloat16. Not to be written to."""
-    return pruned_folder(llama_folder, tmp_path_factory.mktemp("sparse") / "llama")
-
-
 @pytest.fixture
 def settings(sparse_folder: Path, text_file: Path, tmp_path: Path) -> Callable[..., Recovery]:
     """`settings(steps=5)`: a short recovery."""
@@ -74,13 +68,6 @@ def settings(sparse_folder: Path, text_file: Path, tmp_path: Path) -> Callable[.
         })  # fmt: skip
 
     return build
-
-
-def weights_of(folder: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        tensors.update(load_file(file))
-    return tensors
 
 
 def adapted(model: PreTrainedModel, targets: str = "all", masked: bool = True) -> nn.Module:
@@ -267,7 +254,7 @@ def test_training_takes_back_and_the_merge_loses_nothing(done: tuple[Path, Any])
 def test_every_zero_is_kept_in_the_files_and_nothing_else_is_touched(
     done: tuple[Path, Any], sparse_folder: Path
 ) -> None:
-    before, after = weights_of(sparse_folder), weights_of(done[0])
+    before, after = tiny.weights_of(sparse_folder), tiny.weights_of(done[0])
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(changed) == 7 * tiny.BLOCKS
@@ -308,7 +295,7 @@ def test_the_same_seed_gives_the_same_bits(settings: Callable[..., Recovery]) ->
     first, second = settings(), settings(out=settings().out + "2")
     run_recovery(first)
     run_recovery(second)
-    here, there = weights_of(Path(first.out)), weights_of(Path(second.out))
+    here, there = tiny.weights_of(Path(first.out)), tiny.weights_of(Path(second.out))
     assert all(torch.equal(here[name], there[name]) for name in here)
 
 
@@ -435,7 +422,7 @@ def test_adapters_stay_beside_the_model(
 
     record = run_recovery(settings(result="adapters", targets="q_proj,v_proj"))
     out = Path(settings().out)
-    before, after = weights_of(sparse_folder), weights_of(out)
+    before, after = tiny.weights_of(sparse_folder), tiny.weights_of(out)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert record.recovery.adapted == record.recovery.recovered
     assert not check_folder(str(out), "2:4").changed
@@ -614,7 +601,7 @@ def test_a_model_that_lacks_a_matrix_is_refused(
     for file in source.glob("*.json"):
         if not file.name.endswith(".index.json"):
             (folder / file.name).write_bytes(file.read_bytes())
-    tensors = weights_of(source)
+    tensors = tiny.weights_of(source)
     tensors[name] = tensors[name][:-4].contiguous()
     if change == "missing":
         del tensors[name]
@@ -629,7 +616,7 @@ def test_a_model_that_lacks_a_matrix_is_refused(
 
 def test_a_whole_model_that_lacks_a_matrix_is_refused(llama_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((llama_folder / "config.json").read_bytes())
-    tensors = weights_of(llama_folder)
+    tensors = tiny.weights_of(llama_folder)
     del tensors["model.layers.0.self_attn.q_proj.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="1 weights are missing"):

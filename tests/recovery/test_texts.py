@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
-from torch import Tensor
 
 import secateur
 import tiny
 from secateur.data.mixture import by_source
 from secateur.errors import RecipeError
-from secateur.pruning.pipeline import run_pruning
-from secateur.recipe import Recipe
+from secateur.record import read_record
 from secateur.recovery import Recovery
 from secateur.recovery.prepare import prepare_recovery
-
-
-@pytest.fixture(scope="session")
-def sparse_folder(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny Llama at 2:4 by magnitude, bfloat16. Not to be written to."""
-    out = tmp_path_factory.mktemp("sparse") / "llama"
-    run_pruning(Recipe.build({"model": str(llama_folder), "out": str(out), "method": "magnitude"}))
-    return out
-
-
-def weights_of(folder: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for file in folder.glob("*.safetensors"):
-        tensors.update(load_file(file))
-    return tensors
 
 
 def values(sparse: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -77,15 +60,13 @@ def test_a_recovery_on_a_mixture_is_whole(
     assert [part.source for part in done.text.parts] == [str(text_folder), "self"]
     assert done.settings["text"] == [str(text_folder), "self"]
     assert done.zeros_after == done.zeros_before
-    before, after = map(weights_of, (sparse_folder, out))
+    before, after = map(tiny.weights_of, (sparse_folder, out))
     assert any(not before[name].equal(after[name]) for name in before)
     assert secateur.check(out, pattern="2:4").complaint is None
 
 
-def test_self_without_a_dense_model_costs_one_line(llama_folder: Path, tmp_path: Path) -> None:
-    sparse = tmp_path / "sparse"
-    asked = {"model": str(llama_folder), "out": str(sparse), "method": "magnitude"}
-    run_pruning(Recipe.build(asked))
+def test_self_without_a_dense_model_costs_one_line(sparse_folder: Path, tmp_path: Path) -> None:
+    sparse = shutil.copytree(sparse_folder, tmp_path / "sparse")
     (sparse / "run.json").unlink()
     with pytest.raises(RecipeError, match=r"the dense model writes the text.*--dense FOLDER"):
         secateur.recover(**values(sparse, tmp_path / "out", text="self", pattern="2:4"))
@@ -118,3 +99,7 @@ def test_the_command_takes_texts_again_and_again(
         "--sequence-length", 16, "--batch-size", 1,
     )  # fmt: skip
     assert done.status == 0
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    assert record.recovery is not None
+    assert [part.sequences for part in record.recovery.text.parts] == [3, 1]

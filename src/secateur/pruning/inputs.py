@@ -103,7 +103,7 @@ def read_texts(
 
 
 def _beginning(tokenizer: Tokenizer, bos: Bos) -> Beginning | None:
-    """What text of the model's own begins with; None without a tokenizer, which it does not need"""
+    """What text of the model's own begins with; None where there is no tokenizer."""
     return None if isinstance(tokenizer, DataError | None) else Beginning.of(tokenizer, bos)
 
 

@@ -90,7 +90,7 @@ def _is_of_method(name: str) -> bool:
 def _settings_of(record: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
     recipe = record.recipe
     calibration = record.calibration
-    sources = {"calibration": _calibration_of(recipe), "images": recipe.get("images")}
+    sources = {"calibration": _text_of(recipe, "calibration"), "images": recipe.get("images")}
     content: dict[str, Any] = {
         name: names.get(str(source), source) for name, source in sources.items()
     }
@@ -113,7 +113,7 @@ def _settings_of_recovery(
 
     told = recovery.settings
     content = {
-        "text": names.get(str(_as_one(told.get("text"), told.get("shares")))),
+        "text": names.get(str(_text_of(told, "text"))),
         "dense": told.get("dense") or record.settings.get("model"),
         "bos": recovery.text.bos,
     }
@@ -151,8 +151,7 @@ def _names_of_sources(records: Sequence[RunRecord]) -> dict[str, str]:
         digests = list(_tokens_of(record).values())
         sources = [_source_of_calibration(record)] * (record.calibration is not None)
         if record.recovery is not None:
-            told = record.recovery.settings
-            sources.append(_as_one(told.get("text"), told.get("shares")))
+            sources.append(_text_of(record.recovery.settings, "text"))
         for source, digest in zip(sources, digests, strict=True):
             name = names.get(str(source), str(source))
             names.setdefault(str(source), first.setdefault(digest, name))
@@ -160,15 +159,12 @@ def _names_of_sources(records: Sequence[RunRecord]) -> dict[str, str]:
 
 
 def _source_of_calibration(record: RunRecord) -> Any:
-    return _calibration_of(record.settings) or record.settings.get("images")
+    return _text_of(record.settings, "calibration") or record.settings.get("images")
 
 
-def _calibration_of(recipe: Mapping[str, Any]) -> Any:
-    return _as_one(recipe.get("calibration"), recipe.get("shares"))
-
-
-def _as_one(texts: Any, shares: Sequence[float] | None) -> Any:
-    """The text; of a mixture all of its texts and their shares, as one name."""
+def _text_of(settings: Mapping[str, Any], option: str) -> Any:
+    """The text that an option names; of a mixture all of its texts and their shares, as one."""
+    texts, shares = settings.get(option), settings.get("shares")
     if not isinstance(texts, list):
         return texts
     ratio = ":".join(f"{share:g}" for share in shares or ())
