@@ -149,6 +149,7 @@ def _recovered(
     settings = {
         "text": texts.source(options.train_on),
         "objective": options.objective,
+        "train": options.train,
         "samples": options.train_samples,
         "validation": 16,
         "sequence_length": options.sequence_length,

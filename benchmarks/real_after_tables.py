@@ -116,4 +116,5 @@ def _way(line: Mapping[str, Any]) -> str:
     objective = settings.get("objective", "lm")
     on = line.get("trained_on", "wikitext").replace("+", " + ")
     samples, length = settings["samples"], settings["sequence_length"]
-    return f"{objective}, {samples} x {length} tokens of {on}"
+    trained = settings.get("train", "adapters")
+    return f"{trained}, {objective}, {samples} x {length} tokens of {on}"

@@ -99,6 +99,7 @@ RECOVERY_CHANGED: dict[str, dict[str, Any]] = {
     "windows": {"windows": 3, "heldout": "h"},
     "dense": {"dense": "other"},
     "result": {"result": "adapters"},
+    "train": {"train": "norms"},
     "objective": {"objective": "distill"},
     "block_weight": {"objective": "distill", "block_weight": 0.5},
     "rank": {"rank": 4},

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -34,10 +34,15 @@ from secateur.recipe import Recipe
 from secateur.record import read_record
 from secateur.record.check import check_folder
 from secateur.recovery import Recovery, pipeline, run_recovery, training
-from secateur.recovery.adapter import AdapterShape, MaskedLora, attach, find_targets, masked_layers
-from secateur.recovery.merge import merged_weights
+from secateur.recovery.adapter import (
+    Adapters,
+    AdapterShape,
+    MaskedLora,
+    find_targets,
+    masked_layers,
+)
 from secateur.recovery.objective import distillation, language_model_loss, teacher_divergence
-from secateur.recovery.training import rate_at
+from secateur.recovery.training import Trainable, rate_at
 
 
 @pytest.fixture(scope="session")
@@ -70,8 +75,8 @@ def settings(sparse_folder: Path, text_file: Path, tmp_path: Path) -> Callable[.
     return build
 
 
-def adapted(model: PreTrainedModel, targets: str = "all", masked: bool = True) -> nn.Module:
-    return attach(
+def adapted(model: PreTrainedModel, targets: str = "all", masked: bool = True) -> Adapters:
+    return Adapters(
         model, AdapterShape(find_targets(model, targets), 4, 8.0, masked),
         lambda name: model.get_parameter(name).dtype if not masked else torch.float32, seed=0,
     )  # fmt: skip
@@ -86,13 +91,12 @@ def sparse_model(family: str = "llama", **changes: Any) -> PreTrainedModel:
     return model
 
 
-def shake(model: nn.Module, seed: int = 1) -> None:
+def shake(model: Trainable, seed: int = 1) -> None:
     """As if it had been trained: every factor is random."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for factor in model.parameters():
-            if factor.requires_grad:
-                factor.copy_(0.1 * torch.randn(factor.shape, generator=generator))
+        for factor in model.factors.values():
+            factor.copy_(0.1 * torch.randn(factor.shape, generator=generator))
 
 
 # --- the layer ---
@@ -106,8 +110,8 @@ def test_the_merged_weights_compute_what_training_computed(family: str) -> None:
     assert torch.equal(wrapped(input_ids=tokens).logits, before)  # B starts at zero
     shake(wrapped)
     trained = wrapped(input_ids=tokens).logits
-    merged = merged_weights(model)
-    wrapped.unload()
+    merged = wrapped.stored()
+    wrapped.model.unload()
     plain = dict(model.named_parameters())
     for name, weight in merged.items():
         assert bool((weight[plain[name] == 0] == 0).all())
@@ -192,7 +196,7 @@ def test_targets_are_chosen_by_kind_and_only_within_the_blocks() -> None:
 def test_only_the_factors_are_trained() -> None:
     model = sparse_model()
     wrapped = adapted(model, "q_proj")
-    trained = {name for name, factor in wrapped.named_parameters() if factor.requires_grad}
+    trained = wrapped.factors
     assert len(trained) == 2 * tiny.BLOCKS
     assert all("lora_" in name for name in trained)
     assert sum(isinstance(layer, MaskedLora) for layer in model.modules()) == tiny.BLOCKS
@@ -440,7 +444,7 @@ def test_plain_lora_merged_would_leave_no_zero(sparse_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(sparse_folder, dtype=torch.float32)
     wrapped = adapted(model, masked=False)
     shake(wrapped)
-    merged = wrapped.merge_and_unload()
+    merged = wrapped.model.merge_and_unload()
     weight = merged.model.layers[0].self_attn.q_proj.weight
     assert int((weight == 0).sum()) == 0
 
@@ -448,16 +452,16 @@ def test_plain_lora_merged_would_leave_no_zero(sparse_folder: Path) -> None:
 def test_a_merge_that_breaks_a_zero_is_refused(
     settings: Callable[..., Recovery], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = pipeline.merged_weights
+    real = Adapters.stored
 
-    def broken(model: PreTrainedModel) -> dict[str, Tensor]:
-        merged = real(model)
+    def broken(adapters: Adapters) -> dict[str, Tensor]:
+        merged = real(adapters)
         name = next(iter(merged))
         place = (merged[name] == 0).nonzero()[0]
         merged[name][tuple(place)] = 0.5
         return merged
 
-    monkeypatch.setattr(pipeline, "merged_weights", broken)
+    monkeypatch.setattr(Adapters, "stored", broken)
     with pytest.raises(CheckFailedError, match=r"broke 1 zeros in model\.layers\.0"):
         run_recovery(settings())
     assert not Path(settings().out).exists()

@@ -68,7 +68,12 @@ class Matrix:
 
     def read(self) -> Tensor:
         """W [out, in], a view of the parameter's memory without gradient."""
-        return self._stored.T if self.transposed else self._stored
+        return self.within(self.whole)
+
+    def within(self, parameter: Tensor) -> Tensor:
+        """W [out, in] of a value of the whole parameter, a view of its memory."""
+        stored = parameter if self.expert is None else parameter[self.expert]
+        return stored.T if self.transposed else stored
 
     def write(self, weight: Tensor) -> None:
         """Overwrite the parameter with W [out, in], cast to the parameter's dtype."""

@@ -30,7 +30,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from secateur.checkpoint import find_blocks, find_matrices
-from secateur.errors import RecipeError, closest
+from secateur.errors import NumericalError, RecipeError, closest
+from secateur.recovery.rounding import as_stored
 
 ADAPTER = "default"
 ALL_KINDS = "all"
@@ -51,8 +52,7 @@ class MaskedLora(LoraLinear):  # type: ignore[misc]
         with torch.autocast(weight.device.type, enabled=False):
             updated = weight.float() + self.get_delta_weight(ADAPTER)
             masked = torch.where(weight != 0, updated, 0)
-            used: Tensor = _Stored.apply(masked, self.stored_dtype)  # type: ignore[no-untyped-call]
-        return used
+            return as_stored(masked, self.stored_dtype)
 
     def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """inputs [..., in] -> [..., out]."""
@@ -62,18 +62,6 @@ class MaskedLora(LoraLinear):  # type: ignore[misc]
             return result
         used = self.used_weight().to(inputs.dtype)
         return F.linear(inputs, used.T if self.fan_in_fan_out else used, layer.bias)
-
-
-class _Stored(torch.autograd.Function):
-    """Rounding to the dtype of the checkpoint, and the gradient as if there were none."""
-
-    @staticmethod
-    def forward(context: Any, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        return weight.to(dtype).to(weight.dtype)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
 
 
 def find_targets(model: PreTrainedModel, targets: str) -> list[str]:
@@ -124,20 +112,50 @@ class AdapterShape:
     masked: bool
 
 
-def attach(
-    model: PreTrainedModel,
-    shape: AdapterShape,
-    stored_dtype: Callable[[str], torch.dtype],
-    seed: int,
-) -> PeftModel:
-    """Freeze a model and put adapters into it, in place.
+class Adapters:
+    """A model with adapters in it, to be trained.
 
     Args:
-        model: the sparse model, whole.
+        model: the sparse model, whole; it is frozen, and changed in place.
         shape: of the adapters.
         stored_dtype: gives the dtype that a parameter has on disk.
         seed: of A.
     """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        shape: AdapterShape,
+        stored_dtype: Callable[[str], torch.dtype],
+        seed: int,
+    ) -> None:
+        self.base = model
+        self.model = _attached(model, shape, seed)
+        for name, layer in masked_layers(model):
+            layer.stored_dtype = stored_dtype(f"{name}.weight")
+        self.factors = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Compute as the model does, with its adapters."""
+        return self.model(**inputs)
+
+    @torch.no_grad()
+    def stored(self) -> dict[str, Tensor]:
+        """Every weight under a masked adapter by its parameter name, merged, as it is stored.
+
+        Raises:
+            NumericalError: a weight is not finite.
+        """
+        weights: dict[str, Tensor] = {}
+        for name, layer in masked_layers(self.base):
+            weight = layer.used_weight().to(layer.stored_dtype).cpu()
+            if not bool(torch.isfinite(weight).all()):
+                raise NumericalError("a merged weight is not finite", where=name)
+            weights[f"{name}.weight"] = weight
+        return weights
+
+
+def _attached(model: PreTrainedModel, shape: AdapterShape, seed: int) -> PeftModel:
     config = LoraConfig(
         r=shape.rank,
         lora_alpha=shape.alpha,
@@ -152,10 +170,7 @@ def attach(
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
         torch.manual_seed(seed)
-        adapted = get_peft_model(model, config)
-    for name, layer in masked_layers(model):
-        layer.stored_dtype = stored_dtype(f"{name}.weight")
-    return adapted
+        return get_peft_model(model, config)
 
 
 def masked_layers(model: PreTrainedModel) -> list[tuple[str, MaskedLora]]:

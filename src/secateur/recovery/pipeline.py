@@ -30,14 +30,16 @@ from secateur.checkpoint import (
 )
 from secateur.evaluation import Evaluation, perplexity_of
 from secateur.machine.facts import machine, now, peak_memory_bytes, versions
+from secateur.machine.waiting import doing
 from secateur.progress import Progress, Quiet
 from secateur.record import RecoveryRecord, RunRecord, StageRecord
-from secateur.recovery.adapter import AdapterShape, attach, find_targets
-from secateur.recovery.merge import count_zeros, merged_weights
+from secateur.recovery.adapter import ALL_KINDS, Adapters, AdapterShape, find_targets
+from secateur.recovery.kept_weights import KeptWeights, find_trained
 from secateur.recovery.objective import Objective, distillation, language_model_loss
 from secateur.recovery.prepare import PreparedRecovery, prepare_recovery
 from secateur.recovery.settings import Recovery
 from secateur.recovery.training import train
+from secateur.recovery.zeros import count_zeros
 
 
 def run_recovery(settings: Recovery, progress: Progress | None = None) -> RunRecord:
@@ -61,23 +63,21 @@ def run_recovery(settings: Recovery, progress: Progress | None = None) -> RunRec
         dense = _measure_folder(prepared, prepared.dense, "dense", progress)
         pruned = _measure_folder(prepared, prepared.folder, "pruned", progress)
         model = prepared.load(prepared.folder)
-        shape = AdapterShape(
-            find_targets(model, settings.targets),
-            settings.rank,
-            settings.chosen_alpha,
-            masked=settings.result == "merged",
-        )
-        adapted = attach(model, shape, prepared.source.storage_dtype, settings.seed)
-        factors = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-        trained = train(adapted, _objective(prepared), prepared, progress)
-        before = after = _measure(prepared, model, "adapted", progress)
-        merged: dict[str, Tensor] = {}
+        trainee = _trainee(prepared, model)
+        factors = sum(factor.numel() for factor in trainee.factors.values())
+        trained = train(trainee, _objective(prepared), prepared, progress)
+        before = after = None
+        if isinstance(trainee, Adapters):
+            before = after = _measure(prepared, model, "adapted", progress)
+        stored: dict[str, Tensor] = {}
         if settings.result == "merged":
-            merged = merged_weights(model)
-            adapted.unload()  # the model is as it was, its own layers in their places
-            _put(model, merged)
-            after = _measure(prepared, model, "merged", progress)
-        zeros = count_zeros(prepared.source, prepared.selection, merged)
+            with doing("making the weights that are stored"):
+                stored = trainee.stored()
+            if isinstance(trainee, Adapters):
+                trainee.model.unload()  # the model is as it was, its own layers in their places
+            _put(model, stored)
+            after = _measure(prepared, model, "recovered", progress)
+        zeros = count_zeros(prepared.source, prepared.selection, stored)
         recovery = RecoveryRecord(
             created=now(),
             settings=settings.spelled_out(),
@@ -99,14 +99,32 @@ def run_recovery(settings: Recovery, progress: Progress | None = None) -> RunRec
             notices=prepared.notices,
         )
         record = _whole_record(prepared, recovery, began)
-        _write(prepared, output, merged)
-        if settings.result == "adapters":
-            output.write_folder("adapter", adapted.save_pretrained)
+        _write(prepared, output, stored)
+        if settings.result == "adapters" and isinstance(trainee, Adapters):
+            output.write_folder("adapter", trainee.model.save_pretrained)
         record = record.model_copy(update={"files": output.seal()})
         prepared.check_unchanged()
         output.finish(record.model_dump_json(indent=2) + "\n")
         prepared.state.remove()
     return record
+
+
+def _trainee(prepared: PreparedRecovery, model: PreTrainedModel) -> Adapters | KeptWeights:
+    """The model with what is to be trained of it."""
+    settings, dtype = prepared.settings, prepared.source.storage_dtype
+    if settings.train == "norms":
+        return KeptWeights(model, find_trained(model, ()), dtype)
+    if settings.train == "weights":
+        every = settings.targets == ALL_KINDS
+        targets = None if every else find_targets(model, settings.targets)
+        return KeptWeights(model, find_trained(model, targets), dtype)
+    shape = AdapterShape(
+        find_targets(model, settings.targets),
+        settings.rank,
+        settings.chosen_alpha,
+        masked=settings.result == "merged",
+    )
+    return Adapters(model, shape, dtype, settings.seed)
 
 
 def _objective(prepared: PreparedRecovery) -> Objective:
@@ -154,16 +172,16 @@ def _put(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
             model.get_parameter(name).copy_(weight)
 
 
-def _write(prepared: PreparedRecovery, output: OutputFolder, merged: dict[str, Tensor]) -> None:
-    """The sparse model with its merged weights; everything else bit for bit as it was."""
+def _write(prepared: PreparedRecovery, output: OutputFolder, stored: dict[str, Tensor]) -> None:
+    """The sparse model with its trained weights; everything else bit for bit as it was."""
     source = prepared.source
     if source.streamed:
         for index in range(len(source.blocks)):
             prefix = source.blocks.prefix(index)
-            changed = {name: weight for name, weight in merged.items() if name.startswith(prefix)}
+            changed = {name: weight for name, weight in stored.items() if name.startswith(prefix)}
             output.store_block(source, index, changed)
     else:
-        _put(source.model, merged)
+        _put(source.model, stored)
     output.write_rest(source)
 
 

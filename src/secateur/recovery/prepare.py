@@ -29,9 +29,9 @@ from secateur.machine.paths import pinned
 from secateur.pruning.inputs import read_texts
 from secateur.recipe.differences import deciding
 from secateur.record import RunRecord, read_record
-from secateur.recovery.merge import count_zeros
 from secateur.recovery.resume import InterruptedRecovery
 from secateur.recovery.settings import Recovery
+from secateur.recovery.zeros import count_zeros
 from secateur.sparsity import Selection, parse_pattern
 
 

@@ -32,6 +32,9 @@ from secateur.recipe.setting import (
 )
 from secateur.recipe.wording import as_given, name_of
 
+RATES = {"adapters": 3e-3, "weights": 6e-4, "norms": 1e-3}
+"""Peak of the learning rate by what is trained."""
+
 
 class Recovery(Settings):
     """One recovery of a pruned model. Make it with `Recovery.build`, which names what is wrong."""
@@ -66,6 +69,9 @@ class Recovery(Settings):
     ] = None
     """The dense model to compare with: its folder, or its name on the hub, also as
     owner/name@revision."""
+    train: Annotated[Literal["adapters", "weights", "norms"], Setting(RESULT)] = "adapters"
+    """What is trained. adapters: LoRA that leaves the zeros alone; weights: every weight of the
+    blocks that is not zero; norms: their norms and biases alone."""
     result: Annotated[Literal["merged", "adapters"], Setting(RESULT)] = "merged"
     """What is written. merged: one sparse model, every zero kept; adapters: plain LoRA beside the
     sparse model."""
@@ -80,12 +86,12 @@ class Recovery(Settings):
     )
     """The adapters' update is scaled by alpha / rank."""
     targets: Annotated[str, Setting(RESULT)] = "all"
-    """Adapt these kinds of layers, with commas between them, such as q_proj,v_proj; or all."""
+    """Train these kinds of layers, with commas between them, such as q_proj,v_proj; or all."""
     steps: Annotated[int, Setting(RESULT)] = Field(default=500, ge=1, le=MOST_REPEATS)
     """Train for this many optimiser steps."""
-    learning_rate: Annotated[float, Setting(RESULT)] = Field(
-        default=3e-3, gt=0, allow_inf_nan=False
-    )
+    learning_rate: Annotated[
+        float | None, Setting(RESULT, unset="by what is trained: 3e-3, 6e-4 or 1e-3")
+    ] = Field(default=None, gt=0, allow_inf_nan=False)
     """The learning rate reaches this peak, then falls to zero over the steps, as a cosine."""
     warm_up: Annotated[int | None, Setting(RESULT, unset="a twentieth of the steps")] = Field(
         default=None, ge=0, le=MOST_REPEATS
@@ -96,7 +102,7 @@ class Recovery(Settings):
     accumulation: Annotated[int, Setting(RESULT)] = Field(default=1, ge=1, le=MOST_AT_ONCE)
     """Add up the gradients of this many batches for one step."""
     weight_decay: Annotated[float, Setting(RESULT)] = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Let the adapters' factors decay towards zero by this weight (AdamW)."""
+    """Let what is trained decay towards zero by this weight (AdamW)."""
     gradient_norm: Annotated[float, Setting(RESULT)] = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Shorten gradients whose l2 norm is larger than this to it."""
     samples: Annotated[int | None, Setting(RESULT, unset="every step has new ones")] = Field(
@@ -140,6 +146,8 @@ class Recovery(Settings):
         faults = faults_of_parts(self.texts, self.shares, self.trained_sequences, "text")
         if self.block_weight and self.objective != "distill":
             faults.append(f"{name_of('block_weight')} goes with objective distill")
+        if self.result == "adapters" and self.train != "adapters":
+            faults.append(f"{name_of('result')} adapters goes with {name_of('train')} adapters")
         if self.resume and self.overwrite:
             resume, overwrite = name_of("resume"), name_of("overwrite")
             faults.append(f"{resume} goes on, {overwrite} begins anew: give one of them")
@@ -167,6 +175,11 @@ class Recovery(Settings):
         return float(self.rank) if self.alpha is None else self.alpha
 
     @property
+    def chosen_learning_rate(self) -> float:
+        """The peak of the learning rate, the default filled in."""
+        return RATES[self.train] if self.learning_rate is None else self.learning_rate
+
+    @property
     def chosen_warm_up(self) -> int:
         """Steps of warm-up, the default filled in."""
         return self.steps // 20 if self.warm_up is None else self.warm_up
@@ -186,6 +199,7 @@ class Recovery(Settings):
         return {
             **self.model_dump(),
             "alpha": self.chosen_alpha,
+            "learning_rate": self.chosen_learning_rate,
             "warm_up": self.chosen_warm_up,
             "evaluate_every": self.chosen_interval,
             "samples": self.trained_sequences,

@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from secateur.blocks.models_fault import models_fault
 from secateur.errors import NumericalError
@@ -28,6 +28,21 @@ from secateur.recovery.objective import Forward, Objective, language_model_loss
 from secateur.recovery.prepare import PreparedRecovery
 from secateur.recovery.resume import InterruptedRecovery, Position, part, remembered, remind
 from secateur.recovery.settings import Recovery
+
+
+class Trainable(Protocol):
+    """A model, and what of it is trained."""
+
+    base: PreTrainedModel
+    """The model itself."""
+    factors: dict[str, nn.Parameter]
+    """By name, float32; what follows from them is how the model computes."""
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Named inputs -> the output of the model."""
+
+    def stored(self) -> dict[str, Tensor]:
+        """Parameters of the model by name, as they will be stored."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +67,13 @@ class Trained:
 class _Run:
     """One training run: what changes from step to step, and how it is kept."""
 
-    def __init__(self, model: PeftModel, settings: Recovery, state: InterruptedRecovery) -> None:
-        self.model, self.settings, self.state = model, settings, state
-        self.factors = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    def __init__(
+        self, factors: dict[str, nn.Parameter], settings: Recovery, state: InterruptedRecovery
+    ) -> None:
+        self.factors, self.settings, self.state = factors, settings, state
         self.optimizer = torch.optim.AdamW(
             self.factors.values(),
-            lr=settings.learning_rate,
+            lr=settings.chosen_learning_rate,
             betas=(0.9, 0.95),
             weight_decay=settings.weight_decay,
         )
@@ -131,9 +147,9 @@ class _Run:
 
 
 def train(
-    model: PeftModel, objective: Objective, prepared: PreparedRecovery, progress: Progress
+    model: Trainable, objective: Objective, prepared: PreparedRecovery, progress: Progress
 ) -> Trained:
-    """Train the adapters of a model and leave it with the best of them.
+    """Train the factors of a model and leave it with the best of them.
 
     Args:
         model: only its factors take gradients. In evaluation mode throughout: no dropout.
@@ -148,10 +164,10 @@ def train(
     settings, device = prepared.settings, prepared.device
     validation = prepared.validation
     identity = prepared.identity()
-    run = _Run(model, settings, prepared.state)
+    run = _Run(model.factors, settings, prepared.state)
     if settings.resume:
         run.go_on(identity)
-    model.eval()
+    model.base.eval()
     trained = in_precision(model, torch.bfloat16 if prepared.half else None, device)
     interval, losses = settings.chosen_interval, list[float]()
     progress.begin("recover", math.ceil(settings.steps / interval))
@@ -181,10 +197,10 @@ def train(
     return Trained(tuple(run.curve), run.step, run.best_point, run.interruptions, run.seconds)
 
 
-def in_precision(model: PeftModel, dtype: torch.dtype | None, device: torch.device) -> Forward:
+def in_precision(model: Trainable, dtype: torch.dtype | None, device: torch.device) -> Forward:
     """The model, multiplying in `dtype` where torch holds that to be safe; None leaves it alone."""
 
-    name = type(model.get_base_model()).__name__
+    name = type(model.base).__name__
 
     def forward(**inputs: Any) -> Any:
         with torch.autocast(device.type, dtype, enabled=dtype is not None), models_fault(name):
@@ -195,7 +211,7 @@ def in_precision(model: PeftModel, dtype: torch.dtype | None, device: torch.devi
 
 def rate_at(step: int, settings: Recovery) -> float:
     """The learning rate of a step, counted from 1."""
-    warm_up, peak = settings.chosen_warm_up, settings.learning_rate
+    warm_up, peak = settings.chosen_warm_up, settings.chosen_learning_rate
     if step <= warm_up:
         return peak * step / warm_up if warm_up else peak
     share = (step - 1 - warm_up) / (settings.steps - warm_up)

@@ -1,0 +1,99 @@
+"""The weights themselves are trained: all that pruning left, or norms and biases alone.
+
+    W_used = stored(W)   where the sparse model's is not zero
+             0           where it is
+
+    W       float32, of a matrix, norm or bias of the blocks; where it begins is the sparse model
+    stored  rounds to the dtype of the checkpoint; its gradient passes through
+
+Every forward pass computes with `W_used`, and `W_used` is what is written. Embeddings, the head and
+the last norm stay as they are. Norms and biases alone are as few parameters as small adapters, and
+nothing of the shape of a matrix is remembered for them.
+
+Source: norms and biases, PERP, arXiv 2312.15230.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+
+from secateur.checkpoint import find_blocks
+from secateur.errors import NumericalError, RecipeError
+from secateur.recovery.rounding import as_stored
+
+
+class KeptWeights:
+    """A model whose own parameters are trained, every zero of a matrix held.
+
+    Args:
+        model: the sparse model, whole; it is frozen, and not changed.
+        names: of the parameters, from `find_trained`.
+        stored_dtype: gives the dtype that a parameter has on disk.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        names: Collection[str],
+        stored_dtype: Callable[[str], torch.dtype],
+    ) -> None:
+        self.base = model
+        begun = {name: model.get_parameter(name).detach() for name in names}
+        self.factors = {name: nn.Parameter(value.float().clone()) for name, value in begun.items()}
+        self._keep = {name: value != 0 for name, value in begun.items() if value.ndim > 1}
+        self._dtypes = {name: stored_dtype(name) for name in names}
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Compute as the model does, with the weights as they are now."""
+        used = {name: self._used(name) for name in self.factors}
+        return functional_call(self.base, used, (), inputs)
+
+    @torch.no_grad()
+    def stored(self) -> dict[str, Tensor]:
+        """Every trained parameter by its name, as it is stored.
+
+        Raises:
+            NumericalError: one is not finite.
+        """
+        stored = {name: self._used(name).to(self._dtypes[name]).cpu() for name in self.factors}
+        for name, value in stored.items():
+            if not bool(torch.isfinite(value).all()):
+                raise NumericalError("a trained weight is not finite", where=name)
+        return stored
+
+    def _used(self, name: str) -> Tensor:
+        weight: Tensor = self.factors[name]
+        if name in self._keep:
+            weight = torch.where(self._keep[name], weight, 0)
+        return as_stored(weight, self._dtypes[name])
+
+
+def find_trained(model: PreTrainedModel, matrices: Collection[str] | None) -> list[str]:
+    """Names of the parameters of the blocks that are trained.
+
+    Args:
+        model: its blocks are looked through.
+        matrices: names of the modules whose matrices are trained beside norms and biases; None:
+            every matrix.
+
+    Raises:
+        RecipeError: there is nothing to train.
+    """
+    blocks = find_blocks(model)
+    names = [
+        blocks.prefix(index) + name
+        for index, block in enumerate(blocks.modules)
+        for name, parameter in block.named_parameters()
+        if parameter.ndim == 1
+        or matrices is None
+        or (blocks.prefix(index) + name).rpartition(".")[0] in matrices
+    ]
+    if not names:
+        raise RecipeError("the blocks have neither norms nor biases", where="--train norms")
+    return names
