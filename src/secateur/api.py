@@ -35,6 +35,8 @@ from secateur.recipe import Recipe
 from secateur.recipe.setting import without_paths
 from secateur.record import RunRecord, add_to_record, find_records, record_to_add_to
 from secateur.record.check import Proof, check_folder
+from secateur.recovery import Recovery, run_recovery
+from secateur.recovery.stage import run_stages
 from secateur.reporting import comparing_alone, write_comparison, write_report
 from secateur.reporting.page import ComparisonResult, Report, ReportFormat
 
@@ -90,7 +92,7 @@ def prune(
                 "token ids in memory go with a model in memory",
                 hint="saving them as input_ids in a .safetensors file",
             )
-        return pipeline.run_pruning(Recipe.build({"model": location(model), **values}), progress)
+        return run_stages(Recipe.build({"model": location(model), **values}), progress)
     if out is not None:
         raise RecipeError("a model in memory is pruned in place", hint="save_pretrained, not out")
     recipe = Recipe.build({"model": model.name_or_path or type(model).__name__, **values})
@@ -208,8 +210,6 @@ def recover(
     >>> run.recovery.zeros_after == run.recovery.zeros_before
     True
     """
-    from secateur.recovery import Recovery, run_recovery  # loads peft, which nothing else needs
-
     settings = Recovery.build({"model": location(model), "text": text, "out": out, **options})
     return run_recovery(settings, progress)
 

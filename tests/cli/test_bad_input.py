@@ -636,25 +636,6 @@ TEXTS: dict[str, Case] = {
         lambda p: p.prune("--calibration", p.texts, samples=20),
         ["8 sequences of 32 tokens", "wanted 10 of 32"],
     ),
-    "training on a mixture": Case(
-        lambda p: [
-            "compare",
-            p.dense,
-            "--out",
-            p.out,
-            "--methods",
-            "wanda",
-            "--text",
-            p.texts,
-            "--calibration",
-            p.tokens,
-            "--calibration",
-            "self",
-            "--recover",
-            "2",
-        ],
-        ["recover trains on the calibration text", "try --keep-models"],
-    ),
     "a column of what the model writes": Case(
         lambda p: p.prune("--column", "b", calibration="self"), ["column names one of"]
     ),

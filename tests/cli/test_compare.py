@@ -139,6 +139,7 @@ def test_compare_trains_back_what_it_pruned(
 ) -> None:
     arguments = (
         "compare", llama_folder, "--methods", "magnitude,wanda", "--calibration", text_folder,
+        "--calibration", "self", "--shares", "3,1",
         "--text", text_folder, "--samples", 4, "--sequence-length", 16, "--windows", 6,
         "--recover", 8, "--objective", "distill", "--out", tmp_path / "out",
     )  # fmt: skip
@@ -151,6 +152,8 @@ def test_compare_trains_back_what_it_pruned(
         assert record.recovery is not None
         assert record.recovery.settings["objective"] == "distill"
         assert record.recovery.dense is not None
+        written = {part.source: part.sequences for part in record.recovery.text.parts}
+        assert written == {str(text_folder): 72, "self": 24}
         assert record.recovery.zeros_after >= record.recovery.zeros_before > 0
         assert f"{name}_recovered" in out
         status, _, err = command("check", folder, "--pattern", "2:4")

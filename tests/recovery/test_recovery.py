@@ -38,10 +38,10 @@ from secateur.recovery.adapter import (
     Adapters,
     AdapterShape,
     MaskedLora,
-    find_targets,
     masked_layers,
 )
 from secateur.recovery.objective import distillation, language_model_loss, teacher_divergence
+from secateur.recovery.targets import find_targets
 from secateur.recovery.training import Trainable, rate_at
 
 

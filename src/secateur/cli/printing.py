@@ -6,18 +6,16 @@ import json
 
 from rich.markup import escape
 
-from secateur.cli.terminal import amount, print_table, say, say_exactly, warn, with_error
+from secateur.cli.terminal import amount, print_table, say, say_exactly, with_error
 from secateur.comparison.pipeline import FinishedRun
 from secateur.data import ImageProtocol, Protocol
 from secateur.evaluation import Classification, Evaluation, TaskEvaluation
 from secateur.export import Packing
 from secateur.inference import BenchReport, summarise, tabulate
 from secateur.methods import describe_fields, every
-from secateur.pruning.prepare import Prepared
-from secateur.recipe import Recipe, Regional
-from secateur.record import RunRecord
+from secateur.recipe import Regional
+from secateur.record import RecoveryRecord, RunRecord
 from secateur.reporting import ComparisonResult, Report, as_measured, side_by_side, table_of
-from secateur.sparsity import SELECTION_KEYS
 
 
 def run(record: RunRecord) -> None:
@@ -36,6 +34,8 @@ def run(record: RunRecord) -> None:
             f" token, {escape(measured.protocol.source)}: {measured.protocol.sequences} windows"
             f" of {measured.protocol.sequence_length} tokens{_begun(measured.protocol)}"
         )
+    if record.recovery is not None:
+        _recovered(record.recovery)
     if (out_folder := record.settings["out"]) is not None:
         say(f"written to {escape(str(out_folder))}")
     else:
@@ -132,7 +132,7 @@ def _classification(scored: Classification, against: str | None) -> None:
         say(f"dense       {scored.dense_top1:.2%}")
     if scored.agreement is not None:
         say(f"agreement   {scored.agreement:.2%} with {escape(str(against))}")
-    say(f"protocol    {escape(_protocol(scored.protocol))}, {scored.dtype}")
+    say(f"protocol    {escape(protocol_line(scored.protocol))}, {scored.dtype}")
 
 
 def _task_scores(scored: TaskEvaluation) -> None:
@@ -179,9 +179,13 @@ def packing(done: Packing, *, as_json: bool) -> None:
 
 
 def recovery(record: RunRecord) -> None:
-    """Print what training took back of what pruning cost."""
-    done = record.recovery
-    assert done is not None
+    """Print what training took back of what pruning cost, and where the model is."""
+    assert record.recovery is not None
+    _recovered(record.recovery)
+    say(f"written to {escape(str(record.recovery.settings['out']))}")
+
+
+def _recovered(done: RecoveryRecord) -> None:
     measured = {
         "dense": done.dense,
         "pruned": done.pruned,
@@ -198,7 +202,11 @@ def recovery(record: RunRecord) -> None:
         f" {done.seconds:.1f} s, best after {done.best_step}"
     )
     say(f"zeros       {amount(done.zeros_before)} before, {amount(done.zeros_after)} after")
-    say(f"written to {escape(str(done.settings['out']))}")
+    for further in done.also:
+        say(
+            f"{'recovered':<11} perplexity {further.perplexity:.4f} ± {further.standard_error:.4f}"
+            f" on {escape(further.protocol.source)}"
+        )
 
 
 def written_report(written: Report) -> None:
@@ -226,48 +234,7 @@ def methods(*, as_json: bool) -> None:
         say(f"    regional.{name}={default}  {meaning}")
 
 
-def plan(prepared: Prepared) -> None:
-    """Print what a run would do, and what it would take."""
-    recipe, shapes = prepared.recipe, prepared.estimate
-    source, calibration = prepared.source, prepared.calibration
-    for notice in prepared.notices:
-        warn(f"[yellow]notice[/] {escape(notice)}")
-    rows = [
-        ["model", f"{type(source.model).__name__} in {prepared.folder}"],
-        ["method", f"{recipe.method} {recipe.spelled_out()['parameters']}"],
-        ["pattern", f"{recipe.chosen_pattern} ({recipe.chosen_pattern.sparsity:.2%} zeros)"],
-        ["calibration", "none" if calibration is None else _protocol(calibration.protocol)],
-        ["blocks", str(shapes.blocks)],
-        ["weights to prune", amount(shapes.prunable_weights)],
-        ["left as they are", amount(shapes.other_weights)],
-        *(["left dense", str(left)] for left in prepared.left_dense),
-        ["computed on", f"{source.device} in {str(source.dtype).removeprefix('torch.')}"],
-        ["memory of a block", f"{amount(shapes.block_bytes, 'B')} with its statistics"],
-        ["memory of activations", amount(shapes.activation_bytes, "B")],
-        ["work", f"{amount(shapes.flops, 'FLOP')} in matrix products"],
-        ["result", recipe.out or "nowhere: no --out was given"],
-    ]
-    if regional := recipe.spelled_out()["regional"]:
-        rows.insert(3, ["regional", str(regional)])
-    if selection := _selection(recipe):
-        rows.insert(3, ["selection", selection])
-    for name, fact in rows:
-        say(f"{name:<22} {escape(fact)}")
-    say("nothing was done: this was a dry run")
-
-
-def _selection(recipe: Recipe) -> str:
-    """The settings that choose matrices, in one phrase; empty if all are pruned alike."""
-    patterns = {"patterns": list(map("=".join, recipe.patterns.items()))}
-    chosen = {key: patterns.get(key, getattr(recipe, key)) for key in SELECTION_KEYS}
-    return ", ".join(
-        f"{key} {' '.join(value) if isinstance(value, list) else value}"
-        for key, value in chosen.items()
-        if value
-    )
-
-
-def _protocol(protocol: Protocol | ImageProtocol) -> str:
+def protocol_line(protocol: Protocol | ImageProtocol) -> str:
     """Which sequences or images they are, in one phrase."""
     if isinstance(protocol, ImageProtocol):
         known = "labelled" if protocol.labelled else "labelled by the model itself"

@@ -9,11 +9,11 @@ import typer
 
 from secateur.cli import printing
 from secateur.cli.app import app, progress
+from secateur.cli.dry_run import show
 from secateur.cli.options import Given, options_of
-from secateur.pruning import pipeline
-from secateur.pruning.prepare import prepare
 from secateur.recipe import Recipe
 from secateur.recipe.yaml_file import read_recipe
+from secateur.recovery.stage import run_stages
 
 
 @app.command()
@@ -34,7 +34,6 @@ def prune(
     """
     recipe = Recipe.build(given) if recipe_file is None else read_recipe(recipe_file, given)
     if dry_run:
-        for stage in recipe.by_stage:
-            printing.plan(prepare(stage))
+        show(recipe)
     else:
-        printing.run(pipeline.run_pruning(recipe, progress()))
+        printing.run(run_stages(recipe, progress()))

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 from secateur.checkpoint import locate
 from secateur.comparison.finished import bos_decides, refuse_another
 from secateur.comparison.runs import Run
-from secateur.evaluation import EvaluationSettings
-from secateur.evaluation.text import evaluate_text
 from secateur.evaluation.zero_shot import Answers, Questions
 from secateur.machine.paths import pinned
 from secateur.machine.waiting import doing
 from secateur.progress import Progress, Quiet
-from secateur.recipe import Recipe
 from secateur.recipe.differences import deciding, with_defaults
-from secateur.record import RunRecord, add_to_record, read_record, write_record
+from secateur.record import RunRecord, add_to_record, read_record
+from secateur.recovery import InterruptedRecovery, Recovery, measure_further, run_recovery
 
 
 def recover_all(
@@ -38,12 +35,6 @@ def recover_all(
     Raises:
         SecateurError: a model cannot be trained; those before it are finished and stay.
     """
-    from secateur.recovery import (  # loads peft, which nothing else does
-        InterruptedRecovery,
-        Recovery,
-        run_recovery,
-    )
-
     for run in runs:
         recipe, name = run.recipe, f"{run.name}_recovered"
         folder = run.folder.with_name(name)
@@ -72,7 +63,7 @@ def recover_all(
         if record is None or record.recovery is None:
             with doing(name):
                 record = run_recovery(settings, progress)
-            record = _measure_further(folder, record, recipe, progress)
+            record = measure_further(folder, record, recipe, progress)
             yield Run(name, folder, recipe), record, False
             continue
         told = with_defaults(Recovery, record.recovery.settings)
@@ -80,37 +71,7 @@ def recover_all(
         if told["bos"] != settings.bos and not bos_decides(record, recipe):
             told["bos"] = settings.bos
         refuse_another(asked, deciding(Recovery, told), folder)
-        yield Run(name, folder, recipe), _measure_further(folder, record, recipe, progress), True
-
-
-def _measure_further(
-    folder: Path, record: RunRecord, recipe: Recipe, progress: Progress | None
-) -> RunRecord:
-    """The record of a recovered model with what it scores on further texts, as it was pruned."""
-    recovery = record.recovery
-    assert recovery is not None
-    if [evaluation.protocol.source for evaluation in recovery.also] == recipe.also_text:
-        return record
-    also = tuple(
-        evaluate_text(
-            EvaluationSettings(
-                model=str(folder),
-                text=text,
-                sequence_length=recipe.sequence_length,
-                windows=recipe.windows,
-                bos=recipe.bos,
-                batch_size=recipe.batch_size,
-                dtype="float32",  # as `recover` measures
-                device=recipe.device,
-                trust_remote_code=recipe.trust_remote_code,
-            ),
-            progress,
-        )
-        for text in recipe.also_text
-    )
-    record = record.model_copy(update={"recovery": recovery.model_copy(update={"also": also})})
-    write_record(folder, record)
-    return record
+        yield Run(name, folder, recipe), measure_further(folder, record, recipe, progress), True
 
 
 def ask_all(

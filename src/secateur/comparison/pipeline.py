@@ -21,7 +21,6 @@ from secateur.errors import RecipeError
 from secateur.evaluation import EvaluationSettings
 from secateur.evaluation.zero_shot import Questions
 from secateur.progress import Progress
-from secateur.recipe.wording import name_of
 from secateur.record import RunRecord
 
 
@@ -90,12 +89,6 @@ def plan_comparison(settings: ComparisonSettings, shared: Mapping[str, Any]) -> 
         shared,
         keep_models=settings.writes_models or classifier,
     )
-    if settings.recover is not None and len(runs[0].recipe.sources) > 1:
-        raise RecipeError(
-            "recover trains on the calibration text, and there are several of them",
-            wanted=f"one {name_of('calibration')} text",
-            hint="--keep-models, then secateur recover of each",
-        )
     questions = None
     if settings.tasks is not None:
         recipe = runs[0].recipe

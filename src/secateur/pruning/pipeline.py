@@ -31,13 +31,16 @@ from secateur.pruning.dense_passes import ReadyRun, Surroundings, make_ready
 from secateur.pruning.prepare import prepare, prepare_in_place
 from secateur.pruning.result import Result, open_result
 from secateur.pruning.reuse import SharedWork, Stopwatch
-from secateur.pruning.stages import StageRun, prune_in_memory, prune_in_stages
+from secateur.pruning.stages import Finish, StageRun, prune_in_memory, prune_in_stages
 from secateur.recipe import Recipe
 from secateur.record import BlockRecord, MatrixRecord, RunRecord, StageRecord
 
 
 def run_pruning(
-    recipe: Recipe, progress: Progress | None = None, shared: SharedWork | None = None
+    recipe: Recipe,
+    progress: Progress | None = None,
+    shared: SharedWork | None = None,
+    finish: Finish | None = None,
 ) -> RunRecord:
     """Prune the model of a recipe into the recipe's folder; without one, only measure it.
 
@@ -45,6 +48,7 @@ def run_pruning(
         recipe: what to do.
         progress: told what happens.
         shared: what the runs of a comparison have in common.
+        finish: does the last stage, if the recipe has one that does not prune.
 
     Raises:
         SecateurError: something could not be read, done or written; no result folder is left, but
@@ -57,7 +61,7 @@ def run_pruning(
         )
     progress, shared = progress or Quiet(), shared or SharedWork()
     if recipe.stages:
-        return prune_in_stages(recipe, progress, partial(_carry_out, progress))
+        return prune_in_stages(recipe, progress, partial(_carry_out, progress), finish)
     run = StageRun(prepare(recipe, shared, watch), shared, watch, lambda record: record)
     return _carry_out(progress, run)
 
@@ -84,6 +88,11 @@ def prune_in_place(
     """
     watch, progress = Stopwatch(), progress or Quiet()
     check_in_memory(model)
+    if recipe.every_stage[-1].finishes:
+        raise RecipeError(
+            f"{recipe.every_stage[-1].kind} goes on with a folder, and the model is in memory",
+            hint="saving the model, and the same stages on its folder",
+        )
     with uncompiled():
         stages = [prepare_in_place(model, one, tokenizer, tokens) for one in recipe.by_stage]
         if recipe.stages:

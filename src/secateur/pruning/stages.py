@@ -7,7 +7,9 @@
 A run that was interrupted finds the stages that are finished there and goes on within the next.
 Measuring only does the same in a temporary folder, and a model in memory is changed stage by
 stage. Calibration is read once, before the first stage, and so is what the windows of held-out
-text are compared with: the model as it was before all of them.
+text are compared with: the model as it was before all of them. A stage that finishes, such as one
+that trains the pruned model back, is somebody else's work: it is handed the folder of the stage
+before it, which is measured.
 """
 
 from __future__ import annotations
@@ -56,39 +58,66 @@ class StageRun:
     whole: Callable[[RunRecord], RunRecord]
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """What the stage that finishes goes on with.
+
+    Attributes:
+        pruned: folder of the model as the stages before have left it.
+        between: folder for what must outlast an interruption of the run.
+        whole: the record of the whole run, from that of the stage before it with what was added.
+    """
+
+    pruned: Path
+    between: Path
+    whole: Callable[[RunRecord], RunRecord]
+
+
 CarryOut = Callable[[StageRun], RunRecord]
 """Does a run whose inputs are prepared, and gives its record."""
+Finish = Callable[[Unfinished], RunRecord]
+"""Does the last stage of a recipe, if it is one that finishes."""
 
 
-def prune_in_stages(recipe: Recipe, progress: Progress, carry_out: CarryOut) -> RunRecord:
+def prune_in_stages(
+    recipe: Recipe, progress: Progress, carry_out: CarryOut, finish: Finish | None = None
+) -> RunRecord:
     """Do the stages of a recipe one after the other, from a model on disk.
 
     Args:
         recipe: what to do.
         progress: told what happens.
         carry_out: does one stage.
+        finish: does the last stage; None if it prunes like the others.
 
     Raises:
         SecateurError: something does not fit, or could not be read, done or written. Stages that
             are finished are kept, and the next run of the same recipe goes on after them.
     """
+    assert recipe.stages[-1].finishes == (finish is not None)
     shared, records = SharedWork(), list[RunRecord]()
     with _folder_between(recipe) as between:
         _begin(recipe, between, shared, progress)
         model, revision = recipe.model, recipe.revision
         for number, one in enumerate(recipe.by_stage[:-1], 1):
             folder = between / f"stage-{number}"
-            stage = _unmeasured(one).model_copy(
+            measured = finish is not None and number == len(recipe.stages) - 1
+            stage = _within(one, measured=measured).model_copy(
                 update={"model": model, "revision": revision, "out": str(folder)}
             )
             record = processes.from_first(partial(read_record, folder))
             if record is None:
-                record = carry_out(_prepared(stage, _for_stage(shared, measured=False)))
+                record = carry_out(_prepared(stage, _for_stage(shared, measured=measured)))
             else:
                 _verify(record, folder)
                 progress.notice(f"stage {number} was finished by an earlier run: going on after it")
             records.append(record)
             model, revision = str(folder), None
+        if finish is not None:
+            before = records[:-1]
+            return finish(
+                Unfinished(Path(model), between, lambda record: _joined(recipe, [*before, record]))
+            )
         last = recipe.by_stage[-1].model_copy(update={"model": model, "revision": revision})
         run = _prepared(last, _for_stage(shared, measured=True))
         return carry_out(replace(run, whole=lambda record: _joined(recipe, [*records, record])))
@@ -161,7 +190,8 @@ def _begin(recipe: Recipe, between: Path, shared: SharedWork, progress: Progress
         SecateurError: a stage does not fit the model, or the folder holds stages of another run.
     """
     for one in recipe.by_stage[1:]:
-        check_fit(one, shared)
+        if not one.every_stage[-1].finishes:
+            check_fit(one, shared)
     first = prepare(recipe.by_stage[0], shared)
     facts = identity(replace(first, recipe=recipe))
     if processes.first():
@@ -218,9 +248,10 @@ def _verify(record: RunRecord, folder: Path) -> None:
             )
 
 
-def _unmeasured(recipe: Recipe) -> Recipe:
-    """A stage before the last: nobody measures it, and its folder is nobody's but this run's."""
-    return recipe.model_copy(update={"text": None, "also_text": [], "overwrite": False})
+def _within(recipe: Recipe, *, measured: bool) -> Recipe:
+    """A stage before the last, whose folder is nobody's but this run's."""
+    heldout = {"text": recipe.text, "also_text": recipe.also_text} if measured else {}
+    return recipe.model_copy(update={"text": None, "also_text": [], "overwrite": False, **heldout})
 
 
 def _prepared(recipe: Recipe, shared: SharedWork) -> StageRun:

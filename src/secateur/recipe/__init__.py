@@ -2,6 +2,7 @@
 
 from secateur.recipe.plan import Plan, plan_of
 from secateur.recipe.recipe import Bos, Precision, Recipe, Schedule
+from secateur.recipe.recover_stage import RecoverStage
 from secateur.recipe.regional import Regional
 
-__all__ = ["Bos", "Plan", "Precision", "Recipe", "Regional", "Schedule", "plan_of"]
+__all__ = ["Bos", "Plan", "Precision", "Recipe", "RecoverStage", "Regional", "Schedule", "plan_of"]

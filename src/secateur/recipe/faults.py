@@ -94,8 +94,20 @@ def _faults_of_stages(recipe: type[Stage], stages: Any, run: Mapping[str, Any]) 
             f"a file of gradients is of one model, and stages change it: no {name_of(files[0])}"
         )
     for number, values in enumerate(stages, 1):
+        if _finishes(values) and (number == 1 or number < len(stages)):
+            faults.append(f"stage {number}: wanted as the last, after one that prunes")
         faults += [f"stage {number}: {fault}" for fault in _faults_of_stage(values, run)]
     return faults
+
+
+def _finishes(values: Any) -> bool:
+    """Whether a stage must be the last; of what is none, that is told elsewhere."""
+    if isinstance(values, Mapping):
+        try:
+            return kind_named(values.get(KIND, PRUNE)).finishes
+        except SecateurError:
+            return False
+    return isinstance(values, Stage) and values.finishes
 
 
 def _faults_of_stage(values: Any, run: Mapping[str, Any]) -> list[str]:

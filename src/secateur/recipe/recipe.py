@@ -27,6 +27,7 @@ from secateur.errors import RecipeError
 from secateur.machine.limits import MOST_AT_ONCE, MOST_LENGTH, MOST_SEQUENCES
 from secateur.recipe.faults import faults_of, faults_of_parts
 from secateur.recipe.prune_stage import PruneStage, Schedule
+from secateur.recipe.recover_stage import RecoverStage
 from secateur.recipe.setting import (
     CONTENT,
     LISTED,
@@ -184,6 +185,12 @@ class Recipe(PruneStage):
         run = {name: value for name, value in self if name in run_settings()}
         run["written"] = self.chosen_written  # one calibration serves all of them
         return tuple(Recipe.model_validate({**run, STAGES: (one,)}) for one in self.stages)
+
+    @property
+    def recovery(self) -> RecoverStage | None:
+        """The last stage, if it trains the pruned model back."""
+        last = self.every_stage[-1]
+        return last if isinstance(last, RecoverStage) else None
 
     @property
     def title(self) -> str:

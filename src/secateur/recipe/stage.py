@@ -37,6 +37,8 @@ class Stage(BaseModel):
 
     kind: ClassVar[str]
     """The name of the kind, as a recipe file writes it."""
+    finishes: ClassVar[bool] = False
+    """Whether it goes on with a pruned model as a whole, and so is the last stage."""
 
     @classmethod
     def faults(cls, values: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:

@@ -239,7 +239,7 @@ def _shared_out(record: RunRecord) -> Pattern | None:
 
     It holds if all of them together have it, but for a weight of every row.
     """
-    settings = record.stages[-1].settings if record.stages else {}
+    settings = record.pruning[-1].settings if record.pruning else {}
     selection = record.selection
     if selection is None or settings.get("allocation", "uniform") == "uniform":
         return None

@@ -70,7 +70,7 @@ class CheckSettings(Settings):
             return None if record is None else record.selection
         pattern = self.pattern
         if pattern is None:
-            recorded = {stage.pattern for stage in record.stages} if record is not None else set()
+            recorded = {stage.pattern for stage in record.pruning} if record is not None else set()
             if len(recorded) != 1 or None in recorded:
                 raise RecipeError("no pattern to look for", hint="--pattern")
             (pattern,) = recorded

@@ -16,11 +16,15 @@ from secateur.evaluation import Evaluation, TaskEvaluation
 from secateur.machine.limits import MOST_JSON_BYTES, at_most
 from secateur.recipe import Recipe
 from secateur.recipe.prune_stage import PruneStage
-from secateur.recipe.stage import KIND, PRUNE, STAGES
+from secateur.recipe.recover_stage import RecoverStage
+from secateur.recipe.stage import KIND, PRUNE, STAGES, Stage
 from secateur.record.recovery import RecoveryRecord
 from secateur.record.schema import FileName, Measured, RecordPart, WholeNumber, typed_settings
 from secateur.record.versions import bring_forward
 from secateur.sparsity import MatrixAudit, Selection, parse_pattern, read_selection
+
+_TYPED: dict[Any, type[Stage]] = {kind.kind: kind for kind in (PruneStage, RecoverStage)}
+"""Kinds of stages whose settings are read in the types of their fields."""
 
 
 class MatrixRecord(RecordPart):
@@ -102,7 +106,8 @@ class StageRecord(RecordPart):
     @field_validator("settings")
     @classmethod
     def _of_their_types(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        return typed_settings(settings, PruneStage) if info.data.get("kind") == PRUNE else settings
+        kind = info.data.get("kind")
+        return typed_settings(settings, _TYPED[kind]) if kind in _TYPED else settings
 
     @property
     def title(self) -> str:
@@ -184,9 +189,14 @@ class RunRecord(RecordPart):
         return {**self.settings, STAGES: stages}
 
     @property
+    def pruning(self) -> tuple[StageRecord, ...]:
+        """The stages that did something to the blocks one by one; not one that trained them."""
+        return tuple(stage for stage in self.stages if stage.kind != RecoverStage.kind)
+
+    @property
     def method(self) -> str:
-        """The method; of several stages the title of each, such as "sparsegpt + wanda"."""
-        return " + ".join(stage.title for stage in self.stages)
+        """The method; of several that prune the title of each, such as "sparsegpt + wanda"."""
+        return " + ".join(stage.title for stage in self.pruning)
 
     @property
     def pattern(self) -> str:
@@ -209,8 +219,8 @@ class RunRecord(RecordPart):
 
     @property
     def blocks(self) -> tuple[BlockRecord, ...]:
-        """The blocks as the last stage left them."""
-        return self.stages[-1].blocks if self.stages else ()
+        """The blocks as the last stage that pruned left them."""
+        return self.pruning[-1].blocks if self.pruning else ()
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -234,7 +244,7 @@ class RunRecord(RecordPart):
 
     @property
     def mean_output_error(self) -> float | None:
-        """Mean over blocks of the relative output error of the last stage."""
+        """Mean over blocks of the relative output error of the last stage that pruned."""
         errors = [block.output_error for block in self.blocks if block.output_error is not None]
         return sum(errors) / len(errors) if errors else None
 

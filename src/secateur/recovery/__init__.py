@@ -1,7 +1,8 @@
 """Takes back what pruning cost: adapters that leave the zeros alone, trained, merged, proved."""
 
+from secateur.recovery.further import measure_further
 from secateur.recovery.pipeline import run_recovery
 from secateur.recovery.resume import InterruptedRecovery
 from secateur.recovery.settings import Recovery
 
-__all__ = ["InterruptedRecovery", "Recovery", "run_recovery"]
+__all__ = ["InterruptedRecovery", "Recovery", "measure_further", "run_recovery"]

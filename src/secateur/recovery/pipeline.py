@@ -13,8 +13,10 @@ weights alone.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -33,17 +35,33 @@ from secateur.machine.facts import machine, now, peak_memory_bytes, versions
 from secateur.machine.waiting import doing
 from secateur.progress import Progress, Quiet
 from secateur.record import RecoveryRecord, RunRecord, StageRecord
-from secateur.recovery.adapter import ALL_KINDS, Adapters, AdapterShape, find_targets
 from secateur.recovery.kept_weights import KeptWeights, find_trained
 from secateur.recovery.objective import Objective, distillation, language_model_loss
 from secateur.recovery.prepare import PreparedRecovery, prepare_recovery
+from secateur.recovery.resume import InterruptedRecovery
 from secateur.recovery.settings import Recovery
+from secateur.recovery.targets import ALL_KINDS, find_targets
 from secateur.recovery.training import train
 from secateur.recovery.zeros import count_zeros
 
+if TYPE_CHECKING:
+    from secateur.recovery.adapter import Adapters
 
-def run_recovery(settings: Recovery, progress: Progress | None = None) -> RunRecord:
+
+def run_recovery(
+    settings: Recovery,
+    progress: Progress | None = None,
+    *,
+    state: InterruptedRecovery | None = None,
+    whole: Callable[[RunRecord], RunRecord] = lambda record: record,
+) -> RunRecord:
     """Train a sparse model and write it to `settings.out`, every zero kept.
+
+    Args:
+        settings: what to do.
+        progress: told what happens.
+        state: where checkpoints go; none: beside the result.
+        whole: what becomes of the record before it is written.
 
     Returns:
         the record of the pruning run with `recovery` filled in; `run.json` holds the same.
@@ -53,7 +71,7 @@ def run_recovery(settings: Recovery, progress: Progress | None = None) -> RunRec
             result folder is left. A checkpoint to go on from is, if training had begun.
     """
     began = time.perf_counter()
-    prepared = prepare_recovery(settings)
+    prepared = prepare_recovery(settings, state)
     with (
         progress or Quiet() as progress,
         OutputFolder(prepared.destination) as output,
@@ -67,13 +85,13 @@ def run_recovery(settings: Recovery, progress: Progress | None = None) -> RunRec
         factors = sum(factor.numel() for factor in trainee.factors.values())
         trained = train(trainee, _objective(prepared), prepared, progress)
         before = after = None
-        if isinstance(trainee, Adapters):
+        if not isinstance(trainee, KeptWeights):
             before = after = _measure(prepared, model, "adapted", progress)
         stored: dict[str, Tensor] = {}
         if settings.result == "merged":
             with doing("making the weights that are stored"):
                 stored = trainee.stored()
-            if isinstance(trainee, Adapters):
+            if not isinstance(trainee, KeptWeights):
                 trainee.model.unload()  # the model is as it was, its own layers in their places
             _put(model, stored)
             after = _measure(prepared, model, "recovered", progress)
@@ -98,9 +116,9 @@ def run_recovery(settings: Recovery, progress: Progress | None = None) -> RunRec
             machine=machine(prepared.device),
             notices=prepared.notices,
         )
-        record = _whole_record(prepared, recovery, began)
+        record = whole(_whole_record(prepared, recovery, began))
         _write(prepared, output, stored)
-        if settings.result == "adapters" and isinstance(trainee, Adapters):
+        if settings.result == "adapters" and not isinstance(trainee, KeptWeights):
             output.write_folder("adapter", trainee.model.save_pretrained)
         record = record.model_copy(update={"files": output.seal()})
         prepared.check_unchanged()
@@ -118,6 +136,8 @@ def _trainee(prepared: PreparedRecovery, model: PreTrainedModel) -> Adapters | K
         every = settings.targets == ALL_KINDS
         targets = None if every else find_targets(model, settings.targets)
         return KeptWeights(model, find_trained(model, targets), dtype)
+    from secateur.recovery.adapter import Adapters, AdapterShape  # loads peft
+
     shape = AdapterShape(
         find_targets(model, settings.targets),
         settings.rank,

@@ -120,8 +120,14 @@ class PreparedRecovery:
                 files.check()
 
 
-def prepare_recovery(settings: Recovery) -> PreparedRecovery:
+def prepare_recovery(
+    settings: Recovery, state: InterruptedRecovery | None = None
+) -> PreparedRecovery:
     """Open the sparse model, prove its pattern, read the texts.
+
+    Args:
+        settings: what to do.
+        state: where checkpoints go; none: beside the result.
 
     Raises:
         SecateurError: something does not fit; nothing was written.
@@ -139,7 +145,7 @@ def prepare_recovery(settings: Recovery) -> PreparedRecovery:
         command="recover",
     )
     destination.check()
-    state = InterruptedRecovery.beside(destination.out)
+    state = state or InterruptedRecovery.beside(destination.out)
     if state.exists and not (settings.resume or settings.overwrite):
         raise OutputError(
             "an interrupted recovery left a checkpoint",

@@ -8,7 +8,7 @@ errors are those of the pruned model, and so are left to the pruned model's own 
 from __future__ import annotations
 
 from secateur.evaluation import Evaluation
-from secateur.record import RunRecord
+from secateur.record import BlockRecord, RunRecord
 
 
 def as_measured(record: RunRecord) -> RunRecord:
@@ -25,23 +25,20 @@ def as_measured(record: RunRecord) -> RunRecord:
             one.model_copy(update={"dense_perplexity": dense.get(one.protocol.token_sha256)})
             for one in (recovered, *recovery.also)
         )
-    (*before, last) = record.stages
-    blocks = tuple(
-        block.model_copy(
-            update={
-                "output_error": None,
-                "matrices": tuple(
-                    matrix.model_copy(update={"output_error": None}) for matrix in block.matrices
-                ),
-            }
-        )
-        for block in record.blocks
+    stages = (
+        stage.model_copy(update={"blocks": tuple(map(_without_errors, stage.blocks))})
+        for stage in record.stages
     )
     return record.model_copy(
         update={
             "created": recovery.created,
             "evaluations": evaluations,
-            "stages": (*before, last.model_copy(update={"blocks": blocks})),
+            "stages": tuple(stages),
             "seconds": record.seconds + recovery.seconds,
         }
     )
+
+
+def _without_errors(block: BlockRecord) -> BlockRecord:
+    matrices = (m.model_copy(update={"output_error": None}) for m in block.matrices)
+    return block.model_copy(update={"output_error": None, "matrices": tuple(matrices)})

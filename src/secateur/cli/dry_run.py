@@ -1,0 +1,80 @@
+"""What a dry run prints: what every stage would do, and what it would take."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+
+from secateur.cli.printing import protocol_line
+from secateur.cli.terminal import amount, say, warn
+from secateur.pruning.prepare import Prepared, prepare
+from secateur.recipe import Recipe, RecoverStage
+from secateur.sparsity import SELECTION_KEYS
+
+
+def show(recipe: Recipe) -> None:
+    """Check everything and print the plan of every stage.
+
+    Raises:
+        SecateurError: something does not fit.
+    """
+    for one in recipe.by_stage:
+        if one.recovery is None:
+            plan(prepare(one))
+        else:
+            training(one, one.recovery)
+    say("nothing was done: this was a dry run")
+
+
+def plan(prepared: Prepared) -> None:
+    """Print what a run would do, and what it would take."""
+    recipe, shapes = prepared.recipe, prepared.estimate
+    source, calibration = prepared.source, prepared.calibration
+    for notice in prepared.notices:
+        warn(f"[yellow]notice[/] {escape(notice)}")
+    rows = [
+        ["model", f"{type(source.model).__name__} in {prepared.folder}"],
+        ["method", f"{recipe.method} {recipe.spelled_out()['parameters']}"],
+        ["pattern", f"{recipe.chosen_pattern} ({recipe.chosen_pattern.sparsity:.2%} zeros)"],
+        ["calibration", "none" if calibration is None else protocol_line(calibration.protocol)],
+        ["blocks", str(shapes.blocks)],
+        ["weights to prune", amount(shapes.prunable_weights)],
+        ["left as they are", amount(shapes.other_weights)],
+        *(["left dense", str(left)] for left in prepared.left_dense),
+        ["computed on", f"{source.device} in {str(source.dtype).removeprefix('torch.')}"],
+        ["memory of a block", f"{amount(shapes.block_bytes, 'B')} with its statistics"],
+        ["memory of activations", amount(shapes.activation_bytes, "B")],
+        ["work", f"{amount(shapes.flops, 'FLOP')} in matrix products"],
+        ["result", recipe.out or "nowhere: no --out was given"],
+    ]
+    if regional := recipe.spelled_out()["regional"]:
+        rows.insert(3, ["regional", str(regional)])
+    if selection := _selection(recipe):
+        rows.insert(3, ["selection", selection])
+    for name, fact in rows:
+        say(f"{name:<22} {escape(fact)}")
+
+
+def training(recipe: Recipe, stage: RecoverStage) -> None:
+    """Print what the last stage of a run would train."""
+    batch = stage.batch_size * stage.accumulation
+    trained = f"{stage.train}, {stage.steps} steps of {batch} x {recipe.sequence_length} tokens"
+    texts = f"{stage.trained_sequences + stage.validation} sequences of "
+    rows = [
+        ["then", stage.kind],
+        ["trains", f"{trained}, rate {stage.chosen_learning_rate:g}, objective {stage.objective}"],
+        ["text", texts + " + ".join(recipe.sources)],
+        ["memory", "the whole model with its gradients, and the dense one to learn from"],
+    ]
+    for name, fact in rows:
+        say(f"{name:<22} {escape(fact)}")
+
+
+def _selection(recipe: Recipe) -> str:
+    """The settings that choose matrices, in one phrase; empty if all are pruned alike."""
+    patterns = {"patterns": list(map("=".join, recipe.patterns.items()))}
+    chosen = {key: patterns.get(key, getattr(recipe, key)) for key in SELECTION_KEYS}
+    return ", ".join(
+        f"{key} {' '.join(value) if isinstance(value, list) else value}"
+        for key, value in chosen.items()
+        if value
+    )
