@@ -33,7 +33,7 @@ from secateur.pruning.pipeline import run_pruning
 from secateur.recipe import Recipe
 from secateur.record import read_record
 from secateur.record.check import check_folder
-from secateur.recovery import Recovery, pipeline, run_recovery, training
+from secateur.recovery import Recovery, objective, pipeline, run_recovery, training
 from secateur.recovery.adapter import (
     Adapters,
     AdapterShape,
@@ -212,6 +212,26 @@ def test_the_divergence_is_that_of_probabilities() -> None:
     by_hand = (p * (p / q).log()).sum(-1).mean()
     assert float(teacher_divergence(wanted, found)) == pytest.approx(float(by_hand), rel=1e-5)
     assert float(teacher_divergence(wanted, wanted)) == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_of_the_divergence_is_that_of_autograd(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objective, "TOKENS_AT_ONCE", 2)
+    generator = torch.Generator().manual_seed(0)
+    wanted, found = torch.randn(2, 3, 6, 9, generator=generator).to(dtype)
+    here, there = found.clone().requires_grad_(), found.clone().requires_grad_()
+    (3 * teacher_divergence(wanted, here)).backward()
+    p, q = (F.log_softmax(of[:, :-1].float(), -1) for of in (wanted, there))
+    (3 * (p.exp() * (p - q)).sum(-1).mean()).backward()
+    assert here.grad is not None
+    assert there.grad is not None
+    assert here.grad.dtype == dtype
+    assert bool((here.grad[:, -1] == 0).all())
+    torch.testing.assert_close(
+        here.grad, there.grad, rtol=1e-2 if dtype != torch.float32 else 1e-4, atol=1e-7
+    )
 
 
 def test_distillation_adds_the_block_outputs() -> None:

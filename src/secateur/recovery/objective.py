@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 from transformers import PreTrainedModel
 
@@ -22,6 +23,8 @@ from secateur.blocks.models_fault import models_fault
 
 Forward = Callable[..., Any]
 """A model of transformers, or what computes as one: named inputs -> its output."""
+TOKENS_AT_ONCE = 64
+"""Tokens whose probabilities of every word of the vocabulary are in memory together."""
 Objective = Callable[[Forward, Tensor], Tensor]
 """Model and input ids [sequences, tokens] -> loss, a scalar with gradient."""
 
@@ -62,9 +65,35 @@ def distillation(dense: PreTrainedModel, block_weight: float) -> Objective:
 
 def teacher_divergence(dense: Tensor, logits: Tensor) -> Tensor:
     """Mean KL(dense || logits) per predicted token, in nats; both [sequences, tokens, vocab]."""
-    target = F.log_softmax(dense[:, :-1].float(), dim=-1)
-    scores = F.log_softmax(logits[:, :-1].float(), dim=-1)
-    return F.kl_div(scores, target, reduction="none", log_target=True).sum(dim=-1).mean()
+    divergence: Tensor = _Divergence.apply(dense, logits)  # type: ignore[no-untyped-call]
+    return divergence
+
+
+class _Divergence(torch.autograd.Function):
+    """Its gradient is found with its value, a few tokens at a time: the probabilities of all of
+    them in float32, with what autograd keeps, are several times the logits."""
+
+    @staticmethod
+    def forward(context: Any, dense: Tensor, logits: Tensor) -> Tensor:
+        predicted = logits[:, :-1, 0].numel()
+        gradient = torch.zeros_like(logits)
+        total = torch.zeros((), device=logits.device)
+        for row in range(len(logits)):
+            for first in range(0, logits.shape[1] - 1, TOKENS_AT_ONCE):
+                here = slice(first, min(first + TOKENS_AT_ONCE, logits.shape[1] - 1))
+                wanted = F.log_softmax(dense[row, here].float(), dim=-1)
+                found = F.log_softmax(logits[row, here].float(), dim=-1)
+                p = wanted.exp()
+                total += p.flatten() @ wanted.sub_(found).flatten()
+                gradient[row, here] = found.exp_().sub_(p).div_(predicted)
+        context.save_for_backward(gradient)
+        return total / predicted
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, upstream: Tensor) -> tuple[None, Tensor]:
+        (gradient,) = context.saved_tensors
+        return None, gradient * upstream
 
 
 def _distance(dense: Tensor, hidden: Tensor) -> Tensor:

@@ -76,6 +76,7 @@ class _Run:
             lr=settings.chosen_learning_rate,
             betas=(0.9, 0.95),
             weight_decay=settings.weight_decay,
+            fused=True,
         )
         self.step = 0
         self.curve: list[RecoveryPoint] = []
