@@ -19,8 +19,9 @@ from secateur.errors import RecipeError, SecateurError
 from secateur.progress import Quiet
 from secateur.record.check import check_folder
 from secateur.recovery import Recovery, run_recovery
-from secateur.recovery.kept_weights import KeptWeights, find_trained
+from secateur.recovery.kept_weights import KeptWeights
 from secateur.recovery.objective import language_model_loss
+from secateur.recovery.targets import find_trained
 
 
 def sparse_model(family: str) -> PreTrainedModel:
@@ -135,8 +136,9 @@ def test_a_recovery_keeps_every_zero_and_scores_what_it_says(
     assert kinds == ({1} if train == "norms" else {1, 2})
     assert not any("embed" in name or "lm_head" in name for name in changed)
     assert recovery.trained_parameters == sum(
-        value.numel() for name, value in before.items()
-        if ".layers." in name and (train == "weights" or value.ndim == 1)
+        int((before[name] != 0).sum()) if before[name].ndim > 1 else before[name].numel()
+        for name in before
+        if "layers" in name and (train == "weights" or before[name].ndim == 1)
     )  # fmt: skip
     assert all(torch.equal(before[n] == 0, after[n] == 0) for n in before if before[n].ndim > 1)
     assert not check_folder(asked.out, "2:4").failing
@@ -177,6 +179,31 @@ def test_a_killed_run_goes_on_to_the_same_bits(settings: Callable[..., Recovery]
 def test_adapters_beside_the_model_are_adapters(settings: Callable[..., Recovery]) -> None:
     with pytest.raises(SecateurError, match=r"result adapters goes with train adapters"):
         settings(result="adapters")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train": "weights", "rank": 4}, "rank and alpha go with train adapters"),
+        ({"train": "norms", "alpha": 4.0}, "rank and alpha go with train adapters"),
+        ({"train": "norms", "targets": "q_proj"}, "targets are of matrices, and train is norms"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(
+    changes: dict[str, Any], said: str, settings: Callable[..., Recovery]
+) -> None:
+    with pytest.raises(SecateurError, match=said):
+        settings(**changes)
+    told = settings(train="weights").spelled_out()
+    assert Recovery.build(told).spelled_out() == told  # defaults that are written down are not
+
+
+def test_pruned_weights_are_not_counted_as_trained() -> None:
+    model = sparse_model("llama")
+    trained = find_trained(model, None)
+    wanted = sum(int((model.get_parameter(name) != 0).sum()) for name in trained)
+    assert kept(model, torch.bfloat16).parameters() == wanted
+    assert wanted < sum(model.get_parameter(name).numel() for name in trained)
 
 
 def test_the_rate_follows_from_what_is_trained(settings: Callable[..., Recovery]) -> None:

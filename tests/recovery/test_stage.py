@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 
 import secateur
 import tiny
-from secateur.errors import RecipeError
+from secateur.errors import NumericalError, RecipeError
 from secateur.pruning.pipeline import prune_in_place
 from secateur.recipe import Recipe
 from secateur.record import RunRecord, read_record
 from secateur.record.check import check_folder
 from secateur.recovery import training
-from secateur.reporting import as_measured
+from secateur.reporting import as_measured, side_by_side
 from tiny import Command
 
 PRUNING: dict[str, Any] = {"method": "wanda", "pattern": "2:4"}
@@ -130,6 +130,30 @@ def test_a_run_killed_in_the_training_goes_on_to_the_same_bits(
     assert sorted(os.listdir(tmp_path)) == ["out", "texts", "whole"]
 
 
+def test_with_other_settings_the_training_begins_anew_on_what_was_pruned(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune, diverging = values["stages"][0], {**values["stages"][1], "learning_rate": 1e30}
+    with pytest.raises(NumericalError, match="a lower learning rate"):
+        secateur.prune(**{**values, "stages": [prune, diverging]}, out=tmp_path / "out")
+    monkeypatch.setattr("secateur.pruning.pipeline._carry_out", pruned_again)
+    record = secateur.prune(**values, out=tmp_path / "out")
+    assert record.recovery is not None
+    assert record.recovery.interruptions == 0
+    assert sorted(os.listdir(tmp_path)) == ["out", "texts"]
+
+
+def test_side_by_side_a_run_in_stages_is_what_two_commands_are(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    here, there = secateur.prune(**values, out=tmp_path / "out"), by_hand(values, tmp_path)
+    rows = [
+        side_by_side([record.model_copy(update={"evaluations": record.evaluations[:1]})])[0].rows
+        for record in (here, there)
+    ]
+    assert [row.name for (row,) in rows] == ["wanda (recovered, distill)"] * 2
+
+
 def pruned_again(*_: Any) -> None:
     raise AssertionError("a finished stage was done again")
 
@@ -161,10 +185,13 @@ def test_a_result_is_replaced_only_if_that_was_asked(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"stages": [{"kind": "recover"}]}, "stage 1: wanted as the last, after one that prunes"),
+        (
+            {"stages": [{"kind": "recover"}]},
+            "stage 1: recover goes last, after a stage that prunes",
+        ),
         (
             {"stages": [PRUNING, {"kind": "recover"}, PRUNING]},
-            "stage 2: wanted as the last, after one that prunes",
+            "stage 2: recover goes last, after a stage that prunes",
         ),
         ({"stages": [PRUNING, {"kind": "recover", "stesp": 3}]}, "did you mean 'steps'?"),
         (
@@ -174,6 +201,18 @@ def test_a_result_is_replaced_only_if_that_was_asked(
         (
             {"stages": [PRUNING, {"kind": "recover", "block_weight": 0.5}]},
             "stage 2: block_weight goes with objective distill",
+        ),
+        (
+            {"stages": [PRUNING, {"kind": "recover", "targets": "q_porj"}]},
+            "no block has a linear layer 'q_porj'",
+        ),
+        (
+            {"stages": [PRUNING, {"kind": "recover", "train": "weights", "rank": 4}]},
+            "stage 2: rank and alpha go with train adapters",
+        ),
+        (
+            {"stages": [PRUNING, {"kind": "recover", "train": "norms", "targets": "q_proj"}]},
+            "stage 2: targets are of matrices, and train is norms",
         ),
         (
             {"stages": [{"method": "magnitude"}, {"kind": "recover"}], "calibration": None},
@@ -216,7 +255,8 @@ def test_the_command_prints_both_stages(
     status, told, _ = command("prune", "--recipe", recipe, "--dry-run")
     assert status == 0
     assert "then                   recover" in told
-    assert "weights, 6 steps of 4 x 32 tokens, rate 0.01, objective distill" in told
+    assert "weights, objective distill" in told
+    assert "6 of 4 x 32 tokens, rate 0.01" in told
     assert told.endswith("nothing was done: this was a dry run\n")
     assert not (tmp_path / "out").exists()
     status, told, _ = command("prune", "--recipe", recipe)

@@ -8,6 +8,7 @@ from secateur.cli.printing import protocol_line
 from secateur.cli.terminal import amount, say, warn
 from secateur.pruning.prepare import Prepared, prepare
 from secateur.recipe import Recipe, RecoverStage
+from secateur.recovery.stage import check_training
 from secateur.sparsity import SELECTION_KEYS
 
 
@@ -56,15 +57,22 @@ def plan(prepared: Prepared) -> None:
 
 def training(recipe: Recipe, stage: RecoverStage) -> None:
     """Print what the last stage of a run would train."""
+    check_training(recipe, stage)
     batch = stage.batch_size * stage.accumulation
-    trained = f"{stage.train}, {stage.steps} steps of {batch} x {recipe.sequence_length} tokens"
-    texts = f"{stage.trained_sequences + stage.validation} sequences of "
+    steps = f"{stage.steps} of {batch} x {recipe.sequence_length} tokens"
+    held = "the whole model"
+    if stage.train == "weights":
+        held += ", its weights in float32 with gradients and two moments"
+    if stage.objective == "distill":
+        held += ", and the dense model"
     rows = [
         ["then", stage.kind],
-        ["trains", f"{trained}, rate {stage.chosen_learning_rate:g}, objective {stage.objective}"],
-        ["text", texts + " + ".join(recipe.sources)],
-        ["memory", "the whole model with its gradients, and the dense one to learn from"],
-    ]
+        ["trains", f"{stage.train}, objective {stage.objective}"],
+        ["steps", f"{steps}, rate {stage.chosen_learning_rate:g}"],
+        ["text", f"{stage.trained_sequences + stage.validation} sequences of "
+                 + " + ".join(recipe.sources)],
+        ["memory", held],
+    ]  # fmt: skip
     for name, fact in rows:
         say(f"{name:<22} {escape(fact)}")
 

@@ -22,7 +22,10 @@ def prune(
     given: Given,
     recipe_file: Annotated[
         Path | None,
-        typer.Option("--recipe", help="Read any of these from a YAML file; options go over it."),
+        typer.Option(
+            "--recipe",
+            help="Read any of these from a YAML file, and the stages of a run; options go over it.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, and do nothing.")

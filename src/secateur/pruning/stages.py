@@ -9,7 +9,7 @@ Measuring only does the same in a temporary folder, and a model in memory is cha
 stage. Calibration is read once, before the first stage, and so is what the windows of held-out
 text are compared with: the model as it was before all of them. A stage that finishes, such as one
 that trains the pruned model back, is somebody else's work: it is handed the folder of the stage
-before it, which is measured.
+before it, which is measured. With other settings it goes on with the same folder.
 """
 
 from __future__ import annotations
@@ -193,7 +193,8 @@ def _begin(recipe: Recipe, between: Path, shared: SharedWork, progress: Progress
         if not one.every_stage[-1].finishes:
             check_fit(one, shared)
     first = prepare(recipe.by_stage[0], shared)
-    facts = identity(replace(first, recipe=recipe))
+    pruning = tuple(stage for stage in recipe.stages if not stage.finishes)
+    facts = identity(replace(first, recipe=recipe.model_copy(update={"stages": pruning})))
     if processes.first():
         _continue_or_begin(recipe, between, facts, progress)
     processes.wait()

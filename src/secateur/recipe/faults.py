@@ -95,7 +95,8 @@ def _faults_of_stages(recipe: type[Stage], stages: Any, run: Mapping[str, Any]) 
         )
     for number, values in enumerate(stages, 1):
         if _finishes(values) and (number == 1 or number < len(stages)):
-            faults.append(f"stage {number}: wanted as the last, after one that prunes")
+            kind = values.kind if isinstance(values, Stage) else values[KIND]
+            faults.append(f"stage {number}: {kind} goes last, after a stage that prunes")
         faults += [f"stage {number}: {fault}" for fault in _faults_of_stage(values, run)]
     return faults
 

@@ -24,6 +24,8 @@ from secateur.recipe.setting import RESULT, Setting
 from secateur.recipe.stage import Stage, register
 from secateur.recipe.wording import as_given, name_of
 
+ALL_KINDS = "all"
+"""Value of `targets` that stands for every kind of layer."""
 RATES = {"adapters": 3e-3, "weights": 6e-4, "norms": 1e-3}
 """Peak of the learning rate by what is trained."""
 
@@ -48,8 +50,9 @@ class RecoverStage(Stage):
         default=None, gt=0, allow_inf_nan=False
     )
     """The adapters' update is scaled by alpha / rank."""
-    targets: Annotated[str, Setting(RESULT)] = "all"
-    """Train these kinds of layers, with commas between them, such as q_proj,v_proj; or all."""
+    targets: Annotated[str, Setting(RESULT)] = ALL_KINDS
+    """Train these kinds of layers, with commas between them, such as q_proj,v_proj; or all. Norms
+    and biases are trained beside weights, whatever the targets."""
     steps: Annotated[int, Setting(RESULT)] = Field(default=500, ge=1, le=MOST_REPEATS)
     """Train for this many optimiser steps."""
     learning_rate: Annotated[
@@ -98,6 +101,12 @@ class RecoverStage(Stage):
     def training_faults(self) -> list[str]:
         """What is wrong with settings that are each right by themselves, a phrase each."""
         faults = []
+        if self.train != "adapters":
+            rank = type(self).model_fields["rank"].default
+            if self.rank != rank or self.chosen_alpha != self.rank:
+                faults.append(f"rank and alpha go with {name_of('train')} adapters")
+        if self.train == "norms" and self.targets != ALL_KINDS:
+            faults.append(f"{name_of('targets')} are of matrices, and {name_of('train')} is norms")
         if self.block_weight and self.objective != "distill":
             faults.append(f"{name_of('block_weight')} goes with objective distill")
         if self.chosen_warm_up >= self.steps:

@@ -24,7 +24,6 @@ from secateur.record.versions import bring_forward
 from secateur.sparsity import MatrixAudit, Selection, parse_pattern, read_selection
 
 _TYPED: dict[Any, type[Stage]] = {kind.kind: kind for kind in (PruneStage, RecoverStage)}
-"""Kinds of stages whose settings are read in the types of their fields."""
 
 
 class MatrixRecord(RecordPart):
@@ -183,14 +182,16 @@ class RunRecord(RecordPart):
     @property
     def recipe(self) -> dict[str, Any]:
         """The recipe as `Recipe.build` takes it: flat if the run has one stage, which pruned."""
-        if [stage.kind for stage in self.stages] == [PRUNE]:
-            return {**self.settings, **self.stages[0].settings}
-        stages = [{KIND: stage.kind, **stage.settings} for stage in self.stages]
-        return {**self.settings, STAGES: stages}
+        return _as_recipe(self.settings, self.stages)
+
+    @property
+    def pruning_recipe(self) -> dict[str, Any]:
+        """The recipe without the stage that trained, of which `recovery` tells."""
+        return _as_recipe(self.settings, self.pruning)
 
     @property
     def pruning(self) -> tuple[StageRecord, ...]:
-        """The stages that did something to the blocks one by one; not one that trained them."""
+        """The stages but one that trained the whole model."""
         return tuple(stage for stage in self.stages if stage.kind != RecoverStage.kind)
 
     @property
@@ -247,6 +248,12 @@ class RunRecord(RecordPart):
         """Mean over blocks of the relative output error of the last stage that pruned."""
         errors = [block.output_error for block in self.blocks if block.output_error is not None]
         return sum(errors) / len(errors) if errors else None
+
+
+def _as_recipe(settings: dict[str, Any], stages: tuple[StageRecord, ...]) -> dict[str, Any]:
+    if [stage.kind for stage in stages] == [PRUNE]:
+        return {**settings, **stages[0].settings}
+    return {**settings, STAGES: [{KIND: stage.kind, **stage.settings} for stage in stages]}
 
 
 def read_record(folder: Path) -> RunRecord | None:

@@ -105,6 +105,10 @@ class Adapters:
         """Compute as the model does, with its adapters."""
         return self.model(**inputs)
 
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(factor.numel() for factor in self.factors.values())
+
     @torch.no_grad()
     def stored(self) -> dict[str, Tensor]:
         """Every weight under a masked adapter by its parameter name, merged, as it is stored.

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from secateur.checkpoint import find_blocks
-from secateur.errors import NumericalError, RecipeError
+from secateur.errors import NumericalError
 from secateur.recovery.rounding import as_stored
 
 
@@ -56,6 +55,14 @@ class KeptWeights:
         used = {name: self._used(name) for name in self.factors}
         return functional_call(self.base, used, (), inputs)
 
+    def parameters(self) -> int:
+        """How many numbers are trained; those of a pruned weight are none."""
+        trained = {**self.factors, **self._keep}  # of a matrix: one where it is trained
+        return sum(
+            int(torch.count_nonzero(value)) if name in self._keep else value.numel()
+            for name, value in trained.items()
+        )
+
     @torch.no_grad()
     def stored(self) -> dict[str, Tensor]:
         """Every trained parameter by its name, as it is stored.
@@ -74,28 +81,3 @@ class KeptWeights:
         weight = as_stored(self.factors[name], self._dtypes[name])
         weight = weight.to(self.base.get_parameter(name).dtype)  # that of what is stored, or wider
         return weight * self._keep[name] if name in self._keep else weight  # faster than `where`
-
-
-def find_trained(model: PreTrainedModel, matrices: Collection[str] | None) -> list[str]:
-    """Names of the parameters of the blocks that are trained.
-
-    Args:
-        model: its blocks are looked through.
-        matrices: names of the modules whose matrices are trained beside norms and biases; None:
-            every matrix.
-
-    Raises:
-        RecipeError: there is nothing to train.
-    """
-    blocks = find_blocks(model)
-    names = [
-        blocks.prefix(index) + name
-        for index, block in enumerate(blocks.modules)
-        for name, parameter in block.named_parameters()
-        if parameter.ndim == 1
-        or matrices is None
-        or (blocks.prefix(index) + name).rpartition(".")[0] in matrices
-    ]
-    if not names:
-        raise RecipeError("the blocks have neither norms nor biases", where="--train norms")
-    return names

@@ -35,12 +35,12 @@ from secateur.machine.facts import machine, now, peak_memory_bytes, versions
 from secateur.machine.waiting import doing
 from secateur.progress import Progress, Quiet
 from secateur.record import RecoveryRecord, RunRecord, StageRecord
-from secateur.recovery.kept_weights import KeptWeights, find_trained
+from secateur.recovery.kept_weights import KeptWeights
 from secateur.recovery.objective import Objective, distillation, language_model_loss
 from secateur.recovery.prepare import PreparedRecovery, prepare_recovery
 from secateur.recovery.resume import InterruptedRecovery
 from secateur.recovery.settings import Recovery
-from secateur.recovery.targets import ALL_KINDS, find_targets
+from secateur.recovery.targets import find_parameters, find_targets
 from secateur.recovery.training import train
 from secateur.recovery.zeros import count_zeros
 
@@ -82,7 +82,6 @@ def run_recovery(
         pruned = _measure_folder(prepared, prepared.folder, "pruned", progress)
         model = prepared.load(prepared.folder)
         trainee = _trainee(prepared, model)
-        factors = sum(factor.numel() for factor in trainee.factors.values())
         trained = train(trainee, _objective(prepared), prepared, progress)
         before = after = None
         if not isinstance(trainee, KeptWeights):
@@ -100,7 +99,7 @@ def run_recovery(
             created=now(),
             settings=settings.spelled_out(),
             text=prepared.text.protocol,
-            trained_parameters=factors,
+            trained_parameters=trainee.parameters(),
             curve=trained.curve,
             steps=trained.steps,
             best_step=trained.best.step,
@@ -130,12 +129,8 @@ def run_recovery(
 def _trainee(prepared: PreparedRecovery, model: PreTrainedModel) -> Adapters | KeptWeights:
     """The model with what is to be trained of it."""
     settings, dtype = prepared.settings, prepared.source.storage_dtype
-    if settings.train == "norms":
-        return KeptWeights(model, find_trained(model, ()), dtype)
-    if settings.train == "weights":
-        every = settings.targets == ALL_KINDS
-        targets = None if every else find_targets(model, settings.targets)
-        return KeptWeights(model, find_trained(model, targets), dtype)
+    if settings.train != "adapters":
+        return KeptWeights(model, find_parameters(model, settings), dtype)
     from secateur.recovery.adapter import Adapters, AdapterShape  # loads peft
 
     shape = AdapterShape(

@@ -7,9 +7,14 @@ beside that folder until the run is over.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from functools import partial
 from pathlib import Path
 
+import torch
+
+from secateur.checkpoint import locate, open_model
 from secateur.errors import RecipeError
 from secateur.machine import processes
 from secateur.machine.paths import pinned
@@ -22,6 +27,7 @@ from secateur.recovery.further import measure_further
 from secateur.recovery.pipeline import run_recovery
 from secateur.recovery.resume import InterruptedRecovery
 from secateur.recovery.settings import Recovery
+from secateur.recovery.targets import check_targets
 
 
 def run_stages(recipe: Recipe, progress: Progress | None = None) -> RunRecord:
@@ -43,15 +49,30 @@ def run_stages(recipe: Recipe, progress: Progress | None = None) -> RunRecord:
             f"{stage.kind} computes in one process, and there are {processes.count()}",
             hint="the stages before it alone, then secateur recover",
         )
-    settings_of(recipe, stage, recipe.model, "out")  # what does not fit is told before any work
+    check_training(recipe, stage)
     return run_pruning(recipe, progress, finish=partial(_recover, recipe, stage, progress))
+
+
+def check_training(recipe: Recipe, stage: RecoverStage) -> None:
+    """Prove that the last stage fits the others and the model, before any work is done.
+
+    Raises:
+        SecateurError: it does not, or the model cannot be opened.
+    """
+    settings_of(recipe, stage, recipe.model, "out")
+    trust = recipe.trust_remote_code
+    folder = locate(pinned(recipe.model, recipe.revision), trust_remote_code=trust)
+    source = open_model(folder, torch.device("cpu"), None, trust_remote_code=trust)
+    check_targets(source.model, stage)
 
 
 def _recover(
     recipe: Recipe, stage: RecoverStage, progress: Progress | None, left: Unfinished
 ) -> RunRecord:
     """Train what the other stages have left, and give the record of all of them."""
-    state = InterruptedRecovery(left.between / "recovery.safetensors")
+    told = json.dumps(stage.stage_options(), sort_keys=True).encode()
+    name = f"recovery-{hashlib.sha256(told).hexdigest()[:16]}.safetensors"  # others begin anew
+    state = InterruptedRecovery(left.between / name)
     out = recipe.out or str(left.between / "recovered")
     settings = settings_of(recipe, stage, str(left.pruned), out).model_copy(
         update={"resume": state.exists, "overwrite": recipe.overwrite}

@@ -1,6 +1,8 @@
-"""Which layers of a model are trained."""
+"""What of a model is trained: layers that get an adapter, or parameters themselves."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -8,9 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from secateur.checkpoint import find_blocks, find_matrices
 from secateur.errors import RecipeError, closest
-
-ALL_KINDS = "all"
-"""Value of `--targets` that stands for every kind of layer."""
+from secateur.recipe.recover_stage import ALL_KINDS, RecoverStage
 
 
 def find_targets(model: PreTrainedModel, targets: str) -> list[str]:
@@ -42,6 +42,55 @@ def find_targets(model: PreTrainedModel, targets: str) -> list[str]:
                 wanted=closest(kind, sorted(known)),
             )
     return [name for name, layer in kinds.items() if any(_is_kind(layer, kind) for kind in asked)]
+
+
+def find_trained(model: PreTrainedModel, matrices: Collection[str] | None) -> list[str]:
+    """Names of the parameters of the blocks that are trained.
+
+    Args:
+        model: its blocks are looked through.
+        matrices: names of the modules whose matrices are trained beside norms and biases; None:
+            every matrix.
+
+    Raises:
+        RecipeError: there is nothing to train.
+    """
+    blocks = find_blocks(model)
+    names = [
+        blocks.prefix(index) + name
+        for index, block in enumerate(blocks.modules)
+        for name, parameter in block.named_parameters()
+        if parameter.ndim == 1
+        or matrices is None
+        or (blocks.prefix(index) + name).rpartition(".")[0] in matrices
+    ]
+    if not names:
+        raise RecipeError("the blocks have neither norms nor biases", where="--train norms")
+    return names
+
+
+def find_parameters(model: PreTrainedModel, stage: RecoverStage) -> list[str]:
+    """Names of the parameters that a training of weights, or of norms, trains.
+
+    Args:
+        model: its blocks are looked through.
+        stage: what is trained; not adapters.
+
+    Raises:
+        RecipeError: a kind of layer is in no block, or there is nothing to train.
+    """
+    if stage.train == "norms":
+        return find_trained(model, ())
+    every = stage.targets == ALL_KINDS
+    return find_trained(model, None if every else find_targets(model, stage.targets))
+
+
+def check_targets(model: PreTrainedModel, stage: RecoverStage) -> None:
+    """Raise a RecipeError unless there is in the model what is to be trained."""
+    if stage.train == "adapters":
+        find_targets(model, stage.targets)
+    else:
+        find_parameters(model, stage)
 
 
 def _is_kind(layer: str, asked: str) -> bool:

@@ -29,6 +29,8 @@ from secateur.recovery.prepare import PreparedRecovery
 from secateur.recovery.resume import InterruptedRecovery, Position, part, remembered, remind
 from secateur.recovery.settings import Recovery
 
+_SLOWER = "a lower learning rate"
+
 
 class Trainable(Protocol):
     """A model, and what of it is trained."""
@@ -40,6 +42,9 @@ class Trainable(Protocol):
 
     def __call__(self, **inputs: Any) -> Any:
         """Named inputs -> the output of the model."""
+
+    def parameters(self) -> int:
+        """How many numbers are trained; those of a pruned weight are none."""
 
     def stored(self) -> dict[str, Tensor]:
         """Parameters of the model by name, as they will be stored."""
@@ -168,6 +173,7 @@ def train(
     run = _Run(model.factors, settings, prepared.state)
     if settings.resume:
         run.go_on(identity)
+        progress.notice(f"going on after step {run.step} of {settings.steps}")
     model.base.eval()
     trained = in_precision(model, torch.bfloat16 if prepared.half else None, device)
     interval, losses = settings.chosen_interval, list[float]()
@@ -184,13 +190,12 @@ def train(
             loss += float(term.detach()) / settings.accumulation
         run.descend()
         if not math.isfinite(loss):
-            raise NumericalError(
-                "the loss is not finite", where=f"step {run.step}", hint="a lower learning rate"
-            )
+            raise NumericalError("the loss is not finite", where=f"step {run.step}", hint=_SLOWER)
         losses.append(loss)
         progress.tick(f"loss {loss:.3f}", (run.step - 1) % interval + 1, interval)
         if run.step % interval == 0 or run.step == settings.steps:
-            run.note(sum(losses) / len(losses), judge(trained, validation, settings, device))
+            judged = judge(trained, validation, settings, device, hint=_SLOWER)
+            run.note(sum(losses) / len(losses), judged)
             losses.clear()
             run.save(identity)
             _tell(run, progress)
@@ -221,8 +226,21 @@ def rate_at(step: int, settings: Recovery) -> float:
 
 @doing("judging on the validation sequences")
 @torch.no_grad()
-def judge(model: Forward, validation: Tensor, settings: Recovery, device: torch.device) -> float:
+def judge(
+    model: Forward,
+    validation: Tensor,
+    settings: Recovery,
+    device: torch.device,
+    hint: str | None = None,
+) -> float:
     """Mean negative log-likelihood per token of sequences [sequences, tokens], in nats.
+
+    Args:
+        model: what is judged.
+        validation: int64 [sequences, tokens].
+        settings: of the recovery.
+        device: where to compute.
+        hint: what to try if it is not finite.
 
     Raises:
         NumericalError: it is not finite.
@@ -231,7 +249,9 @@ def judge(model: Forward, validation: Tensor, settings: Recovery, device: torch.
     for batch in torch.split(validation, settings.batch_size):
         total += float(language_model_loss(model, batch.to(device))) * len(batch)
     if not math.isfinite(total):
-        raise NumericalError("the likelihood is not finite", where="the validation sequences")
+        raise NumericalError(
+            "the likelihood is not finite", where="the validation sequences", hint=hint
+        )
     return total / len(validation)
 
 

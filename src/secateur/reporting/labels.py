@@ -88,7 +88,7 @@ def _is_of_method(name: str) -> bool:
 
 
 def _settings_of(record: RunRecord, names: Mapping[str, str]) -> dict[str, Any]:
-    recipe = record.recipe
+    recipe = record.pruning_recipe
     calibration = record.calibration
     sources = {"calibration": _text_of(recipe, "calibration"), "images": recipe.get("images")}
     content: dict[str, Any] = {
