@@ -29,8 +29,6 @@ from secateur.recovery.prepare import PreparedRecovery
 from secateur.recovery.resume import InterruptedRecovery, Position, part, remembered, remind
 from secateur.recovery.settings import Recovery
 
-_SLOWER = "a lower learning rate"
-
 
 class Trainable(Protocol):
     """A model, and what of it is trained."""
@@ -190,12 +188,13 @@ def train(
             loss += float(term.detach()) / settings.accumulation
         run.descend()
         if not math.isfinite(loss):
-            raise NumericalError("the loss is not finite", where=f"step {run.step}", hint=_SLOWER)
+            raise NumericalError(
+                "the loss is not finite", where=f"step {run.step}", hint="a lower learning rate"
+            )
         losses.append(loss)
         progress.tick(f"loss {loss:.3f}", (run.step - 1) % interval + 1, interval)
         if run.step % interval == 0 or run.step == settings.steps:
-            judged = judge(trained, validation, settings, device, hint=_SLOWER)
-            run.note(sum(losses) / len(losses), judged)
+            run.note(sum(losses) / len(losses), judge(trained, validation, settings, device))
             losses.clear()
             run.save(identity)
             _tell(run, progress)
@@ -226,21 +225,8 @@ def rate_at(step: int, settings: Recovery) -> float:
 
 @doing("judging on the validation sequences")
 @torch.no_grad()
-def judge(
-    model: Forward,
-    validation: Tensor,
-    settings: Recovery,
-    device: torch.device,
-    hint: str | None = None,
-) -> float:
+def judge(model: Forward, validation: Tensor, settings: Recovery, device: torch.device) -> float:
     """Mean negative log-likelihood per token of sequences [sequences, tokens], in nats.
-
-    Args:
-        model: what is judged.
-        validation: int64 [sequences, tokens].
-        settings: of the recovery.
-        device: where to compute.
-        hint: what to try if it is not finite.
 
     Raises:
         NumericalError: it is not finite.
@@ -250,7 +236,9 @@ def judge(
         total += float(language_model_loss(model, batch.to(device))) * len(batch)
     if not math.isfinite(total):
         raise NumericalError(
-            "the likelihood is not finite", where="the validation sequences", hint=hint
+            "the likelihood is not finite",
+            where="the validation sequences",
+            hint="a lower learning rate, or another copy of the model",
         )
     return total / len(validation)
 
