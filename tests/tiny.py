@@ -28,6 +28,7 @@ from families import (
     WIDTH,
     configuration,
 )
+from secateur.checkpoint import find_blocks, find_matrices
 
 __all__ = ["BLOCKS", "EVERY_FAMILY", "FAMILIES", "POSITIONS", "VOCABULARY", "WIDTH"]
 
@@ -115,6 +116,15 @@ def save(model: PreTrainedModel, folder: Path, **options: Any) -> Path:
     model.save_pretrained(folder, **options)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+def make_sparse_model(family: str, **changes: Any) -> PreTrainedModel:
+    """One of `make_model` in which every second weight of every prunable matrix is zero."""
+    model = make_model(family, **changes)
+    for block in find_blocks(model).modules:
+        for matrix in find_matrices(block):
+            matrix.write(torch.where(torch.arange(matrix.shape[1]) % 2 == 0, matrix.read(), 0))
+    return model
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import secateur
 import tiny
-from secateur.checkpoint import find_blocks, find_matrices
+from secateur.checkpoint import find_blocks
 from secateur.errors import RecipeError, SecateurError
 from secateur.progress import Quiet
 from secateur.record.check import check_folder
@@ -22,15 +22,6 @@ from secateur.recovery import Recovery, run_recovery
 from secateur.recovery.kept_weights import KeptWeights
 from secateur.recovery.objective import language_model_loss
 from secateur.recovery.targets import find_trained
-
-
-def sparse_model(family: str) -> PreTrainedModel:
-    """Every second weight of every prunable matrix is zero."""
-    model = tiny.make_model(family)
-    for block in find_blocks(model).modules:
-        for matrix in find_matrices(block):
-            matrix.write(torch.where(torch.arange(matrix.shape[1]) % 2 == 0, matrix.read(), 0))
-    return model.requires_grad_(False)
 
 
 def kept(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> KeptWeights:
@@ -47,7 +38,7 @@ def shake(weights: KeptWeights) -> None:
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_what_is_stored_computes_what_training_computed(family: str) -> None:
-    model, tokens = sparse_model(family), tiny.make_tokens(2, 16)
+    model, tokens = tiny.make_sparse_model(family).requires_grad_(False), tiny.make_tokens(2, 16)
     before, weights = model(input_ids=tokens).logits, kept(model)
     assert torch.equal(weights(input_ids=tokens).logits, before)
     shake(weights)
@@ -63,7 +54,7 @@ def test_what_is_stored_computes_what_training_computed(family: str) -> None:
 
 
 def test_gradients_are_those_of_the_kept_weights_alone_and_rounding_has_none() -> None:
-    model, tokens = sparse_model("llama"), tiny.make_tokens(2, 16)
+    model, tokens = tiny.make_sparse_model("llama").requires_grad_(False), tiny.make_tokens(2, 16)
     name = "model.layers.0.mlp.down_proj.weight"
 
     def gradient(dtype: torch.dtype) -> Tensor:
@@ -76,7 +67,7 @@ def test_gradients_are_those_of_the_kept_weights_alone_and_rounding_has_none() -
         return found
 
     exact, rounded = gradient(torch.float32), gradient(torch.bfloat16)
-    plain = sparse_model("llama").requires_grad_(True)
+    plain = tiny.make_sparse_model("llama").requires_grad_(True)
     language_model_loss(plain, tokens).backward()
     by_hand = plain.get_parameter(name).grad
     assert by_hand is not None
@@ -86,7 +77,7 @@ def test_gradients_are_those_of_the_kept_weights_alone_and_rounding_has_none() -
 
 
 def test_what_is_trained_is_in_the_blocks() -> None:
-    model = sparse_model("gpt2")
+    model = tiny.make_sparse_model("gpt2").requires_grad_(False)
     everything, small = find_trained(model, None), find_trained(model, ())
     blocks = find_blocks(model)
     inside = {
@@ -199,7 +190,7 @@ def test_what_would_be_ignored_is_refused(
 
 
 def test_pruned_weights_are_not_counted_as_trained() -> None:
-    model = sparse_model("llama")
+    model = tiny.make_sparse_model("llama").requires_grad_(False)
     trained = find_trained(model, None)
     wanted = sum(int((model.get_parameter(name) != 0).sum()) for name in trained)
     assert kept(model, torch.bfloat16).parameters() == wanted

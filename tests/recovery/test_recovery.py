@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import secateur
 import tiny
-from secateur.checkpoint import find_blocks, find_matrices, load_whole
+from secateur.checkpoint import load_whole
 from secateur.checkpoint.proved import read_proved, write_proved
 from secateur.errors import (
     CheckFailedError,
@@ -82,15 +82,6 @@ def adapted(model: PreTrainedModel, targets: str = "all", masked: bool = True) -
     )  # fmt: skip
 
 
-def sparse_model(family: str = "llama", **changes: Any) -> PreTrainedModel:
-    """Every second weight of every prunable matrix is zero."""
-    model = tiny.make_model(family, **changes)
-    for block in find_blocks(model).modules:
-        for matrix in find_matrices(block):
-            matrix.write(torch.where(torch.arange(matrix.shape[1]) % 2 == 0, matrix.read(), 0))
-    return model
-
-
 def shake(model: Trainable, seed: int = 1) -> None:
     """As if it had been trained: every factor is random."""
     generator = torch.Generator().manual_seed(seed)
@@ -104,7 +95,7 @@ def shake(model: Trainable, seed: int = 1) -> None:
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_the_merged_weights_compute_what_training_computed(family: str) -> None:
-    model, tokens = sparse_model(family), tiny.make_tokens(2, 16)
+    model, tokens = tiny.make_sparse_model(family), tiny.make_tokens(2, 16)
     before = model(input_ids=tokens).logits
     wrapped = adapted(model)
     assert torch.equal(wrapped(input_ids=tokens).logits, before)  # B starts at zero
@@ -122,7 +113,7 @@ def test_the_merged_weights_compute_what_training_computed(family: str) -> None:
 
 
 def test_the_used_weight_is_w_plus_scaled_b_a_where_w_is_not_zero() -> None:
-    model = sparse_model()
+    model = tiny.make_sparse_model("llama")
     shake(adapted(model))
     name, layer = masked_layers(model)[0]
     weight, a, b = (layer.get_base_layer().weight, layer.lora_A["default"].weight,
@@ -133,7 +124,7 @@ def test_the_used_weight_is_w_plus_scaled_b_a_where_w_is_not_zero() -> None:
 
 
 def test_the_used_weight_is_rounded_as_it_will_be_stored_and_its_gradient_is_not() -> None:
-    model = sparse_model()
+    model = tiny.make_sparse_model("llama")
     shake(adapted(model))
     _, layer = masked_layers(model)[0]
     exact = layer.used_weight()
@@ -153,7 +144,7 @@ def test_the_used_weight_is_rounded_as_it_will_be_stored_and_its_gradient_is_not
 
 def test_no_gradient_reaches_a_factor_through_a_zero() -> None:
     """The derivative by hand: dL/dB = scale (dL/dW * keep) A'."""
-    model, tokens = sparse_model(), tiny.make_tokens(2, 16)
+    model, tokens = tiny.make_sparse_model("llama"), tiny.make_tokens(2, 16)
     wrapped = adapted(model)
     shake(wrapped)
     _, layer = masked_layers(model)[0]
@@ -173,7 +164,7 @@ def test_no_gradient_reaches_a_factor_through_a_zero() -> None:
 
 
 def test_autocast_leaves_the_weight_exact() -> None:
-    model = sparse_model()
+    model = tiny.make_sparse_model("llama")
     shake(adapted(model))
     _, layer = masked_layers(model)[0]
     with torch.autocast("cpu", torch.bfloat16):
@@ -194,7 +185,7 @@ def test_targets_are_chosen_by_kind_and_only_within_the_blocks() -> None:
 
 
 def test_only_the_factors_are_trained() -> None:
-    model = sparse_model()
+    model = tiny.make_sparse_model("llama")
     wrapped = adapted(model, "q_proj")
     trained = wrapped.factors
     assert len(trained) == 2 * tiny.BLOCKS
@@ -235,7 +226,11 @@ def test_the_gradient_of_the_divergence_is_that_of_autograd(
 
 
 def test_distillation_adds_the_block_outputs() -> None:
-    dense, model, tokens = tiny.make_model("llama"), sparse_model(), tiny.make_tokens(2, 16)
+    dense, model, tokens = (
+        tiny.make_model("llama"),
+        tiny.make_sparse_model("llama"),
+        tiny.make_tokens(2, 16),
+    )
     alone = distillation(dense, 0.0)(model, tokens)
     both = distillation(dense, 2.0)(model, tokens)
     with torch.no_grad():

@@ -51,8 +51,7 @@ def plan(prepared: Prepared) -> None:
         rows.insert(3, ["regional", str(regional)])
     if selection := _selection(recipe):
         rows.insert(3, ["selection", selection])
-    for name, fact in rows:
-        say(f"{name:<22} {escape(fact)}")
+    _say(rows)
 
 
 def training(recipe: Recipe, stage: RecoverStage) -> None:
@@ -73,6 +72,11 @@ def training(recipe: Recipe, stage: RecoverStage) -> None:
                  + " + ".join(recipe.sources)],
         ["memory", held],
     ]  # fmt: skip
+    _say(rows)
+
+
+def _say(rows: list[list[str]]) -> None:
+    """Print names and facts, a line each."""
     for name, fact in rows:
         say(f"{name:<22} {escape(fact)}")
 

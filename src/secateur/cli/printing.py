@@ -186,6 +186,7 @@ def recovery(record: RunRecord) -> None:
 
 
 def _recovered(done: RecoveryRecord) -> None:
+    """Print what a model scored before and after its training, and how long that took."""
     measured = {
         "dense": done.dense,
         "pruned": done.pruned,

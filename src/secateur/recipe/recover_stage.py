@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from secateur.machine.limits import (
     MOST_AT_ONCE,
@@ -19,7 +19,6 @@ from secateur.machine.limits import (
     MOST_REPEATS,
     MOST_SEQUENCES,
 )
-from secateur.recipe.faults import phrases
 from secateur.recipe.setting import RESULT, Setting
 from secateur.recipe.stage import Stage, register
 from secateur.recipe.wording import as_given, name_of
@@ -94,9 +93,10 @@ class RecoverStage(Stage):
             faults.append(f"{cls.kind} is for language models, and there are images")
         elif run.get("calibration") is None:
             faults.append(f"{cls.kind} trains on the calibration: give {name_of('calibration')}")
-        if not phrases(lambda: cls.model_validate(dict(values)), cls):
-            faults += cls.model_validate(dict(values)).training_faults()
-        return faults
+        try:
+            return [*faults, *cls.model_validate(dict(values)).training_faults()]
+        except ValidationError:  # which is told of each setting by itself
+            return faults
 
     def training_faults(self) -> list[str]:
         """What is wrong with settings that are each right by themselves, a phrase each."""

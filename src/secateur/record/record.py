@@ -11,19 +11,16 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from secateur.checkpoint import LeftDense
 from secateur.checkpoint.durable import write_text, writing
 from secateur.data import ImageProtocol, Protocol
-from secateur.errors import CheckpointError, PatternError, unreadable
+from secateur.errors import CheckpointError, PatternError, RecipeError, unreadable
 from secateur.evaluation import Evaluation, TaskEvaluation
 from secateur.machine.limits import MOST_JSON_BYTES, at_most
 from secateur.recipe import Recipe
-from secateur.recipe.prune_stage import PruneStage
 from secateur.recipe.recover_stage import RecoverStage
-from secateur.recipe.stage import KIND, PRUNE, STAGES, Stage
+from secateur.recipe.stage import KIND, PRUNE, STAGES, kind_named
 from secateur.record.recovery import RecoveryRecord
 from secateur.record.schema import FileName, Measured, RecordPart, WholeNumber, typed_settings
 from secateur.record.versions import bring_forward
 from secateur.sparsity import MatrixAudit, Selection, parse_pattern, read_selection
-
-_TYPED: dict[Any, type[Stage]] = {kind.kind: kind for kind in (PruneStage, RecoverStage)}
 
 
 class MatrixRecord(RecordPart):
@@ -105,8 +102,11 @@ class StageRecord(RecordPart):
     @field_validator("settings")
     @classmethod
     def _of_their_types(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        kind = info.data.get("kind")
-        return typed_settings(settings, _TYPED[kind]) if kind in _TYPED else settings
+        try:
+            kind = kind_named(info.data.get("kind"))
+        except RecipeError:  # of a version that knows more kinds
+            return settings
+        return typed_settings(settings, kind)
 
     @property
     def title(self) -> str:

@@ -45,7 +45,7 @@ class RecoveryRecord(RecordPart):
     pruned: Evaluation | None
     """Before training."""
     adapted: Evaluation | None
-    """After training, before the merge."""
+    """After training, before the merge; None where the weights themselves were trained."""
     recovered: Evaluation | None
     """The result; with adapters beside the model, the same as `adapted`."""
     also: tuple[Evaluation, ...] = ()

@@ -1,4 +1,4 @@
-"""Takes back what pruning cost: adapters that leave the zeros alone, trained, merged, proved."""
+"""Takes back what pruning cost: adapters or weights are trained, and every zero is kept."""
 
 from secateur.recovery.further import measure_further
 from secateur.recovery.pipeline import run_recovery

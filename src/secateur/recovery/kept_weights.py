@@ -57,10 +57,9 @@ class KeptWeights:
 
     def parameters(self) -> int:
         """How many numbers are trained; those of a pruned weight are none."""
-        trained = {**self.factors, **self._keep}  # of a matrix: one where it is trained
         return sum(
-            int(torch.count_nonzero(value)) if name in self._keep else value.numel()
-            for name, value in trained.items()
+            int(torch.count_nonzero(self._keep[name])) if name in self._keep else factor.numel()
+            for name, factor in self.factors.items()
         )
 
     @torch.no_grad()

@@ -75,6 +75,7 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, dense: Tensor, logits: Tensor) -> Tensor:
+        """Both [sequences, tokens, vocabulary] -> the divergence, [] float32."""
         predicted = logits[:, :-1, 0].numel()
         gradient = torch.zeros_like(logits)
         total = torch.zeros((), device=logits.device)

@@ -1,9 +1,9 @@
-"""A recovery from end to end: sparse model -> adapters, trained -> merged, proved, written.
+"""A recovery from end to end: sparse model -> trained -> as it is stored, proved, written.
 
     prepare    the model has its pattern; the texts are there; nothing is in the way of the result
     measure    the dense model, if there is one, and the sparse one
-    train      adapters that leave the zeros alone, or plain ones that stay beside the model
-    measure    before the merge, and after it
+    train      adapters that leave the zeros alone, plain ones that stay beside, or the weights
+    measure    adapters before the merge; the result
     write      whole or not at all, when every zero has been proved
 
 Perplexity is measured in float32 whatever training computes in, so that two numbers differ by the

@@ -14,7 +14,7 @@ from secateur.recipe.recover_stage import ALL_KINDS, RecoverStage
 
 
 def find_targets(model: PreTrainedModel, targets: str) -> list[str]:
-    """Names of the modules within the blocks that get an adapter.
+    """Names of the modules within the blocks that get an adapter, or whose matrices are trained.
 
     Args:
         model: its linear layers are looked through, block by block.
