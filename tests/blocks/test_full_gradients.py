@@ -216,10 +216,8 @@ def test_sparsegpt_factorises_once_for_q_k_and_v(
     from secateur.statistics import Hessian
 
     made, factorised = [], []
-    start, factor = Hessian.__init__, sparsegpt.inverse_factor
+    start, factor = Hessian.__init__, sparsegpt.upper_factor
     monkeypatch.setattr(Hessian, "__init__", lambda self, *a: (made.append(a), start(self, *a))[1])
-    monkeypatch.setattr(
-        sparsegpt, "inverse_factor", lambda *a: (factorised.append(1), factor(*a))[1]
-    )
+    monkeypatch.setattr(sparsegpt, "upper_factor", lambda *a: (factorised.append(1), factor(*a))[1])
     secateur.prune(make_model("llama"), method="sparsegpt", calibration=tokens)
     assert len(made) == len(factorised) == 3 * 4

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.methods import get
-from secateur.methods.sparsegpt import SparseGPTParams, inverse_factor
+from secateur.methods.sparsegpt import SparseGPTParams, upper_factor
 from secateur.sparsity import NofM, Unstructured, audit, keep_mask, parse_pattern
 from secateur.statistics import Need, Statistics
 
@@ -107,10 +107,10 @@ def test_every_kept_weight_is_the_least_squares_answer_to_those_on_its_left(text
 
 
 def test_the_score_is_the_error_of_leaving_one_weight_out() -> None:
-    """W**2 / diag(U)**2 equals the least squared error with that weight zero, by brute force."""
+    """W**2 R_jj**2, R_jj = 1 / U_jj, is the least squared error with that weight zero."""
     weight, _, statistics = problem(rows=1, width=6)
     H, W = damped(statistics.hessian).double(), weight.double()
-    factor, _ = inverse_factor(statistics.hessian, torch.zeros(6, dtype=torch.bool), DAMPING)
+    factor, _ = upper_factor(statistics.hessian, torch.zeros(6, dtype=torch.bool), DAMPING)
     for j in range(6):
         right = H[j:, j:]  # the columns that can still answer
         e = torch.zeros(6 - j, dtype=torch.float64)
@@ -122,7 +122,7 @@ def test_the_score_is_the_error_of_leaving_one_weight_out() -> None:
             change[1:] = -torch.linalg.solve(others, right[1:, 0] * change[0])
         error = change @ right @ change
         torch.testing.assert_close(
-            (weight[0, j] ** 2 / factor[j, j] ** 2).double(), error, rtol=1e-3, atol=1e-6
+            (weight[0, j] ** 2 * factor[j, j] ** 2).double(), error, rtol=1e-3, atol=1e-6
         )
 
 

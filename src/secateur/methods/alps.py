@@ -4,7 +4,7 @@
 
     W   = (W0 H - V + rho D) inv(H + rho I)     fits the outputs, close to D
     D   = project(W + V / rho)                  fits the pattern: the largest weights stay
-    V   = V + rho (W - D)                       the price of their difference
+    V   = V + rho (W - D)                       the price of their difference, kept as V / rho
     rho grows the faster the more the mask still changes; the mask that no longer changes is it
 
     then conjugate gradients on the same error, over the kept weights alone
@@ -14,8 +14,9 @@
     X [tokens, in]          inputs of the layer
 
 Where Wanda and SparseGPT decide about a weight once, this decides about all of them together and
-changes its mind. inv(H + rho I) comes from one eigendecomposition of H, for every rho. Matrices
-that read the same input share it, and are solved together, their rows stacked.
+changes its mind. inv(H + rho I) is formed for every rho: an iteration is one product with it. (An
+eigendecomposition of H serves every rho, and makes two of it.) Matrices that read the same input
+share it, and are solved together, their rows stacked.
 
 Source: Meng, Behdin, Wang and Mazumder, arXiv 2406.07831. Beside code that derives from the
 authors': an unstructured mask has the same count in every row by default (theirs is that of
@@ -52,7 +53,7 @@ class ALPSParams(Params):
     """Where rho begins, for a Hessian scaled to a diagonal of 1."""
     iterations: int = Field(default=300, ge=1)
     """Iterations at most; the mask usually settles before."""
-    refinement: int = Field(default=10, ge=0)
+    refinement: int = Field(default=5, ge=0)
     """Steps of conjugate gradients on the kept weights."""
 
 
@@ -69,23 +70,25 @@ def alps(
         parts = torch.split(candidate.abs(), sizes)
         return torch.cat([keep_mask(part, pattern, params.chosen_competition) for part in parts])
 
-    values, vectors = torch.linalg.eigh(hessian)  # [in], [in, in]
     target = dense @ hessian  # [all rows, in]
-    dual, rho = torch.zeros_like(dense), params.rho
+    rho, inverse = params.rho, _inverse(hessian, params.rho)
     keep = before = mask_of(dense)
-    sparse = without_dropped(dense, keep)
+    sparse, dual = without_dropped(dense, keep), torch.zeros_like(dense)
     for iteration in range(1, params.iterations + 1):
-        fitted = (target - dual + rho * sparse) @ vectors / (values + rho) @ vectors.T
-        aim = fitted + dual / rho
+        aim = torch.sub(sparse, dual).mul_(rho).add_(target) @ inverse  # fits the outputs
+        aim += dual
         keep = mask_of(aim)
         sparse = without_dropped(aim, keep)
-        dual += rho * (fitted - sparse)
+        torch.sub(aim, sparse, out=dual)
         if iteration % _EVERY == 0:
             changed = float((keep & ~before).sum() / keep.sum().clamp_min(1))
             if changed == 0:
                 break
             before = keep
-            rho *= next(factor for least, factor in _GROWTH if changed >= least)
+            growth = next(factor for least, factor in _GROWTH if changed >= least)
+            rho *= growth
+            dual /= growth
+            inverse = _inverse(hessian, rho)
     refined = on_mask(sparse, target, hessian, keep, params.refinement)
     # A dead input is scaled to nothing there, and whatever stands on it does nothing.
     solved = torch.where(scale > 0, refined / scale, 0)
@@ -133,6 +136,20 @@ def on_mask(start: Tensor, target: Tensor, hessian: Tensor, keep: Tensor, steps:
         direction = residual + torch.where(square > 0, after / square, 0) * direction
         square = after
     return solution
+
+
+def _inverse(hessian: Tensor, rho: float) -> Tensor:
+    """inv(H + rho I), [in, in], of an H that is not negative definite.
+
+    Raises:
+        NumericalError: the Hessian is negative beyond rho.
+    """
+    shifted = hessian.clone()
+    shifted.diagonal().add_(rho)
+    factor, failed = torch.linalg.cholesky_ex(shifted)
+    if bool(failed):
+        raise NumericalError("the Hessian is not positive definite")
+    return torch.cholesky_inverse(factor)
 
 
 def _scaled(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:

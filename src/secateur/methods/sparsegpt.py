@@ -1,7 +1,8 @@
 """SparseGPT: prune by the optimal brain surgeon, and let the weights to the right make up for it.
 
     H      = mean over sequences of 2 X_n' X_n, a share of its mean diagonal added    [in, in]
-    U      = upper Cholesky factor of inv(H),  U' U = inv(H)                           [in, in]
+    R      = upper triangular, R R' = H                                                [in, in]
+    U      = inv(R), the upper Cholesky factor of inv(H),  U' U = inv(H)               [in, in]
     score  = W**2 / diag(U)**2
     for every column j, left to right, of the weights that are pruned there:
         error[:, j]  = W[:, j] / U[j, j]
@@ -14,9 +15,13 @@ had their say: across the matrix as in the paper (`competition=layer`), or with 
 every row (`competition=row`). The counts are exact over the whole matrix either way, where the
 paper's threshold prunes one weight too many per block. N:M masks are chosen group by group.
 
+U is never formed but for its part on a block of columns b. With D what has become of the weights,
+D = -errors U, so that D R = -errors, which is 0 in b as long as nothing is pruned there: what the
+columns c on the left do to b is  D[:, b] = -D[:, c] R[c, b] inv(R[b, b]).
+
 The columns of a block are solved by halves: the left half, its effect on the right half as one
 matrix product, the right half. That is the same arithmetic as column after column, at the speed of
-matrix products. Matrices that read the same input share H and U and are solved together, their
+matrix products. Matrices that read the same input share H and R and are solved together, their
 rows stacked.
 
 Source: Frantar and Alistarh, arXiv 2301.00774, algorithm 1.
@@ -25,7 +30,7 @@ Source: Frantar and Alistarh, arXiv 2301.00774, algorithm 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import Field
@@ -72,32 +77,43 @@ def sparsegpt(
     """Optimal brain surgeon: prune, and correct the weights that stay."""
     hessian = statistics.hessian
     dead = hessian.diagonal() == 0  # inputs that were never anything but zero
-    factor, damping = inverse_factor(hessian, dead, params.damping)
-    current = torch.cat([weight.float() for weight in weights])  # [all rows, in]
-    keep = torch.ones_like(current, dtype=torch.bool)
-    errors = torch.zeros_like(current)
+    factor, damping = upper_factor(hessian, dead, params.damping)
     sizes = [len(weight) for weight in weights]
-    scale = factor.diagonal().square().masked_fill(dead, torch.inf)  # dead inputs go first
-    rows = _Rows(current, keep, errors, factor, scale, pattern)
-    columns = current.shape[1]
+    # Turned over, so that a column is one stretch of memory: the same arithmetic, faster.
+    dense = torch.cat([weight.float() for weight in weights]).T.contiguous()  # [in, all rows]
+    pruned = torch.zeros_like(dense, dtype=torch.bool)
+    change = torch.zeros_like(dense)
+    scale = factor.diagonal().square().reciprocal().masked_fill(dead, torch.inf)  # dead ones first
+    columns = len(dense)
     width = _aligned(params.block_size, pattern)
+    one = torch.eye(min(width, columns), device=dense.device)
     for start in range(0, columns, width):
         stop = min(start + width, columns)
+        part = slice(start, stop)
+        inverse = torch.linalg.solve_triangular(
+            factor[part, part], one[: stop - start, : stop - start], upper=True
+        )
+        current = dense[part] - inverse.T @ (factor[:start, part].T @ change[:start])
         if isinstance(pattern, Unstructured):
-            score = current[:, start:stop].square() / scale[start:stop]
-            keep[:, start:stop] = _keep_in_block(score, keep, start, sizes, pattern, params)
-        _solve(rows, start, stop)
-        current[:, stop:] -= errors[:, start:stop] @ factor[start:stop, stop:]
+            score = current.square() / scale[part, None]
+            pruned[part] = _pruned_in_block(score, pruned, start, sizes, pattern, params)
+        goes = pruned[part].to(current.dtype)
+        errors = torch.empty_like(current)
+        _solve(_Rows(current, goes, errors, inverse, scale[part], pattern))
+        pruned[part] = goes.bool()
+        torch.sub(current.mul_(1 - goes), dense[part], out=change[part])
+    keep = ~pruned.T.contiguous()
+    solved = without_dropped(dense.add_(change).T.contiguous(), keep)
     grown = f"the Hessian was singular: its damping grew from {params.damping:g} to {damping:g}"
     return Solution(
-        torch.split(without_dropped(current, keep), sizes),
+        torch.split(solved, sizes),
         torch.split(keep, sizes),
         (grown,) if damping > params.damping else (),
     )
 
 
-def inverse_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tensor, float]:
-    """Upper Cholesky factor of the inverse of the damped Hessian, and the damping that it took.
+def upper_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tensor, float]:
+    """R, upper triangular, of the damped Hessian R R', and the damping that it took.
 
     Args:
         hessian: float32 [in, in], not negative definite; is not changed.
@@ -105,7 +121,7 @@ def inverse_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tenso
         damping: share of the mean diagonal; grows tenfold until the factor exists.
 
     Returns:
-        U [in, in] with U' U = inv(H), and the share used in the end.
+        R [in, in], and the share used in the end.
 
     Raises:
         NumericalError: no damping helps.
@@ -116,14 +132,10 @@ def inverse_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tenso
         # A dead input has no partner, whatever stands on its diagonal; an average one is stable.
         damped = hessian.clone()
         damped.diagonal().add_(damping * mean + mean * dead)
-        # of the Hessian, then its inverse, then of that; each lets the one before it go
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        del damped
-        if not bool(failed):
-            factor = torch.cholesky_inverse(factor)
-            factor, failed = torch.linalg.cholesky_ex(factor, upper=True)
-            if not bool(failed) and all_finite(factor):
-                return factor, damping
+        # A Cholesky factor is lower triangular: of the Hessian read from its last corner.
+        factor, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        if not bool(failed) and all_finite(factor):
+            return factor.flip(0, 1), damping
         damping *= 10
     raise NumericalError(
         "the Hessian has no inverse, however damped", hint="more calibration text, or method wanda"
@@ -132,80 +144,80 @@ def inverse_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tenso
 
 @dataclass(frozen=True)
 class _Rows:
-    """Stacked rows that are pruned column by column.
+    """A stretch of columns of stacked rows, turned over, that are pruned one after the other.
 
     Attributes:
-        current: float32 [rows, in], the weights as far as they are corrected; written to.
-        keep: bool [rows, in]; written to for N:M, else decided before.
-        errors: float32 [rows, in], what each pruned weight leaves to be corrected; written to.
-        factor: U [in, in] with U' U = inv(H).
-        scale: [in], what divides a squared weight to give its score.
+        current: float32 [columns, rows], the weights as far as they are corrected; written to.
+        pruned: float32 [columns, rows], 1 where a weight goes, so that it can be multiplied with;
+            written to for N:M, else decided before.
+        errors: float32 [columns, rows], what each pruned weight leaves to be corrected; written to.
+        factor: the part of U [columns, columns].
+        scale: [columns], what divides a squared weight to give its score.
         pattern: which of them stay.
     """
 
     current: Tensor
-    keep: Tensor
+    pruned: Tensor
     errors: Tensor
     factor: Tensor
     scale: Tensor
     pattern: Pattern
 
+    def part(self, start: int, stop: int) -> _Rows:
+        """Some of the columns."""
+        some = slice(start, stop)
+        return replace(
+            self, current=self.current[some], pruned=self.pruned[some], errors=self.errors[some],
+            factor=self.factor[some, some], scale=self.scale[some],
+        )  # fmt: skip
 
-def _solve(rows: _Rows, start: int, stop: int) -> None:
-    """Prune columns start to stop and correct those to their right within the stretch."""
-    current, errors, factor, pattern = rows.current, rows.errors, rows.factor, rows.pattern
+
+def _solve(rows: _Rows) -> None:
+    """Prune a stretch of columns and correct those to their right within it."""
+    columns, factor, pattern = rows.current, rows.factor, rows.pattern
     group = pattern.m if isinstance(pattern, NofM) else 1
-    if stop - start > max(_LEAF, group):
-        middle = start + _aligned((stop - start) // 2, pattern)
-        _solve(rows, start, middle)
-        current[:, middle:stop] -= errors[:, start:middle] @ factor[start:middle, middle:stop]
-        _solve(rows, middle, stop)
+    if len(columns) > max(_LEAF, group):
+        middle = _aligned(len(columns) // 2, pattern)
+        _solve(rows.part(0, middle))
+        columns[middle:].addmm_(factor[:middle, middle:].T, rows.errors[:middle], alpha=-1)
+        _solve(rows.part(middle, len(columns)))
         return
-    # Turned over, so that a column is one stretch of memory: the same arithmetic, faster.
-    columns = current[:, start:stop].T.contiguous()  # [columns, rows]
-    pruned = ~rows.keep[:, start:stop].T.contiguous()
-    lost = torch.empty_like(columns)
-    shares, pivots = factor[start:stop, start:stop], factor.diagonal()[start:stop]
     for at, (column, dropped, error, share, pivot) in enumerate(
-        zip(columns, pruned, lost, shares, pivots, strict=True)
+        zip(columns, rows.pruned, rows.errors, factor, factor.diagonal(), strict=True)
     ):
         if isinstance(pattern, NofM) and at % group == 0:
-            weights = columns[at : at + group]
-            score = weights.square() / rows.scale[start + at : start + at + group, None]
-            pruned[at : at + group] = ~keep_in_places(score, pattern.n)
+            score = columns[at : at + group].square() / rows.scale[at : at + group, None]
+            torch.logical_not(keep_in_places(score, pattern.n), out=rows.pruned[at : at + group])
         torch.mul(column, dropped, out=error).div_(pivot)
         columns[at + 1 :].addr_(share[at + 1 :], error, alpha=-1)
-    current[:, start:stop] = columns.T
-    rows.keep[:, start:stop] = ~pruned.T
-    errors[:, start:stop] = lost.T
 
 
-def _keep_in_block(
+def _pruned_in_block(
     score: Tensor,
-    keep: Tensor,
+    pruned: Tensor,
     start: int,
     sizes: list[int],
     pattern: Unstructured,
     params: SparseGPTParams,
 ) -> Tensor:
-    """The mask of one block of columns: as many pruned as bring the count so far to the ratio.
+    """What goes of one block of columns: as many as bring the count so far to the ratio.
 
     Args:
-        score: [all rows, block].
-        keep: [all rows, in], decided left of `start`.
+        score: [block, all rows].
+        pruned: [in, all rows], decided left of `start`.
         sizes: rows of each matrix that is stacked.
     """
     chosen = []
-    past = torch.split(keep[:, :start], sizes)
-    for part, before in zip(torch.split(score, sizes), past, strict=True):
+    past = torch.split(pruned[:start], sizes, dim=1)
+    for part, before in zip(torch.split(score.T, sizes), past, strict=True):
         rivals = part if params.competition is Competition.ROW else part.reshape(1, -1)
         weights = part.shape[0] * (start + part.shape[1])  # of the matrix, up to this block
         if params.competition is Competition.ROW:
-            pruned = pattern.pruned_of(start + part.shape[1]) - pattern.pruned_of(start)
+            count = pattern.pruned_of(start + part.shape[1]) - pattern.pruned_of(start)
         else:
-            pruned = pattern.pruned_of(weights) - int((~before).sum())
-        chosen.append(keep_highest(rivals, rivals.shape[1] - pruned).view_as(part))
-    return torch.cat(chosen)
+            count = pattern.pruned_of(weights) - int(before.sum())
+        chosen.append(~keep_highest(rivals, rivals.shape[1] - count).view_as(part))
+    return torch.cat(chosen).T
 
 
 def _aligned(width: int, pattern: Pattern) -> int:
