@@ -48,8 +48,8 @@ from secateur.record import RunRecord
 
 FORWARD = "forward"
 METHODS = (
-    FORWARD, "magnitude", "wanda", "wanda:matrix", "sparsegpt", "sparsegpt:matrix", "gblm",
-    "wanda++-rgs", "wanda++-ro:fast", "wanda++:fast",
+    FORWARD, "magnitude", "wanda", "wanda:matrix", "sparsegpt", "sparsegpt:matrix", "alps", "gblm",
+    "wanda++-rgs", "wanda++-ro:fast", "wanda++:fast", "alps-ro:fast",
 )  # fmt: skip
 PHASES = ("before", "observe", "prune", "propagate", "other")
 

@@ -18,8 +18,10 @@ A product of [a, b] and [b, c] is 2abc. For one block, T = N * L tokens in N seq
     Hessian     2 * T * in**2 for every distinct input: q, k, v share one; gate and up share one.
                 Counted in full, as torch's product would be. A half of it would do, and Secateur
                 computes 9/16: so the floor of a method with Hessians is not the lowest there is
-    solve       4/3 * in**3 for each of them (Cholesky, inverse, Cholesky), and rows * in**2 for
-                what a column's error does to those on its right
+    solve       of SparseGPT: 1/3 * in**3 for each of them (Cholesky), and rows * in**2 for what the
+                change of a column does to those on its right
+                of ALPS: in**3 for every penalty (Cholesky, inverse), and 2 * rows * in**2 for every
+                iteration. How many it takes depends on the matrix: counted as on SmolLM2's
     optimise    forward + backward over rounds * samples sequences, and forward over those that
                 judge, before the first round and after each
 
@@ -29,12 +31,14 @@ A product of [a, b] and [b, c] is 2abc. For one block, T = N * L tokens in N seq
     magnitude       nothing
     wanda           observe + propagate; with `schedule` matrix, one forward alone
     sparsegpt       the same + Hessian + solve
+    alps            the same, with its own solve
     gblm            the same as wanda + forward + forward again + backward to below, and the
                     head's forward and backward to its inputs, once. A block is run again
                     in the backward pass because one block at a time is in memory
     wanda++-rgs     observe + backward + judge + propagate
     wanda++-ro      observe + aim + optimise + propagate
     wanda++         observe + backward + judge + aim + optimise + propagate
+    alps-ro         alps + aim + optimise
 
 With target `block` there is no aim, and observe is the whole forward of all blocks.
 
@@ -53,6 +57,8 @@ from secateur.methods.wandapp import FACTORS
 Parts = dict[str, float]
 """What a method does -> its operations in the whole model."""
 
+ALPS_PENALTIES, ALPS_ITERATIONS, ALPS_REFINEMENT = 15, 44, 6
+"""Of a matrix of SmolLM2 at 2:4, in the mean of three blocks; products of conjugate gradients."""
 MATRIX = "matrix"
 """The schedule in which nothing runs twice."""
 STATISTICS = frozenset({"Hessian", "to weights"})
@@ -157,15 +163,19 @@ class Count:
         widths = [self.shapes.matrices[group[0]][1] for group in self.shapes.inputs]
         return 2.0 * self.tokens * sum(width**2 for width in widths)
 
-    @property
-    def solve(self) -> float:
+    def solve(self, method: str) -> float:
+        """Of SparseGPT or ALPS."""
         total = 0.0
         for group in self.shapes.inputs:
             rows, width = (
                 sum(self.shapes.matrices[name][0] for name in group),
                 self.shapes.matrices[group[0]][1],
             )
-            total += 4 / 3 * width**3 + rows * width**2
+            if method == "sparsegpt":
+                total += width**3 / 3 + rows * width**2
+            else:
+                products = 1 + ALPS_ITERATIONS + ALPS_REFINEMENT
+                total += ALPS_PENALTIES * width**3 + products * 2.0 * rows * width**2
         return total
 
 
@@ -197,7 +207,7 @@ def count(
     one, settings = Count(shapes, sequences, length, causal), regional or {}
     parts: Parts = {"forward": one.forward}
     with_gradient = method in ("wanda++", "wanda++-rgs")
-    refined = method in ("wanda++", "wanda++-ro")
+    refined = method in ("wanda++", "wanda++-ro", "alps-ro")
     if schedule != MATRIX:
         whole = 0.0  # share of the blocks that are observed to the end
         if with_gradient or (refined and settings["target"] == "block"):
@@ -209,8 +219,8 @@ def count(
         parts["forward"] += others * one.forward
         if refined and settings["target"] == "model":
             parts["forward"] += others * one.forward
-    if method == "sparsegpt":
-        parts |= {"Hessian": one.hessian, "solve": one.solve}
+    if method in ("sparsegpt", "alps", "alps-ro"):
+        parts |= {"Hessian": one.hessian, "solve": one.solve(method.removesuffix("-ro"))}
     if with_gradient:
         parts |= {"to weights": one.linear, "to inputs": one.to_inputs + 2 * one.attention}
         parts["judge"] = len(FACTORS) * one.forward * judging(sequences) / sequences

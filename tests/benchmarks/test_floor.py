@@ -11,10 +11,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
-from secateur.statistics import Hessian
+from secateur.methods.alps import ALPSParams, alps
+from secateur.sparsity import NofM
+from secateur.statistics import Hessian, Need, Statistics
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from flops import Count, Shapes, count
+from flops import ALPS_ITERATIONS, ALPS_PENALTIES, ALPS_REFINEMENT, Count, Shapes, count
 
 SEQUENCES, LENGTH = 3, 8
 
@@ -103,11 +105,28 @@ def test_hessians(shapes: Shapes, one: Count) -> None:
     assert counted.get_total_flops() == one.hessian
 
 
-def test_the_solve_by_hand() -> None:
+def test_the_solves_by_hand() -> None:
     matrices = {"q": (4, 6), "k": (2, 6), "down": (6, 10)}
     shapes = Shapes(matrices, (("q", "k"), ("down",)), attention=4, blocks=1, head=0)
-    by_hand = 4 / 3 * 6**3 + (4 + 2) * 6**2 + 4 / 3 * 10**3 + 6 * 10**2
-    assert Count(shapes, 1, 1).solve == pytest.approx(by_hand)
+    by_hand = 1 / 3 * 6**3 + (4 + 2) * 6**2 + 1 / 3 * 10**3 + 6 * 10**2
+    assert Count(shapes, 1, 1).solve("sparsegpt") == pytest.approx(by_hand)
+    products = 1 + ALPS_ITERATIONS + ALPS_REFINEMENT
+    by_hand = ALPS_PENALTIES * (6**3 + 10**3) + products * 2 * ((4 + 2) * 6**2 + 6 * 10**2)
+    assert Count(shapes, 1, 1).solve("alps") == pytest.approx(by_hand)
+
+
+def test_the_solve_of_alps_is_what_torch_counts() -> None:
+    """All but its Cholesky factors and inverses, which torch does not count."""
+    width, rows = 16, 8
+    weight, inputs = torch.randn(rows, width), torch.randn(64, width)
+    statistics = Statistics({Need.HESSIAN: inputs.T @ inputs}, 1, 64)
+    with FlopCounterMode(display=False) as counted:
+        params = ALPSParams(iterations=9, refinement=4)
+        alps([weight], statistics, NofM(2, 4), params)
+    product = 2 * rows * width**2
+    products = counted.get_total_flops() // product
+    assert counted.get_total_flops() == products * product
+    assert 1 + 3 + 1 + 4 <= products <= 1 + 9 + 1 + 4  # stops when the mask settles
 
 
 def test_a_token_attends_to_itself_and_those_before(shapes: Shapes) -> None:
@@ -120,12 +139,14 @@ def test_a_token_attends_to_itself_and_those_before(shapes: Shapes) -> None:
     [
         ("wanda", None, 1, 1, "all"),
         ("sparsegpt", None, 1, 1, "all"),
+        ("alps", None, 1, 1, "all"),
         ("gblm", None, 3, 1, "all"),
         ("wanda++-rgs", None, 1, 1, "none"),
         ("wanda++", "block", 1, 1, "none"),
         ("wanda++-ro", "block", 1, 1, "none"),
         ("wanda++", "model", 1, 2, "none"),
         ("wanda++-ro", "model", 1, 2, "all but one"),
+        ("alps-ro", "model", 1, 2, "all but one"),
     ],
 )
 def test_forward_passes(
