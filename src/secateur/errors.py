@@ -138,12 +138,16 @@ def unreadable(where: object, fault: OSError, kind: type[SecateurError]) -> Seca
     return kind(f"cannot be read ({fault.strerror})", where=where, wanted="a right to read it")
 
 
+_NO_MEMORY = "can't allocate memory", "MPS backend out of memory"
+"""What torch says in a plain RuntimeError: of main memory, and on Apple's accelerator."""
+
+
 def is_out_of_memory(fault: BaseException) -> bool:
     """Whether Python, torch on an accelerator, or torch's allocator in main memory gave up."""
     return (
         isinstance(fault, MemoryError)
         or type(fault).__name__ == "OutOfMemoryError"
-        or (isinstance(fault, RuntimeError) and "can't allocate memory" in str(fault))
+        or (isinstance(fault, RuntimeError) and any(said in str(fault) for said in _NO_MEMORY))
     )
 
 

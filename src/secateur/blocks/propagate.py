@@ -15,6 +15,7 @@ from torch import Tensor
 from secateur.blocks.new_weights import Observed, OpenBlock
 from secateur.blocks.stream import Batch, Tick
 from secateur.machine import processes
+from secateur.machine.accelerator import as_float64
 from secateur.statistics import all_finite, check_finite
 
 
@@ -57,14 +58,19 @@ def check_block_output(block: OpenBlock, batches: Sequence[Batch], *sums: Tensor
     """
     # One look for all batches: each look would wait for the accelerator.
     sums_of_batches = [batch.hidden.sum(dtype=torch.float32) for batch in batches]
-    numbers = [*sums_of_batches, *(value.float() for value in sums)]
-    if not sums_of_batches or all_finite(torch.stack(numbers)):
+    if not sums_of_batches:
+        return
+    device = sums_of_batches[0].device
+    if all_finite(torch.stack([*sums_of_batches, *(value.float().to(device) for value in sums)])):
         return
     for value in (*(batch.hidden for batch in batches), *sums):
         check_finite(value, "the block's output is", f"block {block.index}")
 
 
 def _sum_of_squares(states: Tensor) -> Tensor:
-    """A float64 scalar; row by row first, so that a long sum loses nothing."""
+    """A float64 scalar; row by row first, so that a long sum loses nothing.
+
+    On the CPU where the device has no float64.
+    """
     by_row: Tensor = torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32)
-    return by_row.double().square().sum()
+    return as_float64(by_row).square().sum()

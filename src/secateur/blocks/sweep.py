@@ -15,11 +15,9 @@ So every block is calibrated on what the pruned model will really feed it. With 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from secateur.blocks.new_weights import Observed, OpenBlock, new_weights
@@ -31,6 +29,7 @@ from secateur.blocks.store import write
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.gradient_store import GradientFile
+from secateur.machine.clock import Clock
 from secateur.methods import Params, Refine
 from secateur.recipe import Plan
 from secateur.sparsity import MatrixAudit, Pattern, audit
@@ -123,7 +122,7 @@ def sweep(inputs: SweepInputs, done: int = 0) -> Iterator[BlockResult]:
     _check_surroundings(source)
     every = find_all_matrices(source.blocks)
     for index in range(done, len(source.blocks)):
-        clock = _Clock()
+        clock = Clock(source.device)
         prefix = source.blocks.prefix(index)
         chosen = {m: selection.pattern_of(index, prefix + m.name) for m in every[index]}
         with source.open_block(index) as module:
@@ -139,7 +138,7 @@ def sweep(inputs: SweepInputs, done: int = 0) -> Iterator[BlockResult]:
             yield _prune_block(block, inputs, clock)
 
 
-def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: _Clock) -> BlockResult:
+def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockResult:
     """Everything that happens to one open block."""
     source, plan, stream, tick = inputs.source, inputs.plan, inputs.stream, inputs.tick
     for matrix, pattern in block.patterns.items():
@@ -209,7 +208,7 @@ def _prune_as_it_runs(
     groups: Sequence[Sequence[Matrix]],
     inputs: SweepInputs,
     stream: Stream,
-    clock: _Clock,
+    clock: Clock,
 ) -> BlockResult:
     """The same in one pass: each group of matrices is pruned as the stream reaches it."""
     plan, tick = inputs.plan, inputs.tick
@@ -253,7 +252,7 @@ def _errors_by_matrix(
     return {name: error for name, error in errors.items() if error is not None}
 
 
-def _pass_by(block: OpenBlock, inputs: SweepInputs, clock: _Clock) -> BlockResult:
+def _pass_by(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockResult:
     """A block in which nothing is pruned: the streams move through it as it is."""
     for stream in (inputs.stream, inputs.aim.dense):
         if stream is not None:
@@ -283,18 +282,3 @@ def _check_surroundings(source: BlockModel) -> None:
         for name, weight in model.named_parameters():
             if not source.streamed or not name.startswith(inside):
                 check_finite(weight, "the weights are", name, ANOTHER_COPY)
-
-
-class _Clock:
-    """Wall seconds between laps; waits for the accelerator so that its work is counted."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now

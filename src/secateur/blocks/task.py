@@ -22,6 +22,7 @@ from secateur.blocks.stream import Stream
 from secateur.checkpoint import Matrix
 from secateur.checkpoint.matrices import with_weights
 from secateur.machine import processes
+from secateur.machine.accelerator import as_float64
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,16 @@ def relative_error(task: Task, weights: Mapping[str, Tensor], numbers: Sequence[
         weights: by matrix name float32 [out, in], zero where pruned.
         numbers: of the sequences, at least one.
     """
-    lost = tokens = 0.0
+    errors = []  # one look for all batches: each look would wait for the accelerator
     for output, target in run_with(task, weights, torch.tensor(numbers)):
         aim = target.float()
         error = (output.float() - aim).square().sum(dim=-1)  # [some of the sequences, tokens]
         size = aim.square().sum(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
-        lost += float((error / size).sum(dtype=torch.float64))
-        tokens += error.numel()
+        errors.append(error / size)
+    sums = [as_float64(error).sum() for error in errors]
+    lost, tokens = 0.0, float(sum(error.numel() for error in errors))
+    for of_batch in torch.stack(sums).tolist() if sums else ():
+        lost += of_batch
     lost, tokens = processes.totals(lost, tokens)
     return math.sqrt(lost / tokens)
 

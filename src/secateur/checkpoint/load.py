@@ -28,7 +28,7 @@ def load(
     Args:
         model: folder or hub name.
         dtype: of the weights; None keeps that of the checkpoint.
-        device: "cpu", "cuda", ...; "auto" takes what there is.
+        device: "cpu", "cuda", "mps", "xpu", ...; "auto" takes what there is.
         revision: branch, tag or commit of a model on the hub; None is its main branch.
         trust_remote_code: run the code that lies beside the weights, if the model needs it.
 

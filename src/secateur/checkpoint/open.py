@@ -19,6 +19,7 @@ from secateur.checkpoint.skeleton import building, empty_model
 from secateur.checkpoint.streamed import StreamedModel
 from secateur.checkpoint.whole import WholeModel, widest_dtype
 from secateur.errors import CheckpointError, SecateurError, reason
+from secateur.machine.accelerator import held_dtype
 from secateur.machine.waiting import doing
 
 
@@ -32,6 +33,7 @@ def open_model(
 ) -> BlockModel:
     """Open a model folder; `dtype=None` computes in the checkpoint's own dtype.
 
+    That is float32 for a checkpoint in float64 on a device without it.
     It is streamed from its files where they can be read block by block, and loaded whole where not.
 
     Raises:
@@ -39,13 +41,13 @@ def open_model(
     """
     checkpoint = Checkpoint(folder, trust_remote_code=trust_remote_code)
     config = read_config(checkpoint)
-    stored = config.dtype or torch.float32
+    computing = held_dtype(dtype or config.dtype or torch.float32, device)
     try:
-        return StreamedModel(checkpoint, device, dtype or stored)
+        return StreamedModel(checkpoint, device, computing)
     except NotStreamableError:
         widest = widest_dtype(checkpoint, checkpoint.names)
         model = load_whole(folder, widest, trust_remote_code=trust_remote_code)
-        return WholeModel(model, checkpoint, device, dtype or stored)
+        return WholeModel(model, checkpoint, device, computing)
 
 
 @doing("loading the model")

@@ -32,6 +32,7 @@ from secateur.data.tokens import (
 )
 from secateur.data.windows import Beginning
 from secateur.errors import DataError
+from secateur.machine.accelerator import seeded
 from secateur.machine.waiting import doing
 
 SELF = "self"
@@ -67,9 +68,7 @@ def self_written(
     check_total(samples, sequence_length)
     if beginning is not None:
         beginning.room(sequence_length, where=SELF)
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed, model.device), torch.no_grad():
         first = _begin(model, samples, beginning)  # [samples, tokens]
         written = [_continue(model, part, sequence_length) for part in torch.split(first, AT_ONCE)]
     origin = {"model": model.name_or_path, "temperature": "1"}
@@ -110,9 +109,7 @@ def with_more(
     first = batch.input_ids[rows, begin + torch.arange(taken)]  # [more, taken]
     if beginning is not None:
         first = beginning.put_before(first)  # [more, prefix + taken]
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed, model.device), torch.no_grad():
         written = [_continue(model, part, length) for part in torch.split(first, AT_ONCE)]
     both = torch.cat([*(part.cpu() for part in written), batch.input_ids])
     behind = " behind the beginning" if prefix else ""

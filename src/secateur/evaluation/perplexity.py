@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -30,6 +30,7 @@ from secateur.checkpoint import BlockModel
 from secateur.data import Protocol, TokenBatch
 from secateur.errors import NumericalError
 from secateur.machine import processes
+from secateur.machine.accelerator import as_float64
 from secateur.machine.waiting import each
 
 MOST_NATS = 700.0
@@ -176,6 +177,7 @@ def _by_window(passed: PassedWindows, dense: PassedWindows | None) -> tuple[Tens
     stream = passed.stream
     rows = torch.zeros(stream.sequences, 3, dtype=torch.float64)
     numbers = iter(stream.numbers.tolist())
+    figures: dict[int, Tensor] = {}
     with ExitStack() as opened:
         model = opened.enter_context(passed.source.open_surroundings())
         dense_model = model
@@ -189,13 +191,14 @@ def _by_window(passed: PassedWindows, dense: PassedWindows | None) -> tuple[Tens
                 if dense is not None:
                     same = dense.stream.batches[number]
                     logits.append(_logits(dense.stream, dense_model, same, row))
-                figures = _figures(logits, following)
-                if not bool((torch.stack(figures) < MOST_NATS).all()):  # nor if it is NaN
-                    raise NumericalError(
-                        "the likelihood is not finite, or next to nothing",
-                        where=f"window {window} of the text",
-                    )
-                rows[window, : len(figures)] = torch.stack(figures).cpu()
+                figures[window] = _figures(logits, following)
+    for window, values in zip(figures, _on_cpu(figures.values()), strict=True):
+        if not bool((values < MOST_NATS).all()):  # nor if it is NaN
+            raise NumericalError(
+                "the likelihood is not finite, or next to nothing",
+                where=f"window {window} of the text",
+            )
+        rows[window, : len(values)] = values
     processes.add_up([rows])
     losses, dense_losses, divergences = rows.unbind(1)
     return losses, dense_losses, divergences
@@ -206,7 +209,13 @@ def _logits(stream: Stream, model: PreTrainedModel, batch: Batch, row: int) -> T
     return stream.logits(model, batch, slice(row, row + 1))[0, :-1]
 
 
-def _figures(logits: Sequence[Tensor], following: Tensor) -> list[Tensor]:
+def _on_cpu(figures: Iterable[Tensor]) -> Iterable[Tensor]:
+    """The same, copied together: each copy by itself would wait for the accelerator."""
+    values = list(figures)
+    return torch.stack(values).cpu() if values else ()
+
+
+def _figures(logits: Sequence[Tensor], following: Tensor) -> Tensor:
     """Means over the tokens of a window.
 
     Args:
@@ -214,7 +223,8 @@ def _figures(logits: Sequence[Tensor], following: Tensor) -> list[Tensor]:
         following: the tokens that are predicted, [tokens - 1].
 
     Returns:
-        the loss of the model and of the dense model, and the divergence between them; float64 [].
+        the loss of the model and of the dense model, and the divergence between them: float64
+        [1] or [3].
     """
     most = _IN_CACHE if following.device.type == "cpu" else _AT_ONCE
     together = max(1, most // logits[0].shape[-1])
@@ -227,4 +237,5 @@ def _figures(logits: Sequence[Tensor], following: Tensor) -> list[Tensor]:
             apart = F.kl_div(scores[0], scores[1], reduction="none", log_target=True)
             figures.append(apart.sum(dim=-1))
         parts.append(figures)
-    return [torch.cat(figure).double().mean() for figure in zip(*parts, strict=True)]
+    means = [as_float64(torch.cat(figure)).mean() for figure in zip(*parts, strict=True)]
+    return torch.stack(means)

@@ -59,7 +59,7 @@ class EvaluationSettings(Settings):
     dtype: Annotated[Precision, Setting(CONTENT)] = "auto"
     """Compute in this precision; auto takes float32 on a CPU, the checkpoint's own elsewhere."""
     device: Annotated[str, Setting(PLACE)] = "auto"
-    """Compute on this device: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
+    """Compute on cpu, cuda, cuda:1, mps or xpu; auto takes an accelerator if there is one."""
     trust_remote_code: Annotated[bool, Setting(RUN)] = False
     """Run the code that comes with the models, with all your rights."""
 

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from secateur.checkpoint import load_whole, locate
-from secateur.errors import ModelError, RecipeError, closest
+from secateur.errors import ModelError, RecipeError, closest, is_out_of_memory
 from secateur.inference.accelerate import NO_GAIN, accelerate_inference
 from secateur.inference.forms import UnfitError, convert
 from secateur.inference.generation import Latency, measure
@@ -24,6 +24,7 @@ from secateur.inference.probe import tune
 from secateur.inference.settings import BenchSettings
 from secateur.inference.tile import MOST_VECTORS
 from secateur.inference.timings import Record
+from secateur.machine.accelerator import peak_bytes_of
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.facts import machine, peak_memory_bytes, reset_peak_memory
 from secateur.machine.paths import pinned
@@ -125,20 +126,17 @@ def bench(settings: BenchSettings, progress: Progress | None = None) -> BenchRep
             for batch in each(f"timing {column} at each batch size", batches):
                 try:
                     both = measure(run, batch, prompt, new_tokens, settings.repeats)
-                except torch.OutOfMemoryError:
+                except RuntimeError as fault:
+                    if not is_out_of_memory(fault):
+                        raise
                     notices.append(f"{column}: a batch of {batch} does not fit into memory")
                     continue
                 measurements += _measurements(column, batch, both, prompt, measurements)
                 told.block(form=column, batch=batch, decode_ms=1000 * both[1].seconds)
-            peak = (
-                torch.cuda.max_memory_allocated(device)
-                if device.type == "cuda"
-                else peak_memory_bytes()
-            )
             loaded.append(
                 Loaded(
                     form=column, sparse_matrices=sparse, weight_bytes=_weight_bytes(run),
-                    peak_bytes=peak,
+                    peak_bytes=peak_bytes_of(device) or peak_memory_bytes(),
                 )
             )  # fmt: skip
             del run

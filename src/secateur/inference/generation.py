@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, StaticCache
 
 from secateur.errors import ModelError
 from secateur.inference.timings import Record
+from secateur.machine.accelerator import wait_for
 
 PROMPT_SEED = 0
 CACHES = ("past_key_values", "cache_params")
@@ -95,6 +96,5 @@ def _cache(model: PreTrainedModel, length: int) -> StaticCache | None:
 
 def _now(device: torch.device) -> float:
     """Seconds, once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return time.perf_counter()

@@ -40,7 +40,7 @@ class BenchSettings(Settings):
     """Hold the weights in this precision; auto takes float32 on a CPU, the checkpoint's
     own elsewhere."""
     device: Annotated[str, Setting(Mark.PLACE)] = "auto"
-    """Compute on this device: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
+    """Compute on cpu, cuda, cuda:1, mps or xpu; auto takes an accelerator if there is one."""
 
     def contradictions(self) -> list[str]:
         """What is wrong with settings that are each right by themselves, a phrase each."""

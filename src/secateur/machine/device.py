@@ -9,30 +9,35 @@ import torch
 
 from secateur.errors import RecipeError
 from secateur.machine import processes
+from secateur.machine.accelerator import COLLECTIVES, kind_here, make_current, names_here
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the accelerator if there is one.
+    """The device called `name`: "cpu", "cuda", "cuda:1", "mps", "xpu", whatever torch has here.
 
+    "auto" is the accelerator if there is one.
     Of several processes on a host each takes an accelerator of its own.
 
     Raises:
         RecipeError: it does not exist here.
     """
+    kind, several = kind_here(), processes.count() > 1
+    shared = kind if kind in COLLECTIVES else None  # the kind that several processes can compute on
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and processes.count() > 1:
-        name = f"cuda:{processes.local()}"
-    elif processes.count() > 1 and name.startswith("cuda:"):
+        name = (shared if several else kind) or "cpu"
+    if several and name == shared:
+        name = f"{shared}:{processes.local()}"
+    elif several and kind is not None and name.partition(":")[0] == kind:
         raise RecipeError(
-            f"device {name} for each of {processes.count()} processes", wanted="auto, cuda or cpu"
+            f"device {name[:40]} for each of {processes.count()} processes",
+            wanted=f"auto, {shared} or cpu" if shared else "auto or cpu",
         )
-    there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    if {"cuda": "cuda:0", "cpu:0": "cpu"}.get(name, name) not in there:
+    there = ["cpu", *names_here()]
+    if {kind: f"{kind}:0", "cpu:0": "cpu"}.get(name, name) not in there:
         raise RecipeError(f"device {name[:40]!r} is not there", wanted=" or ".join(there))
     device = torch.device(name)
-    if device.type == "cuda" and processes.count() > 1:
-        torch.cuda.set_device(device)  # where NCCL, and a kernel that is not told, will be
+    if several:
+        make_current(device)  # where NCCL, and a kernel that is not told, will be
     return device
 
 
@@ -59,7 +64,7 @@ def plain_computing() -> Iterator[None]:
     dtype, place = torch.get_default_dtype(), torch.get_default_device()
     with ExitStack() as aside:
         aside.enter_context(torch.inference_mode(False))
-        for kind in {"cpu", "cuda" if torch.cuda.is_available() else "cpu"}:
+        for kind in {"cpu", kind_here() or "cpu"}:
             aside.enter_context(torch.autocast(kind, enabled=False))
         if place.type != "cpu":
             aside.enter_context(torch.device("cpu"))

@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from secateur.machine.accelerator import forget_peak, name_of
+
 
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
@@ -34,8 +36,8 @@ def machine(device: torch.device) -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
     }
-    if device.type == "cuda":
-        facts["accelerator"] = torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        facts["accelerator"] = name_of(device)
     return facts
 
 
@@ -63,5 +65,4 @@ def reset_peak_memory(device: torch.device) -> None:
     """Let the peaks of memory be those from now on, where the system can do that."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    forget_peak(device)

@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 import torch
 
+from secateur.machine.accelerator import free_bytes_of
+
 GROWTH = 2**24
 """Bytes that a process may grow by before its free memory is given back: 16 MiB, some milliseconds
 of touching pages again, which is little beside a block."""
@@ -28,10 +30,9 @@ _most = 0  # bytes resident once memory was given back
 
 def free_bytes(device: torch.device) -> int:
     """The bytes that a tensor on `device` may take now."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    return int(psutil.virtual_memory().available)
+    if device.type == "cpu":
+        return int(psutil.virtual_memory().available)
+    return free_bytes_of(device)
 
 
 def use_large_pages() -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 
 from secateur.errors import LostError, RecipeError
+from secateur.machine.accelerator import collectives_here
 from secateur.machine.rendezvous import group_of_torchrun, meet
 from secateur.machine.waiting import doing
 
@@ -66,7 +67,7 @@ def start() -> None:
         with _meeting():
             store = meet(group, PATIENCE)
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                collectives_here(),
                 store=store, rank=group.rank, world_size=group.count, timeout=PATIENCE,
             )  # fmt: skip
     except BaseException:

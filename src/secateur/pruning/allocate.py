@@ -34,6 +34,7 @@ from secateur.checkpoint.durable import write_text
 from secateur.data import TokenBatch
 from secateur.evaluation.perplexity import mean_divergence
 from secateur.machine import processes
+from secateur.machine.accelerator import as_float64
 from secateur.machine.waiting import each
 from secateur.methods.wanda import WandaParams, wanda
 from secateur.progress import Progress
@@ -133,7 +134,7 @@ def outliers(source: BlockModel, stream: Stream, parts: Sequence[Part], tick: Ti
                 scores = torch.cat(
                     [_score(matrix, dense.observer).flatten() for matrix in parts[number].matrices]
                 )
-                shares[number] = (scores > OUTLIER * scores.mean()).double().mean().cpu()
+                shares[number] = as_float64(scores > OUTLIER * scores.mean()).mean().cpu()
         stream.hidden = dense.outputs
     return shares
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,6 +24,7 @@ from secateur.checkpoint import commit_of
 from secateur.checkpoint.in_memory import check_in_memory, uncompiled
 from secateur.errors import RecipeError
 from secateur.machine import processes
+from secateur.machine.accelerator import peak_bytes_of
 from secateur.machine.facts import machine, now, peak_memory_bytes, repeatability, versions
 from secateur.progress import Progress, Quiet
 from secateur.pruning.dense_passes import ReadyRun, Surroundings, make_ready
@@ -166,7 +166,7 @@ def _record(
     prepared = run.prepared
     source, calibration = prepared.source, prepared.calibration
     evaluations = () if run.following is None else run.following.evaluations()
-    on_cuda = source.device.type == "cuda"
+    peak = peak_bytes_of(source.device)
     seconds = result.seconds_before + run.seconds
     stage = StageRecord(
         kind=prepared.recipe.kind,
@@ -189,9 +189,7 @@ def _record(
         evaluations=evaluations,
         seconds=seconds,
         peak_memory_bytes=processes.highest(peak_memory_bytes()),
-        peak_device_memory_bytes=(
-            processes.highest(torch.cuda.max_memory_allocated()) if on_cuda else None
-        ),
+        peak_device_memory_bytes=None if peak is None else processes.highest(peak),
         processes=processes.count(),
         versions=versions(),
         machine=machine(source.device),

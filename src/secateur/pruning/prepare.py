@@ -27,6 +27,7 @@ from secateur.checkpoint.model_facts import load_tokenizer, reads_images
 from secateur.data import ImageBatch, TokenBatch, Tokenizer, overlaps
 from secateur.errors import DataError, OutputError, RecipeError, SecateurError
 from secateur.machine import processes
+from secateur.machine.accelerator import held_dtype
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.paths import as_path, pinned
 from secateur.pruning.estimate import Estimate, estimate
@@ -184,7 +185,8 @@ def prepare_in_place(
 ) -> Prepared:
     """Prepare a run on a model in memory; the arguments are those of `pipeline.prune_in_place`."""
     device = model.device if recipe.device == "auto" else choose_device(recipe.device)
-    source = ResidentModel(model, device, choose_dtype(recipe.dtype, device) or model.dtype)
+    dtype = held_dtype(choose_dtype(recipe.dtype, device) or model.dtype, device)
+    source = ResidentModel(model, device, dtype)
     check_kind(recipe, source)
     if tokens is not None and tokens.is_inference():
         tokens = tokens.clone()  # those of torch.inference_mode() take part in no gradient

@@ -118,7 +118,7 @@ class Recipe(PruneStage):
     dtype: Annotated[Precision, Setting(CONTENT)] = "auto"
     """Compute in this precision; auto takes float32 on a CPU, the checkpoint's own elsewhere."""
     device: Annotated[str, Setting(PLACE)] = "auto"
-    """Compute on this device: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
+    """Compute on cpu, cuda, cuda:1, mps or xpu; auto takes an accelerator if there is one."""
     trust_remote_code: Annotated[bool, Setting(RUN)] = False
     """Run the code that comes with the model, with all your rights. The families of transformers
     never need it; a recipe file cannot set it."""

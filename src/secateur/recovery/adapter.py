@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from secateur.errors import NumericalError
+from secateur.machine.accelerator import seeded
 from secateur.recovery.rounding import as_stored
 
 ADAPTER = "default"
@@ -137,9 +138,8 @@ def _attached(model: PreTrainedModel, shape: AdapterShape, seed: int) -> PeftMod
     else:
         kinds = {type(model.get_submodule(name)) for name in shape.modules}
         config.fan_in_fan_out = Conv1D in kinds
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    with seeded(seed, model.device), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
-        torch.manual_seed(seed)
         return get_peft_model(model, config)
 
 

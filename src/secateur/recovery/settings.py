@@ -75,7 +75,7 @@ class Recovery(Settings, RecoverStage):
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Setting(RESULT)] = "auto"
     """Train in this precision; auto takes float32 on a CPU, bfloat16 on an accelerator."""
     device: Annotated[str, Setting(PLACE)] = "auto"
-    """Compute on this device: cpu, cuda, cuda:1; auto takes an accelerator if there is one."""
+    """Compute on cpu, cuda, cuda:1, mps or xpu; auto takes an accelerator if there is one."""
     pattern: Annotated[str | None, Setting(RESULT, unset="the one in run.json")] = None
     """Demand this pattern of every matrix, before and after."""
     trust_remote_code: Annotated[bool, Setting(RUN)] = False

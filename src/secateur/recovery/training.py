@@ -181,12 +181,15 @@ def train(
     if not run.curve:
         run.note(None, judge(trained, validation, settings, device))
     while run.step < settings.steps and not run.out_of_patience:
-        loss = 0.0
+        terms = []
         for batch in batches_of(run.step, prepared.training, settings):
             term = objective(trained, batch.to(device))
             (term / settings.accumulation).backward()  # type: ignore[no-untyped-call]
-            loss += float(term.detach()) / settings.accumulation
+            terms.append(term.detach())
         run.descend()
+        loss = 0.0
+        for of_batch in torch.stack(terms).tolist():  # the only look of a step
+            loss += of_batch / settings.accumulation
         if not math.isfinite(loss):
             raise NumericalError(
                 "the loss is not finite", where=f"step {run.step}", hint="a lower learning rate"
@@ -231,9 +234,12 @@ def judge(model: Forward, validation: Tensor, settings: Recovery, device: torch.
     Raises:
         NumericalError: it is not finite.
     """
+    batches = torch.split(validation, settings.batch_size)
+    # One look for all batches: each look would wait for the accelerator.
+    losses = torch.stack([language_model_loss(model, batch.to(device)) for batch in batches])
     total = 0.0
-    for batch in torch.split(validation, settings.batch_size):
-        total += float(language_model_loss(model, batch.to(device))) * len(batch)
+    for loss, batch in zip(losses.tolist(), batches, strict=True):
+        total += loss * len(batch)
     if not math.isfinite(total):
         raise NumericalError(
             "the likelihood is not finite",
