@@ -169,16 +169,24 @@ def full_gradients(
 
 def _of_last_output(source: BlockModel, stream: Stream) -> list[Tensor]:
     """d loss / d (last block's output) by batch, each [batch, tokens, width]."""
-    gradients = []
+    gradients, losses = [], list[Tensor]()
     with source.open_surroundings() as model:
         for batch in each("gradients of the loss", stream.batches):
             rows = [_of_row(stream, model, batch, row) for row in range(len(batch.hidden))]
-            gradients.append(torch.cat(rows))
+            gradients.append(torch.cat([gradient for gradient, _ in rows]))
+            losses += [loss for _, loss in rows]
+    # One look for all sequences: each look would wait for the accelerator.
+    for number, finite in enumerate(torch.stack(losses).isfinite().tolist() if losses else ()):
+        if not finite:
+            where = f"calibration sequence {int(stream.numbers[number])}"
+            raise NumericalError("the loss is not finite", where=where)
     return gradients
 
 
-def _of_row(stream: Stream, model: torch.nn.Module, batch: Batch, row: int) -> Tensor:
-    """The gradient of one sequence's loss: [1, tokens, width]."""
+def _of_row(
+    stream: Stream, model: torch.nn.Module, batch: Batch, row: int
+) -> tuple[Tensor, Tensor]:
+    """The gradient of one sequence's loss, [1, tokens, width], and the loss, []."""
     final = batch.hidden[row : row + 1].detach().requires_grad_(True)
     with torch.enable_grad():
         logits = stream.logits(model, batch, slice(row, row + 1), final)
@@ -187,10 +195,8 @@ def _of_row(stream: Stream, model: torch.nn.Module, batch: Batch, row: int) -> T
             loss = F.cross_entropy(logits[0].float(), seen)
         else:
             loss = F.cross_entropy(logits[0, :-1].float(), batch.inputs[row, 1:])
-    if not bool(torch.isfinite(loss)):
-        raise NumericalError("the loss is not finite", where=f"calibration sequence {row}")
     with models_fault(type(model).__name__):
-        return torch.autograd.grad(loss, final)[0]
+        return torch.autograd.grad(loss, final)[0], loss.detach()
 
 
 def _on_disk(stream: Stream, depth: int, keep: Keep) -> bool:

@@ -204,9 +204,10 @@ class Observer:
         dense = matrix.read()
         output = (inputs @ dense.T).float().norm()
         lost = (inputs @ (dense - weight.to(dense.dtype)).T).float().norm()
-        if not math.isfinite(float(lost)) or not math.isfinite(float(output)):
+        share, *norms = torch.stack([lost / output, lost, output]).tolist()  # one look
+        if not all(map(math.isfinite, norms)):
             raise NumericalError("the output is not finite", where=matrix.name)
-        return float(lost / output) if output > 0 else 0.0
+        return float(share) if norms[1] > 0 else 0.0
 
     def _hook(self, matrix: Matrix, sequences: int) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> None:

@@ -96,7 +96,7 @@ def sparsegpt(
         current = dense[part] - inverse.T @ (factor[:start, part].T @ change[:start])
         if isinstance(pattern, Unstructured):
             score = current.square() / scale[part, None]
-            pruned[part] = _pruned_in_block(score, pruned, start, sizes, pattern, params)
+            pruned[part] = _pruned_in_block(score, start, sizes, pattern, params)
         goes = pruned[part].to(current.dtype)
         errors = torch.empty_like(current)
         _solve(_Rows(current, goes, errors, inverse, scale[part], pattern))
@@ -194,7 +194,6 @@ def _solve(rows: _Rows) -> None:
 
 def _pruned_in_block(
     score: Tensor,
-    pruned: Tensor,
     start: int,
     sizes: list[int],
     pattern: Unstructured,
@@ -202,20 +201,18 @@ def _pruned_in_block(
 ) -> Tensor:
     """What goes of one block of columns: as many as bring the count so far to the ratio.
 
+    The count so far is known without looking, which would wait for an accelerator.
+
     Args:
         score: [block, all rows].
-        pruned: [in, all rows], decided left of `start`.
+        start: columns left of it, of which the ratio is pruned.
         sizes: rows of each matrix that is stacked.
     """
     chosen = []
-    past = torch.split(pruned[:start], sizes, dim=1)
-    for part, before in zip(torch.split(score.T, sizes), past, strict=True):
-        rivals = part if params.competition is Competition.ROW else part.reshape(1, -1)
-        weights = part.shape[0] * (start + part.shape[1])  # of the matrix, up to this block
-        if params.competition is Competition.ROW:
-            count = pattern.pruned_of(start + part.shape[1]) - pattern.pruned_of(start)
-        else:
-            count = pattern.pruned_of(weights) - int(before.sum())
+    for part in torch.split(score.T, sizes):
+        alone = params.competition is Competition.ROW
+        rivals, rows = (part, 1) if alone else (part.reshape(1, -1), len(part))
+        count = pattern.pruned_of(rows * (start + part.shape[1])) - pattern.pruned_of(rows * start)
         chosen.append(~keep_highest(rivals, rivals.shape[1] - count).view_as(part))
     return torch.cat(chosen).T
 
