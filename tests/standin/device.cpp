@@ -428,6 +428,8 @@ struct Guard final : public c10::impl::NoOpDeviceGuardImpl<D> {
   void record(void**, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
+  void synchronizeEvent(void*) const override { tell("sync", "Event.synchronize", 0); }
+  double elapsedTime(void*, void*, const c10::DeviceIndex) const override { return 1.0; }
   void synchronizeDevice(const c10::DeviceIndex) const override { tell("sync", "synchronize", 0); }
   c10::DeviceCapability getDeviceCapability(Device device) const override {
     auto found = c10::impl::NoOpDeviceGuardImpl<D>::getDeviceCapability(device);

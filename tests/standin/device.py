@@ -26,8 +26,10 @@ from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 from unittest import mock
 
+import accelerate.utils.imports
 import torch
 import torchgen
+import transformers.utils.import_utils
 import yaml
 
 import secateur
@@ -110,6 +112,7 @@ class Standin:
             self.device.limit(index, self.limit)
             self.device.reset_peak(index)
         self.device.be(self.name)
+        _ask_again()
         patches = {"cuda": _of_cuda, "mps": _of_mps, "xpu": _of_xpu}[self.name](self)
         for target, value in patches.items():
             self._patches.enter_context(mock.patch(f"torch.{target}", value, create=True))
@@ -123,7 +126,16 @@ class Standin:
     ) -> None:
         self._patches.close()
         self.device.be("")
+        _ask_again()
         self.device.listen(_nobody)
+
+
+def _ask_again() -> None:
+    """Let transformers and accelerate forget which accelerators they found."""
+    for module in (transformers.utils.import_utils, accelerate.utils.imports):
+        for name, function in vars(module).items():
+            if name.startswith("is_") and hasattr(function, "cache_clear"):
+                function.cache_clear()
 
 
 def _nobody(kind: str, operator: str, size: int) -> None:

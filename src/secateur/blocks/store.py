@@ -15,6 +15,7 @@ from secateur.blocks.new_weights import OpenBlock
 from secateur.checkpoint import BlockModel, Matrix
 from secateur.checkpoint.matrices import with_weights
 from secateur.machine import processes
+from secateur.machine.accelerator import cast
 from secateur.statistics import check_finite
 
 
@@ -28,7 +29,8 @@ def write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> di
 
     Returns:
         By parameter name in the model what is to be stored: the block's own parameters where they
-        hold it to the bit, so that it is in memory once.
+        hold it to the bit, so that it is in memory once; on the CPU where the device has no
+        float64 and the files do.
 
     Raises:
         NumericalError: a weight is not finite in that dtype; names the matrix.
@@ -37,7 +39,7 @@ def write(block: OpenBlock, pruned: dict[str, Tensor], source: BlockModel) -> di
     rounded: list[Matrix] = []  # those whose parameter computes in less precision than is stored
     for matrix in block.matrices:
         dtype = source.storage_dtype(block.prefix + matrix.parameter)
-        pruned[matrix.name] = stored = pruned[matrix.name].to(dtype)
+        pruned[matrix.name] = stored = cast(pruned[matrix.name], dtype)
         check_finite(stored, "the pruned weights are", block.prefix + matrix.name)
         processes.copy_from(0, [stored])  # equal already, but for processors that differ
         matrix.write(stored)

@@ -180,7 +180,7 @@ def with_weights(
             stored[matrix.parameter] = weight
         else:
             if matrix.parameter not in experts:
-                experts[matrix.parameter] = list(matrix.whole.to(weight.dtype))
+                experts[matrix.parameter] = list(matrix.whole.to(weight.device).to(weight.dtype))
             experts[matrix.parameter][matrix.expert] = weight
     return {**stored, **{name: torch.stack(parts) for name, parts in experts.items()}}
 

@@ -110,11 +110,17 @@ def has_float64(device: torch.device) -> bool:
     return device.type != "mps"
 
 
-def as_float64(values: Tensor) -> Tensor:
-    """The values in float64: where they lie, or on the CPU if that device has no float64."""
-    return (values if has_float64(values.device) else values.cpu()).double()
-
-
 def held_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype that stands for `dtype` on `device`: itself, or float32 where float64 is not."""
     return torch.float32 if dtype == torch.float64 and not has_float64(device) else dtype
+
+
+def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values in `dtype`: where they lie, or on the CPU if that device has no such dtype."""
+    held = held_dtype(dtype, values.device) == dtype
+    return (values if held else values.cpu()).to(dtype)
+
+
+def as_float64(values: Tensor) -> Tensor:
+    """The values in float64: where they lie, or on the CPU if that device has no float64."""
+    return cast(values, torch.float64)
