@@ -25,6 +25,8 @@ from torch.utils import cpp_extension
 SOURCE = Path(__file__).with_name("device.cpp")
 NAME = "secateur_standin"
 FLAGS = ["-O1"]
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+"""Where programs lie: those that pip installed first, ninja among them."""
 
 
 def why_not() -> str | None:
@@ -34,11 +36,11 @@ def why_not() -> str | None:
         return f"this build of PyTorch is for {accelerator.type} itself"
     if sys.platform != "linux":
         return f"the stand-in is not made for {sys.platform}"
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
+    if shutil.which(os.environ.get("CXX", "c++"), path=PATH) is None:
         return "there is no C++ compiler"
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return "Python's headers are not installed"
-    return None if cpp_extension.is_ninja_available() else "there is no ninja"
+    return None if shutil.which("ninja", path=PATH) else "there is no ninja"
 
 
 def compiled_file() -> Path:
@@ -73,6 +75,7 @@ def load() -> Any:
 
 def _compile(file: Path) -> Any:
     """Compile to `file`, which appears when it is whole; PyTorch loads what it compiles."""
+    os.environ["PATH"] = PATH
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         module = cpp_extension.load(
             NAME, [str(SOURCE)], extra_cflags=FLAGS, build_directory=folder, with_cuda=False

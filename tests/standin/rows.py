@@ -223,7 +223,7 @@ def recover(bench: Bench) -> dict[str, Any]:
         losses = []
         for device in ("cpu", bench.kind):
             out = bench.folder / f"recovered {objective} {device}"
-            dense = {"dense": bench.model} if objective == "distill" else {}
+            dense: dict[str, Any] = {"dense": bench.model} if objective == "distill" else {}
             secateur.recover(
                 **given, **dense, objective=objective, device=device, dtype="float32", out=out
             )
