@@ -307,7 +307,7 @@ def device(bench: Bench) -> dict[str, Any]:
     accelerator.wait_for(place)
     accelerator.wait_for(torch.device("cpu"))
     assert [event.times for event in gpu.table("sync")] == [1]
-    assert accelerator.name_of(place) == "Stand-in"
+    assert accelerator.accelerator_name(place) == "Stand-in"
     values = accelerator.as_float64(torch.ones(2, device=kind))
     assert values.device.type == ("cpu" if kind == "mps" else kind)
     assert values.dtype == torch.float64

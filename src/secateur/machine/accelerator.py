@@ -51,7 +51,7 @@ def wait_for(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def name_of(device: torch.device) -> str:
+def accelerator_name(device: torch.device) -> str:
     """What its maker calls an accelerator."""
     if device.type == "mps":
         return torch.backends.mps.get_name()

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from secateur.machine.accelerator import forget_peak, name_of
+from secateur.machine.accelerator import accelerator_name, forget_peak
 
 
 def now() -> str:
@@ -37,7 +37,7 @@ def machine(device: torch.device) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
     }
     if device.type != "cpu":
-        facts["accelerator"] = name_of(device)
+        facts["accelerator"] = accelerator_name(device)
     return facts
 
 
