@@ -43,6 +43,7 @@ from tiny import make_model, make_tokens, save, weights_of
 KINDS = ("cuda", "mps", "xpu")
 MEMORY = 2**30
 BLOCKS = 2
+WITHOUT = "without float64"
 FEW: dict[str, Any] = {"samples": 8, "sequence_length": 16, "batch_size": 4, "dtype": "float32"}
 REFINED: dict[str, Any] = {"regional": {"rounds": 1, "samples": 4}}
 NEAR = {"wanda++", "wanda++-ro", "alps-ro"}
@@ -273,15 +274,21 @@ def compared(bench: Bench) -> dict[str, Any]:
 
 def float64(bench: Bench) -> dict[str, Any]:
     """A checkpoint in float64 is computed in float32 where the device has no float64."""
-    record = secateur.prune(
-        save(make_model("llama", dtype=torch.float64), bench.folder / "double"),
-        method="magnitude", device=bench.kind, out=bench.folder / "double out",
-    )  # fmt: skip
     expected = "float64" if accelerator.has_float64(torch.device(bench.kind)) else "float32"
+    out = bench.folder / f"double by {expected}"
+    record = secateur.prune(
+        save(make_model("llama", dtype=torch.float64), bench.folder / f"double for {expected}"),
+        method="magnitude", device=bench.kind, out=out,
+    )  # fmt: skip
     assert record.dtype == expected, record.dtype
-    written = weights_of(bench.folder / "double out")
-    assert {weight.dtype for weight in written.values()} == {torch.float64}
+    assert {weight.dtype for weight in weights_of(out).values()} == {torch.float64}
     return {}
+
+
+def without_float64(bench: Bench) -> dict[str, Any]:
+    """The same on an xpu that has none."""
+    assert not accelerator.has_float64(torch.device(bench.kind))
+    return float64(bench)
 
 
 def device(bench: Bench) -> dict[str, Any]:
@@ -342,6 +349,8 @@ def one_of_each() -> Iterator[Any]:
 def rows_of(kind: str) -> dict[str, Row]:
     """Every row of an accelerator by its name."""
     rows: dict[str, Row] = {"device": device, "strict": strict, "float64": float64}
+    if kind == "xpu":
+        rows[WITHOUT] = without_float64
     if kind == "cuda":
         rows |= {f"{case} in memory": method_in_memory(case) for case in CONTRACT}
         rows |= {f"{case} streamed": method_streamed(case) for case in CONTRACT}
@@ -366,7 +375,7 @@ def main(folder: Path, kinds: list[str]) -> None:
     for kind in kinds:
         for name, row in rows_of(kind).items():
             began, fault, facts = time.perf_counter(), None, dict[str, Any]()
-            with Standin(kind, limit=MEMORY) as gpu:
+            with Standin(kind, limit=MEMORY, float64=name != WITHOUT) as gpu:
                 try:
                     facts = row(Bench(folder / kind, kind, gpu, references))
                 except Exception:

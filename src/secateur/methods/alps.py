@@ -148,7 +148,10 @@ def _inverse(hessian: Tensor, rho: float) -> Tensor:
     shifted.diagonal().add_(rho)
     factor, failed = torch.linalg.cholesky_ex(shifted)
     if bool(failed):
-        raise NumericalError("the Hessian is not positive definite")
+        raise NumericalError(
+            "the Hessian is not positive definite",
+            hint="more calibration text, or method wanda",
+        )
     return torch.cholesky_inverse(factor)
 
 
