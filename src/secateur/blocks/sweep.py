@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from secateur.blocks.gaps import Gaps
 from secateur.blocks.new_weights import Observed, OpenBlock, new_weights
 from secateur.blocks.observe import Observation, observe
 from secateur.blocks.observer import Observer, ToGather
@@ -77,10 +78,12 @@ class Aim:
         dense: the same sequences as the dense model moves them, where the target is what its blocks
             make of them.
         error_factors: by block what weighs the errors of its output; see `error_factors.py`.
+        gaps: what lies between the blocks, where some were removed.
     """
 
     dense: Stream | None = None
     error_factors: Sequence[Tensor] | None = None
+    gaps: Gaps | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,8 @@ def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockRe
         pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
     for name, weight in block.module.named_parameters():
         check_finite(weight, "the weights are", block.prefix + name, ANOTHER_COPY)
+    if inputs.aim.gaps is not None:
+        inputs.aim.gaps.prove(block.module, block.index)
     if not block.patterns:
         return _pass_by(block, inputs, clock)
     if plan.schedule == "matrix" and stream is not None:
@@ -176,11 +181,13 @@ def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockRe
 
 def _observe(block: OpenBlock, inputs: SweepInputs, stream: Stream) -> Observed:
     """What the dense block shows of itself, and what the optimiser is to make of its outputs."""
-    plan, dense, factors = inputs.plan, inputs.aim.dense, inputs.aim.error_factors
+    plan, aim = inputs.plan, inputs.aim
+    dense, factors = aim.dense, aim.error_factors
     # The optimiser and the judge of parameters need all outputs if they aim at them, and not at
     # the dense model's stream, which is the same in the first block.
     aims = plan.method.refine is not Refine.NONE or len(plan.params.candidates) > 1
-    all_outputs = aims and (dense is None or block.index == 0)
+    same_inputs = block.index == 0 and aim.gaps is None
+    all_outputs = aims and (dense is None or same_inputs)
     observation = inputs.first if block.index == 0 else None
     if observation is None:
         to_gather = ToGather(
@@ -194,8 +201,10 @@ def _observe(block: OpenBlock, inputs: SweepInputs, stream: Stream) -> Observed:
         )
     outputs = list(observation.outputs)  # let go later; those of `first` serve other runs too
     if dense is not None:
-        if block.index == 0:  # the same inputs
+        if same_inputs:
             dense.hidden = outputs
+        elif aim.gaps is not None:
+            aim.gaps.advance(dense, block.module, block.index, inputs.tick)
         else:
             dense.advance(block.module, block.index, inputs.tick)
     targets = outputs if dense is None else dense.hidden

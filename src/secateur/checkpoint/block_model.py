@@ -8,7 +8,7 @@ is asked of the model itself.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 
 import torch
@@ -51,6 +51,22 @@ class BlockModel(ABC):
     def count_weights(self) -> int:
         """The weights of the model; those of tied parameters count once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @abstractmethod
+    def without_blocks(self, removed: Collection[int]) -> BlockModel:
+        """The same model without some of its blocks, read from the same files.
+
+        Args:
+            removed: the numbers of the blocks that go.
+
+        Raises:
+            ModelError: its blocks cannot be numbered anew, or its configuration cannot say so.
+        """
+
+    @property
+    def new_config(self) -> str | None:
+        """config.json of the result, if it is another than that of the files; None if not."""
+        return None
 
     @abstractmethod
     def storage_dtype(self, name: str) -> torch.dtype:

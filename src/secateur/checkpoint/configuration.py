@@ -13,7 +13,6 @@ from typing import Any
 
 from transformers import (
     CONFIG_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     GenerationConfig,
@@ -66,9 +65,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
             f"architectures are {str(architectures)[:80]}", where=path, wanted="a list of names"
         )
     try:
-        config = AutoConfig.from_pretrained(
-            checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code
-        )
+        config = checkpoint.make_config()
         text = config.get_text_config(decoder=True)
         if not isinstance(text, PreTrainedConfig):
             raise TypeError(f"the part of the decoder is a {type(text).__name__}")

@@ -215,6 +215,8 @@ class OutputFolder:
         """Write what is in no shard yet: the rest, or all of a model that is not streamed."""
         count = len(model.blocks) + 1 if model.streamed else 1
         self._write_shard(model.stored_surroundings(), 1, count)
+        if model.new_config is not None:
+            self.write_file(CONFIG, plain_config(model.new_config))
 
     def write_shard(self, file: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors that are given as a shard of that name."""

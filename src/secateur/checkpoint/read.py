@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig
 
 from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
 from secateur.checkpoint.header import read_layouts
@@ -79,6 +80,18 @@ class Checkpoint:
             f"{self.folder}: weights are read from {some(read)}, as transformers does,"
             f" and not from {some(idle)}",
         )
+
+    def make_config(self) -> PreTrainedConfig:
+        """What transformers makes of the configuration, by whatever exceptions it fails."""
+        made: PreTrainedConfig = AutoConfig.from_pretrained(
+            self.folder, trust_remote_code=self.trust_remote_code
+        )
+        return made
+
+    @property
+    def new_config(self) -> str | None:
+        """What config.json of a result is to hold, if it is not what the folder's holds."""
+        return None
 
     @property
     def names(self) -> list[str]:

@@ -6,7 +6,7 @@ open and cast back afterwards. What was written into it in the meantime stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -18,6 +18,7 @@ from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
 from secateur.checkpoint.in_memory import PLAIN_DTYPES
 from secateur.checkpoint.skeleton import as_loaded
 from secateur.checkpoint.structure import find_blocks
+from secateur.errors import ModelError
 
 
 class ResidentModel(BlockModel):
@@ -75,6 +76,15 @@ class ResidentModel(BlockModel):
         outside = [module for module in self.model.modules() if id(module) not in inside]
         with self._cast(outside, recurse=False):
             yield self.model
+
+    def without_blocks(self, removed: Collection[int]) -> BlockModel:
+        """No: the caller's model keeps its blocks, and shared weights have no numbers."""
+        raise ModelError(
+            "blocks are removed from a model that is read block by block, and this one is whole in"
+            " memory",
+            where=type(self.model).__name__,
+            hint="save_pretrained into a folder, and that as the model",
+        )
 
     def storage_dtype(self, name: str) -> torch.dtype:
         """The dtype of a parameter while no piece is open."""

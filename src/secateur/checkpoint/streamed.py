@@ -7,7 +7,7 @@ in the files (`naming.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -18,6 +18,12 @@ from transformers import PreTrainedModel
 from secateur.checkpoint.background import ReadAhead
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.configuration import notices_of, read_config
+from secateur.checkpoint.fewer_blocks import (
+    FewerBlocks,
+    check_alike,
+    config_without,
+    names_without,
+)
 from secateur.checkpoint.fingerprint import SourceFiles
 from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.no_model import missing_weights
@@ -25,7 +31,7 @@ from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import unrounded
 from secateur.checkpoint.skeleton import dtypes_of, empty_model
 from secateur.checkpoint.structure import find_blocks
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, ModelError, some
 from secateur.machine.memory import give_back
 
 
@@ -93,6 +99,30 @@ class StreamedModel(BlockModel):
             yield self.model
         finally:
             self._empty([*names, *(name for name in self._missing if not name.startswith(prefix))])
+
+    def without_blocks(self, removed: Collection[int]) -> StreamedModel:
+        """The same model without some of its blocks, read from the same files."""
+        whole, name = self.checkpoint, type(self.model).__name__
+        by_block = [self.block_tensors(index) for index in range(len(self.blocks))]
+        kept = [index for index in range(len(self.blocks)) if index not in removed]
+        config = config_without(whole.config, whole.make_config(), removed)
+        fewer = FewerBlocks(whole, config, names_without(whole.names, by_block, removed))
+        try:
+            smaller = StreamedModel(fewer, self.device, self.dtype)
+        except (CheckpointError, ModelError, NotStreamableError) as fault:
+            gone, why = some(map(str, sorted(removed))), getattr(fault, "what", fault)
+            raise ModelError(
+                f"no model can be made without blocks {gone} ({why})",
+                where=name,
+                hint="a pattern that removes no blocks, such as 2:4",
+            ) from fault
+        check_alike(self.blocks, smaller.blocks, kept)
+        return smaller
+
+    @property
+    def new_config(self) -> str | None:
+        """config.json of the result, if it is another than that of the files; None if not."""
+        return self.checkpoint.new_config
 
     def block_parameters(self, index: int) -> list[str]:
         """Stored parameters and buffers of one block, in the model's own spelling."""

@@ -59,6 +59,8 @@ def _print(proof: Proof) -> None:
             f"{amount(proof.covered)} of {weights} prunable weights are to have the pattern"
             f" ({each or proof.pattern})"
         )
+    for line in proof.removed:
+        say(escape(line))
     for left in proof.left_dense:
         by_record = " by run.json" if left.chosen and proof.by_record else ""
         say(escape(f"left dense{by_record}, {left}"))

@@ -35,7 +35,7 @@ def plan(prepared: Prepared) -> None:
     rows = [
         ["model", f"{type(source.model).__name__} in {prepared.folder}"],
         ["method", f"{recipe.method} {recipe.spelled_out()['parameters']}"],
-        ["pattern", f"{recipe.chosen_pattern} ({recipe.chosen_pattern.sparsity:.2%} zeros)"],
+        ["pattern", _pattern(prepared)],
         ["calibration", "none" if calibration is None else protocol_line(calibration.protocol)],
         ["blocks", str(shapes.blocks)],
         ["weights to prune", amount(shapes.prunable_weights)],
@@ -52,6 +52,16 @@ def plan(prepared: Prepared) -> None:
     if selection := _selection(recipe):
         rows.insert(3, ["selection", selection])
     _say(rows)
+
+
+def _pattern(prepared: Prepared) -> str:
+    """What is pruned or removed, and how much that is."""
+    pattern, structures = prepared.recipe.chosen_pattern, prepared.plan.structures
+    if structures is None:
+        return f"{pattern} ({pattern.sparsity:.2%} zeros)"
+    total = prepared.estimate.blocks
+    mended = ", and the others mended" if prepared.recipe.mend else ""
+    return f"{pattern} ({structures.removed_of(total)} of {total} blocks go{mended})"
 
 
 def training(recipe: Recipe, stage: RecoverStage) -> None:

@@ -21,9 +21,12 @@ from secateur.reporting import ComparisonResult, Report, as_measured, side_by_si
 def run(record: RunRecord) -> None:
     """Print what a pruning run did."""
     error = record.mean_output_error
+    removed = "".join(f"removed {len(one.removed)} of {one.of} blocks, " for one in record.removed)
+    zeros = f"pruned {amount(record.zeros)} of {amount(record.weights)} weights"
+    if removed and not record.zeros:
+        zeros = f"{amount(record.weights)} weights are left in the others"
     say(
-        f"pruned {amount(record.zeros)} of {amount(record.weights)} weights"
-        f" ({record.sparsity:.2%}) in {record.seconds:.1f} s"
+        f"{removed}{zeros} ({record.sparsity:.2%} zeros) in {record.seconds:.1f} s"
         + ("" if error is None else f", mean output error of a block {error:.4f}")
         + f", peak memory {amount(record.peak_memory_bytes, 'B')}"
     )

@@ -25,7 +25,7 @@ from secateur.checkpoint.destination import result_path
 from secateur.checkpoint.durable import writing
 from secateur.checkpoint.lock import alone_at
 from secateur.comparison.finished import bos_decides, refuse_another
-from secateur.comparison.settings import options_for
+from secateur.comparison.settings import is_of_structures, options_for
 from secateur.errors import CheckpointError, OutputError, RecipeError
 from secateur.machine.device import choose_device
 from secateur.machine.facts import reset_peak_memory
@@ -38,6 +38,7 @@ from secateur.pruning.prepare import check_fit, source_files
 from secateur.pruning.reuse import SharedWork
 from secateur.recipe import Recipe
 from secateur.recipe.differences import deciding
+from secateur.recipe.wording import name_of
 from secateur.record import RunRecord, read_record, write_record
 from secateur.sparsity import parse_pattern
 from secateur.statistics import Need
@@ -135,17 +136,27 @@ def plan_runs(
     if options.get("text") is None and options.get("images") is None:
         raise RecipeError("no held-out text to measure on", hint="--text SOURCE")
     runs = []
-    spellings = dict.fromkeys(str(parse_pattern(pattern)) for pattern in patterns)
+    spellings = {str(parse_pattern(one)): is_of_structures(one) for one in patterns}
+    mend = bool(options.get("mend"))
+    if mend and not any(spellings.values()):
+        raise RecipeError(f"{name_of('mend')} is for patterns that remove structures")
+    suiting = {name: [one for one in spellings if _suits(name, structures=spellings[one])]
+               for name in method_names}  # fmt: skip
+    if idle := [name for name, some in suiting.items() if not some]:
+        raise RecipeError(
+            f"method {idle[0]} goes with none of the patterns {', '.join(spellings)}",
+            wanted="methods of weights for patterns of weights, others for blocks-2 and the like",
+        )
     for seed in dict.fromkeys(seeds):
         for method in dict.fromkeys(method_names):
-            if seed != seeds[0] and not methods.get(method).needs_calibration:
+            if seed != seeds[0] and not (mend or methods.get(method).needs_calibration):
                 continue
-            for pattern in spellings:
+            for pattern in suiting[method]:
                 spelled = pattern.replace(":", "of").replace("%", "pct")
                 name = f"{method}_{spelled}_seed{seed}"
                 folder = out / RUNS / name
                 values = {
-                    **options_for(method, options),
+                    **options_for(method, options, structures=spellings[pattern]),
                     "method": method,
                     "pattern": pattern,
                     "seed": seed,
@@ -153,6 +164,12 @@ def plan_runs(
                 }
                 runs.append(Run(name, folder, Recipe.build(values)))
     return runs
+
+
+def _suits(method: str, *, structures: bool) -> bool:
+    """Whether a method works on patterns that remove structures, or on those of weights."""
+    known = methods.get(method)
+    return known.removes if structures else known.removal is None
 
 
 def run_comparison(

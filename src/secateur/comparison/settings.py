@@ -23,6 +23,7 @@ from secateur.recipe.setting import (
     Settings,
 )
 from secateur.recipe.wording import as_given, name_of
+from secateur.sparsity import Structures, parse_pattern
 from secateur.statistics import Need
 
 OPTIMISER_KEYS = tuple(without_optimiser())
@@ -84,12 +85,26 @@ class ComparisonSettings(Settings):
         """The methods, the default filled in."""
         if self.methods is not None:
             return self.methods
-        return tuple(method.name for method in methods.every())
+        asked = [is_of_structures(pattern) for pattern in self.patterns]
+        some = (
+            () if all(asked) else methods.every(),
+            methods.every_remover() if any(asked) else (),
+        )
+        return tuple(dict.fromkeys(method.name for of_kind in some for method in of_kind))
 
     @property
     def writes_models(self) -> bool:
         """Whether the pruned models are needed after they were measured."""
         return self.keep_models or self.recover is not None or self.tasks is not None
+
+
+def is_of_structures(pattern: str) -> bool:
+    """Whether a pattern removes structures.
+
+    Raises:
+        PatternError: it cannot be read.
+    """
+    return isinstance(parse_pattern(pattern), Structures)
 
 
 def shared_keys() -> tuple[str, ...]:
@@ -113,9 +128,16 @@ def split_options(values: Mapping[str, Any]) -> tuple[ComparisonSettings, dict[s
     return settings, shared
 
 
-def options_for(method: str, shared: Mapping[str, Any]) -> dict[str, Any]:
+def options_for(
+    method: str, shared: Mapping[str, Any], *, structures: bool = False
+) -> dict[str, Any]:
     """What of the shared keys concerns a method: parameters, regional settings and gradients
-    go to the methods that have them.
+    go to the methods that have them, and mending to the patterns of structures.
+
+    Args:
+        method: its name.
+        shared: what all runs share.
+        structures: whether the pattern removes structures.
 
     Raises:
         RecipeError: there is no such method.
@@ -128,7 +150,9 @@ def options_for(method: str, shared: Mapping[str, Any]) -> dict[str, Any]:
         concerning["parameters"] = {
             name: value for name, value in parameters.items() if name in names
         }
-    if chosen.refine is not methods.Refine.REGIONAL:
+    if not structures:
+        concerning.pop("mend", None)
+    if not concerning.get("mend") and chosen.refine is not methods.Refine.REGIONAL:
         for name in OPTIMISER_KEYS:
             concerning.pop(name, None)
     if Need.FULL_GRADIENT not in chosen.needs:
@@ -143,7 +167,7 @@ def refuse_unused(names: tuple[str, ...], shared: Mapping[str, Any]) -> None:
     Raises:
         RecipeError: such a key, by name; or there is no such method.
     """
-    used = [options_for(name, shared) for name in names]
+    used = [options_for(name, shared, structures=some) for name in names for some in (True, False)]
     for key in (*OPTIMISER_KEYS, "gradients", "save_gradients"):
         default = Recipe.model_fields[key].get_default()
         if shared.get(key, default) != default and not any(key in options for options in used):

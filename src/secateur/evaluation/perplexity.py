@@ -32,6 +32,7 @@ from secateur.errors import NumericalError
 from secateur.machine import processes
 from secateur.machine.accelerator import as_float64
 from secateur.machine.waiting import each
+from secateur.methods import Effect
 
 MOST_NATS = 700.0
 """Nats per token, on average over a window, from which a likelihood is refused: exp of more is no
@@ -155,16 +156,16 @@ def measure_windows(
     )
 
 
-def mean_divergence(source: BlockModel, passed: Stream, dense: Stream) -> float:
-    """Mean KL divergence per token between what two streams of the same windows predict, in nats.
+def effect_of(source: BlockModel, passed: Stream, dense: Stream) -> Effect:
+    """What a change of the model does to what it predicts, on average over tokens.
 
     Args:
         source: the model; only its surroundings are opened.
         passed: the windows after the last block.
         dense: the same after the last block of the dense model.
     """
-    both = PassedWindows(source, passed), PassedWindows(source, dense)
-    return float(_by_window(*both)[2].mean())
+    losses, _, divergences = _by_window(PassedWindows(source, passed), PassedWindows(source, dense))
+    return Effect(float(losses.mean()), float(divergences.mean()))
 
 
 @torch.no_grad()

@@ -1,19 +1,45 @@
 """The methods of the papers, one short file each. Importing a file registers its methods."""
 
-from secateur.methods import alps, gblm, magnitude, sparsegpt, wanda, wandapp
-from secateur.methods.base import Method, Params, Refine, Solution, describe_fields, every, get
+from secateur.methods import (
+    alps,
+    gblm,
+    greedy,
+    magnitude,
+    shortened_llama,
+    shortgpt,
+    sparsegpt,
+    wanda,
+    wandapp,
+)
+from secateur.methods.base import (
+    Effect,
+    Method,
+    Refine,
+    Solution,
+    States,
+    every,
+    every_remover,
+    get,
+)
+from secateur.methods.parameters import Params, describe_fields
 
 __all__ = [
+    "Effect",
     "Method",
     "Params",
     "Refine",
     "Solution",
+    "States",
     "alps",
     "describe_fields",
     "every",
+    "every_remover",
     "gblm",
     "get",
+    "greedy",
     "magnitude",
+    "shortened_llama",
+    "shortgpt",
     "sparsegpt",
     "wanda",
     "wandapp",

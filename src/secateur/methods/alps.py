@@ -34,7 +34,8 @@ from pydantic import Field
 from torch import Tensor
 
 from secateur.errors import NumericalError
-from secateur.methods.base import Params, Refine, Solution, solve
+from secateur.methods.base import Refine, Solution, solve
+from secateur.methods.parameters import WeightParams
 from secateur.sparsity import Pattern, keep_mask, without_dropped
 from secateur.statistics import Need, Statistics
 
@@ -44,7 +45,7 @@ _GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
 """(share of the kept weights that changed at least, factor of rho)."""
 
 
-class ALPSParams(Params):
+class ALPSParams(WeightParams):
     """Parameters of ALPS."""
 
     damping: float = Field(default=0.01, gt=0, allow_inf_nan=False)

@@ -1,10 +1,12 @@
 """What a pruning method is: a name, a paper, what it needs, and one function.
 
-A method is one of two kinds:
+A method is one of three kinds:
 
     score   (weight, statistics, params) -> importance of every weight; the mask follows from it
     solve   (weights, statistics, pattern, params) -> keep-masks and corrected weights, of all
             matrices that read the same input, and so share their Hessian
+    remove  (evidence, params) -> importance of a structure, such as a block; the least important
+            are removed from the model (`Removal`)
 
 and may ask for a refinement of the kept weights once the mask is there (`Refine`). Registering is
 the decorator's doing; importing the file is all it takes.
@@ -12,18 +14,17 @@ the decorator's doing; importing the file is all it takes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from secateur.errors import RecipeError, closest
-from secateur.sparsity import Competition, Pattern
-from secateur.statistics import Need, Order, Statistics
+from secateur.methods.parameters import Params, RemovalParams, WeightParams, describe_fields
+from secateur.sparsity import Pattern
+from secateur.statistics import Need, Statistics
 
 PAPER_SEQUENCES, PAPER_LENGTH = 128, 2048
 """Calibration sequences of the papers and tokens in each, to which their constants belong."""
@@ -37,39 +38,30 @@ class Refine(StrEnum):
     """Gradient steps on the block's output error, in rounds (Wanda++ RO)."""
 
 
-class Params(BaseModel):
-    """Parameters of a method, all with defaults: frozen, and unknown names are errors.
+@dataclass(frozen=True)
+class States:
+    """What blocks do to the hidden states, some tokens at a time.
 
     Attributes:
-        published: what the paper has where the defaults differ, for `--preset paper`.
-        competition: which weights compete for an unstructured budget; N:M patterns ignore it.
+        before: the hidden states before the first of the blocks, [tokens, width].
+        after: the same after the last of them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    before: Tensor
+    after: Tensor
 
-    published: ClassVar[dict[str, Any]] = {}
 
-    competition: Competition = Competition.ROW
-    """Weights compete within their output row, or across the whole layer (unstructured only)."""
+@dataclass(frozen=True)
+class Effect:
+    """What a change does to what the model predicts, on average over tokens.
 
-    @property
-    def chosen_competition(self) -> Competition:
-        """Who competes with whom once all parameters are known."""
-        return self.competition
+    Attributes:
+        loss: negative log-likelihood of a token, in nats.
+        divergence: KL divergence of the predictions from the dense model's, in nats.
+    """
 
-    @property
-    def gradient_order(self) -> Order:
-        """How full-model gradients of the sequences are combined, for a method that reads them."""
-        return "l2"
-
-    @property
-    def candidates(self) -> tuple[Self, ...]:
-        """What every block chooses among, by its own error; these alone leave nothing to choose."""
-        return (self,)
-
-    def objection(self, pattern: Pattern) -> str | None:
-        """Why these parameters cannot go with `pattern`, or None."""
-        return None
+    loss: float
+    divergence: float
 
 
 @dataclass(frozen=True)
@@ -87,17 +79,26 @@ class Solution:
     notices: tuple[str, ...] = ()
 
 
-def describe_fields(settings: type[BaseModel]) -> dict[str, tuple[str, str]]:
-    """Name of every parameter -> its default as one would write it, and what it means."""
-    defaults = settings().model_dump(mode="json")
-    return {
-        name: (json.dumps(defaults[name]).strip('"'), field.description or "")
-        for name, field in settings.model_fields.items()
-    }
-
-
 ScoreFunction = Callable[[Tensor, Statistics, Any], Tensor]
 SolveFunction = Callable[[Sequence[Tensor], Statistics, Pattern, Any], Solution]
+StatesFunction = Callable[[States], Tensor]
+EffectFunction = Callable[[Effect], float]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """How a method scores a structure that may be removed; exactly one of the two functions.
+
+    Attributes:
+        of_states: its importance to every token [tokens], of what blocks do to hidden states; the
+            mean over the tokens counts.
+        of_effect: its importance, of what the model predicts without it.
+        again: whether the others are scored anew after each structure that goes.
+    """
+
+    of_states: StatesFunction | None = None
+    of_effect: EffectFunction | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Method:
         needs: the statistics it reads.
         params: the class of its parameters, all with defaults.
         refine: what is done to the kept weights afterwards.
-        score, solve: exactly one of the two functions.
+        score, solve, removal: exactly one of the three.
     """
 
     name: str
@@ -122,11 +123,17 @@ class Method:
     refine: Refine
     score: ScoreFunction | None = None
     solve: SolveFunction | None = None
+    removal: Removal | None = None
 
     @property
     def needs_calibration(self) -> bool:
         """Whether the method reads anything besides the weights."""
-        return bool(self.needs) or self.refine is not Refine.NONE
+        return bool(self.needs or self.removal) or self.refine is not Refine.NONE
+
+    @property
+    def removes(self) -> bool:
+        """Whether it can tell which structures go: by a score of theirs, or the sum of weights'."""
+        return self.removal is not None or (self.score is not None and not self.needs_calibration)
 
     def describe(self) -> dict[str, Any]:
         """The method as plain values, for listings."""
@@ -134,6 +141,7 @@ class Method:
             "name": self.name,
             "summary": self.summary,
             "needs": sorted(self.needs) + ["calibration"] * self.needs_calibration,
+            "removes": ["blocks"] * self.removes,
             "refine": self.refine.value,
             "parameters": describe_fields(self.params),
             "paper": self.paper,
@@ -142,6 +150,8 @@ class Method:
 
 _Score = TypeVar("_Score", bound=ScoreFunction)
 _Solve = TypeVar("_Solve", bound=SolveFunction)
+_States = TypeVar("_States", bound=StatesFunction)
+_Effect = TypeVar("_Effect", bound=EffectFunction)
 
 _registry: dict[str, Method] = {}
 
@@ -151,7 +161,7 @@ def score(
     *,
     paper: str,
     needs: set[Need] | None = None,
-    params: type[Params] = Params,
+    params: type[Params] = WeightParams,
     refine: Refine = Refine.NONE,
 ) -> Callable[[_Score], _Score]:
     """Register a scoring function under `name`; it is returned unchanged."""
@@ -169,7 +179,7 @@ def solve(
     *,
     paper: str,
     needs: set[Need],
-    params: type[Params] = Params,
+    params: type[Params] = WeightParams,
     refine: Refine = Refine.NONE,
 ) -> Callable[[_Solve], _Solve]:
     """Register a solving function under `name`; it is returned unchanged."""
@@ -177,6 +187,26 @@ def solve(
     def register(function: _Solve) -> _Solve:
         all_needs = frozenset(needs)
         _add(Method(name, _summary(function), paper, all_needs, params, refine, solve=function))
+        return function
+
+    return register
+
+
+def remove_by_states(name: str, *, paper: str) -> Callable[[_States], _States]:
+    """Register a function of `States` that scores blocks; it is returned unchanged."""
+
+    def register(function: _States) -> _States:
+        _add_removal(name, paper, function, Removal(of_states=function))
+        return function
+
+    return register
+
+
+def remove_by_effect(name: str, *, paper: str, again: bool = False) -> Callable[[_Effect], _Effect]:
+    """Register a function of `Effect` that scores structures; it is returned unchanged."""
+
+    def register(function: _Effect) -> _Effect:
+        _add_removal(name, paper, function, Removal(of_effect=function, again=again))
         return function
 
     return register
@@ -194,8 +224,22 @@ def get(name: str) -> Method:
 
 
 def every() -> tuple[Method, ...]:
-    """All registered methods, oldest paper first (its number on arXiv is its date)."""
-    return tuple(sorted(_registry.values(), key=lambda method: method.paper))
+    """All methods that choose weights, oldest paper first (its number on arXiv is its date)."""
+    return tuple(method for method in _by_date() if method.removal is None)
+
+
+def every_remover() -> tuple[Method, ...]:
+    """All methods that choose structures to remove, oldest paper first."""
+    return tuple(method for method in _by_date() if method.removes)
+
+
+def _by_date() -> list[Method]:
+    return sorted(_registry.values(), key=lambda method: method.paper)
+
+
+def _add_removal(name: str, paper: str, function: Callable[..., Any], removal: Removal) -> None:
+    summary, needs = _summary(function), frozenset[Need]()
+    _add(Method(name, summary, paper, needs, RemovalParams, Refine.NONE, removal=removal))
 
 
 def _add(method: Method) -> None:

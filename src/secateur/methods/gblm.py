@@ -27,11 +27,12 @@ import math
 from pydantic import Field
 from torch import Tensor
 
-from secateur.methods.base import PAPER_LENGTH, PAPER_SEQUENCES, Params, score
+from secateur.methods.base import PAPER_LENGTH, PAPER_SEQUENCES, score
+from secateur.methods.parameters import WeightParams
 from secateur.statistics import Need, Order, Statistics
 
 
-class GBLMParams(Params):
+class GBLMParams(WeightParams):
     """Parameters of GBLM-Pruner."""
 
     alpha: float = Field(default=100.0, ge=0, allow_inf_nan=False)

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from secateur.methods.base import Params, score
+from secateur.methods.base import score
+from secateur.methods.parameters import WeightParams
 from secateur.sparsity import Competition
 from secateur.statistics import Statistics
 
 
-class MagnitudeParams(Params):
+class MagnitudeParams(WeightParams):
     """Parameters of magnitude pruning."""
 
     competition: Competition = Competition.LAYER

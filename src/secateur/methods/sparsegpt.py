@@ -37,7 +37,8 @@ from pydantic import Field
 from torch import Tensor
 
 from secateur.errors import NumericalError
-from secateur.methods.base import Params, Solution, solve
+from secateur.methods.base import Solution, solve
+from secateur.methods.parameters import WeightParams
 from secateur.sparsity import (
     Competition,
     NofM,
@@ -54,7 +55,7 @@ _LEAF = 16
 """Columns that are solved one by one; wider stretches are halved."""
 
 
-class SparseGPTParams(Params):
+class SparseGPTParams(WeightParams):
     """Parameters of SparseGPT."""
 
     competition: Competition = Competition.LAYER

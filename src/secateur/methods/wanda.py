@@ -19,12 +19,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.methods.base import Params, score
+from secateur.methods.base import score
+from secateur.methods.parameters import WeightParams
 from secateur.sparsity import Competition, NofM, Pattern
 from secateur.statistics import Need, Statistics
 
 
-class WandaParams(Params):
+class WandaParams(WeightParams):
     """Parameters of Wanda."""
 
     variant: bool = False

@@ -31,7 +31,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from secateur.methods.base import PAPER_SEQUENCES, Params, Refine, score
+from secateur.methods.base import PAPER_SEQUENCES, Refine, score
+from secateur.methods.parameters import WeightParams
 from secateur.methods.wanda import WandaParams, wanda
 from secateur.statistics import Need, Statistics
 
@@ -41,7 +42,7 @@ FACTORS = (0.0, 0.25, 1.0, 4.0)
 """Of alpha, that a block chooses among."""
 
 
-class RegionalGradientParams(Params):
+class RegionalGradientParams(WeightParams):
     """Parameters of the regional gradient score."""
 
     published: ClassVar[dict[str, Any]] = {"by_block": False}

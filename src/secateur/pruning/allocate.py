@@ -32,7 +32,7 @@ from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.durable import write_text
 from secateur.data import TokenBatch
-from secateur.evaluation.perplexity import mean_divergence
+from secateur.evaluation.perplexity import effect_of
 from secateur.machine import processes
 from secateur.machine.accelerator import as_float64
 from secateur.machine.waiting import each
@@ -161,7 +161,7 @@ def damages(
         stream.hidden = dense.outputs
     damage = torch.zeros(len(parts), len(ratios), dtype=torch.float64)
     for (number, column), other in each("divergence by part", pruned.items()):
-        damage[number, column] = mean_divergence(source, other, stream)
+        damage[number, column] = effect_of(source, other, stream).divergence
     return damage
 
 

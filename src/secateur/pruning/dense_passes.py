@@ -2,6 +2,7 @@
 
 ratios             of every part of every block, where the recipe asks for an allocation
 held-out windows   go through the dense model, for the divergence from it, and then follow the run
+removal            of structures: which go, and the smaller model that the run goes on with
 gradients          of the full model, for a method that needs them
 aim                of the regional optimiser
 first block        its statistics, whose inputs no pruning changes, if other runs share them
@@ -11,7 +12,8 @@ The runs of a comparison share what is the same for all of them (`reuse.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -23,7 +25,7 @@ from secateur.blocks.observe import Observation, observe
 from secateur.blocks.observer import ToGather
 from secateur.blocks.stream import Stream
 from secateur.blocks.sweep import Aim, SweepInputs
-from secateur.checkpoint import find_matrices
+from secateur.checkpoint import BlockModel, find_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.proved import read_batches, write_batches
 from secateur.checkpoint.unfinished import DENSE
@@ -35,7 +37,9 @@ from secateur.machine.waiting import doing
 from secateur.methods import Refine
 from secateur.progress import Progress
 from secateur.pruning.allocate import allocate
-from secateur.pruning.prepare import Prepared, matrix_shapes
+from secateur.pruning.fit import matrix_shapes
+from secateur.pruning.prepare import Prepared
+from secateur.pruning.removal import choose_blocks, without_removed
 from secateur.pruning.reuse import DenseKey, FirstBlockKey, GradientsKey, SharedWork, Stopwatch
 
 
@@ -109,8 +113,12 @@ def make_ready(prepared: Prepared, surroundings: Surroundings, done: int) -> Rea
         SecateurError: something is not finite, does not fit or cannot be written.
     """
     prepared = allocate(prepared, surroundings.progress, surroundings.for_the_next_process)
-    following = follow(prepared, surroundings)
-    stream = _calibration_stream(prepared)
+    dense = _dense_windows(prepared, surroundings)
+    if prepared.plan.structures is not None:
+        prepared, inputs = _without_structures(prepared, surroundings)
+        return ReadyRun(prepared, surroundings, inputs, _following(prepared, dense), done)
+    following = _following(prepared, dense)
+    stream = _calibration_stream(prepared, prepared.source)
     gradients, aim, first = prepared.gradients, Aim(), None
     if stream is not None:
         gradients = _gradients(prepared, surroundings, stream)
@@ -122,22 +130,54 @@ def make_ready(prepared: Prepared, surroundings: Surroundings, done: int) -> Rea
     return ReadyRun(prepared, surroundings, inputs, following, done)
 
 
+def _without_structures(
+    prepared: Prepared, surroundings: Surroundings
+) -> tuple[Prepared, SweepInputs]:
+    """The run on what is left of its model, and what its blocks are mended with, if they are."""
+    progress, aim, stream = surroundings.progress, Aim(), None
+    removed = choose_blocks(prepared, progress, surroundings.for_the_next_process)
+    if prepared.recipe.mend and (dense := _calibration_stream(prepared, prepared.source)):
+        aim = _aim(prepared, surroundings, dense)
+    prepared, gaps = without_removed(prepared, removed)
+    if prepared.recipe.mend:
+        stream = _calibration_stream(prepared, prepared.source)
+    if aim.error_factors is not None:
+        aim = replace(aim, error_factors=[aim.error_factors[end] for end in removed.ends])
+    inputs = SweepInputs(
+        prepared.source, prepared.plan, stream, aim=replace(aim, gaps=gaps), tick=progress.tick
+    )
+    return prepared, inputs
+
+
 @doing("embedding the calibration sequences")
-def _calibration_stream(prepared: Prepared) -> Stream | None:
+def _calibration_stream(prepared: Prepared, source: BlockModel) -> Stream | None:
     """The calibration sequences before block 0; None for a method that needs none."""
     if prepared.calibration is None:
         return None
-    calibration, source = prepared.calibration, prepared.source
+    calibration = prepared.calibration
     size = batch_size(prepared.recipe.batch_size, tokens_in_each(calibration, source), source)
     return Stream(source, calibration.inputs, size, calibration.labels)
 
 
 def follow(prepared: Prepared, surroundings: Surroundings) -> Following | None:
     """The held-out windows, ready to follow the run; None if nothing is to be measured."""
+    return _following(prepared, _dense_windows(prepared, surroundings))
+
+
+def _following(prepared: Prepared, dense: Sequence[Stream]) -> Following | None:
+    """The held-out windows, ready to follow the run on its model, as it may be smaller by now."""
+    source = prepared.source
+    if not prepared.heldout:
+        return None
+    return Following(source, prepared.heldout, [stream.behind(source) for stream in dense])
+
+
+def _dense_windows(prepared: Prepared, surroundings: Surroundings) -> Sequence[Stream]:
+    """The held-out windows of every text behind the dense model."""
     source, texts, shared = prepared.source, prepared.heldout, surroundings.shared
     progress, folder = surroundings.progress, surroundings.for_the_next_process
     if not texts:
-        return None
+        return ()
     asked = prepared.recipe.batch_size
     sizes = [batch_size(asked, text.input_ids.shape[1], source) for text in texts]
 
@@ -159,8 +199,7 @@ def follow(prepared: Prepared, surroundings: Surroundings) -> Following | None:
 
     key = DenseKey(tuple(text.protocol.token_sha256 for text in texts), tuple(sizes))
     dense = shared.dense.once(key, lambda: [through_dense(number) for number in range(len(texts))])
-    streams = surroundings.watch.measuring(dense)
-    return Following(source, texts, [stream.behind(source) for stream in streams])
+    return surroundings.watch.measuring(dense)
 
 
 def _gradients(

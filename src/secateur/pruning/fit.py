@@ -6,9 +6,24 @@ from secateur.checkpoint import BlockModel
 from secateur.checkpoint.matrices import find_all_matrices, is_fused_experts
 from secateur.checkpoint.structure import Blocks
 from secateur.errors import RecipeError
-from secateur.recipe import Recipe
+from secateur.recipe import Plan, Recipe
 from secateur.recipe.wording import name_of
 from secateur.sparsity import Selection
+
+
+def check_plan(plan: Plan, source: BlockModel) -> None:
+    """Raise unless a model has what is to be pruned or removed of it.
+
+    Raises:
+        RecipeError: no matrix is chosen, or a part of the choice finds none.
+        PatternError: it has not so many structures, or would have none left.
+        ModelError: its structures cannot be removed.
+    """
+    if plan.structures is None:
+        check_selection(plan.selection, source.blocks)
+        return
+    plan.structures.removed_of(len(source.blocks))
+    source.without_blocks(())
 
 
 def check_selection(selection: Selection, blocks: Blocks) -> None:
@@ -47,3 +62,12 @@ def check_experts(recipe: Recipe, source: BlockModel) -> None:
         raise RecipeError(
             f"{type(source.model).__name__} has no experts", wanted=f"no {' and no '.join(given)}"
         )
+
+
+def matrix_shapes(source: BlockModel) -> dict[str, tuple[int, int]]:
+    """(out, in) of every prunable matrix, by parameter name in the model."""
+    return {
+        source.blocks.prefix(index) + matrix.name: matrix.shape
+        for index, matrices in enumerate(find_all_matrices(source.blocks))
+        for matrix in matrices
+    }

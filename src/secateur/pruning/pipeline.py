@@ -175,6 +175,7 @@ def _record(
         seconds=seconds,
         notices=(*prepared.notices, *result.notices),
         left_dense=prepared.left_dense,
+        removed=prepared.removed,
     )
     return RunRecord(
         created=now(),

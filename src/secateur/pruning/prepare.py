@@ -14,7 +14,6 @@ from secateur.checkpoint import (
     Destination,
     LeftDense,
     ResidentModel,
-    find_all_matrices,
     find_left_dense,
     load_whole,
     locate,
@@ -31,7 +30,7 @@ from secateur.machine.accelerator import held_dtype
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.paths import as_path, pinned
 from secateur.pruning.estimate import Estimate, estimate
-from secateur.pruning.fit import check_experts, check_selection
+from secateur.pruning.fit import check_experts, check_plan, matrix_shapes
 from secateur.pruning.inputs import check_kind, read_calibration, read_heldout, read_images
 from secateur.pruning.reuse import (
     CalibrationKey,
@@ -42,6 +41,7 @@ from secateur.pruning.reuse import (
     Stopwatch,
 )
 from secateur.recipe import Plan, Recipe, plan_of
+from secateur.record import Removed
 from secateur.statistics import Need
 
 
@@ -60,6 +60,7 @@ class Prepared:
         estimate: what it will take.
         gradient_facts: what full-model gradients of this run are made of; None if it needs none.
         gradients: those of an earlier run, if they were given.
+        removed: the blocks that are not in `source` any more; None if all are.
         notices: what the user should know.
     """
 
@@ -74,6 +75,7 @@ class Prepared:
     gradient_facts: dict[str, str] | None
     gradients: GradientFile | None
     notices: tuple[str, ...]
+    removed: Removed | None = None
 
 
 def prepare(
@@ -146,7 +148,7 @@ def check_fit(recipe: Recipe, shared: SharedWork) -> None:
         SecateurError: the model cannot be opened, or a pattern does not fit.
     """
     source, plan = _open(recipe, _locate(recipe), shared).value, plan_of(recipe)
-    check_selection(plan.selection, source.blocks)
+    check_plan(plan, source)
     estimate(source, plan, sequences=0, length=0)
 
 
@@ -210,7 +212,7 @@ def _prepare(
     notices: tuple[str, ...],
 ) -> Prepared:
     plan = plan_of(recipe)
-    check_selection(plan.selection, source.blocks)
+    check_plan(plan, source)
     check_experts(recipe, source)
     sequences = length = 0
     if calibration is not None:
@@ -222,7 +224,7 @@ def _prepare(
                 hint="fewer processes, or more --samples",
             )
     shapes = estimate(source, plan, sequences, length)
-    left_dense = find_left_dense(source, plan.selection)
+    left_dense = () if plan.structures else find_left_dense(source, plan.selection)
     if told := [str(left) for left in left_dense if not left.usual and not left.chosen]:
         notices += (f"left dense: {'; '.join(told)}",)
     facts = gradients = None
@@ -252,15 +254,6 @@ def _prepare(
         recipe, folder, source, calibration, heldout, plan, left_dense, shapes, facts,
         gradients, (*notices, *of_texts),
     )  # fmt: skip
-
-
-def matrix_shapes(source: BlockModel) -> dict[str, tuple[int, int]]:
-    """(out, in) of every prunable matrix, by parameter name in the model."""
-    return {
-        source.blocks.prefix(index) + matrix.name: matrix.shape
-        for index, matrices in enumerate(find_all_matrices(source.blocks))
-        for matrix in matrices
-    }
 
 
 def _gradient_facts(

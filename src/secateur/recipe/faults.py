@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from secateur.errors import SecateurError
 from secateur.methods import Method, Params, Refine, get
+from secateur.recipe.faults_of_structures import faults_of_structures
 from secateur.recipe.regional import EFFORTS, Regional, ready_made
 from secateur.recipe.setting import faults_of_locations
 from secateur.recipe.stage import KIND, PRUNE, STAGES, Stage, kind_named
@@ -145,6 +147,7 @@ def faults_of_pruning(
         faults += _faults_of_sources(method, run)
         faults += _faults_of_gradient_files(method, run)
         faults += _faults_of_schedule(method, values)
+        faults += faults_of_structures(method, patterns, values, run)
     faults += _faults_of_allocation(patterns, values, run)
     if params is not None:
         faults += [no for pattern in patterns if (no := params.objection(pattern)) is not None]
@@ -227,6 +230,8 @@ def _faults_of_allocation(
 
 
 def _faults_of_regional(method: Method | None, values: Mapping[str, Any]) -> Iterator[str]:
+    if values.get("mend") and method is not None:
+        method = replace(method, refine=Refine.REGIONAL)
     preset, effort = values.get("preset", "auto"), values.get("effort", "balanced")
     changes = values.get("regional") or {}
     if method is not None and method.refine is not Refine.REGIONAL:
@@ -246,6 +251,8 @@ def _faults_of_regional(method: Method | None, values: Mapping[str, Any]) -> Ite
         return
     wrong = phrases(lambda: ready_made(preset, effort, changes), Regional, "regional")
     yield from wrong
+    if values.get("mend") and not wrong and ready_made(preset, effort, changes).target != "model":
+        yield f"{name_of('mend')} aims at the dense model: regional.target must be model"
     held = wrong or ready_made(preset, effort, changes).hold_mask
     if method is not None and method.solve and method.refine is Refine.REGIONAL and not held:
         yield (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from secateur.methods import Method, Params
+from secateur.methods import Method, Params, Refine, get
 from secateur.recipe.recipe import Recipe, Schedule
 from secateur.recipe.regional import Regional
-from secateur.sparsity import Selection
+from secateur.sparsity import Selection, Structures
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,13 @@ class Plan:
     """What to do with every block.
 
     Attributes:
+        method: what is done with the weights; where structures are removed, and chosen by the
+            recipe's method, their being kept, and mended if the recipe asks for that.
         selection: which matrix gets which pattern.
         schedule: whether a block is pruned once it has been observed, or while it runs.
         route_all: norms and Hessians of an expert are of all tokens, not only of those sent to it.
         expert_tokens: an expert that saw fewer is starved: it is pruned by magnitude.
+        structures: what is removed before anything else; None if nothing is.
     """
 
     method: Method
@@ -29,17 +32,23 @@ class Plan:
     route_all: bool = False
     expert_tokens: int = 32
     schedule: Schedule = "block"
+    structures: Structures | None = None
 
 
 def plan_of(recipe: Recipe) -> Plan:
     """What a recipe asks to be done with every block."""
+    method, params = recipe.chosen_method, recipe.chosen_params
+    if recipe.structures is not None:
+        method = replace(get("magnitude"), refine=Refine.REGIONAL if recipe.mend else Refine.NONE)
+        params = method.params()
     return Plan(
-        recipe.chosen_method,
-        recipe.chosen_params,
+        method,
+        params,
         recipe.selection,
         recipe.chosen_regional,
         recipe.seed,
         recipe.route_all,
         recipe.expert_tokens,
         recipe.schedule,
+        recipe.structures,
     )

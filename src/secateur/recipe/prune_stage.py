@@ -14,7 +14,14 @@ from secateur.recipe.faults import faults_of_pruning
 from secateur.recipe.regional import Regional, ready_made
 from secateur.recipe.setting import LISTED, RESULT, WRITTEN, MethodPart, Setting, setting_of
 from secateur.recipe.stage import PRUNE, Stage, register
-from secateur.sparsity import Pattern, Selection, parse_pattern, read_selection
+from secateur.sparsity import (
+    Dense,
+    Pattern,
+    Selection,
+    Structures,
+    parse_pattern,
+    read_selection,
+)
 from secateur.sparsity.allocation import Allocation
 
 OF_METHOD, OF_OPTIMISER = MethodPart.METHOD, MethodPart.OPTIMISER
@@ -32,7 +39,10 @@ class PruneStage(Stage):
     """The pruning method; `secateur methods` lists them."""
     pattern: Annotated[str, Setting(RESULT)] = "2:4"
     """What is pruned. 50% or 0.5: that share of the weights. N:M, such as 2:4: N of every M weights
-    along the input are KEPT."""
+    along the input are KEPT. blocks-2 or blocks-10%: so many blocks are REMOVED from the model."""
+    mend: Annotated[bool, Setting(RESULT)] = False
+    """Let the regional optimiser change the weights of the blocks that are left, so that they learn
+    what the removed ones did."""
     patterns: Annotated[dict[str, str], Setting(RESULT, metavar="REGEX=PATTERN")] = Field(
         default={}
     )
@@ -109,8 +119,16 @@ class PruneStage(Stage):
         return parse_pattern(self.pattern)
 
     @property
+    def structures(self) -> Structures | None:
+        """What is removed of the model; None for a pattern of weights."""
+        pattern = self.chosen_pattern
+        return pattern if isinstance(pattern, Structures) else None
+
+    @property
     def selection(self) -> Selection:
-        """Which matrix gets which pattern."""
+        """Which matrix gets which pattern; of a model that loses structures every one is kept."""
+        if self.structures is not None:
+            return Selection(Dense(), blocks=None if self.mend else ())
         return read_selection(self.model_dump())
 
     @property
@@ -128,7 +146,7 @@ class PruneStage(Stage):
     @property
     def refines(self) -> bool:
         """Whether the regional optimiser works after the method."""
-        return self.chosen_method.refine is Refine.REGIONAL
+        return self.mend or self.chosen_method.refine is Refine.REGIONAL
 
     def stage_options(self) -> dict[str, Any]:
         """Every setting of the stage with its default written down, but not its kind."""

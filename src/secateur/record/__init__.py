@@ -1,9 +1,8 @@
 """run.json: everything needed to repeat a run and to check what it did."""
 
 from secateur.record.find import find_records
+from secateur.record.matrices import BlockRecord, MatrixRecord
 from secateur.record.record import (
-    BlockRecord,
-    MatrixRecord,
     RunRecord,
     Sample,
     StageRecord,
@@ -12,6 +11,7 @@ from secateur.record.record import (
     write_record,
 )
 from secateur.record.recovery import RecoveryPoint, RecoveryRecord
+from secateur.record.removed import Removed
 from secateur.record.scored import add_to_record, record_to_add_to
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "MatrixRecord",
     "RecoveryPoint",
     "RecoveryRecord",
+    "Removed",
     "RunRecord",
     "Sample",
     "StageRecord",

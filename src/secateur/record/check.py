@@ -28,7 +28,13 @@ from secateur.machine.paths import pinned
 from secateur.machine.waiting import each
 from secateur.record.check_files import changed_files, unlike_source, unproved_files
 from secateur.record.check_settings import CheckSettings
-from secateur.record.record import MatrixRecord, RunRecord, read_record
+from secateur.record.check_structures import (
+    fault_of_structures,
+    told_of_structures,
+    unlike_kept,
+)
+from secateur.record.matrices import MatrixRecord
+from secateur.record.record import RunRecord, read_record
 from secateur.sparsity import Pattern, Selection, Unstructured, audit
 
 UNDERFLOW = 0.001
@@ -84,7 +90,10 @@ class Proof:
         unproved: files of weights that are not loaded, and what is loaded that the record does not
             know.
         misstated: names of matrices of which the record says what is not so.
-        other_source: files of weights of the model that was said to be the source, and is another.
+        other_source: files of weights of the model that was said to be the source, and is another;
+            tensors of blocks that are to be the source's, and are not.
+        removed: what was removed of the model, a line each.
+        structures: what is not so of that, in a phrase; None if all is.
     """
 
     folder: Path
@@ -98,6 +107,8 @@ class Proof:
     unproved: tuple[str, ...]
     misstated: tuple[str, ...] = ()
     other_source: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    structures: str | None = None
 
     @property
     def weights(self) -> int:
@@ -124,7 +135,7 @@ class Proof:
     @property
     def complaint(self) -> str | None:
         """What does not hold, in a line; None if all does."""
-        said = []
+        said = [] if self.structures is None else [self.structures]
         if self.failing:
             said.append(
                 f"{len(self.failing)} matrices are not {self.pattern}: {some(self.failing)}"
@@ -165,6 +176,7 @@ class Proof:
             "unproved_files": list(self.unproved),
             "misstated_matrices": list(self.misstated),
             "other_source": list(self.other_source),
+            "removed": list(self.removed),
         }
 
 
@@ -184,7 +196,7 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
     folder = locate(pinned(settings.model, settings.revision), trust_remote_code=trust)
     record = read_record(folder)
     selection = settings.selection(record)
-    if selection is None and record is not None:
+    if selection is None and record is not None and not (record.removed or settings.structures):
         raise CheckpointError(
             "the run record names no pattern", where=folder / "run.json", hint="--pattern"
         )
@@ -230,7 +242,14 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
         changed=changed_files(folder, files),
         unproved=unproved_files(checkpoint, record),
         misstated=() if record is None else _misstated(record, by_kind),
-        other_source=() if made_from is None else unlike_source(made_from, record, folder),
+        other_source=()
+        if made_from is None
+        else (
+            *unlike_source(made_from, record, folder),
+            *unlike_kept(made_from, record, source),
+        ),
+        removed=told_of_structures(record),
+        structures=fault_of_structures(len(source.blocks), record, settings.structures),
     )
 
 

@@ -9,7 +9,13 @@ from pydantic import Field
 from secateur.errors import RecipeError
 from secateur.recipe.setting import CONTENT, LISTED, RESULT, RUN, WRITTEN, Setting, Settings
 from secateur.record.record import RunRecord
-from secateur.sparsity import SELECTION_KEYS, Selection, read_selection
+from secateur.sparsity import (
+    SELECTION_KEYS,
+    Selection,
+    Structures,
+    parse_pattern,
+    read_selection,
+)
 
 
 class CheckSettings(Settings):
@@ -51,6 +57,20 @@ class CheckSettings(Settings):
     never need it."""
 
     @property
+    def structures(self) -> Structures | None:
+        """What is to have been removed; None if nothing is asked of that.
+
+        Raises:
+            RecipeError: matrices are chosen beside it.
+        """
+        asked = None if self.pattern is None else parse_pattern(self.pattern)
+        if not isinstance(asked, Structures):
+            return None
+        if any(getattr(self, key) for key in SELECTION_KEYS):
+            raise RecipeError(f"{asked} is of whole blocks: no matrices can be chosen beside it")
+        return asked
+
+    @property
     def asks(self) -> bool:
         """Whether it says itself what is to be looked for, and where."""
         chosen = any(getattr(self, key) for key in SELECTION_KEYS)
@@ -66,6 +86,8 @@ class CheckSettings(Settings):
             PatternError: a pattern, an expression or a range of blocks cannot be read.
             RecipeError: matrices are chosen, and there is no pattern, or more than one.
         """
+        if self.structures is not None:
+            return None
         if not self.asks:
             return None if record is None else record.selection
         pattern = self.pattern

@@ -17,59 +17,12 @@ from secateur.machine.limits import MOST_JSON_BYTES, at_most
 from secateur.recipe import Recipe
 from secateur.recipe.recover_stage import RecoverStage
 from secateur.recipe.stage import KIND, PRUNE, STAGES, kind_named
+from secateur.record.matrices import BlockRecord
 from secateur.record.recovery import RecoveryRecord
+from secateur.record.removed import Removed
 from secateur.record.schema import FileName, Measured, RecordPart, WholeNumber, typed_settings
 from secateur.record.versions import bring_forward
-from secateur.sparsity import MatrixAudit, Selection, parse_pattern, read_selection
-
-
-class MatrixRecord(RecordPart):
-    """What was counted in one matrix after pruning."""
-
-    name: str
-    """Parameter name in the model."""
-    rows: WholeNumber
-    columns: WholeNumber
-    zeros: WholeNumber
-    holds: bool
-    """Whether the pattern was found exactly."""
-    output_error: Measured | None = None
-    """norm2(X (W - W_sparse)') / norm2(X W') over the first calibration tokens."""
-
-    @classmethod
-    def of(cls, name: str, audit: MatrixAudit, output_error: float | None = None) -> MatrixRecord:
-        """The record of an audit."""
-        return cls(
-            name=name,
-            rows=audit.rows,
-            columns=audit.columns,
-            zeros=audit.zeros,
-            holds=audit.holds,
-            output_error=output_error,
-        )
-
-    @property
-    def sparsity(self) -> float:
-        """Share of zeros."""
-        return self.zeros / max(1, self.rows * self.columns)
-
-
-class BlockRecord(RecordPart):
-    """One block of the run."""
-
-    index: WholeNumber
-    output_error: Measured | None
-    """norm2(f_dense - f_sparse) / norm2(f_dense) over the calibration tokens."""
-    judged: tuple[float, float] | None = None
-    """The same on sequences that no optimiser step saw, before and after the regional optimiser,
-    against what the optimiser aims at."""
-    parameters: dict[str, Any] = Field(default={})
-    """Those of the method that suited the block, where every block chose among several."""
-    seconds: dict[str, Measured]
-    """Wall time by phase."""
-    notices: tuple[str, ...]
-    """What went otherwise than planned."""
-    matrices: tuple[MatrixRecord, ...]
+from secateur.sparsity import Selection, parse_pattern, read_selection
 
 
 class Sample(RecordPart):
@@ -98,6 +51,8 @@ class StageRecord(RecordPart):
     left_dense: tuple[LeftDense, ...] = ()
     """What of the model got no pattern, with the reason; a record of an earlier version has none.
     """
+    removed: Removed | None = None
+    """The structures that are no longer in the model; None for a pattern of weights."""
 
     @field_validator("settings")
     @classmethod
@@ -206,6 +161,11 @@ class RunRecord(RecordPart):
         return " + ".join(patterns if len(set(patterns)) > 1 else patterns[:1])
 
     @property
+    def removed(self) -> tuple[Removed, ...]:
+        """What was removed of the model, in order."""
+        return tuple(stage.removed for stage in self.stages if stage.removed is not None)
+
+    @property
     def selection(self) -> Selection | None:
         """The pattern that the stages gave every matrix, the last that gave one; None if none did.
 
@@ -214,7 +174,7 @@ class RunRecord(RecordPart):
         """
         selection: Selection | None = None
         for stage in self.stages:
-            if "pattern" in stage.settings:
+            if "pattern" in stage.settings and stage.removed is None:
                 selection = replace(read_selection(stage.settings), before=selection)
         return selection
 

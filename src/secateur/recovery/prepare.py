@@ -161,8 +161,15 @@ def prepare_recovery(
     source = open_model(folder, cpu, torch.float32, trust_remote_code=trust)
     source.watch()
     zeros = count_zeros(source, selection, {})
-    if not zeros:
+    removed = record is not None and record.removed
+    if not zeros and not removed:
         raise ModelError("the model has no zeros to keep", where=folder, hint="secateur prune")
+    if removed and settings.block_weight:
+        raise RecipeError(
+            "the dense model has blocks that this one has lost: their outputs cannot be compared",
+            where=folder,
+            hint="block_weight 0",
+        )
     text, heldout = _read(settings, folder, source, dense, device)
     return PreparedRecovery(
         settings, folder, record, source, selection, zeros, dense,

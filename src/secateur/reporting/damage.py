@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from secateur.record.record import BlockRecord, MatrixRecord
+from secateur.record import BlockRecord, MatrixRecord
 from secateur.reporting.comparison import Row
 
 

@@ -8,16 +8,25 @@ from secateur.sparsity.mask import (
     keep_mask,
     without_dropped,
 )
-from secateur.sparsity.pattern import NofM, Pattern, Unstructured, parse_pattern
+from secateur.sparsity.pattern import (
+    Dense,
+    NofM,
+    Pattern,
+    Structures,
+    Unstructured,
+    parse_pattern,
+)
 from secateur.sparsity.selection import SELECTION_KEYS, Selection, read_selection
 
 __all__ = [
     "SELECTION_KEYS",
     "Competition",
+    "Dense",
     "MatrixAudit",
     "NofM",
     "Pattern",
     "Selection",
+    "Structures",
     "Unstructured",
     "audit",
     "keep_highest",

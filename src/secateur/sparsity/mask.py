@@ -106,8 +106,8 @@ def keep_highest(rows: Tensor, count: int) -> Tensor:
     Returns:
         bool [rows, columns].
     """
-    if count == 0:
-        return torch.zeros_like(rows, dtype=torch.bool)
+    if count in (0, rows.shape[1]):
+        return torch.full_like(rows, count > 0, dtype=torch.bool)
     threshold = rows.kthvalue(rows.shape[1] - count + 1, dim=1, keepdim=True).values  # [rows, 1]
     above = rows > threshold
     tied = rows == threshold

@@ -2,6 +2,7 @@
 
     "50%", "0.5"   unstructured: that share of the weights is zero
     "2:4", "4:8"   N:M: of every M consecutive weights along the input dimension, N are KEPT
+    "blocks-6"     so many blocks of the model are REMOVED, also as a share: "blocks-20%"
 
 Two conventions for N exist in the field (kept or pruned); they agree only at one half. Ours is
 "N of M are kept", which is also what NVIDIA's 2:4 hardware documentation means.
@@ -13,10 +14,14 @@ import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import ClassVar
 
 from secateur.errors import PatternError
 
-_WANTED = "a ratio such as 50% or 0.5, or N:M (N of every M weights kept) such as 2:4"
+_WANTED = (
+    "a ratio such as 50% or 0.5, N:M (N of every M weights kept) such as 2:4, or blocks-2 (so many"
+    " blocks removed)"
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,65 @@ class NofM:
         return f"{self.n}:{self.m}"
 
 
-Pattern = Unstructured | NofM
+@dataclass(frozen=True)
+class Dense:
+    """Every weight is kept: what the regional optimiser changes where structures were removed."""
+
+    sparsity: ClassVar[float] = 0.0
+
+    def pruned_of(self, count: int) -> int:
+        """None of `count` weights."""
+        return 0
+
+    def fits(self, in_features: int) -> bool:
+        """It fits every row."""
+        return True
+
+    def check_fits(self, in_features: int, where: str) -> None:
+        """It fits every row."""
+
+    def __str__(self) -> str:
+        return "dense"
+
+
+@dataclass(frozen=True)
+class Structures(Dense):
+    """Whole structures of a model are removed, and every weight of the others is kept.
+
+    Attributes:
+        unit: what is removed: "blocks".
+        count: how many; None where a share is given.
+        share: which share of them, between 0 and 1, both excluded; rounded down.
+    """
+
+    unit: str
+    count: int | None = None
+    share: float | None = None
+
+    def removed_of(self, total: int) -> int:
+        """How many of `total` structures are removed.
+
+        Raises:
+            PatternError: it would be none or all of them.
+        """
+        if self.count is not None:
+            removed = self.count
+        else:
+            removed = math.floor((self.share or 0.0) * total + 1e-6)
+        if 0 < removed < total:
+            return removed
+        raise PatternError(
+            f"{self} removes {removed} of {total} {self.unit}",
+            wanted=f"a number from 1 to {total - 1}" if total > 1 else "a model with more of them",
+            hint=f"{self.unit}-1" if total > 1 else None,
+        )
+
+    def __str__(self) -> str:
+        amount = self.count if self.count is not None else Unstructured(self.share or 0.0)
+        return f"{self.unit}-{amount}"
+
+
+Pattern = Unstructured | NofM | Dense | Structures
 
 
 def _without(matrix: str, nearest: Pattern | None) -> str:
@@ -123,12 +186,12 @@ def _without(matrix: str, nearest: Pattern | None) -> str:
 
 
 def parse_pattern(text: str | float | Pattern) -> Pattern:
-    """Read a pattern as a person writes it: "2:4", "50%", "0.5", 0.5.
+    """Read a pattern as a person writes it: "2:4", "50%", "0.5", 0.5, "blocks-2".
 
     Raises:
         PatternError: it is none of these, or asks for nothing or everything to be pruned.
     """
-    if isinstance(text, Unstructured | NofM):
+    if isinstance(text, Pattern):
         return text
     written = str(text).strip()
     named = repr(written if len(written) <= 40 else f"{written[:37]}...")
@@ -141,6 +204,18 @@ def parse_pattern(text: str | float | Pattern) -> Pattern:
                 hint="2:4",
             )
         return NofM(n, m)
+    if match := re.fullmatch(r"(blocks)-([0-9]{1,6}|[0-9]{1,3}(?:\.[0-9]{1,20})?%)", written):
+        unit, amount = match.groups()
+        share = float(Decimal(amount.removesuffix("%")) / 100)
+        if share == 0 or (amount.endswith("%") and share >= 1):
+            raise PatternError(
+                f"pattern {named} removes {'nothing' if share == 0 else 'everything'}",
+                wanted=f"some {unit}, and not all of them",
+                hint=f"{unit}-1 or {unit}-10%",
+            )
+        if amount.endswith("%"):
+            return Structures(unit, share=share)
+        return Structures(unit, count=int(amount))
     if match := re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(%?)", written):
         # by decimals, so that 33.3% and 0.333 are the same number
         ratio = float(Decimal(match[1]) / (100 if match[2] else 1))

@@ -1,0 +1,230 @@
+"""A model without some of its blocks: the others, numbered anew, and a configuration that says so.
+
+    files        tensor model.layers.5.* of the whole model is model.layers.4.* of this one
+    config.json  the number of blocks; what it says of every block (layer_types), of some by their
+                 numbers (mlp_only_layers, per_layer_config), of so many of the first
+                 (first_k_dense_replace)
+
+Nothing is copied: the files of the whole model are read under other names. That a block is still
+the same is proved, not believed: its settings here, and what it computes in `blocks/gaps.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedConfig
+
+from secateur.checkpoint.read import Checkpoint
+from secateur.checkpoint.structure import Blocks
+from secateur.checkpoint.weight_files import CONFIG
+from secateur.errors import ModelError
+
+_NUMBERS_OF_BLOCKS = re.compile(r"layers$|layer_ids$|layer_indices$")
+"""Keys of lists that name some of the blocks by their numbers."""
+_SO_MANY_FIRST = ("first_k_dense_replace", "max_window_layers", "moe_layer_start_index")
+"""Keys of how many of the first blocks are of another kind."""
+_NOT_BY_BLOCK = re.compile(r"token|architectures|label|limit|section")
+"""Keys of lists whose length is that of the blocks by chance only."""
+_PLAIN = (int, float, str, bool, type(None), torch.dtype)
+"""Types of a module's settings that are compared."""
+
+
+class FewerBlocks(Checkpoint):
+    """The tensors of a checkpoint under the names that they have once blocks are gone.
+
+    Args:
+        whole: the checkpoint of the whole model.
+        config: the configuration without the blocks, as config.json is to hold it.
+        names: new name of every tensor that is left -> its name in the files.
+    """
+
+    def __init__(self, whole: Checkpoint, config: dict[str, Any], names: Mapping[str, str]) -> None:
+        self._whole, self._names = whole, names
+        self.folder, self.trust_remote_code = whole.folder, whole.trust_remote_code
+        self.config = config
+        self.files = {new: whole.files[old] for new, old in names.items()}
+        self.packed = {new: whole.packed[old] for new, old in names.items() if old in whole.packed}
+        self.weight_files, self.idle_weight_files = whole.weight_files, whole.idle_weight_files
+        self.source = whole.source
+
+    def make_config(self) -> PreTrainedConfig:
+        """The configuration without the blocks, as transformers will read it."""
+        whole = self._whole.make_config()
+        with TemporaryDirectory() as folder:
+            (Path(folder) / CONFIG).write_text(self.new_config, encoding="utf-8")
+            made: PreTrainedConfig = type(whole).from_pretrained(folder)
+        if _has_attention(whole) and not _has_attention(made):
+            raise ValueError("no block with attention would be left, which a cache counts by")
+        return made
+
+    @property
+    def new_config(self) -> str:
+        """config.json without the blocks."""
+        return json.dumps(self.config, indent=2) + "\n"
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, from the header alone."""
+        return self._whole.shape(self._names[name])
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of a tensor, from the header alone."""
+        return self._whole.dtype(self._names[name])
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes of a tensor in its file."""
+        return self._whole.stored_bytes(self._names[name])
+
+    def load(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Read some tensors, see `Checkpoint.load`."""
+        asked = list(names)
+        read = self._whole.load(self._names[name] for name in asked)
+        return {name: read[self._names[name]] for name in asked}
+
+    def _parts(self, name: str) -> list[Tensor]:
+        return self._whole._parts(self._names[name])
+
+
+def _has_attention(config: PreTrainedConfig) -> bool:
+    """Whether transformers can tell from a cache how many tokens it has seen."""
+    try:
+        DynamicCache(config=config.get_text_config(decoder=True)).get_seq_length()
+    except ValueError:
+        return False
+    return True
+
+
+def names_without(
+    stored: Iterable[str], by_block: Sequence[Sequence[str]], removed: Collection[int]
+) -> dict[str, str]:
+    """New name -> name of every tensor that stays.
+
+    Args:
+        stored: the names of all tensors in the files.
+        by_block: those of every block.
+        removed: the numbers of the blocks that go.
+
+    Raises:
+        ModelError: the names do not tell the numbers of their blocks.
+    """
+    place = _place_of_number(by_block)
+    beginning = by_block[0][0].split(".")[:place]
+    gone = {name for index in removed for name in by_block[index]}
+    names = {}
+    for name in stored:
+        if name in gone:
+            continue
+        parts = name.split(".")
+        behind = parts[place] if len(parts) > place and parts[:place] == beginning else ""
+        if behind.isdecimal():  # what predicts several tokens stands behind the last block
+            parts[place] = str(int(behind) - sum(index < int(behind) for index in removed))
+        names[".".join(parts)] = name
+    return names
+
+
+def _place_of_number(by_block: Sequence[Sequence[str]]) -> int:
+    """Which part of a tensor's name, between dots, is the number of its block."""
+    split = [[name.split(".") for name in names] for names in by_block]
+    every = [(index, parts) for index, names in enumerate(split) for parts in names]
+    for place in range(min((len(parts) for _, parts in every), default=0)):
+        numbered = all(parts[place] == str(index) for index, parts in every)
+        if numbered and len({tuple(parts[:place]) for _, parts in every}) == 1:
+            return place
+    raise ModelError(
+        "the names of the tensors do not tell which block they are of",
+        wanted="names such as model.layers.3.mlp.up_proj.weight",
+    )
+
+
+def config_without(
+    asked: Mapping[str, Any], config: PreTrainedConfig, removed: Collection[int]
+) -> dict[str, Any]:
+    """config.json of a model without some of its blocks.
+
+    Args:
+        asked: the content of config.json.
+        config: what transformers made of it, which knows what follows from it for every block.
+        removed: the numbers of the blocks that go.
+    """
+    text = config.get_text_config(decoder=True)
+    total = text.num_hidden_layers
+    kept = [index for index in range(total) if index not in removed]
+    parts = (key for key, value in asked.items() if isinstance(value, Mapping))
+    inside = next((key for key in parts if getattr(config, key, None) is text), None)
+    told = dict(asked if inside is None else asked[inside])
+    depth = text.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    changed: dict[str, Any] = {depth: len(kept)}
+    if "num_hidden_layers" in told:
+        changed["num_hidden_layers"] = len(kept)
+    for key, value in {**text.to_dict(), **told}.items():
+        if key in _SO_MANY_FIRST and isinstance(value, int):
+            changed[key] = sum(index < value for index in kept)
+        elif not _NOT_BY_BLOCK.search(key) and (left := _of_blocks(key, value, kept, total)):
+            changed[key] = left[0]
+    told.update(changed)
+    return told if inside is None else {**asked, inside: told}
+
+
+def _of_blocks(key: str, value: Any, kept: Sequence[int], total: int) -> tuple[Any] | None:
+    """What a setting is for the blocks that stay; None if it is of no blocks."""
+    if isinstance(value, str):
+        by_block = key.endswith("pattern") and len(value) == total
+        return ("".join(value[index] for index in kept),) if by_block else None
+    if isinstance(value, Mapping):
+        by_number = {int(one): value[one] for one in value if str(one).isdecimal()}
+        if not value or len(by_number) < len(value):
+            return None
+        return ({str(kept.index(old)): by_number[old] for old in kept if old in by_number},)
+    if not isinstance(value, list | tuple):
+        return None
+    if len(value) == total:
+        return ([value[index] for index in kept],)
+    if _NUMBERS_OF_BLOCKS.search(key):
+        return ([kept.index(number) for number in value if number in kept],)
+    return None
+
+
+def check_alike(whole: Blocks, fewer: Blocks, kept: Sequence[int]) -> None:
+    """Raise unless every block that stays has the settings that it had, but for its number.
+
+    Args:
+        whole: the blocks of the whole model.
+        fewer: those that stay, as the new configuration makes them.
+        kept: the numbers that they had.
+
+    Raises:
+        ModelError: one is of another kind in the smaller model; says which setting.
+    """
+    for index, (old, module) in enumerate(zip(kept, fewer.modules, strict=True)):
+        before, now = _settings(whole.modules[old]), _settings(module)
+        differing = sorted(
+            name
+            for name in before.keys() | now.keys()
+            if (before.get(name), now.get(name)) != (old, index)
+            and before.get(name, ...) != now.get(name, ...)
+        )
+        if differing:
+            raise ModelError(
+                f"its configuration cannot say that block {old} is block {index} now"
+                f" ({differing[0]} would be another)",
+                where=type(module).__name__,
+                hint="a pattern that removes no blocks, such as 2:4",
+            )
+
+
+def _settings(block: nn.Module) -> dict[str, Any]:
+    """What the modules of a block are, and how they are set, by name."""
+    settings: dict[str, Any] = {}
+    for name, module in block.named_modules():
+        settings[name] = type(module)
+        plain = {key: value for key, value in vars(module).items() if isinstance(value, _PLAIN)}
+        settings.update({f"{name}.{key}".lstrip("."): value for key, value in plain.items()})
+    settings.update({name: (tuple(one.shape), one.dtype) for name, one in block.named_parameters()})
+    return settings

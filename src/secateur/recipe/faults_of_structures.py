@@ -1,0 +1,53 @@
+"""What does not go together where a pattern removes structures, or does not remove any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from secateur.methods import Method, every_remover
+from secateur.recipe.wording import name_of
+from secateur.sparsity import SELECTION_KEYS, Pattern, Structures
+
+_IDLE: dict[str, tuple[object, ...]] = {key: (None, [], {}, (), 0) for key in SELECTION_KEYS} | {
+    "route_all": (None, False), "schedule": (None, "block"), "allocation": (None, "uniform"),
+}  # fmt: skip
+"""Settings that choose among weights, with the values that choose nothing."""
+
+
+def faults_of_structures(
+    method: Method, patterns: tuple[Pattern, ...], values: Mapping[str, Any], run: Mapping[str, Any]
+) -> Iterator[str]:
+    """What does not go with removing structures, or only with that, a phrase each.
+
+    Args:
+        method: of the stage.
+        patterns: that its matrices may get, its own first; none if they cannot be read.
+        values: settings of the stage, unchecked.
+        run: settings of the run, unchecked.
+    """
+    mend = values.get("mend")
+    if not patterns:
+        return
+    if not any(isinstance(pattern, Structures) for pattern in patterns):
+        if method.removal is not None:
+            yield (
+                f"method {method.name} removes structures, and {patterns[0]} is a pattern of"
+                " weights: give one such as blocks-2"
+            )
+        if mend:
+            yield f"{name_of('mend')} is for what is left of structures: leave it out"
+        return
+    if not isinstance(patterns[0], Structures):
+        yield f"{name_of('patterns')} are of matrices: blocks are removed by {name_of('pattern')}"
+        return
+    if idle := [key for key, nothing in _IDLE.items() if values.get(key) not in nothing]:
+        named = ", ".join(map(name_of, idle))
+        yield f"pattern {patterns[0]} removes structures whole: leave {named} out"
+    if not method.removes:
+        able = ", ".join(one.name for one in every_remover())
+        yield f"method {method.name} scores weights, pattern {patterns[0]} wants one of {able}"
+    if run.get("images") is not None:
+        yield f"pattern {patterns[0]} is for language models, and there are images"
+    if mend and run.get("calibration") is None:
+        yield f"{name_of('mend')} needs calibration text: give {name_of('calibration')}"

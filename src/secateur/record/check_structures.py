@@ -1,0 +1,76 @@
+"""Whether a model has lost the structures that it is said to have lost, for `secateur check`."""
+
+from __future__ import annotations
+
+import torch
+
+from secateur.checkpoint import BlockModel, locate, open_model
+from secateur.errors import PatternError
+from secateur.machine.waiting import each
+from secateur.record.record import RunRecord
+from secateur.sparsity import Structures
+
+
+def told_of_structures(record: RunRecord | None) -> tuple[str, ...]:
+    """What a record says was removed, a line for each stage that removed something."""
+    if record is None:
+        return ()
+    return tuple(
+        f"blocks {', '.join(map(str, sorted(one.removed)))} of {one.of} are removed:"
+        f" {len(one.kept)} are left"
+        for one in record.removed
+    )
+
+
+def fault_of_structures(
+    blocks: int, record: RunRecord | None, asked: Structures | None
+) -> str | None:
+    """What is not so of the number of blocks, in a phrase; None if all is, or nothing is said.
+
+    Args:
+        blocks: how many the files hold.
+        record: that of the folder.
+        asked: what is to have been removed.
+    """
+    removed = () if record is None else record.removed
+    if removed and blocks != len(removed[-1].kept):
+        return f"{blocks} blocks, run.json says {len(removed[-1].kept)}"
+    if asked is None:
+        return None
+    if not removed:
+        return f"no record that {asked} was removed"
+    try:
+        if any(len(one.removed) == asked.removed_of(one.of) for one in removed):
+            return None
+    except PatternError as fault:
+        return str(fault)
+    return f"not {asked}: {'; '.join(told_of_structures(record))}"
+
+
+def unlike_kept(made_from: str, record: RunRecord | None, source: BlockModel) -> tuple[str, ...]:
+    """Names of the tensors that are not, bit for bit, those of the blocks that were kept.
+
+    Nothing is looked at where a stage did more than remove blocks: weights are others then.
+
+    Args:
+        made_from: the model that it is to be made from.
+        record: that of the folder.
+        source: the model in the folder.
+    """
+    stages = () if record is None else record.stages
+    if not stages or any(one.removed is None or one.settings.get("mend") for one in stages):
+        return ()
+    dense = open_model(locate(made_from), torch.device("cpu"), source.dtype)
+    for stage in stages:
+        assert stage.removed is not None
+        dense = dense.without_blocks(stage.removed.removed)
+    unlike = []
+    for index in each("comparing blocks with the source's", range(len(source.blocks))):
+        with source.open_block(index) as here, dense.open_block(index) as there:
+            known = there.state_dict()
+            unlike += [
+                source.blocks.prefix(index) + name
+                for name, value in here.state_dict().items()
+                if not torch.equal(value, known[name])
+            ]
+    return tuple(unlike)

@@ -1,0 +1,39 @@
+"""Which structures a stage removed, in its record."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from secateur.machine.limits import MOST_BLOCKS
+from secateur.record.schema import Measured, RecordPart, WholeNumber
+
+
+class Removed(RecordPart):
+    """Which blocks of a model went, and what they were chosen by."""
+
+    of: Annotated[int, Field(ge=2, le=MOST_BLOCKS)]
+    """How many blocks the model had."""
+    removed: tuple[WholeNumber, ...]
+    """The numbers of those that went, in the order in which they were chosen."""
+    importance: tuple[Measured, ...]
+    """Of every block, or of several that begin there, before any was removed."""
+
+    @model_validator(mode="after")
+    def _some_stay(self) -> Self:
+        if len({*self.removed}) != len(self.removed) or not 0 < len(self.removed) < self.of:
+            raise ValueError(f"{len(self.removed)} blocks of {self.of} cannot have been removed")
+        if max(self.removed) >= self.of:
+            raise ValueError(f"block {max(self.removed)} was not among {self.of}")
+        return self
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The numbers that the blocks had which stayed, ascending."""
+        return tuple(index for index in range(self.of) if index not in self.removed)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """For every block that stayed the last block before the next that did: it, or of a gap."""
+        return (*(index - 1 for index in self.kept[1:]), self.of - 1)
