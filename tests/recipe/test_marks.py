@@ -40,6 +40,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "out": {"out": "o"},
     "method": {"method": "wanda++-ro"},
     "pattern": {"pattern": "60%"},
+    "mend": {"mend": True, "pattern": "blocks-1", "method": "greedy"},
     "patterns": {"patterns": {"mlp": "60%"}},
     "include": {"include": ["mlp"]},
     "exclude": {"exclude": ["mlp"]},

@@ -26,7 +26,7 @@ STATE = "state"
 """Folder of what the next process needs to go on, in a result without its name: unfinished.py."""
 _IN_STATE = (IDENTITY, "block-*.json", "stream-*.safetensors", "weights-*.safetensors",
              "inputs-*.safetensors", "*dense*.safetensors", "allocation.json", "removed.json",
-             "gradients",             ".*.lock", f"*{UNFINISHED}", ".tmp*")  # fmt: skip
+             "gradients", ".*.lock", f"*{UNFINISHED}", ".tmp*")  # fmt: skip
 """Whatever a run keeps in its state; a folder that holds anything else is somebody's."""
 _MARK, _RESULT = "replaced.json", "result"
 _LONGEST_NAME = "x" * 80
