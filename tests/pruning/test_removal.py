@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import secateur
 import tiny
-from families import configuration
+from families import EVERY_FAMILY, configuration
 from secateur.blocks.gaps import Gaps
 from secateur.checkpoint import find_blocks, open_model
 from secateur.checkpoint.fewer_blocks import config_without, names_without
@@ -211,53 +211,64 @@ def test_the_result_is_the_dense_model_without_the_blocks(
     assert any(f"of {DEPTH} are removed" in line for line in run.notices)
 
 
-CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "gpt2": {},  # learned positions, matrices stored [in, out], another name of the depth
-    "opt": {},
-    "bloom": {},
-    "gemma3": {"layer_types": ["sliding_attention", "full_attention"] * 2},
-    "smollm3": {"no_rope_layers": [1, 0, 1, 1]},
+REFUSED = {
+    "minimax": "a block's decay follows from its place and from how many there are",
+    "beam": "what a block adds to follows from its place",
+    "nemotron_h": "the one block with attention goes",
+}
+"""Families whose configuration cannot say what is left of these four blocks, and why."""
+SETTINGS: dict[str, dict[str, Any]] = {
     "qwen2_moe": {"mlp_only_layers": [0, 2]},
     "deepseek_v3": {"first_k_dense_replace": 2},
-    "gpt_oss": {"layer_types": ["sliding_attention", "full_attention"] * 2},
-    "granitemoe": {},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "bamba": {"attn_layer_indices": [1, 3]},
 }
-"""Families that say differently what their blocks are, and how, with four blocks."""
+"""Settings of blocks that a family's tiny configuration lacks, or that has another form."""
 
 
-@pytest.mark.parametrize("family", CONFIGURATIONS)
-@pytest.mark.parametrize("gone", [(0,), (1, 2)])
-def test_every_kind_of_configuration_follows(
-    family: str, gone: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def of_four_blocks(family: str) -> PreTrainedModel:
+    """A tiny model of a family with four blocks, its settings by block repeated."""
+    text = configuration(family).get_text_config(decoder=True)
+    changes: dict[str, Any] = {}
+    for key, value in EVERY_FAMILY[family].items():
+        if isinstance(value, list) and len(value) == text.num_hidden_layers:
+            changes[key] = (value * 4)[:4]
+    depth = text.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    name = "num_hidden_layers" if "num_hidden_layers" in EVERY_FAMILY[family] else depth
+    return make_model(family, **{name: 4, **changes, **SETTINGS.get(family, {})})
+
+
+@pytest.mark.parametrize("family", [name for name in EVERY_FAMILY if "images" not in name])
+def test_every_family_without_its_middle(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_model(family, **{"num_hidden_layers": 4, **CONFIGURATIONS[family]})
-    folder = tiny.save(model, tmp_path / "dense")
-    cpu, tokens = torch.device("cpu"), make_tokens(2, 24)
+    model = of_four_blocks(family)
+    folder, gone = tiny.save(model, tmp_path / "dense"), (1, 2)
+    tokens = make_tokens(2, 24)
+    monkeypatch.setattr(
+        dense_passes, "choose_blocks",
+        lambda *args: Removed(of=4, removed=gone, weights=0, importance=(0.0,)),
+    )  # fmt: skip
+    options: dict[str, Any] = {"method": "magnitude", "pattern": "blocks-2"}
+    if family in REFUSED:
+        with pytest.raises(SecateurError) as told:
+            secateur.prune(folder, out=tmp_path / "out", **options)
+        assert "\n" not in str(told.value)
+        assert not (tmp_path / "out").exists()
+        return
+    secateur.prune(folder, out=tmp_path / "out", **options)
+    loaded, found = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(found.values())
     with torch.no_grad():
+        given = loaded(tokens, use_cache=False).logits
         for index in gone:  # a block that gives what it reads is as good as none
             block = find_blocks(model).modules[index]
             block.register_forward_hook(_hand_on, with_kwargs=True)
-        expected = model(tokens, use_cache=False).logits
-    source = open_model(folder, cpu, torch.float32)
-    fewer = source.without_blocks(gone)
-    assert len(fewer.blocks) == 4 - len(gone)
-    kept = [index for index in range(4) if index not in gone]
-    gaps = Gaps(source, fewer, kept, tokens[:1])
-    for index in range(len(kept)):
-        with fewer.open_block(index) as block:
-            gaps.prove(block, index)
-    count = len(gone)
-    monkeypatch.setattr(
-        dense_passes, "choose_blocks",
-        lambda *args: Removed(of=4, removed=gone, importance=(0.0,)),
-    )  # fmt: skip
-    secateur.prune(folder, method="magnitude", pattern=f"blocks-{count}", out=tmp_path / "out")
-    loaded, told = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "out", dtype=torch.float32, output_loading_info=True
-    )
-    assert not any(told.values())
-    with torch.no_grad():
-        assert torch.allclose(loaded(tokens, use_cache=False).logits, expected, atol=1e-5)
+        assert torch.allclose(given, model(tokens, use_cache=False).logits, atol=1e-5)
+        assert torch.equal(given, secateur.load(tmp_path / "out")(tokens, use_cache=False).logits)
+    loaded.generate(tokens[:, :4], max_new_tokens=2, do_sample=False)
 
 
 def _hand_on(
@@ -325,7 +336,7 @@ def test_the_configuration_says_what_is_left_of_every_block() -> None:
 def test_mending_takes_back_some_of_the_damage_and_changes_what_is_left(
     remove: Callable[..., Any], calibration: str, dense: Path, tmp_path: Path
 ) -> None:
-    options = {"text": calibration, "windows": 8, "effort": "fast", "mend": True}
+    options: dict[str, Any] = {"text": calibration, "windows": 8, "effort": "fast", "mend": True}
     out, mended = remove("blocks-2", "greedy", **options)
     plain = secateur.prune(
         dense, method="greedy", pattern="blocks-2", out=tmp_path / "plain", text=calibration,
@@ -356,7 +367,7 @@ def bits_of(folder: Path) -> dict[str, str]:
 def test_a_run_that_was_stopped_ends_in_the_same_bits(
     remove: Callable[..., Any], calibration: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"text": calibration, "mend": True, "regional": {"rounds": 1}}
+    options: dict[str, Any] = {"text": calibration, "mend": True, "regional": {"rounds": 1}}
     out, whole = remove("blocks-2", "greedy", **options)
     reference = bits_of(out)
     shutil.rmtree(out)
@@ -428,8 +439,10 @@ def test_what_was_removed_is_trained_back(
     remove: Callable[..., Any], calibration: str, tmp_path: Path
 ) -> None:
     out, _ = remove("blocks-1", "shortgpt")
-    options = {"text": calibration, "steps": 2, "samples": 4, "validation": 2, "batch_size": 1,
-               "sequence_length": 32}  # fmt: skip
+    options: dict[str, Any] = {
+        "text": calibration, "steps": 2, "samples": 4, "validation": 2, "batch_size": 1,
+        "sequence_length": 32,
+    }  # fmt: skip
     run = secateur.recover(out, out=tmp_path / "recovered", train="weights", **options)
     assert (run.recovery.zeros_before, run.recovery.zeros_after) == (0, 0)
     assert run.removed == read_record(out).removed
@@ -442,7 +455,12 @@ def test_what_was_removed_is_trained_back(
 def test_a_comparison_takes_patterns_of_both_kinds(
     dense: Path, calibration: str, tmp_path: Path
 ) -> None:
-    options = {"text": calibration, "calibration": calibration, "samples": 8, "sequence_length": 32}
+    options: dict[str, Any] = {
+        "text": calibration,
+        "calibration": calibration,
+        "samples": 8,
+        "sequence_length": 32,
+    }
     done = secateur.compare(
         dense, out=tmp_path / "table", methods="magnitude,greedy", patterns="2:4,blocks-1",
         mend=True, effort="fast", **options,
@@ -451,7 +469,11 @@ def test_a_comparison_takes_patterns_of_both_kinds(
     assert runs.keys() == {("2:4", "magnitude"), ("blocks-1", "magnitude"), ("blocks-1", "greedy")}
     assert runs["blocks-1", "greedy"].stages[0].settings["mend"]
     assert runs["2:4", "magnitude"].stages[0].settings["mend"] is False
-    assert "blocks-1" in (tmp_path / "table" / "table.md").read_text()
+    table = (tmp_path / "table" / "table.md").read_text()
+    assert table.count("| dense |") == 1  # one table of both
+    page = (tmp_path / "table" / "report.html").read_text()
+    assert page.count("What was removed") == page.count("Sparsity, matrix by matrix") == 1
+    assert f"<td>{DEPTH - 1} of {DEPTH}</td><td>20.00</td>" in page
     with pytest.raises(SecateurError, match="method greedy goes with none of the patterns 2:4"):
         secateur.compare(dense, out=tmp_path / "no", methods="greedy", patterns="2:4", **options)
     with pytest.raises(SecateurError, match="mend is for patterns that remove structures"):
@@ -505,11 +527,11 @@ def test_a_model_in_memory_keeps_its_blocks(tokens: Tensor) -> None:
 @pytest.mark.parametrize(
     "removed",
     [
-        {"of": 2**40, "removed": [0], "importance": [0]},
-        {"of": 3, "removed": [3], "importance": [0]},
-        {"of": 3, "removed": [0, 0], "importance": [0]},
-        {"of": 3, "removed": [0, 1, 2], "importance": [0]},
-        {"of": 3, "removed": [], "importance": []},
+        {"of": 2**40, "removed": [0], "weights": 0, "importance": [0]},
+        {"of": 3, "removed": [3], "weights": 0, "importance": [0]},
+        {"of": 3, "removed": [0, 0], "weights": 0, "importance": [0]},
+        {"of": 3, "removed": [0, 1, 2], "weights": 0, "importance": [0]},
+        {"of": 3, "removed": [], "weights": 0, "importance": []},
     ],
 )
 def test_a_record_cannot_claim_the_impossible(

@@ -22,11 +22,11 @@ def run(record: RunRecord) -> None:
     """Print what a pruning run did."""
     error = record.mean_output_error
     removed = "".join(f"removed {len(one.removed)} of {one.of} blocks, " for one in record.removed)
-    zeros = f"pruned {amount(record.zeros)} of {amount(record.weights)} weights"
-    if removed and not record.zeros:
-        zeros = f"{amount(record.weights)} weights are left in the others"
+    if removed:
+        removed += f"{amount(record.weights)} of {amount(record.dense_weights)} weights are left; "
     say(
-        f"{removed}{zeros} ({record.sparsity:.2%} zeros) in {record.seconds:.1f} s"
+        f"{removed}pruned {amount(record.zeros)} of {amount(record.weights)} weights"
+        f" ({record.sparsity:.2%}) in {record.seconds:.1f} s"
         + ("" if error is None else f", mean output error of a block {error:.4f}")
         + f", peak memory {amount(record.peak_memory_bytes, 'B')}"
     )
@@ -78,9 +78,10 @@ def finished_run(run: FinishedRun) -> None:
 def comparison(result: ComparisonResult) -> None:
     """Print the tables of a comparison, what its models write, and which files hold all of it."""
     for compared in map(table_of, side_by_side(result.records)):
+        longest = max((len(pattern) for pattern, _ in compared.lines), default=0)
         rows = [
             [
-                f"{pattern:<5}{line.name}",
+                f"{pattern:<{max(4, longest)}} {line.name}",
                 *(f"{cell.mean} ± {cell.spread}" if cell.spread else cell.mean
                   for cell in line.cells),
             ]

@@ -24,7 +24,7 @@ from torch import Tensor
 from secateur.blocks.batching import batch_size, tokens_in_each
 from secateur.blocks.gaps import Gaps
 from secateur.blocks.stream import Stream, Tick
-from secateur.checkpoint import BlockModel, find_matrices
+from secateur.checkpoint import BlockModel, find_all_matrices, find_matrices
 from secateur.checkpoint.proved import read_facts, write_facts
 from secateur.data import TokenBatch
 from secateur.errors import NumericalError
@@ -71,7 +71,11 @@ def choose_blocks(prepared: Prepared, progress: Progress, folder: Path | None) -
     progress.begin(f"{method.name} {prepared.plan.structures}", len(source.blocks))
     importance = _importance(prepared, method, progress.tick)
     again = method.removal is not None and method.removal.again
-    chosen = _choose(importance, len(source.blocks), count, together=together, again=again)
+    total, every = len(source.blocks), find_all_matrices(source.blocks)
+    removed, first = _choose(importance, total, count, together=together, again=again)
+    gone = (matrix.shape for index in removed for matrix in every[index])
+    weights = sum(rows * columns for rows, columns in gone)
+    chosen = Removed(of=total, removed=tuple(removed), weights=weights, importance=tuple(first))
     if file is not None and processes.first():
         write_facts(file, chosen.model_dump(mode="json"))
     return chosen
@@ -98,22 +102,21 @@ def without_removed(prepared: Prepared, removed: Removed) -> tuple[Prepared, Gap
 
 def _choose(
     importance: Importance, total: int, count: int, *, together: bool, again: bool
-) -> Removed:
-    """The `count` least important of `total` blocks; of equals the first."""
+) -> tuple[list[int], list[float]]:
+    """The `count` least important of `total` blocks, of equals the first; and the first scores."""
     left = list(range(total))
     scores = first = importance(left, count if together else 1)
     if together:
         start = scores.index(min(scores))
-        removed = [*range(start, start + count)]
-        return Removed(of=total, removed=tuple(removed), importance=tuple(first))
-    removed = []
+        return [*range(start, start + count)], first
+    removed: list[int] = []
     while len(removed) < count:
         if removed and again:
             scores = importance(left, 1)
         least = scores.index(min(scores))
         scores = scores[:least] + scores[least + 1 :]
         removed.append(left.pop(least))
-    return Removed(of=total, removed=tuple(removed), importance=tuple(first))
+    return removed, first
 
 
 def _importance(prepared: Prepared, method: Method, tick: Tick) -> Importance:

@@ -194,6 +194,16 @@ class RunRecord(RecordPart):
         return sum(m.rows * m.columns for block in self.blocks for m in block.matrices)
 
     @property
+    def dense_weights(self) -> int:
+        """Prunable weights before anything was removed."""
+        return self.weights + sum(one.weights for one in self.removed)
+
+    @property
+    def dense_blocks(self) -> int:
+        """Blocks before anything was removed."""
+        return self.removed[0].of if self.removed else len(self.blocks)
+
+    @property
     def zeros(self) -> int:
         """Weights that are zero."""
         return sum(m.zeros for block in self.blocks for m in block.matrices)

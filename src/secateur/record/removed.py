@@ -17,6 +17,8 @@ class Removed(RecordPart):
     """How many blocks the model had."""
     removed: tuple[WholeNumber, ...]
     """The numbers of those that went, in the order in which they were chosen."""
+    weights: WholeNumber
+    """In the matrices of those that went."""
     importance: tuple[Measured, ...]
     """Of every block, or of several that begin there, before any was removed."""
 

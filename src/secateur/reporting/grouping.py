@@ -19,7 +19,7 @@ from typing import Any
 from secateur.data import ImageProtocol, Protocol
 from secateur.errors import PatternError
 from secateur.evaluation import Evaluation
-from secateur.methods import every
+from secateur.methods import every, every_remover
 from secateur.recipe import Recipe
 from secateur.recipe.differences import deciding
 from secateur.record import RunRecord
@@ -40,7 +40,7 @@ def side_by_side(records: Iterable[RunRecord]) -> tuple[Comparison, ...]:
         key = (
             tuple(record.source_files.items()) or (record.settings["model"], record.commit),
             record.architecture,
-            record.weights,
+            record.dense_weights,
             _hashes(record),
         )
         groups.setdefault(key, []).append(record)
@@ -106,7 +106,7 @@ def _comparison(records: list[RunRecord]) -> Comparison:
     return Comparison(
         model=records[0].settings["model"],
         architecture=records[0].architecture,
-        weights=records[0].weights,
+        weights=records[0].dense_weights,
         texts=_texts(protocols, compared),
         rows=tuple(rows),
         notices=tuple(notices),
@@ -142,7 +142,7 @@ def _rows(records: Sequence[RunRecord]) -> dict[_RowKey, _Runs]:
 
 def _order(row: _RowKey) -> tuple[Any, ...]:
     """Where a row stands: by sparsity, N:M before free choice; by the method's age; by label."""
-    names = [known.name for known in every()]
+    names = [known.name for known in (*every(), *every_remover())]
     age = names.index(row.method) if row.method in names else len(names)
     try:
         share = parse_pattern(row.pattern).sparsity

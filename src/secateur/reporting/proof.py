@@ -48,6 +48,38 @@ def audit_row(row: Row, groups: Sequence[MatrixGroup]) -> RowAudit:
     )
 
 
+@dataclass(frozen=True)
+class RowRemoval:
+    """What was removed of the model in the runs of a row.
+
+    Attributes:
+        name: of the row.
+        blocks: by seed, the numbers of those that went; the same line once.
+        left: blocks that are left, of how many, in words.
+        weights: share of the prunable weights that is gone, 0 to 1.
+    """
+
+    name: str
+    blocks: tuple[str, ...]
+    left: str
+    weights: float
+
+
+def removal_of(row: Row) -> RowRemoval:
+    """What was removed of the model in the runs of a row, whose first at least removed some."""
+    run = row.runs[0]
+    lines = (
+        "; ".join(", ".join(map(str, sorted(one.removed))) for one in each.removed)
+        for each in row.runs
+    )
+    return RowRemoval(
+        name=row.name,
+        blocks=tuple(dict.fromkeys(lines)),
+        left=f"{len(run.blocks)} of {run.dense_blocks}",
+        weights=1 - run.weights / run.dense_weights,
+    )
+
+
 def zeros_of_matrices(
     pattern: str, rows: Sequence[Row], groups_by_row: Mapping[int, Sequence[MatrixGroup]]
 ) -> Grid:

@@ -34,7 +34,7 @@ def facts_of(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if runs[0].commit is not None:
         yield "commit", runs[0].commit
     yield "architecture", comparison.architecture
-    yield "prunable weights", f"{comparison.weights:,} in {len(runs[0].blocks)} blocks"
+    yield "prunable weights", f"{comparison.weights:,} in {runs[0].dense_blocks} blocks"
     for text in comparison.texts:
         yield (
             "text",

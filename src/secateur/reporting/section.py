@@ -6,14 +6,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from secateur.methods import Method, every
+from secateur.methods import Method, every, every_remover
 from secateur.reporting import figures
 from secateur.reporting.comparison import Comparison, Score
 from secateur.reporting.damage import matrix_groups
 from secateur.reporting.figures import Figure, Grid
 from secateur.reporting.formats import as_csv, as_latex, as_markdown
 from secateur.reporting.grouping import name_of_text, short_name
-from secateur.reporting.proof import RowAudit, audit_row, zeros_of_matrices
+from secateur.reporting.proof import (
+    RowAudit,
+    RowRemoval,
+    audit_row,
+    removal_of,
+    zeros_of_matrices,
+)
 from secateur.reporting.reproduce import Repetition, cut_of, facts_of, recipe_of
 from secateur.reporting.table import Cell, Table, printed_number, table_of
 
@@ -54,6 +60,7 @@ class Section:
     perplexity: tuple[Figure, ...]
     by_block: Figure | None
     by_kind: tuple[tuple[str, Figure], ...]
+    removals: dict[str, tuple[RowRemoval, ...]]
     proofs: dict[str, tuple[RowAudit, ...]]
     matrices: tuple[Grid, ...]
     time: Figure
@@ -69,6 +76,10 @@ def section(comparison: Comparison) -> Section:
     drawn = [figures.perplexity(comparison, text) for text in range(len(comparison.texts))]
     names = {row.method for row in comparison.rows}
     patterns = comparison.patterns.items()
+    with_zeros = [
+        (pattern, rows) for pattern, rows in patterns
+        if any(row.runs[0].zeros or not row.runs[0].removed for row in rows)
+    ]  # fmt: skip
     return Section(
         comparison=comparison,
         heading=_heading(comparison),
@@ -84,13 +95,20 @@ def section(comparison: Comparison) -> Section:
         perplexity=tuple(figure for figure in drawn if figure is not None),
         by_block=figures.errors_by_block(comparison),
         by_kind=tuple(figures.errors_by_kind(comparison, groups)),
-        proofs={p: tuple(audit_row(row, groups[id(row)]) for row in rows) for p, rows in patterns},
-        matrices=tuple(zeros_of_matrices(pattern, rows, groups) for pattern, rows in patterns),
+        removals={
+            p: tuple(map(removal_of, rows)) for p, rows in patterns if rows[0].runs[0].removed
+        },
+        proofs={
+            p: tuple(audit_row(row, groups[id(row)]) for row in rows) for p, rows in with_zeros
+        },
+        matrices=tuple(zeros_of_matrices(pattern, rows, groups) for pattern, rows in with_zeros),
         time=figures.time_by_phase(comparison),
         samples=tuple(_samples(comparison)),
         tasks=tuple(_tasks(comparison)),
         recipes={p: tuple(recipe_of(comparison, row) for row in rows) for p, rows in patterns},
-        glossary=tuple(method for method in every() if method.name in names),
+        glossary=tuple(
+            method for method in dict.fromkeys((*every(), *every_remover())) if method.name in names
+        ),
     )
 
 
@@ -106,7 +124,7 @@ def _lead(comparison: Comparison) -> Iterator[str]:
     run = comparison.runs[0]
     yield (
         f"{comparison.architecture}, {comparison.weights:,} prunable weights in"
-        f" {len(run.blocks)} blocks."
+        f" {run.dense_blocks} blocks."
     )
     if comparison.texts:
         texts = _listed(f"{text.label} ({cut_of(text.protocol)})" for text in comparison.texts)
