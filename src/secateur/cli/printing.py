@@ -12,7 +12,7 @@ from secateur.data import ImageProtocol, Protocol
 from secateur.evaluation import Classification, Evaluation, TaskEvaluation
 from secateur.export import Packing
 from secateur.inference import BenchReport, summarise, tabulate
-from secateur.methods import describe_fields, every
+from secateur.methods import describe_fields, every, every_remover
 from secateur.recipe import Regional
 from secateur.record import RecoveryRecord, RunRecord
 from secateur.reporting import ComparisonResult, Report, as_measured, side_by_side, table_of
@@ -224,17 +224,21 @@ def written_report(written: Report) -> None:
 
 def methods(*, as_json: bool) -> None:
     """Print every method, and the settings of the regional optimiser."""
+    known = dict.fromkeys((*every(), *every_remover()))
     if as_json:
-        say_exactly(json.dumps([method.describe() for method in every()], indent=2))
+        say_exactly(json.dumps([method.describe() for method in known], indent=2))
         return
-    for method in every():
+    for method in known:
         facts = method.describe()
         say(f"[bold]{facts['name']}[/]  {facts['summary']}")
+        if facts["removes"]:
+            also = "" if method.removal else "of weights, or "
+            say(f"    patterns    {also}such as {facts['removes'][0]}-2: removes whole ones")
         say(f"    needs       {', '.join(facts['needs']) or 'nothing but the weights'}")
         for name, (default, meaning) in facts["parameters"].items():
             say(f"    {name}={default}  {meaning}")
         say(f"    paper       {facts['paper']}\n")
-    say("[bold]regional optimiser[/] (of wanda++-ro and wanda++)")
+    say("[bold]regional optimiser[/] (of wanda++-ro, wanda++, alps-ro and --mend)")
     for name, (default, meaning) in describe_fields(Regional).items():
         say(f"    regional.{name}={default}  {meaning}")
 
