@@ -14,9 +14,10 @@ from secateur.checkpoint import ResidentModel, find_matrices, open_model
 from secateur.errors import PatternError
 from secateur.methods import get
 from secateur.pruning.estimate import estimate
-from secateur.recipe import Plan, Regional
+from secateur.pruning.prepare import prepare
+from secateur.recipe import Plan, Recipe, Regional
 from secateur.sparsity import SELECTION_KEYS, Selection, parse_pattern, read_selection
-from tiny import Command, make_model, make_tokens, save
+from tiny import BLOCKS, Command, make_model, make_tokens, save
 
 SEQUENCES, LENGTH = 8, 32
 
@@ -136,3 +137,18 @@ def test_nothing_is_loaded_for_it(llama_folder: Path) -> None:
 def test_a_pattern_that_does_not_fit_is_found_before_any_work() -> None:
     with pytest.raises(PatternError, match=r"groups of 7 .* in model\.layers\.0\."):
         of(resident(), "wanda", "3:7")
+
+
+def test_a_search_among_blocks_is_counted(llama_folder: Path, tokens_file: Path) -> None:
+    def flops(method: str, **changes: Any) -> float:
+        recipe = Recipe.build(
+            {"model": str(llama_folder), "calibration": str(tokens_file), "samples": 8,
+             "sequence_length": 32, "out": "o", "method": method, "pattern": "blocks-2", **changes}
+        )  # fmt: skip
+        return prepare(recipe).estimate.flops
+
+    one_pass = flops("shortgpt")
+    assert flops("shortened-llama") == (1 + (BLOCKS + 1) / 2) * one_pass
+    assert flops("greedy") == (1 + 2 * (BLOCKS + 1) / 2) * one_pass
+    assert flops("magnitude") == 0
+    assert flops("shortgpt", mend=True) > 4 * one_pass

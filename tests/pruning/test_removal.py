@@ -178,7 +178,7 @@ def test_magnitude_sums_the_weights_of_a_block_and_needs_no_data(
 def test_effects_are_measured_on_few_tokens(
     remove: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, dense: Path, tokens: Tensor
 ) -> None:
-    monkeypatch.setattr("secateur.pruning.removal.TOKENS", 3 * 32)
+    monkeypatch.setattr("secateur.pruning.inputs.TOKENS", 3 * 32)
     _, run = remove("blocks-1", "shortened-llama")
     some = tokens[-3:]
     expected = [loss(predictions(dense, some, {index}), some) for index in range(DEPTH)]

@@ -8,7 +8,7 @@ Before anything is pruned, some calibration sequences go through the dense model
 
 A part is a matrix, experts in the same place taken together; for owl, the block. All of it takes
 one pass over the files: what was pruned below travels up beside the dense hidden states. In memory
-are the hidden states of `TOKENS` tokens for every part and ratio.
+are the hidden states of a few tokens (`to_search_with`) for every part and ratio.
 
 How ratios follow is in `sparsity/allocation.py`. The shares that are pruned stay what was asked.
 """
@@ -38,14 +38,12 @@ from secateur.machine.accelerator import as_float64
 from secateur.machine.waiting import each
 from secateur.methods.wanda import WandaParams, wanda
 from secateur.progress import Progress
+from secateur.pruning.inputs import to_search_with
 from secateur.pruning.prepare import Prepared
 from secateur.sparsity import Selection, Unstructured, keep_mask, without_dropped
 from secateur.sparsity.allocation import Count, by_damage, by_outliers
 from secateur.statistics import Need, Statistics
 
-TOKENS = 4096
-"""Calibration tokens that are used at most, but one sequence at least: what their hidden states
-take is held once for every part and ratio."""
 OUTLIER = 5.0
 """How many times the mean score of its block a weight exceeds to be an outlier: OWL's choice."""
 STEP = 0.1
@@ -99,8 +97,7 @@ def allocate(prepared: Prepared, progress: Progress, folder: Path | None) -> Pre
     if ratios is None:
         parts = _parts(source, plan.selection, whole_blocks=recipe.allocation == "owl")
         progress.begin(f"allocation {recipe.allocation}", len(source.blocks))
-        few = max(1, TOKENS // calibration.inputs.shape[1])
-        inputs = calibration.inputs[-few:]  # what the model wrote itself comes first
+        inputs = to_search_with(calibration)
         size = batch_size(recipe.batch_size, inputs.shape[1], source)
         stream = Stream(source, inputs, size)
         if recipe.allocation == "owl":

@@ -6,6 +6,8 @@
     regional gradient           twice a forward pass more (inputs' and weights' gradients)
     full-model gradient         forward, forward again, and twice a forward pass backward
     regional optimiser          3 forward passes over the sequences that it draws
+    removal of blocks           a forward pass, or of few tokens as many as there are blocks above
+                                each that may go, once or for each that goes
 
 Peak memory is one block, its statistics and the activations: the hidden states of all sequences
 and the dense block's outputs beside them. With the schedule "matrix" it is what the block's code
@@ -14,6 +16,7 @@ holds when it pauses: its inputs, the residual and the widest input of a matrix.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +25,7 @@ from transformers import PreTrainedConfig
 from secateur.blocks.judge import judging
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.methods import Refine
+from secateur.pruning.inputs import TOKENS
 from secateur.recipe import Plan
 from secateur.statistics import Need
 
@@ -80,6 +84,9 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         block_bytes = max(block_bytes, weights * source.dtype.itemsize + statistics)
         forward = 2.0 * _at_work(matrices, config) * tokens + 4.0 * tokens * length * width
         passes = 1.0 if plan.schedule == "matrix" else 2.0
+        if plan.structures is not None:
+            passes = 2.0 * (plan.method.refine is Refine.REGIONAL)
+            passes += _choosing(plan, len(source.blocks), tokens, length)
         passes += 2.0 * (Need.REGIONAL_GRADIENT in plan.method.needs)
         passes += 4.0 * (Need.FULL_GRADIENT in plan.method.needs)
         if (tried := len(plan.params.candidates)) > 1 and sequences:
@@ -91,6 +98,9 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         flops += passes * forward
     aims = plan.method.refine is Refine.REGIONAL and plan.regional.target == "model"
     states = (3 if aims else 2) * width + (widest if plan.schedule == "matrix" else 0)
+    if plan.removal is not None and plan.removal.of_effect is not None and tokens:
+        searched = min(tokens, max(TOKENS, length))
+        states = max(states, math.ceil(searched / tokens * (len(source.blocks) + 1) * width))
     return Estimate(
         blocks=len(source.blocks),
         prunable_weights=prunable,
@@ -99,6 +109,16 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         activation_bytes=states * tokens * source.dtype.itemsize,
         flops=flops,
     )
+
+
+def _choosing(plan: Plan, blocks: int, tokens: int, length: int) -> float:
+    """Forward passes of all calibration tokens that a choice among blocks takes."""
+    if plan.removal is None or plan.structures is None or not tokens:
+        return 0.0
+    if plan.removal.of_states is not None:
+        return 1.0
+    turns = plan.structures.removed_of(blocks) if plan.removal.again else 1
+    return (1 + turns * (blocks + 1) / 2) * min(tokens, max(TOKENS, length)) / tokens
 
 
 def _at_work(matrices: Sequence[Matrix], config: PreTrainedConfig) -> float:

@@ -30,6 +30,19 @@ from secateur.data import (
 from secateur.errors import DataError, RecipeError
 from secateur.recipe import Bos, Recipe
 
+TOKENS = 4096
+"""Calibration tokens that are searched with at most, but one sequence at least: their hidden states
+are held once for everything that is tried."""
+
+
+def to_search_with(calibration: TokenBatch) -> Tensor:
+    """The last sequences of a calibration, int64 [sequences, tokens], `TOKENS` in all at most.
+
+    What the model wrote itself comes first, and so is left out while there is enough else.
+    """
+    few = max(1, TOKENS // calibration.inputs.shape[1])
+    return calibration.inputs[-few:]
+
 
 def read_calibration(
     recipe: Recipe,

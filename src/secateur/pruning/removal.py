@@ -1,13 +1,13 @@
 """Which structures of a model go, by the scores of a method, and the model without them.
 
     states      one pass of all calibration tokens: what every block does to the hidden states
-    effect      at most `TOKENS` calibration tokens go through the model without each block that
-                may go, side by side: a copy leaves the stream below a block and goes on above it,
-                so that one pass over the files serves all; again after each that goes, if the
+    effect      a few calibration tokens (`to_search_with`) go through the model without each block
+                that may go, side by side: a copy leaves the stream below a block and goes on above
+                it, so that one pass over the files serves all; again after each that goes, if the
                 method asks for it
     weights     the sum of a method's scores of weights; needs no data
 
-In memory are one block and the hidden states: of effects those of `TOKENS` tokens for every block,
+In memory are one block and the hidden states: of effects those of the few tokens for every block,
 of states with `contiguous` those of all tokens for every block that goes.
 """
 
@@ -35,7 +35,7 @@ from secateur.machine.waiting import each
 from secateur.methods import Method, States
 from secateur.methods.base import StatesFunction
 from secateur.progress import Progress
-from secateur.pruning.allocate import TOKENS
+from secateur.pruning.inputs import to_search_with
 from secateur.pruning.prepare import Prepared
 from secateur.record import Removed
 from secateur.statistics import Statistics
@@ -131,9 +131,8 @@ def _importance(prepared: Prepared, method: Method, tick: Tick) -> Importance:
         return lambda left, together: _finite(by_states(source, stream, together, of_states, tick))
     of_effect = method.removal.of_effect
     assert of_effect is not None
-    few = max(1, TOKENS // calibration.inputs.shape[1])
-    inputs = calibration.inputs[-few:]  # what the model wrote itself comes first
-    below = Stream(source, inputs, size)
+    assert isinstance(calibration, TokenBatch)
+    below = Stream(source, to_search_with(calibration), size)
     dense = below.fork()
     _through(source, dense, tick)
 

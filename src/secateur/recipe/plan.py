@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from secateur.methods import Method, Params, Refine, get
+from secateur.methods import Method, Params, Refine, Removal, get
 from secateur.recipe.recipe import Recipe, Schedule
 from secateur.recipe.regional import Regional
 from secateur.sparsity import Selection, Structures
@@ -22,6 +22,7 @@ class Plan:
         route_all: norms and Hessians of an expert are of all tokens, not only of those sent to it.
         expert_tokens: an expert that saw fewer is starved: it is pruned by magnitude.
         structures: what is removed before anything else; None if nothing is.
+        removal: how those that go are chosen; None if by their weights.
     """
 
     method: Method
@@ -33,6 +34,7 @@ class Plan:
     expert_tokens: int = 32
     schedule: Schedule = "block"
     structures: Structures | None = None
+    removal: Removal | None = None
 
 
 def plan_of(recipe: Recipe) -> Plan:
@@ -51,4 +53,5 @@ def plan_of(recipe: Recipe) -> Plan:
         recipe.expert_tokens,
         recipe.schedule,
         recipe.structures,
+        recipe.chosen_method.removal,
     )
