@@ -24,6 +24,7 @@ ORDER = [
     "methods",
     "recipe",
     "data",
+    "gguf",
     "checkpoint",
     "blocks",
     "evaluation",

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
+from secateur.checkpoint.from_gguf import notice_of
 from secateur.checkpoint.header import read_layouts
 from secateur.checkpoint.no_model import no_config
 from secateur.checkpoint.packed_folder import PACKED_INDEX, says_packed
@@ -70,10 +71,13 @@ class Checkpoint:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What was read and what was not, if the folder has other weights that could be meant."""
+        """What was read and what was not, if the folder has other weights that could be meant, or
+        was made from a GGUF file.
+        """
         idle = [path.name for path in self.idle_weight_files if ".safetensors" in path.name]
         if not idle:
-            return ()
+            made = notice_of(self.folder)
+            return () if made is None else (made,)
         read = [path.name for path in self.weight_files]
         return (
             f"{self.folder}: weights are read from {some(read)}, as transformers does,"

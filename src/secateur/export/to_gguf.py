@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,8 @@ def pack_gguf(
             fit the type; the file cannot be written; or the gguf library is missing.
 
     >>> packing = secateur.pack_gguf("pruned", "pruned.gguf", type="Q8_0")
-    >>> packing.forms["Q8_0"]
-    211
+    >>> packing.after < packing.before
+    True
     """
     gguf, chosen = library(), _type(type)
     path = _claim(out, overwrite)
@@ -127,14 +128,17 @@ def pack_gguf(
     with progress or Quiet() as progress:
         for text in (*opened.notices, *_notices(opened, plan, chosen, vocabulary.cut)):
             progress.notice(text)
-        progress.begin("gguf", len(plan))
+        parts = [(part, list(group)) for part, group in groupby(plan, key=_part)]
+        progress.begin("gguf", len(parts))
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as unfinished:
             writer = gguf.GGUFWriter(unfinished, kind.arch)
             try:
                 _write_header(writer, metadata, plan)
-                for stored in plan:
-                    writer.write_tensor_data(_encode(_weight(opened, kind, stored), stored))
-                    progress.block(tensor=stored.name)
+                for part, group in parts:
+                    for stored in group:
+                        writer.write_tensor_data(_encode(_weight(opened, kind, stored), stored))
+                    progress.block(part=part)
             finally:
                 writer.close()
             source.check()
@@ -163,9 +167,7 @@ def _claim(out: str | Path, overwrite: bool) -> Path:
             "a GGUF file has another name", where=given, wanted=f"one that ends in {SUFFIX}",
             hint=str(hint),
         )  # fmt: skip
-    path = claim_file(given, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return claim_file(given, overwrite=overwrite)
 
 
 def _plan(opened: StreamedModel, kind: Kind, chosen: GgufType) -> Iterator[_Stored]:
@@ -202,6 +204,11 @@ def _type_of(name: str, shape: tuple[int, ...], chosen: GgufType) -> str:
     if shape[-1] % _GROUP:
         return "F16"
     return "Q8_0" if name in ("token_embd.weight", "output.weight") else chosen.value
+
+
+def _part(stored: _Stored) -> str:
+    """What a tensor belongs to: a block, or itself."""
+    return ".".join(stored.name.split(".")[:2])
 
 
 def _general(folder: Path, chosen: GgufType) -> dict[str, Value]:
