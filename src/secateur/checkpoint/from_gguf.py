@@ -168,7 +168,9 @@ def _configuration(header: Header, alone: dict[str, Any]) -> Any:
         values[f"{name}_token_id"] = metadata.get(f"tokenizer.ggml.{name}_token_id")
     values["pad_token_id"] = metadata.get("tokenizer.ggml.padding_token_id")
     if _EMBEDDING not in header.tensors:
-        raise CheckpointError(f"no tensor {_EMBEDDING!r}", where=header.path, wanted="a whole model")
+        raise CheckpointError(
+            f"no tensor {_EMBEDDING!r}", where=header.path, wanted="a whole model"
+        )
     values["vocab_size"] = header.tensors[_EMBEDDING][0]
     factors = _factors(header) if SLOWED in header.tensors else None
     values["rope_parameters"] = rotary_parameters(kind.arch, metadata, config, factors)

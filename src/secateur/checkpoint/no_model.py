@@ -140,4 +140,3 @@ def _adapter(where: Path | str) -> CheckpointError:
     return CheckpointError(
         f"an adapter{of}, not a model", where=where, wanted=_FOLDER, hint=f"merging it: {merge}"
     )
-

@@ -20,7 +20,11 @@ from secateur.gguf.library import Metadata, Value
 
 SLOWED = "rope_freqs.weight"
 """Name of the tensor."""
-_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_LLAMA3 = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 """The settings of every Llama from 3.1 on but `factor`."""
 
 

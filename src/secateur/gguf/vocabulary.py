@@ -75,7 +75,9 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         written = json.loads(tokenizer.backend_tokenizer.to_str())
     except Exception as fault:  # every tokenizer has its own ways to fail
-        raise CheckpointError(f"the tokenizer cannot be read ({reason(fault)})", where=path) from fault
+        raise CheckpointError(
+            f"the tokenizer cannot be read ({reason(fault)})", where=path
+        ) from fault
     model = written["model"]
     odd = [key for key in ("continuing_subword_prefix", "end_of_word_suffix") if model.get(key)]
     if model["type"] != "BPE" or odd:
@@ -118,6 +120,8 @@ def _tokens(
             kind = _UNKNOWN
         elif index in added:
             kind = _CONTROL if added[index]["special"] else _USER
+        elif name == f"[PAD{index}]":
+            kind = _UNUSED
         elif pieces and re.fullmatch(r"<0x[0-9A-F]{2}>", name):
             kind = _BYTE
         if pieces and kind == _USER:
