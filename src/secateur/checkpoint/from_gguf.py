@@ -5,8 +5,8 @@
 
 CACHE is $SECATEUR_CACHE, or ~/.cache/secateur. A folder there may be removed whenever nothing runs.
 Weights are in bfloat16 if the file's are, and in float32 otherwise, so that none is rounded again.
-What transformers' reader passes over (rotary scaling, windows, a pre-tokeniser it has no code for) is
-set from the table of `gguf/kinds.py`; a file with tensors of which it makes nothing is refused.
+What transformers' reader passes over (rotary scaling, windows, a pre-tokeniser it has no code for)
+is set from the table of `gguf/kinds.py`; a file with tensors of which it makes nothing is refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from transformers import (
 from secateur.checkpoint.durable import UNFINISHED, flush, sha256, writing
 from secateur.errors import CheckpointError, SecateurError, reason, some
 from secateur.gguf import Header, read_header
-from secateur.gguf.library import library
+from secateur.gguf.library import GGUF_SUFFIX, library
 from secateur.gguf.pre_tokenizers import named
 from secateur.gguf.rotary import SLOWED, rotary_parameters
 from secateur.machine.waiting import doing
@@ -44,7 +44,6 @@ CACHE = "SECATEUR_CACHE"
 """Name of the environment variable that says where the folders are kept."""
 SOURCE = "gguf-source"
 """File in such a folder that says, as JSON, which file it was made from."""
-SUFFIX = ".gguf"
 _HASH = 16
 """Characters of the hash in a folder's name."""
 _EMBEDDING = "token_embd.weight"
@@ -52,7 +51,7 @@ _EMBEDDING = "token_embd.weight"
 
 def is_gguf(path: Path) -> bool:
     """Whether a path is that of a GGUF file, by its name."""
-    return path.suffix.lower() == SUFFIX and path.is_file()
+    return path.suffix.lower() == GGUF_SUFFIX and path.is_file()
 
 
 def folder_of(path: Path) -> Path:
@@ -146,9 +145,9 @@ def _write(header: Header, folder: Path) -> None:
 
 @contextmanager
 def _alone(path: Path, folder: Path) -> Iterator[dict[str, Any]]:
-    """How transformers is told of the file in a folder of its own: it reads what lies beside one."""
+    """The arguments by which transformers reads the file alone, and nothing that lies beside it."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        link = Path(place) / f"model{SUFFIX}"
+        link = Path(place) / f"model{GGUF_SUFFIX}"
         try:
             link.symlink_to(path.resolve())
         except OSError:  # Windows lets few make links

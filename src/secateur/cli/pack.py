@@ -34,16 +34,16 @@ def pack(
     format: Annotated[  # noqa: A002 - the option's name
         PackFormat,
         typer.Option(
-            help="packed: a folder for transformers and secateur. gguf: one file for llama.cpp,"
-            " tokenizer included; of a Llama, Mistral, Qwen 2 or 3, Gemma 2 or 3."
+            help="Write a folder for transformers and secateur (packed), or one file for llama.cpp"
+            " (gguf) of a Llama, Mistral, Qwen 2 or 3, or Gemma 2 or 3, tokenizer included."
         ),
     ] = PackFormat.PACKED,
     type_: Annotated[
         GgufType | None,
         typer.Option(
             "--type",
-            help="Of the matrices in a GGUF file. Q8_0 and Q4_0 round them to 8 and 4 bits; zeros"
-            " stay zeros.",
+            help="Write the matrices of a GGUF file in this type. Q8_0 and Q4_0 round them to 8 and"
+            " 4 bits; zeros stay zeros.",
             show_default="F16",
             case_sensitive=False,
         ),

@@ -1,22 +1,14 @@
 """A model folder as one GGUF file, which llama.cpp and all that is built on it run.
 
 The names, the quantisers and the writer are those of llama.cpp's own `gguf` library; what differs
-between transformers and llama.cpp lies in the table of `gguf/kinds.py`. One tensor is in memory at a
-time: read, reordered, rounded, written.
-
-    F16, BF16   matrices in that type, everything of one dimension and the norms in float32
-    Q8_0        blocks of 32 weights with a float16 scale, 8 bits each
-    Q4_0        the same with 4 bits; embeddings and the output head in Q8_0
-
-A weight that is zero stays zero in all of them, so a pattern stays a pattern.
+between transformers and llama.cpp lies in the table of `gguf/kinds.py`. One tensor is in memory at
+a time: read, reordered, rounded, written. The types: `gguf_types.py`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -29,54 +21,24 @@ from secateur.checkpoint import Checkpoint, StreamedModel, locate
 from secateur.checkpoint.claim import claim_file
 from secateur.checkpoint.durable import replacing
 from secateur.checkpoint.naming import NotStreamableError
-from secateur.errors import CheckpointError, ModelError, NumericalError, OutputError, some
+from secateur.errors import ModelError, OutputError, some
 from secateur.export.folders import Packing
-from secateur.gguf import Kind, kind_of, read_vocabulary
-from secateur.gguf.library import Value, library
+from secateur.export.gguf_types import (
+    FILE_TYPES,
+    GROUP,
+    GgufType,
+    StoredTensor,
+    encode,
+    type_of,
+)
+from secateur.gguf import GgufKind, kind_of, read_vocabulary
+from secateur.gguf.library import GGUF_SUFFIX, Value, library
 from secateur.gguf.rotary import SLOWED, rotary_metadata, slowed
 from secateur.machine.paths import as_path, pinned
 from secateur.progress import Progress, Quiet
 
-SUFFIX = ".gguf"
-_GROUP = 32
-"""Weights of a row that share a scale in Q8_0 and Q4_0."""
 _VERSION = 2
 """Of the layouts of quantised blocks, which llama.cpp compares."""
-
-
-class GgufType(StrEnum):
-    """How the matrices of a GGUF file are stored."""
-
-    F16 = "F16"
-    BF16 = "BF16"
-    Q8_0 = "Q8_0"
-    Q4_0 = "Q4_0"
-
-
-_MOST = {"F16": 65504.0, "Q8_0": 65504.0 * 127, "Q4_0": 65504.0 * 8}
-"""The largest weight that a type holds: scales are in float16."""
-_FILE_TYPES = {"F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2}
-"""llama.cpp's numbers for a file most of whose matrices have a type."""
-_TOO_SMALL = 2.0**-100
-"""Weights below are zeros in every type with a scale, whose smallest is 2**-24; the quantisers'
-reciprocals would overflow on them."""
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """One tensor of the file.
-
-    Attributes:
-        name: in the file.
-        parameter: of the model, in transformers' spelling; "" for one that is computed.
-        shape: [out, in] or [out].
-        type: in which it is stored.
-    """
-
-    name: str
-    parameter: str
-    shape: tuple[int, ...]
-    type: str
 
 
 def pack_gguf(
@@ -137,7 +99,7 @@ def pack_gguf(
                 _write_header(writer, metadata, plan)
                 for part, group in parts:
                     for stored in group:
-                        writer.write_tensor_data(_encode(_weight(opened, kind, stored), stored))
+                        writer.write_tensor_data(encode(_weight(opened, kind, stored), stored))
                     progress.block(part=part)
             finally:
                 writer.close()
@@ -161,16 +123,16 @@ def _claim(out: str | Path, overwrite: bool) -> Path:
         OutputError: it cannot be, or its name is none of a GGUF file.
     """
     given = as_path(out, fault=OutputError)
-    if given.suffix != SUFFIX:
-        hint = given / f"model{SUFFIX}" if given.is_dir() else f"{given}{SUFFIX}"
+    if given.suffix != GGUF_SUFFIX:
+        hint = given / f"model{GGUF_SUFFIX}" if given.is_dir() else f"{given}{GGUF_SUFFIX}"
         raise OutputError(
-            "a GGUF file has another name", where=given, wanted=f"one that ends in {SUFFIX}",
+            "a GGUF file has another name", where=given, wanted=f"one that ends in {GGUF_SUFFIX}",
             hint=str(hint),
         )  # fmt: skip
     return claim_file(given, overwrite=overwrite)
 
 
-def _plan(opened: StreamedModel, kind: Kind, chosen: GgufType) -> Iterator[_Stored]:
+def _plan(opened: StreamedModel, kind: GgufKind, chosen: GgufType) -> Iterator[StoredTensor]:
     """Every tensor of the file, in the order of the blocks.
 
     Raises:
@@ -180,7 +142,7 @@ def _plan(opened: StreamedModel, kind: Kind, chosen: GgufType) -> Iterator[_Stor
     name_of = kind.names(config.num_hidden_layers)
     factors = slowed(config)
     if factors is not None:
-        yield _Stored(SLOWED, "", tuple(factors.shape), "F32")
+        yield StoredTensor(SLOWED, "", tuple(factors.shape), "F32")
     shapes = {name: tuple(tensor.shape) for name, tensor in opened.model.state_dict().items()}
     head = "lm_head.weight" if config.tie_word_embeddings else None
     for parameter, shape in shapes.items():
@@ -192,21 +154,10 @@ def _plan(opened: StreamedModel, kind: Kind, chosen: GgufType) -> Iterator[_Stor
                 f"{parameter!r} has no name in a GGUF of {kind.arch!r}",
                 where=opened.checkpoint.folder,
             )
-        yield _Stored(name, parameter, shape, _type_of(name, shape, chosen))
+        yield StoredTensor(name, parameter, shape, type_of(name, shape, chosen))
 
 
-def _type_of(name: str, shape: tuple[int, ...], chosen: GgufType) -> str:
-    """The type of one tensor: vectors and norms are never rounded."""
-    if len(shape) == 1:
-        return "F32"
-    if chosen in (GgufType.F16, GgufType.BF16):
-        return chosen.value
-    if shape[-1] % _GROUP:
-        return "F16"
-    return "Q8_0" if name in ("token_embd.weight", "output.weight") else chosen.value
-
-
-def _part(stored: _Stored) -> str:
+def _part(stored: StoredTensor) -> str:
     """What a tensor belongs to: a block, or itself."""
     return ".".join(stored.name.split(".")[:2])
 
@@ -215,25 +166,25 @@ def _general(folder: Path, chosen: GgufType) -> dict[str, Value]:
     return {
         "general.type": "model",
         "general.name": folder.name,
-        "general.file_type": _FILE_TYPES[chosen],
+        "general.file_type": FILE_TYPES[chosen],
         "general.quantization_version": _VERSION,
     }
 
 
 def _notices(
-    opened: StreamedModel, plan: list[_Stored], chosen: GgufType, cut: tuple[str, ...]
+    opened: StreamedModel, plan: list[StoredTensor], chosen: GgufType, cut: tuple[str, ...]
 ) -> Iterator[str]:
     """What the file has not, or has in another way than was asked."""
     wide = [stored.name for stored in plan if stored.type == "F16" != chosen]
     if wide:
-        yield f"{some(wide)}: F16, because {_GROUP} does not divide their width"
+        yield f"{some(wide)}: F16, because {GROUP} does not divide their width"
     if cut:
         yield f"tokens without a row in the embedding are left out: {some(map(repr, cut))}"
     if opened.unused:
         yield f"tensors that are no part of the model are left out: {some(sorted(opened.unused))}"
 
 
-def _write_header(writer: Any, metadata: dict[str, Value], plan: list[_Stored]) -> None:
+def _write_header(writer: Any, metadata: dict[str, Value], plan: list[StoredTensor]) -> None:
     for key, value in metadata.items():
         if isinstance(value, list):
             writer.add_array(key, value)
@@ -249,21 +200,14 @@ def _write_header(writer: Any, metadata: dict[str, Value], plan: list[_Stored]) 
     for stored in plan:
         type_ = gguf.GGMLQuantizationType[stored.type]
         writer.add_tensor_info(
-            stored.name, stored.shape, np.dtype(np.float32), _bytes(stored), raw_dtype=type_
+            stored.name, stored.shape, np.dtype(np.float32), stored.nbytes, raw_dtype=type_
         )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
 
 
-def _bytes(stored: _Stored) -> int:
-    """Bytes of a tensor in the file."""
-    gguf = library()
-    per_block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[stored.type]]
-    return int(np.prod(stored.shape)) // int(per_block) * int(size)
-
-
-def _weight(opened: StreamedModel, kind: Kind, stored: _Stored) -> Tensor:
+def _weight(opened: StreamedModel, kind: GgufKind, stored: StoredTensor) -> Tensor:
     """One tensor as it lies in the file, but in the dtype of its source."""
     config = opened.model.config
     if stored.name == SLOWED:
@@ -275,39 +219,15 @@ def _weight(opened: StreamedModel, kind: Kind, stored: _Stored) -> Tensor:
     return kind.stored(stored.name, naming.join(stored.parameter, tensors), config)
 
 
-def _encode(weight: Tensor, stored: _Stored) -> Any:
-    """The bytes of a tensor.
-
-    Raises:
-        NumericalError: a weight is not finite, or too large for the type.
-    """
-    gguf = library()
-    values = weight.float()
-    largest = float(values.abs().max())
-    most = _MOST.get(stored.type, float("inf"))
-    if not largest <= most or largest == float("inf"):
-        raise NumericalError(
-            f"a weight of {stored.parameter} is {largest:g}",
-            wanted=f"at most {most:g}, as {stored.type} holds",
-            hint="--type BF16" if largest < float("inf") else "another copy of the model",
-        )
-    if stored.type.startswith("Q"):
-        values = values.masked_fill(values.abs() < _TOO_SMALL, 0)
-    encoded = gguf.quants.quantize(
-        np.ascontiguousarray(values.numpy()), gguf.GGMLQuantizationType[stored.type]
-    )
-    return np.ascontiguousarray(encoded)
-
-
-def _packing(path: Path, opened: StreamedModel, plan: list[_Stored]) -> Packing:
+def _packing(path: Path, opened: StreamedModel, plan: list[StoredTensor]) -> Packing:
     checkpoint, naming = opened.checkpoint, opened.naming
     dense = packed = 0
     for stored in plan:
-        if stored.type.startswith("Q"):
+        if stored.rounded:
             tensors = naming.tensors_of(stored.parameter)
             dense += sum(map(checkpoint.dense_bytes, tensors))
-            packed += _bytes(stored)
+            packed += stored.nbytes
     before = sum(map(checkpoint.dense_bytes, checkpoint.names))
-    after = sum(map(_bytes, plan))
+    after = sum(stored.nbytes for stored in plan)
     forms = Counter(stored.type for stored in plan)
     return Packing(path, before, after, dense, packed, dict(forms.most_common()))

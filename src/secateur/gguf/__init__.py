@@ -5,13 +5,13 @@ No file is written here and no weight is read: `export/to_gguf.py` writes one fr
 """
 
 from secateur.gguf.header import Header, read_header
-from secateur.gguf.kinds import KINDS, Kind, kind_of
+from secateur.gguf.kinds import KINDS, GgufKind, kind_of
 from secateur.gguf.vocabulary import Vocabulary, read_vocabulary
 
 __all__ = [
     "KINDS",
+    "GgufKind",
     "Header",
-    "Kind",
     "Vocabulary",
     "kind_of",
     "read_header",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from secateur.errors import CheckpointError, closest, reason, unreadable
-from secateur.gguf.kinds import KINDS, Kind
+from secateur.gguf.kinds import KINDS, GgufKind
 from secateur.gguf.library import Metadata
 from secateur.machine.limits import MOST_BLOCKS, MOST_TENSORS, at_most
 
@@ -41,7 +41,7 @@ class Header:
     """
 
     path: Path
-    kind: Kind
+    kind: GgufKind
     metadata: Metadata
     tensors: dict[str, tuple[int, ...]]
     dtype: torch.dtype
@@ -124,7 +124,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], Any]:
         ) from fault
 
 
-def _kind(path: Path, metadata: Metadata) -> Kind:
+def _kind(path: Path, metadata: Metadata) -> GgufKind:
     """The kind of the model that a file holds.
 
     Raises:

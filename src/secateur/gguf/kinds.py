@@ -4,8 +4,8 @@ A GGUF file names its architecture and states sizes under keys; all else that ma
 what llama.cpp does for that architecture. A kind therefore says three things:
 
     stated     key -> attribute of transformers' configuration, with the same value
-    implied    attributes that the file cannot state, and the values that llama.cpp takes for granted:
-               a model with others is refused, a configuration that is read gets them
+    implied    attributes that the file cannot state, and the values that llama.cpp takes for
+               granted: a model with others is refused, a configuration that is read gets them
     layout     how tensors differ from transformers': the rows of Q and K, the norms
 
 Rows of Q and K. transformers turns the first half of a head's rows against the second, llama.cpp
@@ -39,14 +39,14 @@ _CAPS = {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
-PATTERN = "attention.sliding_window_pattern"
+_PATTERN = "attention.sliding_window_pattern"
 """Key of a list, true for every block that sees no further than the window."""
 FULL, SLIDING = "full_attention", "sliding_attention"
 """transformers' names of the two types of blocks."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class GgufKind:
     """One architecture of GGUF.
 
     Attributes:
@@ -96,7 +96,7 @@ class Kind:
             values[key] = width
         values["vocab_size"] = config.vocab_size
         if self.every and config.layer_types != self._types(config.num_hidden_layers):
-            values[PATTERN] = [type_ == SLIDING for type_ in config.layer_types]
+            values[_PATTERN] = [type_ == SLIDING for type_ in config.layer_types]
         return {f"{self.arch}.{key}": value for key, value in values.items()}
 
     def attributes(self, config: Any, metadata: Metadata) -> dict[str, Any]:
@@ -150,20 +150,20 @@ class Kind:
             return weight.float() + 1
         for part, heads in (("attn_q", "num_attention_heads"), ("attn_k", "num_key_value_heads")):
             if self.turns_neighbours and f".{part}." in name:
-                halves = weight.unflatten(0, (getattr(config, heads), 2, -1))  # [heads, 2, d/2, ..]
-                return halves.transpose(1, 2).flatten(0, 2)
+                shape = (getattr(config, heads), 2, -1, *weight.shape[1:])  # [heads, 2, d/2, ..]
+                return weight.reshape(shape).transpose(1, 2).reshape(weight.shape)
         return weight
 
     def _types(self, blocks: int) -> list[str]:
         return [FULL if (i + 1) % self.every == 0 else SLIDING for i in range(blocks)]
 
     def _read_types(self, metadata: Metadata, blocks: int) -> list[str]:
-        said = metadata.get(f"{self.arch}.{PATTERN}")
+        said = metadata.get(f"{self.arch}.{_PATTERN}")
         if said is None or said == self.every:
             return self._types(blocks)
         if not isinstance(said, list) or len(said) != blocks:
             raise CheckpointError(
-                f"{self.arch}.{PATTERN} is {str(said)[:40]}", wanted=f"{blocks} of true and false"
+                f"{self.arch}.{_PATTERN} is {str(said)[:40]}", wanted=f"{blocks} of true and false"
             )
         return [SLIDING if sliding else FULL for sliding in said]
 
@@ -174,7 +174,7 @@ def head_width(config: Any) -> int:
     return int(width or config.hidden_size // config.num_attention_heads)
 
 
-def kind_of(model_type: str, where: object) -> Kind:
+def kind_of(model_type: str, where: object) -> GgufKind:
     """The kind that a family of transformers is written to.
 
     Raises:
@@ -229,11 +229,11 @@ def _gemma3(config: Any) -> dict[str, Any]:
 
 
 KINDS = (
-    Kind("llama", ("llama", "mistral"), _SIZES, _llama, turns_neighbours=True),
-    Kind("qwen2", ("qwen2",), _SIZES, _qwen),
-    Kind("qwen3", ("qwen3",), _SIZES, _qwen3),
-    Kind("gemma2", ("gemma2",), _SIZES | _WINDOW | _CAPS, _gemma(46), one_more=True, every=2),
-    Kind("gemma3", ("gemma3_text",), _SIZES | _WINDOW, _gemma3, one_more=True, every=6),
+    GgufKind("llama", ("llama", "mistral"), _SIZES, _llama, turns_neighbours=True),
+    GgufKind("qwen2", ("qwen2",), _SIZES, _qwen),
+    GgufKind("qwen3", ("qwen3",), _SIZES, _qwen3),
+    GgufKind("gemma2", ("gemma2",), _SIZES | _WINDOW | _CAPS, _gemma(46), one_more=True, every=2),
+    GgufKind("gemma3", ("gemma3_text",), _SIZES | _WINDOW, _gemma3, one_more=True, every=6),
 )
 """Every kind. Facts of llama.cpp's models/*.cpp and of transformers' reader; the round trip through
-the latter proves them (tests/gguf)."""
+the latter proves them (tests/gguf_files)."""

@@ -1,4 +1,4 @@
-"""The `gguf` library of llama.cpp's makers, which is an extra; and the values that its files hold."""
+"""The `gguf` library of llama.cpp's makers, which is an extra, and the values in its files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from types import ModuleType
 
 from secateur.errors import SecateurError
 
+GGUF_SUFFIX = ".gguf"
+"""Ending of the files' names."""
 Value = int | float | bool | str | list[str] | list[int] | list[float] | list[bool]
 """What stands under a key of a GGUF file; which of its number types it has, the writer says."""
 Metadata = Mapping[str, Value]

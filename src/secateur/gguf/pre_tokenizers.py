@@ -1,8 +1,8 @@
 """How llama.cpp's named pre-tokenisers cut text, as parts of a tokenizer.json: a table of facts.
 
-A GGUF file names the way in which text is cut before the merges are made, and llama.cpp has the code
-of every name it knows. A tokenizer.json says it in full; so the name is looked up by what is said,
-and what is said by the name.
+A GGUF file names the way in which text is cut before the merges are made, and llama.cpp has the
+code of every name it knows. A tokenizer.json says it in full; so the name is looked up by what is
+said, and what is said by the name.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ PRE_TOKENIZERS = (
 _NAMES = some([one.name for one in PRE_TOKENIZERS[:3]]) + f" or {PRE_TOKENIZERS[3].name}"
 
 
-def name_of(written: dict[str, Any], where: object) -> str:
+def pre_tokenizer_name(written: dict[str, Any], where: object) -> str:
     """The name of the way in which a tokenizer.json cuts.
 
     Raises:

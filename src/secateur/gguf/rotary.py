@@ -61,8 +61,10 @@ def slowed(config: Any) -> Tensor | None:
         return None
     width = head_width(config)
     plain = 1.0 / told["rope_theta"] ** (torch.arange(0, width, 2).float() / width)  # [d/2]
+    frequencies: Tensor
     frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    return plain / frequencies  # [d/2]
+    factors: Tensor = plain / frequencies  # [d/2]
+    return factors
 
 
 def rotary_parameters(arch: str, metadata: Metadata, config: Any, factors: Tensor | None) -> Any:

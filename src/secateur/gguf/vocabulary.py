@@ -3,8 +3,9 @@
 llama.cpp knows two ways that are written here:
 
     gpt2     merges of bytes, after a cut that has a name (`pre_tokenizers.py`)
-    llama    SentencePiece: the pair whose whole has the best score is joined first. A tokenizer.json
-             has merges instead of scores; the rank of the first merge that makes a token is its score
+    llama    SentencePiece: the pair whose whole has the best score is joined first. A
+             tokenizer.json has merges instead of scores: minus the rank of the first merge that
+             makes a token is its score
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
         facts["tokenizer.ggml.scores"] = _scores(written, rows)
     else:
         facts["tokenizer.ggml.model"] = "gpt2"
-        facts["tokenizer.ggml.pre"] = pre_tokenizers.name_of(written, path)
+        facts["tokenizer.ggml.pre"] = pre_tokenizers.pre_tokenizer_name(written, path)
         facts["tokenizer.ggml.merges"] = [" ".join(pair) for pair in _merges(model)]
     facts |= _special(tokenizer, rows)
     return Vocabulary(facts, cut)

@@ -67,7 +67,7 @@ def built(name: str, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
 
 
 def expected(name: str, weight: Tensor, type_: str) -> Tensor:
-    """A weight as the gguf library gives it back; it rounds along the rows, whatever their order."""
+    """A weight as the gguf library gives it back; it rounds along rows, whatever their order."""
     if weight.dim() == 1:
         return weight.float()
     if type_ == "Q4_0" and ("embed_tokens" in name or "lm_head" in name):
@@ -98,7 +98,7 @@ def test_a_file_read_as_a_model_is_the_model(name: str, tmp_path: Path) -> None:
     folder = save(model, tmp_path / "model")
     secateur.pack_gguf(folder, tmp_path / "m.gguf", type="BF16")
     read = secateur.load(tmp_path / "m.gguf", dtype=torch.bfloat16)
-    ours = {key: value for key, value in model.state_dict().items()}
+    ours = dict(model.state_dict())
     assert {key: str(value.dtype) for key, value in read.state_dict().items()} == {
         key: str(value.dtype) for key, value in ours.items()
     }

@@ -77,14 +77,16 @@ def test_flipped_bytes_in_the_header_are_one_line_or_harmless(
             changed[dice.randrange(start_of_data(good))] = dice.randrange(256)
         path.write_bytes(changed)
         began = time.monotonic()
+        said = ""
         try:
             read_header(path)
             if built < 25:  # what is read whole takes longer
                 built += 1
                 locate(path)
         except SecateurError as fault:
-            assert "\n" not in str(fault)
-            assert len(str(fault)) < LONGEST
+            said = str(fault)
+        assert "\n" not in said
+        assert len(said) < LONGEST
         assert time.monotonic() - began < 30
     assert built == 25
     assert not list(cache.glob("gguf/.*"))

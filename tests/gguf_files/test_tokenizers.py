@@ -145,8 +145,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another normaliser": ({"normalizer": {"type": "Lowercase"}}, "cuts text in a way that"),
     "no cut": ({"pre_tokenizer": None}, "cuts text in a way"),
     "another model": (
-        {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]], "byte_fallback": False},
-         "added_tokens": []},
+        {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]],
+                   "byte_fallback": False}, "added_tokens": []},
         "a tokenizer of the kind Unigram",
     ),
     "damaged": ({"model": {"type": "nothing"}}, "the tokenizer cannot be read"),
