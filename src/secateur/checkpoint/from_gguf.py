@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from secateur.checkpoint.durable import UNFINISHED, flush, sha256, writing
-from secateur.errors import CheckpointError, SecateurError, reason, some
+from secateur.errors import CheckpointError, OutputError, SecateurError, reason, some
 from secateur.gguf import Header, read_header
 from secateur.gguf.library import GGUF_SUFFIX, library
 from secateur.gguf.pre_tokenizers import named
@@ -68,8 +68,13 @@ def folder_of(path: Path) -> Path:
     checksum = _checksum(path, seen.st_size, seen.st_mtime_ns, seen.st_ino)
     folder = cache() / f"{path.stem[:80]}-{checksum[:_HASH]}"
     if not (folder / SOURCE).is_file():
-        with doing(f"dequantising {path.name} into {folder}"), writing(folder):
-            _make(header, folder, {"file": str(path.resolve()), "sha256": checksum})
+        source = {"file": str(path.resolve()), "sha256": checksum}
+        try:
+            with doing(f"dequantising {path.name} into {folder}"), writing(folder):
+                _make(header, folder, source)
+        except OutputError as fault:
+            hint = f"{CACHE}=FOLDER, which says where such folders are made"
+            raise OutputError(fault.what, where=folder, hint=hint) from fault
     return folder
 
 
