@@ -140,8 +140,8 @@ BAD: dict[str, Case] = {
     ),
     "in check": Case(lambda p: ["check", p.file("m.gguf", b"GGUF" + bytes(80))], ["m.gguf"]),
     "in compare": Case(
-        lambda p: ["compare", p.file("m.gguf", ""), "--out", "o", "--text", p.tokens, "--calibration",
-                   p.tokens],
+        lambda p: ["compare", p.file("m.gguf", ""), "--out", "o", "--text", p.tokens,
+                   "--calibration", p.tokens],
         ["not a GGUF file"],
     ),
     "in bench": Case(lambda p: ["bench", p.file("m.gguf", "")], ["not a GGUF file"]),

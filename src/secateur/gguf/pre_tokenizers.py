@@ -7,13 +7,12 @@ said, and what is said by the name.
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
-
-from secateur.errors import CheckpointError, some
+from secateur.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -49,19 +48,27 @@ def _bytes(*, cuts: bool) -> dict[str, Any]:
 
 def _split(name: str) -> dict[str, Any]:
     """The expression of a name cuts; every match is a word."""
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
     pattern = {"Regex": GGUF_PRE_TOKENIZER_SPLITS[name]}
     return {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
 
 
-_DIGITS = {"type": "Digits", "individual_digits": True}
-PRE_TOKENIZERS = (
-    PreTokenizer("gpt-2", (_bytes(cuts=True),)),
-    PreTokenizer("smollm", (_DIGITS, _bytes(cuts=True))),
-    PreTokenizer("llama-bpe", (_split("llama-bpe"), _bytes(cuts=False)), ignore_merges=True),
-    PreTokenizer("qwen2", (_split("qwen2"), _bytes(cuts=False)), {"type": "NFC"}),
-)
-"""Every way that is known."""
-_NAMES = some([one.name for one in PRE_TOKENIZERS[:3]]) + f" or {PRE_TOKENIZERS[3].name}"
+@functools.cache
+def pre_tokenizers() -> tuple[PreTokenizer, ...]:
+    """Every way that is known."""
+    digits = {"type": "Digits", "individual_digits": True}
+    llama, qwen = (_split("llama-bpe"), _bytes(cuts=False)), (_split("qwen2"), _bytes(cuts=False))
+    return (
+        PreTokenizer("gpt-2", (_bytes(cuts=True),)),
+        PreTokenizer("smollm", (digits, _bytes(cuts=True))),
+        PreTokenizer("llama-bpe", llama, ignore_merges=True),
+        PreTokenizer("qwen2", qwen, {"type": "NFC"}),
+    )
+
+
+def _names() -> str:
+    return ", ".join(one.name for one in pre_tokenizers())
 
 
 def pre_tokenizer_name(written: dict[str, Any], where: object) -> str:
@@ -74,7 +81,7 @@ def pre_tokenizer_name(written: dict[str, Any], where: object) -> str:
     parts = said["pretokenizers"] if said.get("type") == "Sequence" else [said]
     parts = [{key: part[key] for key in part if key != "trim_offsets"} for part in parts]
     normalizer = written.get("normalizer")
-    for one in PRE_TOKENIZERS:
+    for one in pre_tokenizers():
         alike = parts == list(one.parts) and normalizer in (None, one.normalizer)
         if alike and one.ignore_merges == bool(written["model"].get("ignore_merges")):
             return one.name
@@ -82,7 +89,7 @@ def pre_tokenizer_name(written: dict[str, Any], where: object) -> str:
     raise CheckpointError(
         f"the tokenizer cuts text in a way that has no name in GGUF ({told[:120]})",
         where=where,
-        wanted=f"the way of {_NAMES}, or of SentencePiece",
+        wanted=f"the way of one of {_names()}, or of SentencePiece",
     )
 
 
@@ -92,12 +99,12 @@ def named(name: object, where: object) -> PreTokenizer:
     Raises:
         CheckpointError: it is not known.
     """
-    for one in PRE_TOKENIZERS:
+    for one in pre_tokenizers():
         if one.name == name:
             return one
     raise CheckpointError(
         f"the pre-tokeniser {str(name)[:40]!r}, which is not known",
         where=where,
-        wanted=_NAMES,
+        wanted=f"one of {_names()}",
         hint="the checkpoint in safetensors that it was made from",
     )

@@ -20,8 +20,8 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from secateur.errors import CheckpointError, reason
-from secateur.gguf import pre_tokenizers
 from secateur.gguf.library import Value
+from secateur.gguf.pre_tokenizers import pre_tokenizer_name
 
 TOKENIZER = "tokenizer.json"
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)
@@ -99,7 +99,7 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
         facts["tokenizer.ggml.scores"] = _scores(written, rows)
     else:
         facts["tokenizer.ggml.model"] = "gpt2"
-        facts["tokenizer.ggml.pre"] = pre_tokenizers.pre_tokenizer_name(written, path)
+        facts["tokenizer.ggml.pre"] = pre_tokenizer_name(written, path)
         facts["tokenizer.ggml.merges"] = [" ".join(pair) for pair in _merges(model)]
     facts |= _special(tokenizer, rows)
     return Vocabulary(facts, cut)
