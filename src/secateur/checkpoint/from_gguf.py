@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -108,9 +109,11 @@ def _make(header: Header, folder: Path, source: dict[str, str]) -> None:
     try:
         try:
             _write(header, unfinished)
-        except (SecateurError, OSError, MemoryError):
+        except (SecateurError, SafetensorError, MemoryError):
             raise
         except Exception as fault:  # the reader's many exceptions, on what a file may hold
+            if isinstance(fault, OSError) and fault.errno is not None:  # not one of transformers'
+                raise
             raise CheckpointError(
                 f"transformers does not read it ({reason(fault)})",
                 where=header.path,

@@ -177,8 +177,8 @@ def _special(tokenizer: PreTrainedTokenizerBase, rows: int) -> dict[str, Value]:
         if index is not None and index < rows
     }
     text = tokenizer("a")["input_ids"]
-    facts["tokenizer.ggml.add_bos_token"] = text[0] == ids["bos"]
-    facts["tokenizer.ggml.add_eos_token"] = text[-1] == ids["eos"]
+    facts["tokenizer.ggml.add_bos_token"] = text[:1] == [ids["bos"]]
+    facts["tokenizer.ggml.add_eos_token"] = text[-1:] == [ids["eos"]]
     if isinstance(tokenizer.chat_template, str):
         facts["tokenizer.chat_template"] = tokenizer.chat_template
     return facts
