@@ -24,6 +24,7 @@ ORDER = [
     "methods",
     "recipe",
     "data",
+    "gguf",
     "checkpoint",
     "blocks",
     "evaluation",
@@ -52,6 +53,7 @@ MOST_EXCEPTIONS = 10
 
 MORE_PARAMETERS = {
     "api.py:prune": "a door: everything but the model is an option with a name",
+    "cli/pack.py:pack": "a command: every option is a parameter",
     "inference/kernel.py:_read_groups": "part of a kernel: pointers, shapes and block sizes",
     "inference/kernel.py:_multiply": "a kernel takes pointers, strides and block sizes one by one",
     "inference/kernel.py:_unpack": "a kernel takes pointers, strides and block sizes one by one",

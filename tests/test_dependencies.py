@@ -61,7 +61,7 @@ def imported() -> set[str]:
 def declared(project: dict[str, Any]) -> set[str]:
     """What a user installs: the dependencies, and the extras that are not for development."""
     extras = project["optional-dependencies"]
-    lists = [project["dependencies"], extras["tasks"], extras["vision"]]
+    lists = [project["dependencies"], *(extras[name] for name in ("quantize", "tasks", "vision"))]
     return {name_of(line) for lines in lists for line in lines}
 
 

@@ -88,6 +88,9 @@ SIGNATURES = {
     "pack": "(model: 'str | Path', out: 'str | Path', *, overwrite: 'bool' = False,"
     " revision: 'str | None' = None,"
     " trust_remote_code: 'bool' = False, progress: 'Progress | None' = None) -> 'Packing'",
+    "pack_gguf": "(model: 'str | Path', out: 'str | Path', *, type: 'GgufType | str' ="
+    " <GgufType.F16: 'F16'>, overwrite: 'bool' = False, revision: 'str | None' = None,"
+    " progress: 'Progress | None' = None) -> 'Packing'",
     "prune": "(model: 'Location | PreTrainedModel', *, method: 'str | None' = None,"
     " pattern: 'str | float | None' = None, "
     "calibration: 'Location | Sequence[Location] | Tensor | Mapping[str, Any] | None' = None,"

@@ -44,6 +44,7 @@ __all__ = [
     "evaluate",
     "load",
     "pack",
+    "pack_gguf",
     "prune",
     "recover",
     "report",

@@ -25,6 +25,7 @@ from secateur.evaluation.images import evaluate_images
 from secateur.evaluation.text import evaluate_text
 from secateur.evaluation.zero_shot import evaluate_tasks
 from secateur.export import pack as pack
+from secateur.export import pack_gguf as pack_gguf
 from secateur.export import unpack as unpack
 from secateur.inference import accelerate_inference as accelerate_inference
 from secateur.machine.device import plain_computing

@@ -187,7 +187,7 @@ def test_a_revision_is_read_recorded_and_found_offline(
 PICKLED = {"config.json": b"{}", "pytorch_model.bin": b"p", "tokenizer.json": b"{}"}
 REFUSED: dict[str, tuple[dict[str, bytes], str]] = {
     "pickles alone": (PICKLED, r"only pickled weights.*\(pytorch_model.bin\) in maker/tiny"),
-    "a GGUF file": ({"tiny.Q4.gguf": b"g"}, r"a GGUF file \(tiny.Q4.gguf\)"),
+    "a GGUF file": ({"tiny.Q4.gguf": b"g"}, r"GGUF files \(tiny.Q4.gguf\)"),
     "an adapter": (
         {"adapter_config.json": b"{}", "adapter_model.safetensors": b"a"},
         "an adapter, not a model in maker/tiny",

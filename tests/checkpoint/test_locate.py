@@ -37,8 +37,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 GIVEN: dict[str, tuple[str, list[str]]] = {
-    "a GGUF file": ("gguf/tiny.Q4_K.gguf", ["a GGUF file (tiny.Q4_K.gguf)", "gguf_file="]),
-    "a folder of GGUF files": ("gguf", ["a GGUF file (tiny.Q4_K.gguf)", "try the checkpoint in"]),
+    "a GGUF file": (
+        "gguf/tiny.Q4_K.gguf",
+        ["not a GGUF file: it begins", "tiny.Q4_K.gguf"],
+    ),
+    "a folder of GGUF files": ("gguf", ["GGUF files (tiny.Q4_K.gguf)", "try the file itself: "]),
     "a safetensors file": ("llama/model.safetensors", ["the folder that it is in", "llama"]),
     "a configuration": ("llama/config.json", ["the folder that it is in", "llama"]),
     "a lone safetensors file": ("half/model.safetensors", ["a folder that has it and its config"]),

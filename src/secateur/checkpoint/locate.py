@@ -1,4 +1,7 @@
-"""Finds the folder of a model by what was given: a path, a name on the hub, or builtin."""
+"""Finds the folder of a model by what was given: a path, a name on the hub, or builtin.
+
+A GGUF file is made a folder of, once (`from_gguf.py`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 from pathlib import Path
 
 from secateur.bundled import BUILTIN_MODEL, FOLDER
+from secateur.checkpoint.from_gguf import folder_of, is_gguf
 from secateur.checkpoint.hub import fetch
 from secateur.checkpoint.no_model import no_such_folder, not_a_folder
 from secateur.errors import CheckpointError, unreadable
@@ -20,16 +24,18 @@ def locate(model: Location, *, trust_remote_code: bool = False) -> Path:
     """The folder of a model: `model` itself, the bundled one, or the snapshot of a hub name.
 
     Args:
-        model: a folder; a name on the hub, alone or with a branch, tag or commit as
+        model: a folder; a GGUF file; a name on the hub, alone or with a branch, tag or commit as
             owner/name@revision; or builtin.
         trust_remote_code: fetch the code that lies beside the weights too.
 
     Raises:
         CheckpointError: there is no such folder, and the hub has no such model or is out of reach;
-            or a revision is given of what is on no hub.
+            or a revision is given of what is on no hub; or a GGUF file that is not read.
     """
     given = os.fspath(model)
     folder = FOLDER if given == BUILTIN_MODEL else as_path(given, fault=CheckpointError)
+    if is_gguf(folder):
+        return folder_of(folder)
     if _is_folder(folder):
         return folder
     name, at, revision = given.partition("@")

@@ -13,7 +13,7 @@ from secateur.errors import CheckpointError, some
 from secateur.machine.paths import near_path
 
 _FOLDER = "a model folder as transformers' save_pretrained writes it"
-_GIVEN = "a folder, a hub name such as owner/model, or builtin"
+_GIVEN = "a folder, a GGUF file, a hub name such as owner/model, or builtin"
 _WRAPPERS = {
     "_orig_mod.": "saving it from what torch.compile was given, model._orig_mod",
     "base_model.model.": "saving it after peft's merge_and_unload",
@@ -32,8 +32,6 @@ MOST_LOOKED_AT = 200
 def not_a_folder(path: Path) -> CheckpointError:
     """What to say of a file that was given as a model."""
     kind, hint = "a file", None
-    if path.suffix == ".gguf":
-        return _gguf(path.name, path)
     if path.suffix in (".zip", ".tar", ".gz", ".tgz", ".zst"):
         kind, hint = "an archive", "unpacking it"
     elif path.name == CONFIG or looks_like_weights(path.name):
@@ -64,7 +62,13 @@ def no_config(where: Path | str, names: Collection[str]) -> CheckpointError:
     if ADAPTER_CONFIG in names:
         return _adapter(where)
     if gguf:
-        return _gguf(gguf[0], where)
+        file = where / gguf[0] if isinstance(where, Path) else f"{gguf[0]}, once it is fetched"
+        return CheckpointError(
+            f"GGUF files ({some(gguf)}) and no {CONFIG}",
+            where=where,
+            wanted=_FOLDER,
+            hint=f"the file itself: {file}",
+        )
     hint, models = None, _models_below(where) if isinstance(where, Path) else []
     below = sorted(name.removesuffix(f"/{CONFIG}") for name in names if name.endswith(f"/{CONFIG}"))
     if models:
@@ -135,14 +139,4 @@ def _adapter(where: Path | str) -> CheckpointError:
     of = f" of {base}" if isinstance(base, str) and base else ""
     return CheckpointError(
         f"an adapter{of}, not a model", where=where, wanted=_FOLDER, hint=f"merging it: {merge}"
-    )
-
-
-def _gguf(name: str, where: Path | str) -> CheckpointError:
-    return CheckpointError(
-        f"a GGUF file ({name}), which holds quantised weights",
-        where=where,
-        wanted=_FOLDER,
-        hint="the checkpoint in safetensors that it was made from; or transformers'"
-        " from_pretrained(FOLDER, gguf_file=NAME), then save_pretrained",
     )

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
 from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
+from secateur.checkpoint.from_gguf import notice_of
 from secateur.checkpoint.header import read_layouts
 from secateur.checkpoint.no_model import no_config
 from secateur.checkpoint.packed_folder import PACKED_INDEX, says_packed
@@ -71,10 +72,13 @@ class Checkpoint:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What was read and what was not, if the folder has other weights that could be meant."""
+        """What was read and what was not, if the folder has other weights that could be meant, or
+        was made from a GGUF file.
+        """
         idle = [path.name for path in self.idle_weight_files if ".safetensors" in path.name]
         if not idle:
-            return ()
+            made = notice_of(self.folder)
+            return () if made is None else (made,)
         read = [path.name for path in self.weight_files]
         return (
             f"{self.folder}: weights are read from {some(read)}, as transformers does,"

@@ -25,8 +25,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="The model to read: its folder, its name on the hub, or builtin (it comes with the"
-        " package).",
+        help="The model to read: its folder, its GGUF file, its name on the hub, or builtin (it"
+        " comes with the package).",
     ),
 ]
 Revision = Annotated[

@@ -46,6 +46,8 @@ MOST_REPEATS = 10**9
 MOST_BLOCKS = 10**6
 """A block's number: models have some hundreds."""
 
+MOST_TENSORS = 1_000_000
+"""Tensors, or keys, of one GGUF file: the largest models have some 2,000."""
 MOST_HEADER_BYTES = 100_000_000
 """Bytes of a safetensors header: the library reads none that is longer."""
 MOST_CONFIG_BYTES = 8_000_000

@@ -1,0 +1,209 @@
+"""Is a GGUF file the same model to llama.cpp? Its perplexity on our token ids beside ours.
+
+    python -m venv CPP && CPP/bin/pip install llama-cpp-python      (compiled from its source)
+    python benchmarks/llama_cpp.py --python CPP/bin/python --text FILE --model FOLDER
+
+Every model (--model may be given again) is written by `secateur pack --format gguf` as it is, at
+2:4 by Wanda, and with six of its blocks taken out. The windows are the same token ids for both
+sides, BOS in front where the tokenizer puts one; ours reads the file back as MODEL, in float32. The
+tokenizers are compared apart, on the text as it stands: the ids that differ, of all.
+
+    difference   llama.cpp's perplexity over ours, less 1. It rounds the inputs of matrices, to
+                 float16 or to 8 bits in blocks of 32, and keeps keys and values in float16
+    zeros        of the matrices in the blocks, as the file holds them
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import results
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+import secateur
+from secateur.checkpoint.from_gguf import CACHE
+
+SCORE = """
+import json, sys
+import llama_cpp
+import numpy as np
+file, text, threads = sys.argv[1], sys.argv[3], int(sys.argv[4])
+windows = json.load(open(sys.argv[2]))
+length = len(windows[0])
+model = llama_cpp.Llama(model_path=file, n_ctx=length, n_batch=length, n_ubatch=length,
+                        logits_all=True, verbose=False, n_threads=threads)
+lost = count = 0
+for window in windows:
+    model.reset()
+    model.eval(window)
+    for place in range(length - 1):
+        row = np.asarray(model.scores[place], dtype=np.float64)
+        lost += row.max() + np.log(np.exp(row - row.max()).sum()) - row[window[place + 1]]
+        count += 1
+ids = model.tokenize(open(text, "rb").read(), add_bos=False, special=False)
+print(json.dumps({"nats": lost / count, "ids": ids}))
+"""
+"""What the other environment runs: mean cross-entropy over the windows, and the ids of a text."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file; perplexities, and shares of 1."""
+
+    model: str
+    form: str
+    type: str
+    bytes: int
+    zeros: float
+    ours: float
+    theirs: float
+    other_ids: int
+    all_ids: int
+
+
+def main() -> None:
+    options = parse()
+    logging.disable_progress_bar()
+    torch.set_num_threads(options.threads)
+    found = results.facts(torch.device("cpu"), options.threads)
+    found["versions"]["llama-cpp-python"] = version(options.python)
+    with tempfile.TemporaryDirectory() as place:
+        os.environ[CACHE] = str(Path(place) / "cache")
+        rows = [row for model in options.model for row in compare(model, Path(place), options)]
+    heads = ["", "type", "MB", "zeros", "ours", "llama.cpp", "difference", "ids that differ"]
+    cells = [
+        [f"{row.model}, {row.form}", row.type, f"{row.bytes / 1e6:.0f}", f"{row.zeros:.1%}",
+         f"{row.ours:.4f}", f"{row.theirs:.4f}", f"{row.theirs / row.ours - 1:+.2%}",
+         f"{row.other_ids} of {row.all_ids}"]
+        for row in rows
+    ]  # fmt: skip
+    caption = f"Perplexity in {options.windows} windows of {options.length} tokens."
+    numbers = {"rows": [asdict(row) for row in rows]}
+    results.report("llama_cpp", options, found, [results.Table(caption, heads, cells)], numbers)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--python", type=Path, required=True, help="has llama-cpp-python")
+    parser.add_argument("--model", type=Path, action="append", required=True, metavar="FOLDER")
+    parser.add_argument("--text", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--types", default="F16,Q8_0")
+    parser.add_argument("--forms", default="dense,2:4,fewer", help="as it is, pruned, fewer blocks")
+    parser.add_argument("--windows", type=int, default=6)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--characters", type=int, default=20_000, help="for the tokenizers")
+    parser.add_argument("--threads", type=int, default=1)
+    results.add_options(parser)
+    options = parser.parse_args()
+    results.check(options)
+    return options
+
+
+def version(python: Path) -> str:
+    code = "from importlib.metadata import version; print(version('llama-cpp-python'))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def compare(model: Path, place: Path, options: argparse.Namespace) -> Iterator[Row]:
+    """Every form of a model in every type."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    text = options.text.read_text("utf-8")
+    windows = cut(tokenizer, text, options.windows, options.length)
+    save_file({"input_ids": torch.tensor(windows)}, place / "windows.safetensors")
+    (place / "windows.json").write_text(json.dumps(windows))
+    (place / "text").write_text(text[: options.characters], "utf-8")
+    ids = tokenizer(text[: options.characters], add_special_tokens=False)["input_ids"]
+    for form, folder in forms(model, place / model.name, options.forms.split(",")):
+        for type_ in options.types.split(","):
+            file = place / f"{model.name}.gguf"
+            done = secateur.pack_gguf(folder, file, type=type_, overwrite=True)
+            scored = subprocess.run(
+                [options.python, "-c", SCORE, file, place / "windows.json", place / "text",
+                 str(options.threads)],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            theirs = json.loads(scored.stdout)
+            ours = secateur.evaluate(
+                file, text=place / "windows.safetensors", dtype="float32",
+                sequence_length=options.length, windows=options.windows,
+            )  # fmt: skip
+            row = Row(
+                model.name, form, type_, done.after, zeros(file), ours.perplexity,
+                math.exp(theirs["nats"]), differing(ids, theirs["ids"]), len(ids),
+            )  # fmt: skip
+            print(row, flush=True)
+            yield row
+
+
+def cut(tokenizer, text: str, count: int, length: int) -> list[list[int]]:
+    """Windows of token ids, each begun as the tokenizer begins a text."""
+    first = tokenizer("a")["input_ids"]
+    begin = first[:1] if len(first) and first[0] == tokenizer.bos_token_id else []
+    inner = length - len(begin)
+    ids = tokenizer(text[: 20 * count * length], add_special_tokens=False)["input_ids"]
+    return [begin + ids[at * inner : (at + 1) * inner] for at in range(count)]
+
+
+def forms(model: Path, place: Path, asked: list[str]) -> Iterator[tuple[str, Path]]:
+    """A model as it is, pruned, and of fewer blocks."""
+    if "dense" in asked:
+        yield "dense", model
+    if "2:4" in asked:
+        secateur.prune(
+            model, method="wanda", pattern="2:4", calibration="builtin", samples=8,
+            sequence_length=512, out=place / "2of4",
+        )  # fmt: skip
+        yield "2:4", place / "2of4"
+    if "fewer" in asked:
+        fewer(model, place / "fewer")
+        yield "six blocks fewer", place / "fewer"
+
+
+def fewer(model: Path, out: Path) -> None:
+    """The model without six of its blocks, spread over its depth: poor, and whole."""
+    whole = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+    blocks = whole.model.layers
+    gone = {(2 * number + 1) * len(blocks) // 12 for number in range(6)}
+    kept = [number for number in range(len(blocks)) if number not in gone]
+    whole.model.layers = nn.ModuleList(blocks[number] for number in kept)
+    whole.config.num_hidden_layers = len(kept)
+    if getattr(whole.config, "layer_types", None):
+        whole.config.layer_types = [whole.config.layer_types[number] for number in kept]
+    whole.save_pretrained(out)
+    AutoTokenizer.from_pretrained(model).save_pretrained(out)
+
+
+def zeros(file: Path) -> float:
+    """The share of zeros in the matrices of the blocks."""
+    none = count = 0
+    for tensor in gguf.GGUFReader(file).tensors:
+        if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
+            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            none += int(np.sum(values == 0))
+            count += values.size
+    return none / count
+
+
+def differing(ours: list[int], theirs: list[int]) -> int:
+    """How many ids are not where they are on the other side; all after an id too many count."""
+    apart = abs(len(ours) - len(theirs))
+    return apart + sum(a != b for a, b in zip(ours, theirs, strict=False))
+
+
+if __name__ == "__main__":
+    main()
