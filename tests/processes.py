@@ -31,8 +31,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "one pass": {"method": "wanda", "schedule": "matrix"},
     "sparsegpt": {"batch_size": 7},
     "gblm": {},
+    "shortgpt": {"pattern": "blocks-1"},
+    "greedy": {"pattern": "blocks-1", "mend": True,
+               "regional": {"rounds": 2, "samples": 4, "batch_size": 2}},
     "wanda++": {"regional": {"rounds": 2, "samples": 4, "batch_size": 2}},
-}
+}  # fmt: skip
 """Name of a run, its method if nothing else is said -> options beside those of all."""
 DYING = "wanda++"
 

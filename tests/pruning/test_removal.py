@@ -413,6 +413,15 @@ def test_a_stage_of_zeros_follows_on_what_is_left(
     assert len(again.blocks) == DEPTH - 2
 
 
+def test_zeros_do_not_go_before_blocks(dense: Path, tmp_path: Path) -> None:
+    stages = [
+        {"method": "magnitude", "pattern": "2:4"},
+        {"method": "magnitude", "pattern": "blocks-1"},
+    ]
+    with pytest.raises(SecateurError, match="which goes before the zeros of stage 1"):
+        secateur.prune(dense, out=tmp_path / "out", stages=stages)
+
+
 def test_check_finds_what_is_not_so(remove: Callable[..., Any], dense: Path) -> None:
     out, _ = remove("blocks-2", "shortgpt")
     proof = secateur.check(out, source=dense)

@@ -19,6 +19,7 @@ from torch.func import functional_call
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import BlockModel
 from secateur.errors import ModelError
+from secateur.machine import processes
 
 
 class Gaps:
@@ -35,8 +36,9 @@ class Gaps:
         self, dense: BlockModel, fewer: BlockModel, kept: Sequence[int], tokens: Tensor
     ) -> None:
         self._dense, self._kept = dense, tuple(kept)
-        self._before = Stream(dense, tokens, 1).batches[0]
-        self._now = Stream(fewer, tokens, 1).batches[0]
+        for_each = tokens.expand(processes.count(), -1)  # every process proves for itself
+        self._before = Stream(dense, for_each, 1).batches[0]
+        self._now = Stream(fewer, for_each, 1).batches[0]
 
     @torch.no_grad()
     def prove(self, module: nn.Module, index: int) -> None:

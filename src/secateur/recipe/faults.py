@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from secateur.errors import SecateurError
 from secateur.methods import Method, Params, Refine, get
-from secateur.recipe.faults_of_structures import faults_of_structures
+from secateur.recipe.faults_of_structures import faults_of_order, faults_of_structures
 from secateur.recipe.regional import EFFORTS, Regional, ready_made
 from secateur.recipe.setting import faults_of_locations
 from secateur.recipe.stage import KIND, PRUNE, STAGES, Stage, kind_named
@@ -100,6 +100,7 @@ def _faults_of_stages(recipe: type[Stage], stages: Any, run: Mapping[str, Any]) 
             kind = values.kind if isinstance(values, Stage) else values[KIND]
             faults.append(f"stage {number}: {kind} goes last, after a stage that prunes")
         faults += [f"stage {number}: {fault}" for fault in _faults_of_stage(values, run)]
+    faults += faults_of_order([_settings_of(values) for values in stages])
     return faults
 
 
@@ -113,12 +114,17 @@ def _finishes(values: Any) -> bool:
     return isinstance(values, Stage) and values.finishes
 
 
-def _faults_of_stage(values: Any, run: Mapping[str, Any]) -> list[str]:
+def _settings_of(values: Any) -> Mapping[str, Any]:
+    """The settings of a stage as they were given; none of what is no stage."""
     if isinstance(values, Stage):
-        values = {KIND: values.kind, **values.stage_options()}
-    if not isinstance(values, Mapping):
+        return {KIND: values.kind, **values.stage_options()}
+    return values if isinstance(values, Mapping) else {}
+
+
+def _faults_of_stage(values: Any, run: Mapping[str, Any]) -> list[str]:
+    if not isinstance(values, Stage | Mapping):
         return [f"{briefly(values)}, wanted settings, such as method: wanda"]
-    settings = {str(key): value for key, value in values.items()}
+    settings = {str(key): value for key, value in _settings_of(values).items()}
     name = settings.pop(KIND, PRUNE)
     try:
         kind = kind_named(name)

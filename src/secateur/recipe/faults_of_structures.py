@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from secateur.errors import PatternError
 from secateur.methods import Method, every_remover
+from secateur.recipe.stage import KIND, PRUNE
 from secateur.recipe.wording import name_of
-from secateur.sparsity import SELECTION_KEYS, Pattern, Structures
+from secateur.sparsity import SELECTION_KEYS, Pattern, Structures, parse_pattern
 
 _IDLE: dict[str, tuple[object, ...]] = {key: (None, [], {}, (), 0) for key in SELECTION_KEYS} | {
     "route_all": (None, False), "schedule": (None, "block"), "allocation": (None, "uniform"),
@@ -51,3 +53,27 @@ def faults_of_structures(
         yield f"pattern {patterns[0]} is for language models, and there are images"
     if mend and run.get("calibration") is None:
         yield f"{name_of('mend')} needs calibration text: give {name_of('calibration')}"
+
+
+def faults_of_order(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What does not go in this order: blocks are numbered anew once some are gone, a phrase each.
+
+    Args:
+        stages: the settings of each, unchecked.
+    """
+    pruned = None
+    for number, settings in enumerate(stages, 1):
+        if settings.get(KIND, PRUNE) != PRUNE:
+            continue
+        if not _removes(settings):
+            pruned = number
+        elif pruned is not None:
+            yield f"stage {number} removes blocks, which goes before the zeros of stage {pruned}"
+
+
+def _removes(settings: Mapping[str, Any]) -> bool:
+    """Whether a stage removes structures; what cannot be read is told of elsewhere."""
+    try:
+        return isinstance(parse_pattern(settings.get("pattern", "2:4")), Structures)
+    except (PatternError, TypeError):
+        return False
