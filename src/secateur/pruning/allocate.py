@@ -102,7 +102,7 @@ def allocate(prepared: Prepared, progress: Progress, folder: Path | None) -> Pre
         few = max(1, TOKENS // calibration.inputs.shape[1])
         inputs = calibration.inputs[-few:]  # what the model wrote itself comes first
         size = batch_size(recipe.batch_size, inputs.shape[1], source)
-        stream = Stream(source, inputs, size)
+        stream = Stream(source, inputs, size, host=prepared.activations.host)
         if recipe.allocation == "owl":
             shares = outliers(source, stream, parts, progress.tick)
             by_part = by_outliers(shares, pattern.ratio, _counter(parts))
