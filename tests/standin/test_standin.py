@@ -105,11 +105,14 @@ def test_every_kind_runs_every_method() -> None:
 
 
 def test_the_estimate_of_device_memory_is_within_a_tenth() -> None:
-    """A block of a Llama 7B under 8 GiB, on the stand-in without numbers."""
+    """A block of a Llama 7B under 8 GiB, on the stand-in without numbers.
+
+    With fewer sequences the optimiser ends before its moments and gradients are there together.
+    """
     if (reason := why_not()) is not None:
         pytest.skip(reason)
     methods = ["wanda", "wanda++-rgs", "alps-ro"]
-    chosen = ["--size", "7b", "--samples", "4", "--methods", ",".join(methods)]
+    chosen = ["--size", "7b", "--samples", "16", "--methods", ",".join(methods)]
     done = subprocess.run(
         [sys.executable, CEILINGS, *chosen], capture_output=True, text=True, check=False
     )
