@@ -45,8 +45,8 @@ def test_some_sequences_of_a_batch_run_as_they_do_in_the_whole(family: str) -> N
     rows = torch.tensor([2, 0])
     with torch.no_grad():
         whole = batch.run(block, 1)
-        hidden, call = batch.select(1, rows)
-        torch.testing.assert_close(call(block, hidden), whole[rows], rtol=1e-5, atol=1e-6)
+        some = batch.call_for(1, rows)(block, batch.hidden[rows])
+        torch.testing.assert_close(some, whole[rows], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
@@ -97,10 +97,10 @@ def test_calls_are_joined_only_if_they_go_together() -> None:
     batch = call(mask=whole), call(mask=whole[:, :1])
     joined = join([call(mask=first), *(call(mask=one) for one in rest)], [1, 1], batch)
     assert torch.equal(joined.kwargs["mask"], torch.cat([first, *rest], 1))
-    selected = Batch(whole, torch.randn(4, 5, 2), batch[:1], batch[1:]).select(
+    some = Batch(whole, torch.randn(4, 5, 2), batch[:1], batch[1:]).call_for(
         0, torch.tensor([2, 0])
     )
-    assert torch.equal(selected[1].kwargs["mask"], whole[:, [2, 0]])
+    assert torch.equal(some.kwargs["mask"], whole[:, [2, 0]])
 
 
 def test_a_sliding_window_reaches_the_blocks() -> None:

@@ -68,6 +68,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "expert_tokens": {"expert_tokens": 8},
     "gradients": {"gradients": "g.safetensors"},
     "save_gradients": {"save_gradients": "g.safetensors"},
+    "activations": {"activations": "host"},
     "block_inputs": {"block_inputs": "disk"},
     "batch_size": {"batch_size": 3},
     "dtype": {"dtype": "float32"},

@@ -18,6 +18,7 @@
 #include <ATen/detail/MPSHooksInterface.h>
 #include <ATen/detail/XPUHooksInterface.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/alloc_cpu.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/extension.h>
@@ -105,6 +106,32 @@ static c10::Storage on_device(const c10::Storage& host, Device device) {
   shown.insert_or_assign(key, c10::weak_intrusive_ptr<c10::StorageImpl>(made));
   return c10::Storage(made);
 }
+
+// Main memory that says that it is pinned.
+struct Pinned final : public c10::Allocator {
+  static inline std::mutex lock;
+  static inline std::unordered_set<const void*> places;
+  static void free(void* context) {
+    {
+      std::lock_guard<std::mutex> hold(lock);
+      places.erase(context);
+    }
+    c10::free_cpu(context);
+  }
+  c10::DataPtr allocate(size_t bytes) override {
+    void* place = c10::alloc_cpu(bytes);  // touched by nobody if nothing is written
+    std::lock_guard<std::mutex> hold(lock);
+    if (place != nullptr) places.insert(place);
+    return {place, place, &free, Device(DeviceType::CPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &free; }
+  void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
+  static bool holds(const void* place) {
+    std::lock_guard<std::mutex> hold(lock);
+    return places.count(place) > 0;
+  }
+};
+static Pinned pinned;
 
 // --- a tensor as the other side sees it ----------------------------------------------------------
 
@@ -360,7 +387,8 @@ static Tensor& copy_(Tensor& self, const Tensor& from, bool non_blocking) {
     launches["aten::copy_"] += 1;
   }
   if (hollow) {
-    if (!here && self.numel() <= 4096) self.fill_(1);  // larger ones are left as they are
+    if (!here && self.numel() <= 4096) self.fill_(1);
+    else if (!here && !Pinned::holds(self.storage().data())) self.zero_();  // pinned: left untouched
     return self;
   }
   auto target = here ? to_host(self) : self;
@@ -430,6 +458,7 @@ struct Guard final : public c10::impl::NoOpDeviceGuardImpl<D> {
   bool queryEvent(void*) const override { return true; }
   void synchronizeEvent(void*) const override { tell("sync", "Event.synchronize", 0); }
   double elapsedTime(void*, void*, const c10::DeviceIndex) const override { return 1.0; }
+  void synchronizeStream(const c10::Stream&) const override { tell("sync", "Stream.synchronize", 0); }
   void synchronizeDevice(const c10::DeviceIndex) const override { tell("sync", "synchronize", 0); }
   c10::DeviceCapability getDeviceCapability(Device device) const override {
     auto found = c10::impl::NoOpDeviceGuardImpl<D>::getDeviceCapability(device);
@@ -456,6 +485,8 @@ struct Hooks : public Interface {
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  bool isPinnedPtr(const void* place) const override { return Pinned::holds(place); }
+  at::Allocator* getPinnedMemoryAllocator() const override { return &pinned; }
   c10::DeviceIndex deviceCount() const override { return D == DeviceType::MPS ? 1 : DEVICES; }
 };
 struct CudaHooks final : public Hooks<at::CUDAHooksInterface, DeviceType::CUDA> {

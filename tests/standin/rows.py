@@ -2,6 +2,7 @@
 
     python tests/standin/rows.py FOLDER [KIND...]    prints one JSON object per row: its name, the
                                                      fault if it failed, and what was counted
+    python tests/standin/rows.py FOLDER "cuda:on host"      the rows with these words in their name
 
 The CPU's kernels compute on the stand-in, so that results are equal to the bit to those of the CPU
 unless PyTorch or we go about it in another way on an accelerator: `NEAR` has those rows.
@@ -36,6 +37,9 @@ from secateur.errors import RecipeError
 from secateur.machine import accelerator, memory
 from secateur.machine.device import choose_device
 from secateur.methods import every, get
+from secateur.pruning import fit
+from secateur.pruning.prepare import prepare_in_place
+from secateur.recipe import Recipe
 from secateur.sparsity import parse_pattern
 from standin.device import Standin, without_kernel
 from tiny import make_model, make_tokens, save, weights_of
@@ -43,6 +47,8 @@ from tiny import make_model, make_tokens, save, weights_of
 KINDS = ("cuda", "mps", "xpu")
 MEMORY = 2**30
 BLOCKS = 2
+MANY = 128
+"""Sequences that take more memory than the blocks of the small model."""
 WITHOUT = "without float64"
 FEW: dict[str, Any] = {"samples": 8, "sequence_length": 16, "batch_size": 4, "dtype": "float32"}
 REFINED: dict[str, Any] = {"regional": {"rounds": 1, "samples": 4}}
@@ -110,6 +116,23 @@ def compare(case: Any, weights: dict[str, Tensor], reference: dict[str, Tensor])
             assert torch.equal(found, expected), f"other weights: {name}"
 
 
+class References(dict[str, dict[str, Tensor]]):
+    """Row of the contract table -> the weights after a run on the CPU, when they are asked for.
+
+    Args:
+        dense: the model that is pruned.
+    """
+
+    def __init__(self, dense: Any) -> None:
+        self._dense = dense
+
+    def __missing__(self, name: str) -> dict[str, Tensor]:
+        """The weights, from now on known."""
+        case = next(case for case in CONTRACT if str(case) == name)
+        self[name] = in_memory(case, copy.deepcopy(self._dense)).state_dict()
+        return self[name]
+
+
 @dataclass
 class Bench:
     """What the rows share.
@@ -124,7 +147,7 @@ class Bench:
     folder: Path
     kind: str
     gpu: Standin
-    references: dict[str, dict[str, Tensor]]
+    references: References
 
     @property
     def model(self) -> Path:
@@ -192,6 +215,94 @@ def method_streamed(case: Any) -> Row:
         return {}
 
     return row
+
+
+def method_on_host(case: Any) -> Row:
+    """Activations that wait in main memory: the same bits as on the device, in less of its memory.
+
+    The last of them are copied while others are at work: from pinned memory only, so that no copy
+    to the device makes the host wait.
+    """
+
+    def row(bench: Bench) -> dict[str, Any]:
+        weights, peaks = [], []
+        for place in ("device", "host"):
+            model = _model().to(bench.kind)
+            bench.gpu.reset()
+            options = {**options_of(case), "samples": MANY, "activations": place}
+            secateur.prune(model, calibration=make_tokens(MANY, 16), **options)
+            weights.append(model.state_dict())
+            peaks.append(bench.gpu.peak)
+            events = bench.gpu.table()
+            copies = [event.kind for event in events if "activations.py" in event.place]
+            assert bool(copies) == (place == "host"), events
+            assert "h2d" not in copies or bench.kind == "mps", events
+        for name, expected in weights[0].items():
+            assert torch.equal(weights[1][name], expected), f"other weights: {name}"
+        assert peaks[1] < peaks[0], peaks
+        return {"peaks": peaks}
+
+    return row
+
+
+def host_streamed(bench: Bench) -> dict[str, Any]:
+    """From disk to disk, with held-out text; stopped with activations on the host, goes on without.
+
+    Ratios that are measured are the same too.
+    """
+    case = next(case for case in CONTRACT if case.name == "wanda")
+    given = bench.options(case, bench.kind) | {"text": bench.tokens, "windows": 4}
+    given |= {"pattern": "50%", "allocation": "measured", "parameters": {}}
+    whole = secateur.prune(**given, out=bench.folder / "on device", activations="device")
+    there = secateur.prune(**given, out=bench.folder / "on host", activations="host")
+    out, real = bench.folder / "begun on host", sweep.new_weights
+
+    def stop(block: Any, *args: Any) -> Any:
+        if block.index == 1:
+            raise KeyboardInterrupt
+        return real(block, *args)
+
+    with mock.patch.object(sweep, "new_weights", stop), pytest.raises(KeyboardInterrupt):
+        secateur.prune(**given, out=out, activations="host")
+    gone_on = secateur.prune(**given, out=out, activations="device")
+    expected = weights_of(bench.folder / "on device")
+    for record, folder in ((there, bench.folder / "on host"), (gone_on, out)):
+        assert record.evaluations[0].perplexity == whole.evaluations[0].perplexity
+        assert record.evaluations[0].divergence == whole.evaluations[0].divergence
+        for name, weight in weights_of(folder).items():
+            assert torch.equal(weight, expected[name]), name
+    return {}
+
+
+def chosen_by_room(bench: Bench) -> dict[str, Any]:
+    """auto takes main memory where the device is short of its own; what fits nowhere is refused."""
+    given = {
+        "method": "wanda++", "activations": "auto", "device": bench.kind, "model": "-",
+        "calibration": "-", **FEW, "samples": MANY,
+    }  # fmt: skip
+    model, tokens = _model(), make_tokens(MANY, 16)
+
+    def placed(free: int, **changes: Any) -> fit.Placement:
+        recipe = Recipe.build({**given, **changes})
+        with mock.patch.object(fit, "free_bytes", return_value=free):
+            return prepare_in_place(model, recipe, None, tokens).activations
+
+    roomy = placed(2**30)
+    assert not roomy.host
+    assert roomy.notices == ()
+    here = roomy.estimated or 0
+    there = placed(2**30, activations="host").estimated or 0
+    assert there < here
+    short = placed(here)
+    assert short.host
+    assert short.estimated == there
+    assert "activations wait in main memory" in short.notices[0]
+    assert "may not fit" in placed(there).notices[1]
+    with pytest.raises(RecipeError, match=r"about .* GiB are free.*--activations host"):
+        placed(round(here / 1.2), activations="device")
+    with pytest.raises(RecipeError, match=r"the run takes about .*--method wanda\+\+; try a small"):
+        placed(there // 2)
+    return {}
 
 
 def resume(bench: Bench) -> dict[str, Any]:
@@ -351,7 +462,10 @@ def rows_of(kind: str) -> dict[str, Row]:
     rows: dict[str, Row] = {"device": device, "strict": strict, "float64": float64}
     if kind == "xpu":
         rows[WITHOUT] = without_float64
+    rows |= {f"{case} on host": method_on_host(case) for case in one_of_each()}
+    rows["chosen by room"] = chosen_by_room
     if kind == "cuda":
+        rows["host streamed"] = host_streamed
         rows |= {f"{case} in memory": method_in_memory(case) for case in CONTRACT}
         rows |= {f"{case} streamed": method_streamed(case) for case in CONTRACT}
         rows |= {f"{case} with more": method_with_more(case) for case in one_of_each()}
@@ -363,17 +477,19 @@ def rows_of(kind: str) -> dict[str, Row]:
 
 
 def main(folder: Path, kinds: list[str]) -> None:
-    """Do all rows of some accelerators."""
+    """Do the rows of some accelerators."""
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     Standin()  # before PyTorch's autograd runs for the first time
     dense = _model()
     save(dense, folder / "model")
     save_file({"input_ids": make_tokens(8, 16)}, folder / "tokens.safetensors")
-    chosen = list(CONTRACT) if "cuda" in kinds else list(one_of_each())
-    references = {str(case): in_memory(case, copy.deepcopy(dense)).state_dict() for case in chosen}
-    for kind in kinds:
+    references = References(dense)
+    for asked in kinds:
+        kind, _, words = asked.partition(":")
         for name, row in rows_of(kind).items():
+            if words not in name:
+                continue
             began, fault, facts = time.perf_counter(), None, dict[str, Any]()
             with Standin(kind, limit=MEMORY, float64=name != WITHOUT) as gpu:
                 try:

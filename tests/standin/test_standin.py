@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from secateur.methods import every
 from standin import rows
 from standin.building import why_not
 
+CEILINGS = Path(__file__).parents[2] / "benchmarks" / "ceilings.py"
 ROWS = [f"{kind}: {name}" for kind in rows.KINDS for name in rows.rows_of(kind)]
 
 WAITS = {
@@ -100,3 +102,23 @@ def test_every_kind_runs_every_method() -> None:
     for kind in rows.KINDS:
         for method in every():
             assert f"{method.name} in memory" in rows.rows_of(kind)
+
+
+def test_the_estimate_of_device_memory_is_within_a_tenth() -> None:
+    """A block of a Llama 7B under 8 GiB, on the stand-in without numbers.
+
+    With fewer sequences the optimiser ends before its moments and gradients are there together.
+    """
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    methods = ["wanda", "wanda++-rgs", "alps-ro"]
+    chosen = ["--size", "7b", "--samples", "16", "--methods", ",".join(methods)]
+    done = subprocess.run(
+        [sys.executable, CEILINGS, *chosen], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows_told = [line.split("|")[1:-1] for line in done.stdout.splitlines() if " % |" in line]
+    assert [row[0].strip() for row in rows_told] == methods
+    for row in rows_told:
+        assert abs(float(row[4].removesuffix(" % "))) <= 10, row
+        assert row[5].strip() == "fits", row

@@ -46,10 +46,11 @@ def error_factors(source: BlockModel, stream: Stream, way: UpAndDown) -> list[Te
     moments: dict[int, Tensor] = {}
 
     def look(index: int, gradients: Sequence[Tensor]) -> None:
-        rows = [gradient.flatten(0, -2).float() for gradient in gradients]  # [tokens, width]
-        moment = torch.zeros(rows[0].shape[1], rows[0].shape[1], device=rows[0].device)
-        for part in rows:
-            moment.addmm_((part * _SCALE).T, part * _SCALE)
+        width = gradients[0].shape[-1]
+        moment = torch.zeros(width, width, device=source.device)
+        for gradient in stream.activations.bring(gradients):
+            rows = gradient.flatten(0, -2).float()  # [tokens, width]
+            moment.addmm_((rows * _SCALE).T, rows * _SCALE)
         processes.add_up([moment])
         check_finite(moment, "the loss gradient is", f"the output of block {index}")
         moments[index] = moment.cpu()

@@ -42,7 +42,8 @@ from secateur.statistics import Need, Order, check_finite
 
 Keep = Literal["auto", "memory", "disk"]
 LookAtGradients = Callable[[int, Sequence[Tensor]], None]
-"""(block, d loss / d its output by batch, each [batch, tokens, width]), to be left as they are."""
+"""(block, d loss / d its output by batch, each [batch, tokens, width], where activations wait), to
+be left as they are."""
 MEMORY_SHARE = 0.25
 """Block inputs stay in memory if they take less than this share of what is free."""
 
@@ -77,7 +78,7 @@ class BlockInputs:
 
     def put(self, index: int, stream: Stream) -> None:
         """Keep the hidden states that enter block `index`."""
-        hidden = [batch.hidden for batch in stream.batches]
+        hidden = stream.hidden
         if self._scratch is None:
             self._in_memory[index] = hidden
         else:
@@ -96,8 +97,7 @@ class BlockInputs:
             # clone: on a CPU the tensors would be the mapped file itself
             hidden = [loaded[str(n)].clone() for n in range(len(stream.batches))]
             path.unlink()
-        for batch, value in zip(stream.batches, hidden, strict=True):
-            batch.hidden = value.to(batch.hidden.device)
+        stream.hidden = hidden
 
     @staticmethod
     def _file(folder: Path, index: int) -> Path:
@@ -144,15 +144,17 @@ def full_gradients(
             matrices = () if file is None else find_matrices(block)
             to_gather = ToGather(frozenset({Need.FULL_GRADIENT}), order, probe_tokens=0)
             observer = Observer(matrices, to_gather)
-            for number, batch in enumerate(stream.batches):
+            above = stream.activations.bring(gradients)
+            for number, ((batch, hidden), of_output) in enumerate(
+                zip(stream.at_hand(), above, strict=True)
+            ):
                 way.tick("backward", number, len(stream.batches))
-                hidden = batch.hidden.requires_grad_(True)
+                hidden.requires_grad_(True)
                 with observer.watch(len(hidden)), torch.enable_grad():
-                    output = batch.run(block, index)
+                    output = batch.run(block, index, hidden)
                     with models_fault(f"block {index}"):
-                        (gradients[number],) = torch.autograd.grad(
-                            output, hidden, gradients[number]
-                        )
+                        (of_input,) = torch.autograd.grad(output, hidden, of_output)
+                gradients[number] = stream.activations.put(of_input)
                 hidden.requires_grad_(False)
             observer.join()
             uncalled = observer.uncalled
@@ -173,7 +175,8 @@ def _of_last_output(source: BlockModel, stream: Stream) -> list[Tensor]:
     with source.open_surroundings() as model:
         for batch in each("gradients of the loss", stream.batches):
             rows = [_of_row(stream, model, batch, row) for row in range(len(batch.hidden))]
-            gradients.append(torch.cat([gradient for gradient, _ in rows]))
+            together = torch.cat([gradient for gradient, _ in rows])
+            gradients.append(stream.activations.put(together))
             losses += [loss for _, loss in rows]
     # One look for all sequences: each look would wait for the accelerator.
     for number, finite in enumerate(torch.stack(losses).isfinite().tolist() if losses else ()):
@@ -187,7 +190,8 @@ def _of_row(
     stream: Stream, model: torch.nn.Module, batch: Batch, row: int
 ) -> tuple[Tensor, Tensor]:
     """The gradient of one sequence's loss, [1, tokens, width], and the loss, []."""
-    final = batch.hidden[row : row + 1].detach().requires_grad_(True)
+    waiting = batch.hidden[row : row + 1]
+    final = stream.activations.fetch(waiting).detach().requires_grad_(True)
     with torch.enable_grad():
         logits = stream.logits(model, batch, slice(row, row + 1), final)
         if batch.inputs.is_floating_point():  # logits are [1, classes]

@@ -29,9 +29,9 @@ class Observation:
 
     Attributes:
         observer: has the statistics.
-        outputs: what the block made of each batch, each [batch, tokens, width]: what the regional
-            optimiser aims at. Those of the first batch are there in any case: the output error is
-            measured against them.
+        outputs: what the block made of each batch, each [batch, tokens, width], where activations
+            wait: what the regional optimiser aims at. Those of the first batch are there in any
+            case: the output error is measured against them.
     """
 
     observer: Observer
@@ -59,19 +59,19 @@ def observe(
     observer = Observer(matrices, replace(to_gather, needs=to_gather.needs - {Need.FULL_GRADIENT}))
     with_gradient = Need.REGIONAL_GRADIENT in to_gather.needs
     outputs = []
-    for number, batch in enumerate(stream.batches):
+    for number, (batch, hidden) in enumerate(stream.at_hand()):
         tick("observe", number, len(stream.batches))
-        hidden = batch.hidden.requires_grad_(with_gradient)
+        hidden.requires_grad_(with_gradient)
         with_output = to_gather.all_outputs or number == 0
         whole = with_output or with_gradient
         with observer.watch(len(hidden), whole), torch.set_grad_enabled(with_gradient):
-            output = batch.run(block, index)
+            output = batch.run(block, index, hidden)
             if with_gradient:
                 loss = output.float().flatten(1).norm(dim=1).sum()
                 with models_fault(f"block {index}"):
                     torch.autograd.grad(loss, hidden)
             if with_output:
-                outputs.append(output.detach())
+                outputs.append(stream.activations.put(output.detach()))
         hidden.requires_grad_(False)
     observer.join()
     return Observation(observer, outputs)

@@ -264,9 +264,13 @@ class Observer:
         name, width, device = matrix.name, x.shape[-1], x.device
         self._seen[name] = self._seen.get(name, 0) + len(x)
         if Need.INPUT_NORM in self._needs:
-            self._norms.setdefault(name, InputNorm(width, device)).add(x)
+            if name not in self._norms:
+                self._norms[name] = InputNorm(width, device)
+            self._norms[name].add(x)
         if Need.HESSIAN in self._needs:
-            self._hessians.setdefault(name, Hessian(width, device)).add(torch.split(x, sizes))
+            if name not in self._hessians:
+                self._hessians[name] = Hessian(width, device)
+            self._hessians[name].add(torch.split(x, sizes))
         if self._probe_tokens and len(x) and name not in self._probes:
             step = max(1, len(x) // self._probe_tokens)  # from all over the first batch
             self._probes[name] = x[::step][: self._probe_tokens].clone()
@@ -275,9 +279,9 @@ class Observer:
         """Count the gradient in, once that of the output is known."""
         if not self._needs & GRADIENTS:
             return
-        norm = self._gradients.setdefault(
-            matrix.name, GradientNorm(matrix.shape, self._order, x.device)
-        )
+        if matrix.name not in self._gradients:
+            self._gradients[matrix.name] = GradientNorm(matrix.shape, self._order, x.device)
+        norm = self._gradients[matrix.name]
 
         def add(gradient: Tensor) -> None:
             rows = gradient.reshape(-1, gradient.shape[-1])  # [rows, out]

@@ -20,7 +20,6 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -82,8 +81,8 @@ def groups_in_order(
         for matrix in matrices:
             handle = matrix.owner.register_forward_hook(see_product(matrix))
             hooked.callback(handle.remove)
-        hidden, call = stream.batches[0].select(index, torch.tensor([0]))
-        call(block, hidden)
+        for _, hidden, call in stream.select(index, torch.tensor([0])):
+            call(block, hidden)
     exactly_once = len(used) == len(matrices) and set(used) == set(matrices)
     return [group for _, group in groups] if exactly_once else None
 
@@ -110,7 +109,7 @@ def run_once(
         ModelError: a batch takes another way through the block than the first sequence did.
     """
     turn_of = {matrix: number for number, group in enumerate(groups) for matrix in group}
-    runs = [_Run(batch, block, index) for batch in stream.batches]
+    runs = [_Run(stream, batch, block, index) for batch in stream.batches]
 
     def see(matrix: Matrix, inputs: Tensor) -> None:
         run = getcurrent()
@@ -139,7 +138,7 @@ def run_once(
             give_back()
         for turn, (run, batch) in enumerate(zip(runs, stream.batches, strict=True)):
             tick("run", len(groups) * len(runs) + turn, turns)
-            batch.hidden = run.finish()
+            batch.hidden = stream.activations.put(run.finish())
 
 
 class _Run(greenlet):
@@ -149,8 +148,8 @@ class _Run(greenlet):
         read: what was read where it has paused, for as long as the block's code holds it.
     """
 
-    def __init__(self, batch: Batch, block: nn.Module, index: int) -> None:
-        super().__init__(partial(batch.run, block, index))
+    def __init__(self, stream: Stream, batch: Batch, block: nn.Module, index: int) -> None:
+        super().__init__(lambda: batch.run(block, index, stream.activations.fetch(batch.hidden)))
         self.read: list[weakref.ref[Tensor]] = []
 
     def pause(self, inputs: Tensor) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur.blocks.new_weights import Observed, OpenBlock
-from secateur.blocks.stream import Batch, Tick
+from secateur.blocks.stream import Stream, Tick
 from secateur.machine import processes
 from secateur.machine.accelerator import as_float64
 from secateur.statistics import all_finite, check_finite
@@ -32,38 +32,47 @@ def propagate(block: OpenBlock, observed: Observed, tick: Tick, last: bool) -> f
     Raises:
         NumericalError: an output is not finite.
     """
-    batches = observed.stream.batches[:1] if last else observed.stream.batches
-    dense = observed.outputs[:1]
+    stream, dense = observed.stream, observed.outputs[:1]
     observed.outputs.clear()
-    for number, batch in enumerate(batches):
-        tick("propagate", number, len(batches))
-        batch.hidden = batch.run(block.module, block.index)
-    squares = [
-        _sum_of_squares(value)
-        for batch, before in zip(batches, dense, strict=False)
-        for value in (batch.hidden.float() - before.float(), before)
-    ]
-    check_block_output(block, batches, *squares)
+    count = min(1, len(stream.batches)) if last else len(stream.batches)
+    sums, squares = [], list[Tensor]()
+    for number, (batch, hidden) in enumerate(stream.at_hand(count)):
+        tick("propagate", number, count)
+        output = batch.run(block.module, block.index, hidden)
+        sums.append(output.sum(dtype=torch.float32))
+        if number == 0:
+            before = stream.activations.fetch(dense.pop())
+            squares = [_sum_of_squares(output.float() - before.float()), _sum_of_squares(before)]
+            del before
+        batch.hidden = stream.activations.put(output)
+    check_block_output(block, stream, sums, squares)
     difference, reference = processes.totals(*(float(square) for square in squares or (0.0, 0.0)))
     return float((difference / reference) ** 0.5) if reference else 0.0
 
 
-def check_block_output(block: OpenBlock, batches: Sequence[Batch], *sums: Tensor) -> None:
+def check_block_output(
+    block: OpenBlock, stream: Stream, sums: Sequence[Tensor], squares: Sequence[Tensor] = ()
+) -> None:
     """Raise if what a block made of some batches is not finite, or a sum over it.
 
     Its weights are finite, so it is the numbers between them that were too large.
+
+    Args:
+        block: it.
+        stream: behind the block.
+        sums: over the output of each of the first batches, float32 [].
+        squares: other sums over it, on any device.
 
     Raises:
         NumericalError: names the block.
     """
     # One look for all batches: each look would wait for the accelerator.
-    sums_of_batches = [batch.hidden.sum(dtype=torch.float32) for batch in batches]
-    if not sums_of_batches:
+    if not sums:
         return
-    device = sums_of_batches[0].device
-    if all_finite(torch.stack([*sums_of_batches, *(value.float().to(device) for value in sums)])):
+    device = sums[0].device
+    if all_finite(torch.stack([*sums, *(value.float().to(device) for value in squares)])):
         return
-    for value in (*(batch.hidden for batch in batches), *sums):
+    for value in (*stream.hidden[: len(sums)], *squares):
         check_finite(value, "the block's output is", f"block {block.index}")
 
 

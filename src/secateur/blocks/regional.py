@@ -28,7 +28,7 @@ the judging sequences are ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +36,7 @@ from torch import Tensor
 
 from secateur.blocks.models_fault import models_fault
 from secateur.blocks.stream import Tick, silent
-from secateur.blocks.task import Task, relative_error, run_with
+from secateur.blocks.task import Portion, Task, portions, relative_error, run_with
 from secateur.checkpoint import Matrix
 from secateur.errors import NumericalError
 from secateur.machine import processes
@@ -78,7 +78,7 @@ class Refined:
 
 def optimise(
     task: Task,
-    start: Mapping[str, Masked],
+    start: dict[str, Masked],
     choose: Choose | None,
     settings: Regional,
     seed: int,
@@ -88,7 +88,7 @@ def optimise(
 
     Args:
         task: the block, and its inputs and targets.
-        start: by matrix name, the mask and the weights to begin with.
+        start: by matrix name, the mask and the weights to begin with; is empty afterwards.
         choose: gives the keep-mask for a matrix's current weights; for a mask that is not held.
         settings: how to optimise.
         seed: for drawing the sequences.
@@ -100,7 +100,7 @@ def optimise(
     generator = torch.Generator().manual_seed(seed * 1_000_003 + task.index)
     by_name = {matrix.name: matrix for matrix in task.matrices}
     keep = {name: masked.keep for name, masked in start.items()}
-    weights = {name: masked.weight.detach().clone() for name, masked in start.items()}
+    weights = {name: start.pop(name).weight.detach().clone() for name in keep}
     _apply(weights, keep)
     stepped, judging = _parted(task.stream.sequences, settings.judges)
     tick("judge", 0, settings.rounds)
@@ -115,8 +115,12 @@ def optimise(
     for number in range(settings.rounds):
         tick("optimise", number, settings.rounds)
         finite = torch.ones((), dtype=torch.bool, device=next(iter(weights.values())).device)
-        for chosen in _draw(stepped, settings, generator):
-            finite &= torch.isfinite(_backward(task, weights, chosen))
+        steps = (
+            (len(chosen), list(portions(task, chosen)))
+            for chosen in _draw(stepped, settings, generator)
+        )
+        for sequences, parts in task.stream.activations.ahead(steps):
+            finite &= torch.isfinite(_backward(task, weights, parts, sequences))
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
@@ -199,21 +203,27 @@ def _optimizer(
 
 
 @torch.enable_grad()
-def _backward(task: Task, weights: dict[str, Tensor], chosen: Tensor) -> Tensor:
+def _backward(
+    task: Task, weights: dict[str, Tensor], parts: Sequence[Portion], sequences: int
+) -> Tensor:
     """Gradients of the squared output error per sequence, and that error: [].
 
-    Each process computes them for those of the sequences that it owns; then they are summed.
+    Args:
+        task: the dense block and its targets.
+        weights: of its matrices.
+        parts: the sequences of the step that this process owns; all processes' are summed.
+        sequences: how many the step has.
 
     A gradient is a sum over tokens, which float16, that ends at 65504, may not hold: there it is
     computed of a loss that is divided by about their number: a power of two, which rounds nothing.
     """
     losses, tokens = [], 0
-    for output, target in run_with(task, weights, chosen):
+    for output, target in run_with(task, weights, parts):
         tokens += output.shape[0] * output.shape[1]
         error = output.float() - target.float()  # [some of the sequences, tokens, width]
         if task.error_factor is not None:
             error = error @ task.error_factor
-        losses.append(error.square().sum() / len(chosen))
+        losses.append(error.square().sum() / sequences)
     moving = [weight for weight in weights.values() if weight.requires_grad]
     loss = torch.stack(losses).sum() if losses else moving[0].new_zeros(())
     narrow = task.matrices[0].read().dtype is torch.float16

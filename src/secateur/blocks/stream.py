@@ -14,7 +14,7 @@ so that the model's own code does whatever comes after the blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
+from secateur.blocks.activations import Activations
 from secateur.blocks.call import Call, Interner, join, sequence_axis
 from secateur.blocks.hollow import as_asked, hollow, record, values_returned
 from secateur.blocks.models_fault import models_fault
@@ -47,7 +48,7 @@ class Batch:
     Attributes:
         inputs: what the model reads: token ids int64 [batch, tokens], or images in the model's
             precision [batch, channels, height, width].
-        hidden: [batch, tokens, width]; replaced as the batch moves up.
+        hidden: [batch, tokens, width], where it waits; replaced as the batch moves up.
         calls: how the model calls each block with these sequences.
         single: the same for the first sequence alone; tells which arguments grow with the batch.
         labels: of images int64 [batch], if they have any.
@@ -59,19 +60,25 @@ class Batch:
     single: tuple[Call, ...]
     labels: Tensor | None = None
 
-    def run(self, block: Callable[..., Any], index: int) -> Tensor:
-        """What block `index` makes of the hidden states: [batch, tokens, width]."""
-        with models_fault(f"block {index}"):
-            return self.calls[index](block, self.hidden)
+    def run(self, block: Callable[..., Any], index: int, hidden: Tensor | None = None) -> Tensor:
+        """What block `index` makes of the hidden states: [batch, tokens, width].
 
-    def select(self, index: int, rows: Tensor) -> tuple[Tensor, Call]:
-        """The hidden states of some sequences, and the call of block `index` for just those.
+        Args:
+            block: it.
+            index: which block of the model it is.
+            hidden: the hidden states on the device; None if that is where they wait.
+        """
+        with models_fault(f"block {index}"):
+            return self.calls[index](block, self.hidden if hidden is None else hidden)
+
+    def call_for(self, index: int, rows: Tensor) -> Call:
+        """The call of block `index` for some sequences.
 
         Args:
             index: which block.
             rows: positions within the batch, int64 [chosen].
         """
-        rows = rows.to(self.hidden.device)
+        rows = rows.to(self.inputs.device)
         of_all, of_one = self.calls[index], self.single[index]
 
         def choose(value: Any, one: Any) -> Any:
@@ -84,7 +91,7 @@ class Batch:
 
         args = tree_map(choose, of_all.args, of_one.args)
         kwargs = tree_map(choose, of_all.kwargs, of_one.kwargs)
-        return self.hidden[rows], replace(of_all, args=args, kwargs=kwargs)
+        return replace(of_all, args=args, kwargs=kwargs)
 
 
 class Stream:
@@ -95,8 +102,10 @@ class Stream:
         inputs: int64 [sequences, tokens], or images [sequences, channels, height, width].
         batch_size: sequences per batch; the last batch may be smaller.
         labels: of images int64 [sequences], if they have any.
+        host: hidden states wait in main memory (`activations.py`).
 
     Attributes:
+        activations: where the hidden states wait.
         sequences: how many there are, in all processes.
         numbers: of the sequences of this process (`processes.py`), int64, as they lie in batches.
 
@@ -105,9 +114,16 @@ class Stream:
     """
 
     def __init__(
-        self, source: BlockModel, inputs: Tensor, batch_size: int, labels: Tensor | None = None
+        self,
+        source: BlockModel,
+        inputs: Tensor,
+        batch_size: int,
+        labels: Tensor | None = None,
+        *,
+        host: bool = False,
     ) -> None:
         self.blocks = source.blocks
+        self.activations = Activations(source.device, host=host)
         self.sequences = len(inputs)
         self.numbers = processes.owned(len(inputs))
         self._classes = 1 if inputs.is_floating_point() else int(inputs.max()) + 1  # it must tell
@@ -125,7 +141,9 @@ class Stream:
                 hidden = record(model, source.blocks, read, self._returned, calls)
                 record(model, source.blocks, read[:1], self._returned, single)
                 batch_labels = None if labels is None else labels[rows].to(source.device)
-                self.batches.append(Batch(read, hidden, keep(calls), keep(single), batch_labels))
+                waiting = self.activations.put(hidden)
+                self.batches.append(Batch(read, waiting, keep(calls), keep(single), batch_labels))
+        self.activations.settle()
 
     @property
     def length(self) -> int | None:
@@ -135,13 +153,22 @@ class Stream:
 
     @property
     def hidden(self) -> list[Tensor]:
-        """Where the sequences are, by batch, each [batch, tokens, width]."""
+        """Where the sequences are, by batch, each [batch, tokens, width], where they wait.
+
+        The host may read them where that is main memory.
+        """
+        self.activations.settle()
         return [batch.hidden for batch in self.batches]
 
     @hidden.setter
     def hidden(self, states: list[Tensor]) -> None:
         for batch, hidden in zip(self.batches, states, strict=True):
-            batch.hidden = hidden
+            batch.hidden = self.activations.put(hidden)
+
+    def at_hand(self, batches: int | None = None) -> Iterator[tuple[Batch, Tensor]]:
+        """The first so many batches (None: all), each with its hidden states on the device."""
+        some = self.batches[:batches]
+        return zip(some, self.activations.bring(batch.hidden for batch in some), strict=True)
 
     def fork(self) -> Stream:
         """Another stream of the same sequences, from where they are now."""
@@ -170,23 +197,33 @@ class Stream:
             numbers = torch.unique(some // size).tolist()
             parts = [some[some // size == number] for number in numbers]
             chosen = [
-                self.batches[number].select(index, part % size)
+                self.batches[number].call_for(index, part % size)
                 for number, part in zip(numbers, parts, strict=True)
             ]
-            calls = self.batches[0].calls[index], self.batches[0].single[index]
-            whole = join([call for _, call in chosen], [len(part) for part in parts], calls)
-            if whole is not None:
-                yield some, torch.cat([hidden for hidden, _ in chosen]), whole
-                continue
-            for part, (hidden, call) in zip(parts, chosen, strict=True):
-                yield part, hidden, call
+            of_batch = self.batches[0].calls[index], self.batches[0].single[index]
+            whole = join(chosen, [len(part) for part in parts], of_batch)
+            together = zip(parts, chosen, strict=True) if whole is None else [(some, whole)]
+            for part, call in together:
+                yield part, self.rows([batch.hidden for batch in self.batches], part), call
+
+    def rows(self, states: Sequence[Tensor], places: Tensor) -> Tensor:
+        """Those of some sequences on the device, [places, tokens, width].
+
+        Args:
+            states: of the sequences of this process by batch, as they wait.
+            places: among them, int64 [chosen], at least one.
+        """
+        size = len(states[0])
+        return self.activations.stack(
+            [states[place // size][place % size] for place in places.tolist()]
+        )
 
     @torch.no_grad()
     def advance(self, block: nn.Module, index: int, tick: Tick = silent) -> None:
         """Move every batch through block `index`."""
-        for number, batch in enumerate(self.batches):
+        for number, (batch, hidden) in enumerate(self.at_hand()):
             tick("run", number, len(self.batches))
-            batch.hidden = batch.run(block, index)
+            batch.hidden = self.activations.put(batch.run(block, index, hidden))
 
     @torch.no_grad()
     def check_head(self, source: BlockModel) -> None:
@@ -223,7 +260,7 @@ class Stream:
             ModelError: the model has no such head, or fails by itself.
         """
         last = len(self.blocks) - 1
-        output = batch.hidden[rows] if final is None else final
+        output = self.activations.fetch(batch.hidden[rows]) if final is None else final
 
         def visit(index: int, call: Call, hidden: Tensor) -> Tensor:
             return output if index == last else hidden

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from secateur.blocks.gaps import Gaps
@@ -243,7 +244,8 @@ def _prune_as_it_runs(
         clock.lap("prune")
 
     run_once(block.module, block.index, stream, groups, GroupSteps(look, prune), tick)
-    check_block_output(block, stream.batches)
+    sums = [output.sum(dtype=torch.float32) for _, output in stream.at_hand()]
+    check_block_output(block, stream, sums)
     clock.lap("observe")
     return BlockResult(
         block.index, changed, _audits(block), None, matrix_errors, clock.seconds, tuple(notices)

@@ -10,13 +10,14 @@ g_t    what f is to make of it, [width]
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from secateur.blocks.call import Call
 from secateur.blocks.models_fault import models_fault
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import Matrix
@@ -34,7 +35,8 @@ class Task:
         index: which block of the model it is.
         matrices: what is pruned in it.
         stream: its inputs.
-        targets: what its outputs are to be by batch, each [batch, tokens, width].
+        targets: what its outputs are to be by batch, each [batch, tokens, width], where activations
+            wait.
         error_factor: [width, width], multiplies the error before it is squared, see
             `error_factors.py`; None: every direction counts the same.
         still: matrices that are masked and not refined: experts that see too little to learn from.
@@ -62,7 +64,8 @@ def relative_error(task: Task, weights: Mapping[str, Tensor], numbers: Sequence[
         numbers: of the sequences, at least one.
     """
     errors = []  # one look for all batches: each look would wait for the accelerator
-    for output, target in run_with(task, weights, torch.tensor(numbers)):
+    parts = task.stream.activations.ahead(portions(task, torch.tensor(numbers)))
+    for output, target in run_with(task, weights, parts):
         aim = target.float()
         error = (output.float() - aim).square().sum(dim=-1)  # [some of the sequences, tokens]
         size = aim.square().sum(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
@@ -75,21 +78,45 @@ def relative_error(task: Task, weights: Mapping[str, Tensor], numbers: Sequence[
     return math.sqrt(lost / tokens)
 
 
+@dataclass(frozen=True)
+class Portion:
+    """Some sequences on the device that computes.
+
+    Attributes:
+        hidden: what the block reads of them, [sequences, tokens, width].
+        call: how the model calls the block with them.
+        target: what it is to make of them, [sequences, tokens, width].
+    """
+
+    hidden: Tensor
+    call: Call
+    target: Tensor
+
+
+def portions(task: Task, chosen: Tensor) -> Iterator[Portion]:
+    """Some sequences in portions, as many at a time as there are in a batch of the stream.
+
+    Args:
+        task: has the stream.
+        chosen: their numbers, int64 [chosen]; of them only those that this process owns.
+    """
+    places = torch.isin(task.stream.numbers, chosen).nonzero().flatten()  # places among those here
+    for some, hidden, call in task.stream.select(task.index, places):
+        yield Portion(hidden, call, task.stream.rows(task.targets, some))
+
+
 def run_with(
-    task: Task, weights: Mapping[str, Tensor], chosen: Tensor
+    task: Task, weights: Mapping[str, Tensor], parts: Iterable[Portion]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What the block makes of some sequences with these weights, and what it is to make of them.
 
-    Both [some of the sequences, tokens, width]; of the sequences only those that this process
-    owns, as many at a time as there are in a batch of the stream.
+    Both [sequences of a portion, tokens, width].
     """
     dtype = next(iter(task.matrices)).read().dtype
     stored = with_weights(task.matrices, weights, dtype)
-    size = len(task.stream.batches[0].hidden)
-    places = torch.isin(task.stream.numbers, chosen).nonzero().flatten()  # places among those here
-    for some, hidden, call in task.stream.select(task.index, places):
-        rows = [divmod(place, size) for place in some.tolist()]
-        target = torch.stack([task.targets[number][row] for number, row in rows])
+    for portion in parts:
         with models_fault(f"block {task.index}"):
-            output = call(lambda *a, **k: functional_call(task.module, stored, a, k), hidden)
-        yield output, target
+            output = portion.call(
+                lambda *a, **k: functional_call(task.module, stored, a, k), portion.hidden
+            )
+        yield output, portion.target

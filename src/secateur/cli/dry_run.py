@@ -44,6 +44,7 @@ def plan(prepared: Prepared) -> None:
         ["computed on", f"{source.device} in {str(source.dtype).removeprefix('torch.')}"],
         ["memory of a block", f"{amount(shapes.block_bytes, 'B')} with its statistics"],
         ["memory of activations", amount(shapes.activation_bytes, "B")],
+        *_of_device(prepared),
         ["work", f"{amount(shapes.flops, 'FLOP')} in matrix products"],
         ["result", recipe.out or "nowhere: no --out was given"],
     ]
@@ -62,6 +63,16 @@ def _pattern(prepared: Prepared) -> str:
     total = prepared.estimate.blocks
     mended = ", and the others mended" if prepared.recipe.mend else ""
     return f"{pattern} ({structures.removed_of(total)} of {total} blocks go{mended})"
+
+
+def _of_device(prepared: Prepared) -> list[list[str]]:
+    """What the run takes of an accelerator; nothing on a CPU."""
+    placed = prepared.activations
+    if placed.estimated is None or placed.free is None:
+        return []
+    where = "main memory" if placed.host else "its memory"
+    takes = f"about {amount(placed.estimated, 'B')} of {amount(placed.free, 'B')} free"
+    return [["memory of the device", f"{takes}, activations in {where}"]]
 
 
 def training(recipe: Recipe, stage: RecoverStage) -> None:

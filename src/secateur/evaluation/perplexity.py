@@ -102,9 +102,11 @@ def pass_through(
     batch_size: int,
     tick: Tick = silent,
     name: str = "run",
+    *,
+    host: bool = False,
 ) -> Stream:
-    """The windows [windows, tokens], or images, after the last block."""
-    stream = Stream(source, inputs, batch_size)
+    """The windows [windows, tokens], or images, after the last block; they wait on the `host`."""
+    stream = Stream(source, inputs, batch_size, host=host)
     stream.check_head(source)
     for index in range(len(source.blocks)):
         tick(name, index, len(source.blocks))

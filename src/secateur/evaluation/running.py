@@ -25,7 +25,7 @@ class Following:
         source: the model that is pruned.
         texts: the windows of every text.
         dense: the same windows after the last dense block; as many windows run through a block
-            together as there.
+            together as there, and they wait in the same place.
 
     Attributes:
         streams: the windows of every text where they are.
@@ -40,7 +40,8 @@ class Following:
         for number, (text, passed) in enumerate(zip(texts, dense, strict=True)):
             with self._timed(number):
                 size = max((len(batch.inputs) for batch in passed.batches), default=1)
-                self.streams.append(Stream(source, text.input_ids, size))
+                host = passed.activations.host
+                self.streams.append(Stream(source, text.input_ids, size, host=host))
 
     @property
     def seconds(self) -> float:

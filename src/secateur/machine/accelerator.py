@@ -26,6 +26,11 @@ def kind_here() -> str | None:
     return None if device is None else device.type
 
 
+def copies_beside_work(device: torch.device) -> bool:
+    """Whether it copies from and to pinned main memory while it computes, on another stream."""
+    return device.type in ("cuda", "xpu")
+
+
 def names_here() -> tuple[str, ...]:
     """Every accelerator of this machine by its full name: "cuda:0", "cuda:1"."""
     kind = kind_here()

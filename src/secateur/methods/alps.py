@@ -90,6 +90,7 @@ def alps(
             rho *= growth
             dual /= growth
             inverse = _inverse(hessian, rho)
+    del dense, dual, aim  # each as large as all weights, in float32
     refined = on_mask(sparse, target, hessian, keep, params.refinement)
     # A dead input is scaled to nothing there, and whatever stands on it does nothing.
     solved = torch.where(scale > 0, refined / scale, 0)

@@ -99,7 +99,7 @@ def allocate(prepared: Prepared, progress: Progress, folder: Path | None) -> Pre
         progress.begin(f"allocation {recipe.allocation}", len(source.blocks))
         inputs = to_search_with(calibration)
         size = batch_size(recipe.batch_size, inputs.shape[1], source)
-        stream = Stream(source, inputs, size)
+        stream = Stream(source, inputs, size, host=prepared.activations.host)
         if recipe.allocation == "owl":
             shares = outliers(source, stream, parts, progress.tick)
             by_part = by_outliers(shares, pattern.ratio, _counter(parts))

@@ -37,10 +37,10 @@ from secateur.machine.waiting import doing
 from secateur.methods import Refine
 from secateur.progress import Progress
 from secateur.pruning.allocate import allocate
-from secateur.pruning.fit import matrix_shapes
 from secateur.pruning.prepare import Prepared
 from secateur.pruning.removal import choose_blocks, without_removed
 from secateur.pruning.reuse import DenseKey, FirstBlockKey, GradientsKey, SharedWork, Stopwatch
+from secateur.pruning.saved_gradients import matrix_shapes
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,8 @@ def _calibration_stream(prepared: Prepared, source: BlockModel) -> Stream | None
         return None
     calibration = prepared.calibration
     size = batch_size(prepared.recipe.batch_size, tokens_in_each(calibration, source), source)
-    return Stream(source, calibration.inputs, size, calibration.labels)
+    host = prepared.activations.host
+    return Stream(source, calibration.inputs, size, calibration.labels, host=host)
 
 
 def follow(prepared: Prepared, surroundings: Surroundings) -> Following | None:
@@ -188,16 +189,18 @@ def _dense_windows(prepared: Prepared, surroundings: Surroundings) -> Sequence[S
         if folder is not None and shared.folder is None:
             file = processes.own_file(folder / (f"{number}_{DENSE}" if number else DENSE))
         if file is not None and file.is_file():
-            stream = Stream(source, inputs, size)
+            stream = Stream(source, inputs, size, host=prepared.activations.host)
             stream.hidden = read_batches(file, {"dense": stream.hidden})["dense"]
             return stream
         progress.begin("dense", len(source.blocks))
-        stream = pass_through(source, inputs, size, progress.tick, "held out")
+        tick, name = progress.tick, "held out"
+        stream = pass_through(source, inputs, size, tick, name, host=prepared.activations.host)
         if file is not None:
             write_batches(file, {"dense": stream.hidden})
         return stream
 
-    key = DenseKey(tuple(text.protocol.token_sha256 for text in texts), tuple(sizes))
+    tokens = tuple(text.protocol.token_sha256 for text in texts)
+    key = DenseKey(tokens, tuple(sizes), prepared.activations.host)
     dense = shared.dense.once(key, lambda: [through_dense(number) for number in range(len(texts))])
     return surroundings.watch.measuring(dense)
 
@@ -279,6 +282,10 @@ def _first_block(
             return observe(block, 0, stream, find_matrices(block), to_gather)
 
     key = FirstBlockKey(
-        calibration.protocol.sha256, len(stream.batches), plan.route_all, plan.expert_tokens
+        calibration.protocol.sha256,
+        len(stream.batches),
+        plan.route_all,
+        plan.expert_tokens,
+        prepared.activations.host,
     )
     return surroundings.watch.pruning(shared.first_block.once(key, watch_block))

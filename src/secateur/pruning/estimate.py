@@ -16,7 +16,6 @@ holds when it pauses: its inputs, the residual and the widest input of a matrix.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,17 +97,31 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         flops += passes * forward
     aims = plan.method.refine is Refine.REGIONAL and plan.regional.target == "model"
     states = (3 if aims else 2) * width + (widest if plan.schedule == "matrix" else 0)
-    if plan.removal is not None and plan.removal.of_effect is not None and tokens:
-        searched = min(tokens, max(TOKENS, length))
-        states = max(states, math.ceil(searched / tokens * (len(source.blocks) + 1) * width))
     return Estimate(
         blocks=len(source.blocks),
         prunable_weights=prunable,
         other_weights=source.count_weights() - prunable,
         block_bytes=block_bytes,
-        activation_bytes=states * tokens * source.dtype.itemsize,
+        activation_bytes=max(states * tokens, searching(plan, len(source.blocks), tokens) * width)
+        * source.dtype.itemsize,
         flops=flops,
     )
+
+
+def searching(plan: Plan, blocks: int, tokens: int) -> int:
+    """Tokens whose hidden states are held at one time to choose among blocks.
+
+    Args:
+        plan: what is to be done.
+        blocks: how many the model has.
+        tokens: of the calibration.
+    """
+    if plan.removal is None or plan.structures is None or not tokens:
+        return 0
+    together = getattr(plan.choosing, "contiguous", False)
+    if plan.removal.of_states is not None:
+        return tokens * (1 + (plan.structures.removed_of(blocks) if together else 1))
+    return min(tokens, TOKENS) * (blocks + 2)
 
 
 def _choosing(plan: Plan, blocks: int, tokens: int, length: int) -> float:

@@ -1,14 +1,44 @@
-"""What a recipe asks for held against its model: has it what is to be chosen, or used?"""
+"""What a recipe asks for held against its model and device: is there what it asks for, and room?"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from secateur.blocks.batching import batch_size, tokens_in_each
 from secateur.checkpoint import BlockModel
 from secateur.checkpoint.matrices import find_all_matrices, is_fused_experts
 from secateur.checkpoint.structure import Blocks
+from secateur.data import ImageBatch, TokenBatch
 from secateur.errors import RecipeError
+from secateur.machine import processes
+from secateur.machine.memory import free_bytes
+from secateur.pruning.device_memory import Sizes, device_bytes
 from secateur.recipe import Plan, Recipe
 from secateur.recipe.wording import name_of
 from secateur.sparsity import Selection
+
+EXACT, REFUSED = 0.1, 0.05
+"""Shares of an estimate of device memory: it may be off by so much; a run is refused if it is above
+what is free by so much, for what was held against a device that counts was estimated too high."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where activations wait, and what the run takes of its device.
+
+    Attributes:
+        host: whether they wait in main memory.
+        estimated: bytes of the accelerator that the run takes beside what is there; None on a CPU.
+        free: bytes of it that are free; None on a CPU.
+        notices: what the user should know.
+    """
+
+    host: bool = False
+    estimated: int | None = None
+    free: int | None = None
+    notices: tuple[str, ...] = ()
 
 
 def check_plan(plan: Plan, source: BlockModel) -> None:
@@ -64,10 +94,66 @@ def check_experts(recipe: Recipe, source: BlockModel) -> None:
         )
 
 
-def matrix_shapes(source: BlockModel) -> dict[str, tuple[int, int]]:
-    """(out, in) of every prunable matrix, by parameter name in the model."""
-    return {
-        source.blocks.prefix(index) + matrix.name: matrix.shape
-        for index, matrices in enumerate(find_all_matrices(source.blocks))
-        for matrix in matrices
-    }
+def place_activations(
+    recipe: Recipe,
+    source: BlockModel,
+    plan: Plan,
+    calibration: TokenBatch | ImageBatch | None,
+    heldout: Sequence[TokenBatch],
+) -> Placement:
+    """Where the activations of a run wait: where it asks for, or where there is room.
+
+    Args:
+        recipe: what was asked for.
+        source: the model, its pieces closed.
+        plan: what is done with every block.
+        calibration, heldout: what goes through the blocks.
+
+    Raises:
+        RecipeError: the device has less memory than the run takes, in either place.
+    """
+    if source.device.type == "cpu":
+        return Placement()
+    free = free_bytes(source.device)
+    sizes = _sizes(recipe, source, calibration, heldout, free)
+    here, there = (device_bytes(source, plan, sizes, host=host) for host in (False, True))
+    asked = recipe.activations
+    host = asked == "host" or (asked == "auto" and here * (1 + EXACT) > free and there < here)
+    estimated = there if host else here
+    takes = f"about {_gib(estimated)} of {source.device}, and {_gib(free)} are free"
+    if estimated > free * (1 + REFUSED):
+        hint = "a smaller --batch-size, fewer --samples, another method, or --device cpu"
+        if not host and there < free:
+            hint = "--activations host"
+        elif plan.schedule == "matrix":
+            hint = "--schedule block"
+        raise RecipeError(f"the run takes {takes}", where=f"--method {recipe.method}", hint=hint)
+    notices: tuple[str, ...] = ()
+    if host and asked == "auto":
+        told = f"there they would take about {_gib(here)}, and {_gib(free)} are free"
+        notices = (f"activations wait in main memory, not on {source.device}: {told}",)
+    if estimated * (1 + EXACT) > free:
+        notices += (f"the run takes {takes}: it may not fit",)
+    return Placement(host, estimated, free, notices)
+
+
+def _sizes(
+    recipe: Recipe,
+    source: BlockModel,
+    calibration: TokenBatch | ImageBatch | None,
+    heldout: Sequence[TokenBatch],
+    free: int,
+) -> Sizes:
+    """How much goes through the blocks, in each process."""
+    windows = [text.input_ids for text in heldout]
+    sequences, length = 0, max((text.shape[1] for text in windows), default=0)
+    if calibration is not None:
+        sequences = ceil(len(calibration.inputs) / processes.count())
+        length = tokens_in_each(calibration, source)
+    batch = batch_size(recipe.batch_size, length, source) if length else 1
+    measured = ceil(sum(text.numel() for text in windows) / processes.count())
+    return Sizes(sequences, length, batch, measured, free, recipe.block_inputs)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -19,18 +19,16 @@ from secateur.checkpoint import (
     locate,
     open_model,
 )
-from secateur.checkpoint.claim import claim_file
-from secateur.checkpoint.destination import result_path
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.model_facts import load_tokenizer, reads_images
 from secateur.data import ImageBatch, TokenBatch, Tokenizer, overlaps
-from secateur.errors import DataError, OutputError, RecipeError, SecateurError
+from secateur.errors import DataError, OutputError, RecipeError
 from secateur.machine import processes
 from secateur.machine.accelerator import held_dtype
 from secateur.machine.device import choose_device, choose_dtype
 from secateur.machine.paths import as_path, pinned
 from secateur.pruning.estimate import Estimate, estimate
-from secateur.pruning.fit import check_experts, check_plan, matrix_shapes
+from secateur.pruning.fit import Placement, check_experts, check_plan, place_activations
 from secateur.pruning.inputs import check_kind, read_calibration, read_heldout, read_images
 from secateur.pruning.reuse import (
     CalibrationKey,
@@ -39,6 +37,12 @@ from secateur.pruning.reuse import (
     ModelKey,
     SharedWork,
     Stopwatch,
+)
+from secateur.pruning.saved_gradients import (
+    already_saved,
+    claim_gradients,
+    gradient_facts,
+    matrix_shapes,
 )
 from secateur.recipe import Plan, Recipe, plan_of
 from secateur.record import Removed
@@ -58,6 +62,7 @@ class Prepared:
         plan: what is done with every block.
         left_dense: what of the model gets no pattern, with the reason.
         estimate: what it will take.
+        activations: where hidden states wait.
         gradient_facts: what full-model gradients of this run are made of; None if it needs none.
         gradients: those of an earlier run, if they were given.
         removed: the blocks that are not in `source` any more; None if all are.
@@ -72,6 +77,7 @@ class Prepared:
     plan: Plan
     left_dense: tuple[LeftDense, ...]
     estimate: Estimate
+    activations: Placement
     gradient_facts: dict[str, str] | None
     gradients: GradientFile | None
     notices: tuple[str, ...]
@@ -227,9 +233,11 @@ def _prepare(
     left_dense = () if plan.structures else find_left_dense(source, plan.selection)
     if told := [str(left) for left in left_dense if not left.usual and not left.chosen]:
         notices += (f"left dense: {'; '.join(told)}",)
+    activations = place_activations(recipe, source, plan, calibration, heldout)
+    notices += activations.notices
     facts = gradients = None
     if Need.FULL_GRADIENT in plan.method.needs and calibration is not None:
-        facts = _gradient_facts(source, calibration, plan)
+        facts = gradient_facts(source, calibration, plan)
         if recipe.gradients is not None:
             given = as_path(recipe.gradients, fault=DataError)
             gradients = processes.from_first(
@@ -237,9 +245,9 @@ def _prepare(
             )
         if recipe.save_gradients is not None:
             path = as_path(recipe.save_gradients, fault=OutputError)
-            gradients = processes.from_first(lambda: _already_saved(path, source, facts))
+            gradients = processes.from_first(lambda: already_saved(path, source, facts))
             if gradients is None:
-                _claim_gradients(path, recipe, folder)
+                claim_gradients(path, recipe, folder)
             else:
                 notices += (f"{path} holds these very gradients: they are not computed again",)
         watched = source.watch()
@@ -251,42 +259,6 @@ def _prepare(
     if isinstance(calibration, TokenBatch):
         of_texts.update(dict.fromkeys(overlaps(calibration, heldout)))
     return Prepared(
-        recipe, folder, source, calibration, heldout, plan, left_dense, shapes, facts,
-        gradients, (*notices, *of_texts),
+        recipe, folder, source, calibration, heldout, plan, left_dense, shapes,
+        activations, facts, gradients, (*notices, *of_texts),
     )  # fmt: skip
-
-
-def _gradient_facts(
-    source: BlockModel, calibration: TokenBatch | ImageBatch, plan: Plan
-) -> dict[str, str]:
-    """What gradients depend on: those of an earlier run serve only if all of this is the same."""
-    return {
-        "format": "secateur/gradients/1",
-        "aggregate": plan.params.gradient_order,
-        "architecture": type(source.model).__name__,
-        "weights": source.fingerprint(),
-        "tokens": calibration.protocol.sha256,
-        "precision": str(source.dtype).removeprefix("torch."),
-    }
-
-
-def _already_saved(path: Path, source: BlockModel, facts: dict[str, str]) -> GradientFile | None:
-    """The file, if an interrupted run got as far as to fill it with what this one would."""
-    try:
-        return GradientFile.open(path, matrix_shapes(source), facts)
-    except SecateurError:
-        return None
-
-
-def _claim_gradients(path: Path, recipe: Recipe, source: Path | None) -> None:
-    """Raise unless a file of gradients can be written at `path`, whose folder must be there."""
-    file = claim_file(path, overwrite=recipe.overwrite)
-    if not file.parent.is_dir():
-        raise OutputError("no file can be written here", where=path, wanted="a file in a folder")
-    out = None if recipe.out is None else result_path(recipe.out)
-    if any(file.is_relative_to(folder) for folder in (out, source and source.resolve()) if folder):
-        raise OutputError(
-            "the gradients would lie in the folder of the model or of the result",
-            where=path,
-            hint="another folder",
-        )

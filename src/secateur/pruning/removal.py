@@ -126,13 +126,14 @@ def _importance(prepared: Prepared, method: Method, tick: Tick) -> Importance:
         return lambda left, together: _finite(by_weights(source, method, left, tick))
     assert calibration is not None  # faults.py has seen to it
     size = batch_size(prepared.recipe.batch_size, tokens_in_each(calibration, source), source)
+    host = prepared.activations.host
     if (of_states := method.removal.of_states) is not None:
-        stream = Stream(source, calibration.inputs, size)
+        stream = Stream(source, calibration.inputs, size, host=host)
         return lambda left, together: _finite(by_states(source, stream, together, of_states, tick))
     of_effect = method.removal.of_effect
     assert of_effect is not None
     assert isinstance(calibration, TokenBatch)
-    below = Stream(source, to_search_with(calibration), size)
+    below = Stream(source, to_search_with(calibration), size, host=host)
     dense = below.fork()
     _through(source, dense, tick)
 
@@ -166,8 +167,9 @@ def by_states(
         with source.open_block(index) as module:
             stream.advance(module, index)
         if len(before) == together:
+            fetch = stream.activations.fetch
             pairs = zip(before.popleft(), stream.hidden, strict=True)
-            means.append(_mean([score(States(one, other)) for one, other in pairs]))
+            means.append(_mean([score(States(fetch(one), fetch(two))) for one, two in pairs]))
     return means
 
 

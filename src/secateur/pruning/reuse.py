@@ -105,10 +105,12 @@ class DenseKey:
     Attributes:
         tokens: SHA-256 of the tokens.
         batch_sizes: windows that run through a block together.
+        host: they wait in main memory.
     """
 
     tokens: tuple[str, ...]
     batch_sizes: tuple[int, ...]
+    host: bool
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,14 @@ class FirstBlockKey:
         calibration: SHA-256 of the sequences.
         batches: into which they are divided.
         route_all, expert_tokens: of the plan.
+        host: activations wait in main memory.
     """
 
     calibration: str
     batches: int
     route_all: bool
     expert_tokens: int
+    host: bool
 
 
 @dataclass(frozen=True)

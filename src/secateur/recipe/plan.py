@@ -23,6 +23,7 @@ class Plan:
         expert_tokens: an expert that saw fewer is starved: it is pruned by magnitude.
         structures: what is removed before anything else; None if nothing is.
         removal: how those that go are chosen; None if by their weights.
+        choosing: the parameters of that.
     """
 
     method: Method
@@ -35,6 +36,7 @@ class Plan:
     schedule: Schedule = "block"
     structures: Structures | None = None
     removal: Removal | None = None
+    choosing: Params | None = None
 
 
 def plan_of(recipe: Recipe) -> Plan:
@@ -54,4 +56,5 @@ def plan_of(recipe: Recipe) -> Plan:
         recipe.schedule,
         recipe.structures,
         recipe.chosen_method.removal,
+        recipe.chosen_params,
     )

@@ -109,6 +109,9 @@ class Recipe(PruneStage):
     """Take the full-model gradients from this file, which an earlier run saved (gblm)."""
     save_gradients: Annotated[str | None, Setting(PLACE, location=True, unset="not kept")] = None
     """Keep the full-model gradients in this .safetensors file (gblm)."""
+    activations: Annotated[Literal["auto", "device", "host"], Setting(PLACE)] = "auto"
+    """Where hidden states wait between blocks: on the accelerator, or in main memory, which takes
+    time to copy; auto takes main memory if the accelerator has too little. Nothing on a CPU."""
     block_inputs: Annotated[Literal["auto", "memory", "disk"], Setting(PLACE)] = "auto"
     """Where full-model gradients keep what enters each block; auto takes memory if it fits."""
     batch_size: Annotated[int | None, Setting(RESULT, unset="about 2048 tokens on a CPU")] = Field(
