@@ -383,6 +383,29 @@ def compared(bench: Bench) -> dict[str, Any]:
     return {}
 
 
+def blocks_removed(bench: Bench) -> dict[str, Any]:
+    """Blocks are chosen and the others mended as on the CPU, wherever hidden states wait."""
+    case = next(case for case in CONTRACT if case.name == "magnitude")
+    given = bench.options(case, bench.kind)
+    given |= {"pattern": "blocks-1", "parameters": {}, "text": bench.tokens, "windows": 4}
+    given |= {"calibration": bench.tokens}
+    for method, mend in (("magnitude", False), ("shortgpt", False), ("greedy", True)):
+        runs = {}
+        for place in ("cpu", "device", "host"):
+            own: dict[str, Any] = {"method": method, "mend": mend}
+            own |= {"device": "cpu"} if place == "cpu" else {"activations": place}
+            own |= {"regional": {"rounds": 1}} if mend else {}
+            out = bench.folder / f"{method} without a block, {place}, {bench.kind}"
+            runs[place] = secateur.prune(**given | own, out=out), weights_of(out)
+        record, weights = runs["device"]
+        for place, within in (("cpu", 1e-4), ("host", 0.0)):
+            other, others = runs[place]
+            assert other.removed[0].removed == record.removed[0].removed, (method, place)
+            assert weights.keys() == others.keys()
+            assert all(torch.allclose(weights[n], others[n], 0, within) for n in weights), method
+    return {}
+
+
 def float64(bench: Bench) -> dict[str, Any]:
     """A checkpoint in float64 is computed in float32 where the device has no float64."""
     expected = "float64" if accelerator.has_float64(torch.device(bench.kind)) else "float32"
@@ -464,6 +487,7 @@ def rows_of(kind: str) -> dict[str, Row]:
         rows[WITHOUT] = without_float64
     rows |= {f"{case} on host": method_on_host(case) for case in one_of_each()}
     rows["chosen by room"] = chosen_by_room
+    rows["blocks removed"] = blocks_removed
     if kind == "cuda":
         rows["host streamed"] = host_streamed
         rows |= {f"{case} in memory": method_in_memory(case) for case in CONTRACT}
