@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from secateur.machine.limits import MOST_BLOCKS
-from secateur.record.schema import Measured, RecordPart, WholeNumber
+from secateur.record.schema import RecordPart, WholeNumber
 
 
 class Removed(RecordPart):
@@ -19,8 +19,9 @@ class Removed(RecordPart):
     """The numbers of those that went, in the order in which they were chosen."""
     weights: WholeNumber
     """In the matrices of those that went."""
-    importance: tuple[Measured, ...]
-    """Of every block, or of several that begin there, before any was removed."""
+    importance: tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+    """Of every block, or of several that begin there, before any was removed; a divergence of
+    nearly nothing may be rounded to less than that."""
 
     @model_validator(mode="after")
     def _some_stay(self) -> Self:
