@@ -157,7 +157,8 @@ BAD: dict[str, Case] = {
         lambda p: p.evaluate("--against", p.file("m.gguf", "")), ["not a GGUF file"]
     ),
     "a revision of a file": Case(
-        lambda p: ["check", p.file("m.gguf", ""), "--revision", "main"], ["it is a file"]
+        lambda p: ["check", p.file("m.gguf", ""), "--revision", "main"],
+        ["a GGUF file has no revisions"],
     ),
 }  # fmt: skip
 

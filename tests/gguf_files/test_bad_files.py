@@ -218,7 +218,7 @@ CHANGED: dict[str, tuple[dict[str, Any], str]] = {
     "a tensor is missing": (
         {"tensor": "blk.0.attn_q.weight"}, r"tensor 'blk.0.attn_q.weight' is not there.*\[32, 32\]",
     ),
-    "a bias that is not read": ({"tensor": "blk.0.attn_q.bias"}, r"wanted not there"),
+    "a bias that is not read": ({"tensor": "blk.0.attn_q.bias"}, r"wanted no such tensor"),
     "another width": ({"llama__feed_forward_length": 32}, "and 2 more are wrong"),
     "scaled frequencies": (
         {"llama__rope__scaling__type": "yarn"}, "scaled by 'yarn'; wanted none or linear",

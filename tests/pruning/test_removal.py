@@ -356,6 +356,17 @@ def test_mending_takes_back_some_of_the_damage_and_changes_what_is_left(
     assert secateur.check(out).complaint is None
 
 
+def test_mending_leaves_zeros_alone(dense: Path, calibration: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"calibration": calibration, "samples": 8, "sequence_length": 32}
+    sparse = tmp_path / "sparse"
+    secateur.prune(dense, method="wanda", pattern="2:4", out=sparse, **options)
+    run = secateur.prune(
+        sparse, method="shortgpt", pattern="blocks-1", mend=True, out=tmp_path / "out", **options
+    )
+    assert run.sparsity == 0.5
+    assert secateur.check(tmp_path / "out", pattern="2:4").complaint is None
+
+
 # --- as any other run ---
 
 
@@ -422,10 +433,12 @@ def test_zeros_do_not_go_before_blocks(dense: Path, tmp_path: Path) -> None:
         secateur.prune(dense, out=tmp_path / "out", stages=stages)
 
 
-def test_check_finds_what_is_not_so(remove: Callable[..., Any], dense: Path) -> None:
+def test_check_finds_what_is_not_so(
+    remove: Callable[..., Any], dense: Path, tmp_path: Path
+) -> None:
     out, _ = remove("blocks-2", "shortgpt")
     proof = secateur.check(out, source=dense)
-    assert proof.complaint is None
+    assert (proof.complaint, proof.unlike) == (None, ())
     assert proof.removed == secateur.check(out, pattern="blocks-2").removed != ()
     assert "not blocks-1" in str(secateur.check(out, pattern="blocks-1").complaint)
     assert "no record that blocks-2 was removed" in str(
@@ -437,11 +450,20 @@ def test_check_finds_what_is_not_so(remove: Callable[..., Any], dense: Path) -> 
     name = next(name for name in stored if name.endswith("up_proj.weight"))
     stored[name][0, 0] += 1
     save_file(stored, shard, {"format": "pt"})
-    assert name in secateur.check(out, source=dense).other_source
+    assert secateur.check(out, source=dense).unlike == (name,)
+    fewer = tmp_path / "fewer"
+    secateur.prune(dense, method="magnitude", pattern="blocks-1", out=fewer)
+    told = str(secateur.check(out, source=fewer).complaint)
+    assert f"{DEPTH - 1} blocks, where run.json says {DEPTH}" in told
     config = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
     told = str(secateur.check(out).complaint)
     assert f"2 blocks, run.json says {DEPTH - 2}" in told
+    record = json.loads((out / "run.json").read_text())
+    record["stages"][0]["removed"] = None
+    (out / "run.json").write_text(json.dumps(record))
+    told = str(secateur.check(out).complaint)
+    assert "does not say which blocks were removed" in told
 
 
 def test_what_was_removed_is_trained_back(

@@ -67,8 +67,9 @@ def folder_of(path: Path) -> Path:
     library()
     seen = path.stat()
     checksum = _checksum(path, seen.st_size, seen.st_mtime_ns, seen.st_ino)
-    folder = cache() / f"{path.stem[:80]}-{checksum[:_HASH]}"
-    if not (folder / SOURCE).is_file():
+    named = cache() / f"{path.stem[:80]}-{checksum[:_HASH]}"
+    folder = next(iter(sorted(cache().glob(f"*-{checksum[:_HASH]}"))), named)  # under any name
+    if not _is_whole(folder):
         source = {"file": str(path.resolve()), "sha256": checksum}
         try:
             with doing(f"dequantising {path.name} into {folder}"), writing(folder):
@@ -79,17 +80,33 @@ def folder_of(path: Path) -> Path:
     return folder
 
 
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder was made before, and its files have the sizes that they had."""
+    try:
+        sizes = json.loads((folder / SOURCE).read_text("utf-8"))["sizes"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def cache() -> Path:
     """The folder under which the folders are kept."""
     given = os.environ.get(CACHE)
     return (Path(given).expanduser() if given else Path.home() / ".cache" / "secateur") / "gguf"
 
 
+def source_of(folder: Path) -> Path | None:
+    """The GGUF file that a folder was made from; None of any other."""
+    try:
+        return Path(json.loads((folder / SOURCE).read_text("utf-8"))["file"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def notice_of(folder: Path) -> str | None:
     """What to say of a folder that was made from a GGUF file; None of any other."""
-    try:
-        source = json.loads((folder / SOURCE).read_text("utf-8"))["file"]
-    except (OSError, ValueError, KeyError, TypeError):
+    source = source_of(folder)
+    if source is None:
         return None
     return f"{source} is read from {folder}, where its weights lie dequantised"
 
@@ -119,13 +136,17 @@ def _make(header: Header, folder: Path, source: dict[str, str]) -> None:
                 where=header.path,
                 hint="the checkpoint in safetensors that it was made from",
             ) from fault
-        (unfinished / SOURCE).write_text(json.dumps(source, indent=2) + "\n", "utf-8")
+        sizes = {path.name: path.stat().st_size for path in unfinished.iterdir()}
+        told = json.dumps({**source, "sizes": sizes}, indent=2)
+        (unfinished / SOURCE).write_text(told + "\n", "utf-8")
         for path in unfinished.iterdir():
             flush(path)
+        if folder.is_dir() and not _is_whole(folder):  # damaged, and of no use to anybody
+            shutil.rmtree(folder)
         try:
             unfinished.rename(folder)
         except OSError:
-            if not (folder / SOURCE).is_file():  # another process made it meanwhile
+            if not _is_whole(folder):  # another process made it meanwhile
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -213,10 +234,8 @@ def _empty_model(header: Header, config: Any) -> PreTrainedModel:
     wrong = sorted({*wanted.items()} ^ {*header.tensors.items()})
     if wrong:
         name = wrong[0][0]
-        there, asked = (
-            list(shapes[name]) if name in shapes else "not there"
-            for shapes in (header.tensors, wanted)
-        )
+        there = list(header.tensors[name]) if name in header.tensors else "not there"
+        asked = list(wanted[name]) if name in wanted else "no such tensor"
         others = len({name for name, _ in wrong}) - 1
         raise CheckpointError(
             f"tensor {name!r} is {there}" + (f", and {others} more are wrong" if others else ""),

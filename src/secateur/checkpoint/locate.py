@@ -39,9 +39,11 @@ def locate(model: Location, *, trust_remote_code: bool = False) -> Path:
     if _is_folder(folder):
         return folder
     name, at, revision = given.partition("@")
-    if at and (name == BUILTIN_MODEL or _is_folder(as_path(name, fault=CheckpointError))):
+    there = as_path(name, fault=CheckpointError)
+    if at and (name == BUILTIN_MODEL or is_gguf(there) or _is_folder(there)):
         raise CheckpointError(
-            f"a folder has no revisions, and {revision!r} was asked for",
+            f"{'a GGUF file' if is_gguf(there) else 'a folder'} has no revisions, and {revision!r}"
+            " was asked for",
             where=name,
             wanted="a name on the hub, such as owner/model",
         )

@@ -10,7 +10,7 @@ import secateur
 from secateur.cli.app import Json, app
 from secateur.cli.options import Given, options_of
 from secateur.cli.terminal import amount, print_table, say, say_exactly
-from secateur.errors import CheckFailedError
+from secateur.errors import CheckFailedError, some
 from secateur.record.check import Proof
 from secateur.record.check_settings import CheckSettings
 
@@ -51,7 +51,7 @@ def _print(proof: Proof) -> None:
     say(
         f"in all {amount(proof.zeros)} zeros,"
         f" {proof.zeros / proof.weights:.4%} of {weights} weights"
-        + ("" if asked else "; no pattern was asked for")
+        + ("" if asked or proof.removed or proof.asked else "; no pattern was asked for")
     )
     if asked:
         each = ", ".join(f"{pattern}: {amount(of)}" for pattern, of in proof.covered_by.items())
@@ -61,6 +61,11 @@ def _print(proof: Proof) -> None:
         )
     for line in proof.removed:
         say(escape(line))
+    if proof.asked is not None:
+        say(f"{proof.asked} {'holds' if proof.structures is None else 'fails'}")
+    if proof.unlike is not None:
+        verdict = f"others are {some(proof.unlike)}" if proof.unlike else "all tensors are the same"
+        say(escape(f"blocks compared with the source's, bit for bit: {verdict}"))
     for left in proof.left_dense:
         by_record = " by run.json" if left.chosen and proof.by_record else ""
         say(escape(f"left dense{by_record}, {left}"))

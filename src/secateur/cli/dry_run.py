@@ -38,7 +38,10 @@ def plan(prepared: Prepared) -> None:
         ["pattern", _pattern(prepared)],
         ["calibration", "none" if calibration is None else protocol_line(calibration.protocol)],
         ["blocks", str(shapes.blocks)],
-        ["weights to prune", amount(shapes.prunable_weights)],
+        [
+            f"weights to {'prune' if prepared.plan.structures is None else 'remove'}",
+            amount(shapes.prunable_weights),
+        ],
         ["left as they are", amount(shapes.other_weights)],
         *(["left dense", str(left)] for left in prepared.left_dense),
         ["computed on", f"{source.device} in {str(source.dtype).removeprefix('torch.')}"],

@@ -12,6 +12,7 @@ from secateur.cli import printing
 from secateur.cli.app import Json, Model, Revision, Trust, app, progress
 from secateur.errors import RecipeError
 from secateur.export import GgufType
+from secateur.gguf.library import GGUF_SUFFIX
 
 
 class PackFormat(StrEnum):
@@ -76,6 +77,10 @@ def pack(
         return
     if type_ is not None:
         raise RecipeError("--type is of a GGUF file", hint="--format gguf, or leave it out")
+    if out.lower().endswith(GGUF_SUFFIX):
+        raise RecipeError(
+            f"--out {out} is the name of a GGUF file", hint="--format gguf, or another name"
+        )
     packing = secateur.pack(
         model,
         out,

@@ -22,11 +22,16 @@ def run(record: RunRecord) -> None:
     """Print what a pruning run did."""
     error = record.mean_output_error
     removed = "".join(f"removed {len(one.removed)} of {one.of} blocks, " for one in record.removed)
-    if removed:
-        removed += f"{amount(record.weights)} of {amount(record.dense_weights)} weights are left; "
+    done = f"pruned {amount(record.zeros)} of {amount(record.weights)} weights"
+    share = record.sparsity
+    if record.pruning and record.pruning[-1].removed is not None:
+        gone = record.dense_weights - record.weights
+        done, share = (
+            f"{amount(gone)} of {amount(record.dense_weights)} weights",
+            gone / max(1, record.dense_weights),
+        )
     say(
-        f"{removed}pruned {amount(record.zeros)} of {amount(record.weights)} weights"
-        f" ({record.sparsity:.2%}) in {record.seconds:.1f} s"
+        f"{removed}{done} ({share:.2%}) in {record.seconds:.1f} s"
         + ("" if error is None else f", mean output error of a block {error:.4f}")
         + f", peak memory {amount(record.peak_memory_bytes, 'B')}"
     )

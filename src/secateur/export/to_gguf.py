@@ -20,6 +20,7 @@ from torch import Tensor
 from secateur.checkpoint import Checkpoint, StreamedModel, locate
 from secateur.checkpoint.claim import claim_file
 from secateur.checkpoint.durable import replacing
+from secateur.checkpoint.from_gguf import source_of
 from secateur.checkpoint.naming import NotStreamableError
 from secateur.errors import ModelError, OutputError, some
 from secateur.export.folders import Packing
@@ -163,9 +164,10 @@ def _part(stored: StoredTensor) -> str:
 
 
 def _general(folder: Path, chosen: GgufType) -> dict[str, Value]:
+    source = source_of(folder)
     return {
         "general.type": "model",
-        "general.name": folder.name,
+        "general.name": folder.name if source is None else source.stem,
         "general.file_type": FILE_TYPES[chosen],
         "general.quantization_version": _VERSION,
     }

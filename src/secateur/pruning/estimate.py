@@ -35,7 +35,8 @@ class Estimate:
 
     Attributes:
         blocks: decoder blocks.
-        prunable_weights: of the matrices that the selection gives a pattern.
+        prunable_weights: of the matrices that the selection gives a pattern; of structures what
+            goes with them, if all are of one size.
         other_weights: all others, which are left as they are: embeddings, heads, norms, and the
             matrices that the selection leaves out.
         block_bytes: the largest block in the computing precision, with its statistics.
@@ -65,7 +66,7 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
     config = source.model.config.get_text_config(decoder=True)
     width = config.hidden_size
     tokens = sequences * length
-    prunable = block_bytes = widest = 0
+    prunable = every_weight = block_bytes = widest = 0
     flops = 0.0
     for index, matrices in enumerate(find_all_matrices(source.blocks)):
         for matrix in matrices:
@@ -74,6 +75,7 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
                 pattern.check_fits(matrix.shape[1], name)
                 prunable += matrix.shape[0] * matrix.shape[1]
         weights = sum(rows * columns for rows, columns in (m.shape for m in matrices))
+        every_weight += weights
         statistics = 4 * weights * (1 + (Need.REGIONAL_GRADIENT in plan.method.needs))
         if plan.method.refine is Refine.REGIONAL:
             statistics += 4 * weights * 4  # master weights, gradients, two moments
@@ -95,6 +97,9 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
             passes += 3.0 * drawn / sequences + (plan.regional.target == "model")
             passes += 3.0 * (plan.regional.weigh == "loss")
         flops += passes * forward
+    if plan.structures is not None:
+        blocks = len(source.blocks)
+        prunable = every_weight * plan.structures.removed_of(blocks) // blocks
     aims = plan.method.refine is Refine.REGIONAL and plan.regional.target == "model"
     states = (3 if aims else 2) * width + (widest if plan.schedule == "matrix" else 0)
     return Estimate(

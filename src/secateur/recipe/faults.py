@@ -248,7 +248,9 @@ def _faults_of_regional(method: Method | None, values: Mapping[str, Any]) -> Ite
             if values.get(name, default) != default
         ]
         if idle:
-            yield f"method {method.name} has no regional optimiser: leave {', '.join(idle)} out"
+            leave = f"leave {', '.join(idle)} out"
+            leave += f", or give {name_of('mend')}" if method.removal is not None else ""
+            yield f"method {method.name} has no regional optimiser: {leave}"
     if preset not in ("auto", "paper") or effort not in tuple(EFFORTS):
         return
     if preset == "paper" and "effort" in values and effort != "balanced":

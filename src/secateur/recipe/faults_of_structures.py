@@ -31,11 +31,13 @@ def faults_of_structures(
     mend = values.get("mend")
     if not patterns:
         return
+    given = "method" if "method" in values else "the default method"
+    pattern = f"{patterns[0]}" if "pattern" in values else f"the default {patterns[0]}"
     if not any(isinstance(pattern, Structures) for pattern in patterns):
         if method.removal is not None:
             yield (
-                f"method {method.name} removes structures, and {patterns[0]} is a pattern of"
-                " weights: give one such as blocks-2"
+                f"method {method.name} removes structures, and {pattern} is a pattern of weights:"
+                " give one such as blocks-2"
             )
         if mend:
             yield f"{name_of('mend')} is for what is left of structures: leave it out"
@@ -48,7 +50,7 @@ def faults_of_structures(
         yield f"pattern {patterns[0]} removes structures whole: leave {named} out"
     if not method.removes:
         able = ", ".join(one.name for one in every_remover())
-        yield f"method {method.name} scores weights, pattern {patterns[0]} wants one of {able}"
+        yield f"{given} {method.name} scores weights, pattern {patterns[0]} wants one of {able}"
     if run.get("images") is not None:
         yield f"pattern {patterns[0]} is for language models, and there are images"
     if mend and run.get("calibration") is None:

@@ -35,7 +35,7 @@ from secateur.record.check_structures import (
 )
 from secateur.record.matrices import MatrixRecord
 from secateur.record.record import RunRecord, read_record
-from secateur.sparsity import Pattern, Selection, Unstructured, audit
+from secateur.sparsity import Pattern, Selection, Structures, Unstructured, audit
 
 UNDERFLOW = 0.001
 """Share of a matrix's weights that may be zeros in the record and none in the files: those that the
@@ -90,8 +90,10 @@ class Proof:
         unproved: files of weights that are not loaded, and what is loaded that the record does not
             know.
         misstated: names of matrices of which the record says what is not so.
-        other_source: files of weights of the model that was said to be the source, and is another;
-            tensors of blocks that are to be the source's, and are not.
+        other_source: files of weights of the model that was said to be the source, and is another.
+        unlike: tensors of the blocks that are to be the source's and are not; None if none were
+            compared.
+        asked: what is to have been removed; None if nothing was asked.
         removed: what was removed of the model, a line each.
         structures: what is not so of that, in a phrase; None if all is.
     """
@@ -107,6 +109,8 @@ class Proof:
     unproved: tuple[str, ...]
     misstated: tuple[str, ...] = ()
     other_source: tuple[str, ...] = ()
+    unlike: tuple[str, ...] | None = None
+    asked: Structures | None = None
     removed: tuple[str, ...] = ()
     structures: str | None = None
 
@@ -150,6 +154,8 @@ class Proof:
             said.append(f"run.json says otherwise of {some(self.misstated)}")
         if self.other_source:
             said.append(f"not the source that it was made from: {some(self.other_source)}")
+        if self.unlike:
+            said.append(f"blocks that are not the source's: {some(self.unlike)}")
         return " | ".join(said) or None
 
     @property
@@ -177,6 +183,7 @@ class Proof:
             "misstated_matrices": list(self.misstated),
             "other_source": list(self.other_source),
             "removed": list(self.removed),
+            "blocks_unlike_source": None if self.unlike is None else list(self.unlike),
         }
 
 
@@ -196,7 +203,7 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
     folder = locate(pinned(settings.model, settings.revision), trust_remote_code=trust)
     record = read_record(folder)
     selection = settings.selection(record)
-    if selection is None and record is not None and not (record.removed or settings.structures):
+    if selection is None and record is not None and not (record.removes or settings.structures):
         raise CheckpointError(
             "the run record names no pattern", where=folder / "run.json", hint="--pattern"
         )
@@ -242,12 +249,9 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
         changed=changed_files(folder, files),
         unproved=unproved_files(checkpoint, record),
         misstated=() if record is None else _misstated(record, by_kind),
-        other_source=()
-        if made_from is None
-        else (
-            *unlike_source(made_from, record, folder),
-            *unlike_kept(made_from, record, source),
-        ),
+        other_source=() if made_from is None else unlike_source(made_from, record, folder),
+        unlike=None if made_from is None else unlike_kept(made_from, record, source),
+        asked=settings.structures,
         removed=told_of_structures(record),
         structures=fault_of_structures(len(source.blocks), record, settings.structures),
     )

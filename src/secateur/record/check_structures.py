@@ -33,6 +33,8 @@ def fault_of_structures(
         asked: what is to have been removed.
     """
     removed = () if record is None else record.removed
+    if record is not None and sum(stage.removes for stage in record.stages) != len(removed):
+        return "run.json does not say which blocks were removed"
     if removed and blocks != len(removed[-1].kept):
         return f"{blocks} blocks, run.json says {len(removed[-1].kept)}"
     if asked is None:
@@ -47,23 +49,29 @@ def fault_of_structures(
     return f"not {asked}: {'; '.join(told_of_structures(record))}"
 
 
-def unlike_kept(made_from: str, record: RunRecord | None, source: BlockModel) -> tuple[str, ...]:
+def unlike_kept(
+    made_from: str, record: RunRecord | None, source: BlockModel
+) -> tuple[str, ...] | None:
     """Names of the tensors that are not, bit for bit, those of the blocks that were kept.
 
-    Nothing is looked at where a stage did more than remove blocks: weights are others then.
+    None where they need not be: where more was done than to remove blocks, or nothing was removed.
 
     Args:
         made_from: the model that it is to be made from.
         record: that of the folder.
         source: the model in the folder.
     """
-    stages = () if record is None else record.stages
-    if not stages or any(one.removed is None or one.settings.get("mend") for one in stages):
-        return ()
+    if record is None or record.recovery is not None or not record.removed:
+        return None
+    if any(one.removed is None or one.settings.get("mend") for one in record.stages):
+        return None
     dense = open_model(locate(made_from), torch.device("cpu"), source.dtype)
-    for stage in stages:
-        assert stage.removed is not None
-        dense = dense.without_blocks(stage.removed.removed)
+    for one in record.removed:
+        if one.of != len(dense.blocks):
+            return (f"{len(dense.blocks)} blocks, where run.json says {one.of}",)
+        dense = dense.without_blocks(one.removed)
+    if len(dense.blocks) != len(source.blocks):
+        return (f"{len(source.blocks)} blocks, and {len(dense.blocks)} are left of the source",)
     unlike = []
     for index in each("comparing blocks with the source's", range(len(source.blocks))):
         with source.open_block(index) as here, dense.open_block(index) as there:

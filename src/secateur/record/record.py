@@ -22,7 +22,7 @@ from secateur.record.recovery import RecoveryRecord
 from secateur.record.removed import Removed
 from secateur.record.schema import FileName, Measured, RecordPart, WholeNumber, typed_settings
 from secateur.record.versions import bring_forward
-from secateur.sparsity import Selection, parse_pattern, read_selection
+from secateur.sparsity import Selection, Structures, parse_pattern, read_selection
 
 
 class Sample(RecordPart):
@@ -67,6 +67,14 @@ class StageRecord(RecordPart):
     def title(self) -> str:
         """What the stage did, in a word: its method, or its kind if it has none."""
         return str(self.settings.get("method", self.kind))
+
+    @property
+    def removes(self) -> bool:
+        """Whether its pattern is one of structures; what cannot be read is none."""
+        try:
+            return isinstance(parse_pattern(str(self.settings.get("pattern"))), Structures)
+        except PatternError:
+            return False
 
     @property
     def pattern(self) -> str | None:
@@ -161,6 +169,11 @@ class RunRecord(RecordPart):
         return " + ".join(patterns if len(set(patterns)) > 1 else patterns[:1])
 
     @property
+    def removes(self) -> bool:
+        """Whether a stage was to remove structures."""
+        return any(stage.removes for stage in self.stages)
+
+    @property
     def removed(self) -> tuple[Removed, ...]:
         """What was removed of the model, in order."""
         return tuple(stage.removed for stage in self.stages if stage.removed is not None)
@@ -174,7 +187,7 @@ class RunRecord(RecordPart):
         """
         selection: Selection | None = None
         for stage in self.stages:
-            if "pattern" in stage.settings and stage.removed is None:
+            if "pattern" in stage.settings and not stage.removes:
                 selection = replace(read_selection(stage.settings), before=selection)
         return selection
 

@@ -15,7 +15,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from secateur.sparsity.pattern import NofM, Pattern
+from secateur.sparsity.pattern import Dense, NofM, Pattern
 
 PAIRS_AT_ONCE = 2**22
 """Pairs of weights of one group that are compared together for N:M masks, a byte of memory each."""
@@ -37,12 +37,15 @@ def keep_mask(
 
     Args:
         score: [out, in], any float dtype, finite; higher is kept.
-        pattern: how many to keep. N:M groups run along `in`, which M must divide.
+        pattern: how many to keep. N:M groups run along `in`, which M must divide. Dense keeps all
+            but what scores nothing, such as zeros that are there.
         competition: who competes with whom in an unstructured pattern; N:M ignores it.
 
     Returns:
         bool [out, in], True where the weight is kept.
     """
+    if isinstance(pattern, Dense):
+        return score != 0
     if isinstance(pattern, NofM):
         at_once = max(1, PAIRS_AT_ONCE // (score.shape[1] * pattern.m))
         return torch.cat([_keep_in_groups(part, pattern) for part in torch.split(score, at_once)])
@@ -106,8 +109,8 @@ def keep_highest(rows: Tensor, count: int) -> Tensor:
     Returns:
         bool [rows, columns].
     """
-    if count in (0, rows.shape[1]):
-        return torch.full_like(rows, count > 0, dtype=torch.bool)
+    if count == 0:
+        return torch.zeros_like(rows, dtype=torch.bool)
     threshold = rows.kthvalue(rows.shape[1] - count + 1, dim=1, keepdim=True).values  # [rows, 1]
     above = rows > threshold
     tied = rows == threshold
