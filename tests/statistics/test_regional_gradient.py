@@ -45,8 +45,8 @@ def test_regional_gradient_equals_autograd_by_hand(family: str) -> None:
             named = dict(block.named_parameters())
             parameters = {m.parameter: named[m.parameter] for m in matrices}
             block.requires_grad_(True)
-            hidden, call = batch.select(1, torch.tensor([row]))
-            loss = call(block, hidden).norm()  # of one sequence
+            call = batch.call_for(1, torch.tensor([row]))
+            loss = call(block, batch.hidden[[row]]).norm()  # of one sequence
             gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
             block.requires_grad_(False)
             of = dict(zip(parameters, gradients, strict=True))
