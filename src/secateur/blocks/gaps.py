@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import BlockModel
+from secateur.checkpoint.fewer_blocks import KEEP_BLOCKS
 from secateur.errors import ModelError
 from secateur.machine import processes
 
@@ -63,7 +64,7 @@ class Gaps:
             raise ModelError(
                 f"block {old} is not what it was once it is block {index}",
                 where=type(self._dense.model).__name__,
-                hint="a pattern that removes no blocks, such as 2:4",
+                hint=KEEP_BLOCKS,
             )
 
     def advance(self, stream: Stream, module: nn.Module, index: int, tick: Tick) -> None:

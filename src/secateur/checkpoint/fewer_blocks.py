@@ -27,6 +27,8 @@ from secateur.checkpoint.structure import Blocks
 from secateur.checkpoint.weight_files import CONFIG
 from secateur.errors import ModelError
 
+KEEP_BLOCKS = "a pattern that removes no blocks, such as 2:4"
+"""What to try where a model cannot lose blocks."""
 _NUMBERS_OF_BLOCKS = re.compile(r"layers$|layer_ids$|layer_indices$")
 """Keys of lists that name some of the blocks by their numbers."""
 _SO_MANY_FIRST = ("first_k_dense_replace", "max_window_layers", "moe_layer_start_index")
@@ -216,7 +218,7 @@ def check_alike(whole: Blocks, fewer: Blocks, kept: Sequence[int]) -> None:
                 f"its configuration cannot say that block {old} is block {index} now"
                 f" ({differing[0]} would be another)",
                 where=type(module).__name__,
-                hint="a pattern that removes no blocks, such as 2:4",
+                hint=KEEP_BLOCKS,
             )
 
 

@@ -19,6 +19,7 @@ from secateur.checkpoint.background import ReadAhead
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.configuration import notices_of, read_config
 from secateur.checkpoint.fewer_blocks import (
+    KEEP_BLOCKS,
     FewerBlocks,
     check_alike,
     config_without,
@@ -114,7 +115,7 @@ class StreamedModel(BlockModel):
             raise ModelError(
                 f"no model can be made without blocks {gone} ({why})",
                 where=name,
-                hint="a pattern that removes no blocks, such as 2:4",
+                hint=KEEP_BLOCKS,
             ) from fault
         check_alike(self.blocks, smaller.blocks, kept)
         return smaller

@@ -12,7 +12,7 @@ from secateur.data import ImageProtocol, Protocol
 from secateur.evaluation import Classification, Evaluation, TaskEvaluation
 from secateur.export import Packing
 from secateur.inference import BenchReport, summarise, tabulate
-from secateur.methods import describe_fields, every, every_remover
+from secateur.methods import describe_fields, every_of_both
 from secateur.recipe import Regional
 from secateur.record import RecoveryRecord, RunRecord
 from secateur.reporting import ComparisonResult, Report, as_measured, side_by_side, table_of
@@ -229,7 +229,7 @@ def written_report(written: Report) -> None:
 
 def methods(*, as_json: bool) -> None:
     """Print every method, and the settings of the regional optimiser."""
-    known = dict.fromkeys((*every(), *every_remover()))
+    known = every_of_both()
     if as_json:
         say_exactly(json.dumps([method.describe() for method in known], indent=2))
         return

@@ -19,6 +19,7 @@ from secateur.methods.base import (
     Solution,
     States,
     every,
+    every_of_both,
     every_remover,
     get,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "alps",
     "describe_fields",
     "every",
+    "every_of_both",
     "every_remover",
     "gblm",
     "get",

@@ -5,8 +5,8 @@ A method is one of three kinds:
     score   (weight, statistics, params) -> importance of every weight; the mask follows from it
     solve   (weights, statistics, pattern, params) -> keep-masks and corrected weights, of all
             matrices that read the same input, and so share their Hessian
-    remove  (evidence, params) -> importance of a structure, such as a block; the least important
-            are removed from the model (`Removal`)
+    remove  (hidden states before and after it, or what is predicted without it) -> importance of a
+            structure, such as a block; the least important are removed from the model (`Removal`)
 
 and may ask for a refinement of the kept weights once the mask is there (`Refine`). Registering is
 the decorator's doing; importing the file is all it takes.
@@ -231,6 +231,11 @@ def every() -> tuple[Method, ...]:
 def every_remover() -> tuple[Method, ...]:
     """All methods that choose structures to remove, oldest paper first."""
     return tuple(method for method in _by_date() if method.removes)
+
+
+def every_of_both() -> tuple[Method, ...]:
+    """All methods once: those that choose weights, then those that only remove structures."""
+    return tuple(dict.fromkeys((*every(), *every_remover())))
 
 
 def _by_date() -> list[Method]:

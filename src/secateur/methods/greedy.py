@@ -1,4 +1,4 @@
-"""Greedy: the structure whose loss changes the predictions least goes, then the next is sought.
+"""Greedy: the structure without which predictions change least goes, then the next is sought.
 
     importance = mean over tokens of  KL(p_dense || p)     in nats, the structure left out
 

@@ -19,7 +19,7 @@ from typing import Any
 from secateur.data import ImageProtocol, Protocol
 from secateur.errors import PatternError
 from secateur.evaluation import Evaluation
-from secateur.methods import every, every_remover
+from secateur.methods import every_of_both
 from secateur.recipe import Recipe
 from secateur.recipe.differences import deciding
 from secateur.record import RunRecord
@@ -142,7 +142,7 @@ def _rows(records: Sequence[RunRecord]) -> dict[_RowKey, _Runs]:
 
 def _order(row: _RowKey) -> tuple[Any, ...]:
     """Where a row stands: by sparsity, N:M before free choice; by the method's age; by label."""
-    names = [known.name for known in (*every(), *every_remover())]
+    names = [known.name for known in every_of_both()]
     age = names.index(row.method) if row.method in names else len(names)
     try:
         share = parse_pattern(row.pattern).sparsity

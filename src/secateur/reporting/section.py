@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from secateur.methods import Method, every, every_remover
+from secateur.methods import Method, every_of_both
 from secateur.reporting import figures
 from secateur.reporting.comparison import Comparison, Score
 from secateur.reporting.damage import matrix_groups
@@ -106,9 +106,7 @@ def section(comparison: Comparison) -> Section:
         samples=tuple(_samples(comparison)),
         tasks=tuple(_tasks(comparison)),
         recipes={p: tuple(recipe_of(comparison, row) for row in rows) for p, rows in patterns},
-        glossary=tuple(
-            method for method in dict.fromkeys((*every(), *every_remover())) if method.name in names
-        ),
+        glossary=tuple(method for method in every_of_both() if method.name in names),
     )
 
 
