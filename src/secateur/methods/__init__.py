@@ -2,9 +2,13 @@
 
 from secateur.methods import (
     alps,
+    frequency,
     gblm,
     greedy,
     magnitude,
+    man,
+    reap,
+    replacement,
     shortened_llama,
     shortgpt,
     sparsegpt,
@@ -24,13 +28,16 @@ from secateur.methods.base import (
     get,
 )
 from secateur.methods.parameters import Params, describe_fields
+from secateur.methods.routing import Absence, Routing
 
 __all__ = [
+    "Absence",
     "Effect",
     "Method",
     "Params",
     "Refine",
     "Removal",
+    "Routing",
     "Solution",
     "States",
     "alps",
@@ -38,10 +45,14 @@ __all__ = [
     "every",
     "every_of_both",
     "every_remover",
+    "frequency",
     "gblm",
     "get",
     "greedy",
     "magnitude",
+    "man",
+    "reap",
+    "replacement",
     "shortened_llama",
     "shortgpt",
     "sparsegpt",

@@ -5,7 +5,8 @@ A method is one of three kinds:
     score   (weight, statistics, params) -> importance of every weight; the mask follows from it
     solve   (weights, statistics, pattern, params) -> keep-masks and corrected weights, of all
             matrices that read the same input, and so share their Hessian
-    remove  (hidden states before and after it, or what is predicted without it) -> importance of a
+    remove  (hidden states before and after it, or what is predicted without it; of experts what
+            the router sends them, or what their block gives without them) -> importance of a
             structure, such as a block; the least important are removed from the model (`Removal`)
 
 and may ask for a refinement of the kept weights once the mask is there (`Refine`). Registering is
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from secateur.errors import RecipeError, closest
 from secateur.methods.parameters import Params, RemovalParams, WeightParams, describe_fields
+from secateur.methods.routing import AbsenceFunction, RoutingFunction
 from secateur.sparsity import Pattern
 from secateur.statistics import Need, Statistics
 
@@ -87,18 +89,27 @@ EffectFunction = Callable[[Effect], float]
 
 @dataclass(frozen=True)
 class Removal:
-    """How a method scores a structure that may be removed; exactly one of the two functions.
+    """How a method scores a structure that may be removed; exactly one of the functions.
 
     Attributes:
         of_states: its importance to every token [tokens], of what blocks do to hidden states; the
             mean over the tokens counts.
         of_effect: its importance, of what the model predicts without it.
+        of_routing: the importance of every expert of a block [experts].
+        of_absence: that of one expert, of what its block's mixture gives without it.
         again: whether the others are scored anew after each structure that goes.
     """
 
     of_states: StatesFunction | None = None
     of_effect: EffectFunction | None = None
+    of_routing: RoutingFunction | None = None
+    of_absence: AbsenceFunction | None = None
     again: bool = False
+
+    @property
+    def unit(self) -> str:
+        """What it scores, as in a pattern: "blocks" or "experts"."""
+        return "blocks" if self.of_states or self.of_effect else "experts"
 
 
 @dataclass(frozen=True)
@@ -132,8 +143,10 @@ class Method:
 
     @property
     def removes(self) -> bool:
-        """Whether it can tell which structures go: by a score of theirs, or the sum of weights'."""
-        return self.removal is not None or (self.score is not None and not self.needs_calibration)
+        """Whether it can tell which blocks go: by a score of theirs, or the sum of weights'."""
+        if self.removal is not None:
+            return self.removal.unit == "blocks"
+        return self.score is not None and not self.needs_calibration
 
     def describe(self) -> dict[str, Any]:
         """The method as plain values, for listings."""
@@ -152,6 +165,8 @@ _Score = TypeVar("_Score", bound=ScoreFunction)
 _Solve = TypeVar("_Solve", bound=SolveFunction)
 _States = TypeVar("_States", bound=StatesFunction)
 _Effect = TypeVar("_Effect", bound=EffectFunction)
+_Routing = TypeVar("_Routing", bound=RoutingFunction)
+_Absence = TypeVar("_Absence", bound=AbsenceFunction)
 
 _registry: dict[str, Method] = {}
 
@@ -207,6 +222,26 @@ def remove_by_effect(name: str, *, paper: str, again: bool = False) -> Callable[
 
     def register(function: _Effect) -> _Effect:
         _add_removal(name, paper, function, Removal(of_effect=function, again=again))
+        return function
+
+    return register
+
+
+def remove_by_routing(name: str, *, paper: str) -> Callable[[_Routing], _Routing]:
+    """Register a function of `Routing` that scores experts; it is returned unchanged."""
+
+    def register(function: _Routing) -> _Routing:
+        _add_removal(name, paper, function, Removal(of_routing=function))
+        return function
+
+    return register
+
+
+def remove_by_absence(name: str, *, paper: str) -> Callable[[_Absence], _Absence]:
+    """Register a function of `Absence` that scores experts; it is returned unchanged."""
+
+    def register(function: _Absence) -> _Absence:
+        _add_removal(name, paper, function, Removal(of_absence=function, again=True))
         return function
 
     return register
