@@ -1,6 +1,7 @@
 """The methods of the papers, one short file each. Importing a file registers its methods."""
 
 from secateur.methods import (
+    activation,
     alps,
     gblm,
     greedy,
@@ -33,6 +34,7 @@ __all__ = [
     "Removal",
     "Solution",
     "States",
+    "activation",
     "alps",
     "describe_fields",
     "every",
