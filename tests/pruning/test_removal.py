@@ -463,7 +463,7 @@ def test_check_finds_what_is_not_so(
     record["stages"][0]["removed"] = None
     (out / "run.json").write_text(json.dumps(record))
     told = str(secateur.check(out).complaint)
-    assert "does not say which blocks were removed" in told
+    assert "does not say which structures were removed" in told
 
 
 def test_what_was_removed_is_trained_back(
@@ -504,7 +504,7 @@ def test_a_comparison_takes_patterns_of_both_kinds(
     assert table.count("| dense |") == 1  # one table of both
     page = (tmp_path / "table" / "report.html").read_text()
     assert page.count("What was removed") == page.count("Sparsity, matrix by matrix") == 1
-    assert f"<td>{DEPTH - 1} of {DEPTH}</td><td>20.00</td>" in page
+    assert f"<td>{DEPTH - 1} of {DEPTH} blocks</td><td>20.00</td>" in page
     with pytest.raises(SecateurError, match="method greedy goes with none of the patterns 2:4"):
         secateur.compare(dense, out=tmp_path / "no", methods="greedy", patterns="2:4", **options)
     with pytest.raises(SecateurError, match="mend is for patterns that remove structures"):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from secateur.blocks.gaps import Gaps
+from secateur.blocks.narrowed import Narrowed
 from secateur.blocks.new_weights import Observed, OpenBlock, new_weights
 from secateur.blocks.observe import Observation, observe
 from secateur.blocks.observer import Observer, ToGather
@@ -79,12 +80,12 @@ class Aim:
         dense: the same sequences as the dense model moves them, where the target is what its blocks
             make of them.
         error_factors: by block what weighs the errors of its output; see `error_factors.py`.
-        gaps: what lies between the blocks, where some were removed.
+        missing: what the dense model has beside them, where structures were removed.
     """
 
     dense: Stream | None = None
     error_factors: Sequence[Tensor] | None = None
-    gaps: Gaps | None = None
+    missing: Gaps | Narrowed | None = None
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,8 @@ def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockRe
         pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
     for name, weight in block.module.named_parameters():
         check_finite(weight, "the weights are", block.prefix + name, ANOTHER_COPY)
-    if inputs.aim.gaps is not None:
-        inputs.aim.gaps.prove(block.module, block.index)
+    if inputs.aim.missing is not None:
+        inputs.aim.missing.prove(block.module, block.index)
     if not block.patterns:
         return _pass_by(block, inputs, clock)
     if plan.schedule == "matrix" and stream is not None:
@@ -187,7 +188,7 @@ def _observe(block: OpenBlock, inputs: SweepInputs, stream: Stream) -> Observed:
     # The optimiser and the judge of parameters need all outputs if they aim at them, and not at
     # the dense model's stream, which is the same in the first block.
     aims = plan.method.refine is not Refine.NONE or len(plan.params.candidates) > 1
-    same_inputs = block.index == 0 and aim.gaps is None
+    same_inputs = block.index == 0 and aim.missing is None
     all_outputs = aims and (dense is None or same_inputs)
     observation = inputs.first if block.index == 0 else None
     if observation is None:
@@ -204,8 +205,8 @@ def _observe(block: OpenBlock, inputs: SweepInputs, stream: Stream) -> Observed:
     if dense is not None:
         if same_inputs:
             dense.hidden = outputs
-        elif aim.gaps is not None:
-            aim.gaps.advance(dense, block.module, block.index, inputs.tick)
+        elif aim.missing is not None:
+            aim.missing.advance(dense, block.module, block.index, inputs.tick)
         else:
             dense.advance(block.module, block.index, inputs.tick)
     targets = outputs if dense is None else dense.hidden

@@ -63,9 +63,11 @@ def _pattern(prepared: Prepared) -> str:
     pattern, structures = prepared.recipe.chosen_pattern, prepared.plan.structures
     if structures is None:
         return f"{pattern} ({pattern.sparsity:.2%} zeros)"
-    total = prepared.estimate.blocks
-    mended = ", and the others mended" if prepared.recipe.mend else ""
-    return f"{pattern} ({structures.removed_of(total)} of {total} blocks go{mended})"
+    total = prepared.source.how_many(structures.unit)
+    gone = structures.removed_of(total, prepared.plan.multiple)
+    where = "" if structures.unit == "blocks" else " of every block"
+    mended = ", and the rest is mended" if prepared.recipe.mend else ""
+    return f"{pattern} ({gone} of {total} {structures.unit}{where} go{mended})"
 
 
 def _of_device(prepared: Prepared) -> list[list[str]]:

@@ -21,10 +21,10 @@ from secateur.reporting import ComparisonResult, Report, as_measured, side_by_si
 def run(record: RunRecord) -> None:
     """Print what a pruning run did."""
     error = record.mean_output_error
-    removed = "".join(f"removed {len(one.removed)} of {one.of} blocks, " for one in record.removed)
+    removed = "".join(f"removed {one.lost} of {one.of} {one.unit}, " for one in record.lost)
     done = f"pruned {amount(record.zeros)} of {amount(record.weights)} weights"
     share = record.sparsity
-    if record.pruning and record.pruning[-1].removed is not None:
+    if record.pruning and record.pruning[-1].removes:
         gone = record.dense_weights - record.weights
         done, share = (
             f"{amount(gone)} of {amount(record.dense_weights)} weights",

@@ -1,6 +1,7 @@
 """The methods of the papers, one short file each. Importing a file registers its methods."""
 
 from secateur.methods import (
+    activation,
     alps,
     frequency,
     gblm,
@@ -16,19 +17,16 @@ from secateur.methods import (
     wandapp,
 )
 from secateur.methods.base import (
-    Effect,
     Method,
     Refine,
-    Removal,
     Solution,
-    States,
     every,
     every_of_both,
     every_remover,
     get,
 )
 from secateur.methods.parameters import Params, describe_fields
-from secateur.methods.routing import Absence, Routing
+from secateur.methods.removal import Absence, Effect, Removal, Routing, States
 
 __all__ = [
     "Absence",
@@ -40,6 +38,7 @@ __all__ = [
     "Routing",
     "Solution",
     "States",
+    "activation",
     "alps",
     "describe_fields",
     "every",

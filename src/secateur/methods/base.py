@@ -5,9 +5,8 @@ A method is one of three kinds:
     score   (weight, statistics, params) -> importance of every weight; the mask follows from it
     solve   (weights, statistics, pattern, params) -> keep-masks and corrected weights, of all
             matrices that read the same input, and so share their Hessian
-    remove  (hidden states before and after it, or what is predicted without it; of experts what
-            the router sends them, or what their block gives without them) -> importance of a
-            structure, such as a block; the least important are removed from the model (`Removal`)
+    remove  (what the data say of a structure, such as a block or an expert) -> its importance; the
+            least important are removed from the model (`removal.py`)
 
 and may ask for a refinement of the kept weights once the mask is there (`Refine`). Registering is
 the decorator's doing; importing the file is all it takes.
@@ -23,9 +22,22 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from secateur.errors import RecipeError, closest
-from secateur.methods.parameters import Params, RemovalParams, WeightParams, describe_fields
-from secateur.methods.routing import AbsenceFunction, RoutingFunction
-from secateur.sparsity import Pattern
+from secateur.methods.parameters import (
+    AbsenceParams,
+    Params,
+    RemovalParams,
+    WeightParams,
+    describe_fields,
+)
+from secateur.methods.removal import (
+    AbsenceFunction,
+    EffectFunction,
+    InputsFunction,
+    Removal,
+    RoutingFunction,
+    StatesFunction,
+)
+from secateur.sparsity import UNITS, Pattern
 from secateur.statistics import Need, Statistics
 
 PAPER_SEQUENCES, PAPER_LENGTH = 128, 2048
@@ -38,32 +50,6 @@ class Refine(StrEnum):
     NONE = "none"
     REGIONAL = "regional"
     """Gradient steps on the block's output error, in rounds (Wanda++ RO)."""
-
-
-@dataclass(frozen=True)
-class States:
-    """What blocks do to the hidden states, some tokens at a time.
-
-    Attributes:
-        before: the hidden states before the first of the blocks, [tokens, width].
-        after: the same after the last of them.
-    """
-
-    before: Tensor
-    after: Tensor
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What a change does to what the model predicts, on average over tokens.
-
-    Attributes:
-        loss: negative log-likelihood of a token, in nats.
-        divergence: KL divergence of the predictions from the dense model's, in nats.
-    """
-
-    loss: float
-    divergence: float
 
 
 @dataclass(frozen=True)
@@ -83,33 +69,6 @@ class Solution:
 
 ScoreFunction = Callable[[Tensor, Statistics, Any], Tensor]
 SolveFunction = Callable[[Sequence[Tensor], Statistics, Pattern, Any], Solution]
-StatesFunction = Callable[[States], Tensor]
-EffectFunction = Callable[[Effect], float]
-
-
-@dataclass(frozen=True)
-class Removal:
-    """How a method scores a structure that may be removed; exactly one of the functions.
-
-    Attributes:
-        of_states: its importance to every token [tokens], of what blocks do to hidden states; the
-            mean over the tokens counts.
-        of_effect: its importance, of what the model predicts without it.
-        of_routing: the importance of every expert of a block [experts].
-        of_absence: that of one expert, of what its block's mixture gives without it.
-        again: whether the others are scored anew after each structure that goes.
-    """
-
-    of_states: StatesFunction | None = None
-    of_effect: EffectFunction | None = None
-    of_routing: RoutingFunction | None = None
-    of_absence: AbsenceFunction | None = None
-    again: bool = False
-
-    @property
-    def unit(self) -> str:
-        """What it scores, as in a pattern: "blocks" or "experts"."""
-        return "blocks" if self.of_states or self.of_effect else "experts"
 
 
 @dataclass(frozen=True)
@@ -142,11 +101,19 @@ class Method:
         return bool(self.needs or self.removal) or self.refine is not Refine.NONE
 
     @property
-    def removes(self) -> bool:
-        """Whether it can tell which blocks go: by a score of theirs, or the sum of weights'."""
+    def units(self) -> tuple[str, ...]:
+        """The structures of which it can tell which go: by a score of theirs, or of weights.
+
+        Of a method that scores weights the sum over those of a structure counts; blocks are not
+        compared by what the data say of their matrices, which is of another size in each.
+        """
         if self.removal is not None:
-            return self.removal.unit == "blocks"
-        return self.score is not None and not self.needs_calibration
+            return self.removal.units
+        if self.score is None or self.refine is not Refine.NONE:
+            return ()
+        if Need.FULL_GRADIENT in self.needs:
+            return ()
+        return ("ffn", "heads") if self.needs_calibration else ("blocks", "ffn", "heads")
 
     def describe(self) -> dict[str, Any]:
         """The method as plain values, for listings."""
@@ -154,7 +121,7 @@ class Method:
             "name": self.name,
             "summary": self.summary,
             "needs": sorted(self.needs) + ["calibration"] * self.needs_calibration,
-            "removes": ["blocks"] * self.removes,
+            "removes": list(self.units),
             "refine": self.refine.value,
             "parameters": describe_fields(self.params),
             "paper": self.paper,
@@ -165,6 +132,7 @@ _Score = TypeVar("_Score", bound=ScoreFunction)
 _Solve = TypeVar("_Solve", bound=SolveFunction)
 _States = TypeVar("_States", bound=StatesFunction)
 _Effect = TypeVar("_Effect", bound=EffectFunction)
+_Inputs = TypeVar("_Inputs", bound=InputsFunction)
 _Routing = TypeVar("_Routing", bound=RoutingFunction)
 _Absence = TypeVar("_Absence", bound=AbsenceFunction)
 
@@ -227,6 +195,17 @@ def remove_by_effect(name: str, *, paper: str, again: bool = False) -> Callable[
     return register
 
 
+def remove_by_inputs(name: str, *, paper: str) -> Callable[[_Inputs], _Inputs]:
+    """Register a function of what matrices read that scores it; it is returned unchanged."""
+
+    def register(function: _Inputs) -> _Inputs:
+        needs = frozenset({Need.INPUT_NORM})
+        _add_removal(name, paper, function, Removal(of_inputs=function), needs)
+        return function
+
+    return register
+
+
 def remove_by_routing(name: str, *, paper: str) -> Callable[[_Routing], _Routing]:
     """Register a function of `Routing` that scores experts; it is returned unchanged."""
 
@@ -263,9 +242,10 @@ def every() -> tuple[Method, ...]:
     return tuple(method for method in _by_date() if method.removal is None)
 
 
-def every_remover() -> tuple[Method, ...]:
-    """All methods that choose structures to remove, oldest paper first."""
-    return tuple(method for method in _by_date() if method.removes)
+def every_remover(unit: str | None = None) -> tuple[Method, ...]:
+    """All methods that choose structures to remove, or those of one kind, oldest paper first."""
+    units = {unit} if unit is not None else set(UNITS)
+    return tuple(method for method in _by_date() if units & {*method.units})
 
 
 def every_of_both() -> tuple[Method, ...]:
@@ -277,9 +257,17 @@ def _by_date() -> list[Method]:
     return sorted(_registry.values(), key=lambda method: method.paper)
 
 
-def _add_removal(name: str, paper: str, function: Callable[..., Any], removal: Removal) -> None:
-    summary, needs = _summary(function), frozenset[Need]()
-    _add(Method(name, summary, paper, needs, RemovalParams, Refine.NONE, removal=removal))
+def _add_removal(
+    name: str,
+    paper: str,
+    function: Callable[..., Any],
+    removal: Removal,
+    needs: frozenset[Need] = frozenset(),
+) -> None:
+    params: type[Params] = RemovalParams if "blocks" in removal.units else Params
+    if removal.of_absence is not None:
+        params = AbsenceParams
+    _add(Method(name, _summary(function), paper, needs, params, Refine.NONE, removal=removal))
 
 
 def _add(method: Method) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from secateur.methods.base import remove_by_routing
-from secateur.methods.routing import Routing
+from secateur.methods.removal import Routing
 
 
 @remove_by_routing("man", paper="https://arxiv.org/abs/2504.05586")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from secateur.methods.base import remove_by_routing
-from secateur.methods.routing import Routing
+from secateur.methods.removal import Routing
 
 
 @remove_by_routing("reap", paper="https://arxiv.org/abs/2510.13999")

@@ -18,7 +18,7 @@ who try every set of them.
 from __future__ import annotations
 
 from secateur.methods.base import remove_by_absence
-from secateur.methods.routing import Absence
+from secateur.methods.removal import Absence
 
 
 @remove_by_absence("replacement", paper="https://arxiv.org/abs/2402.14800")

@@ -45,7 +45,7 @@ from secateur.pruning.saved_gradients import (
     matrix_shapes,
 )
 from secateur.recipe import Plan, Recipe, plan_of
-from secateur.record import Removed
+from secateur.record import LostWidth, Removed
 from secateur.statistics import Need
 
 
@@ -66,6 +66,7 @@ class Prepared:
         gradient_facts: what full-model gradients of this run are made of; None if it needs none.
         gradients: those of an earlier run, if they were given.
         removed: the blocks that are not in `source` any more; None if all are.
+        narrowed: what is not in any of its blocks any more; None if all is.
         notices: what the user should know.
     """
 
@@ -82,6 +83,7 @@ class Prepared:
     gradients: GradientFile | None
     notices: tuple[str, ...]
     removed: Removed | None = None
+    narrowed: LostWidth | None = None
 
 
 def prepare(

@@ -33,15 +33,12 @@ from secateur.machine import processes
 from secateur.machine.accelerator import as_float64
 from secateur.machine.waiting import each
 from secateur.methods import Method, States
-from secateur.methods.base import StatesFunction
+from secateur.methods.removal import StatesFunction
 from secateur.progress import Progress
-from secateur.pruning.inputs import to_search_with
+from secateur.pruning.inputs import to_prove_with, to_search_with
 from secateur.pruning.prepare import Prepared
 from secateur.record import Removed
 from secateur.statistics import Statistics
-
-PROVING = 64
-"""Tokens that blocks are proved on where there is no calibration."""
 
 Importance = Callable[[Sequence[int], int], list[float]]
 """(numbers of the blocks that are left, how many go together) -> importance of those that begin at
@@ -88,15 +85,10 @@ def without_removed(prepared: Prepared, removed: Removed) -> tuple[Prepared, Gap
         ModelError: no such model can be made, or a block in it is not what it was.
     """
     fewer = prepared.source.without_blocks(removed.removed)
-    calibration = prepared.calibration
-    if isinstance(calibration, TokenBatch):
-        tokens = calibration.inputs[:1]
-    else:
-        vocabulary = prepared.source.model.get_input_embeddings().weight.shape[0]
-        tokens = (torch.arange(PROVING) % vocabulary)[None]  # [1, tokens]
+    tokens = to_prove_with(prepared.source, prepared.calibration)
     gaps = Gaps(prepared.source, fewer, removed.kept, tokens)
-    told = ", ".join(map(str, sorted(removed.removed)))
-    notices = (*prepared.notices, f"blocks {told} of {removed.of} are removed, counted from 0")
+    told = f"blocks {removed.which} of {removed.of} are removed, counted from 0"
+    notices = (*prepared.notices, told)
     return replace(prepared, source=fewer, notices=notices, removed=removed), gaps
 
 
