@@ -254,6 +254,27 @@ def test_every_family_narrower_or_refused_in_a_line(family: str, tmp_path: Path)
         loaded.generate(tokens[:, :4], max_new_tokens=2, do_sample=False)
 
 
+def test_ziplm_lets_the_rest_make_up_for_what_goes(
+    remove: Callable[..., Any], dense: Path, tokens: Tensor
+) -> None:
+    out, run = remove("ffn-24", "ziplm")
+    kept, lost = list(lost_by(run).kept[0]), gone(lost_by(run), 0)
+    inputs, weight = seen_by(dense, tokens[:8], "mlp.down_proj")[0]
+    hessian = inputs.double().T @ inputs.double()
+    own = hessian[kept][:, kept]
+    own = own + 0.01 * own.diagonal().mean() * torch.eye(len(kept))
+    added = torch.linalg.solve(own, weight[:, lost].double() @ hessian[lost][:, kept], left=False)
+    expected = weight[:, kept].double() + added
+    stored = tiny.weights_of(out)["model.layers.0.mlp.down_proj.weight"]
+    assert torch.allclose(stored.double(), expected, atol=1e-5)
+    assert added.norm() > 0.01 * expected.norm()
+    dense_output = inputs @ weight.T
+    cut, corrected = (inputs[:, kept] @ one.T for one in (weight[:, kept], stored))
+    assert (corrected - dense_output).norm() < 0.9 * (cut - dense_output).norm()
+    proof = secateur.check(out, source=dense)
+    assert (proof.complaint, proof.unlike) == (None, None)  # its weights need not be the source's
+
+
 # --- as any other run ---
 
 

@@ -2,6 +2,7 @@
 
     prove      a narrower block computes what the dense one does once its missing channels or heads
                are silenced, on some tokens: zeros stand where the matrix behind them reads them
+    correct    what reads the channels or heads that are left makes up for those that are gone
     advance    the dense model's stream goes through the dense block, so that the narrower one may
                learn to do what that does
 
@@ -14,17 +15,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from secateur.blocks.new_weights import OpenBlock
+from secateur.blocks.observe import observe
+from secateur.blocks.observer import ToGather
+from secateur.blocks.store import write
 from secateur.blocks.stream import Batch, Stream, Tick
-from secateur.checkpoint import BlockModel
+from secateur.checkpoint import BlockModel, Matrix, find_matrices
 from secateur.checkpoint.narrower import KEEP_WIDTHS, Kept, Widths
 from secateur.errors import ModelError
 from secateur.machine import processes
+from secateur.sparsity import Dense
+from secateur.statistics import Need
 
+DAMPING = 0.01
+"""Share of the mean diagonal of a Hessian that is added to it, as in SparseGPT."""
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 """Relative difference of outputs that rounding explains, by precision; 0.05 for shorter ones."""
 
@@ -76,6 +86,60 @@ class Narrowed:
         now = self._now.run(module, index)
         error = (before.double() - now.double()).norm() / before.double().norm()
         return float(error) <= TOLERANCE.get(now.dtype, 0.05)
+
+    def correct(self, block: OpenBlock, stream: Stream, narrow: BlockModel) -> dict[str, Tensor]:
+        """Let what is left of a block make up for what is gone, by least squares.
+
+        Args:
+            block: of the narrower model, open; the matrices that read its structures are changed.
+            stream: of the narrower model, before the block.
+            narrow: the narrower model.
+
+        Returns:
+            by parameter name in the model what is to be stored.
+        """
+        new = self.corrected(block.module, block.index, stream)
+        part = replace(block, patterns=dict.fromkeys(new, Dense()))
+        return write(part, {matrix.name: weight for matrix, weight in new.items()}, narrow)
+
+    @torch.no_grad()
+    def corrected(self, module: nn.Module, index: int, stream: Stream) -> dict[Matrix, Tensor]:
+        """The matrices that read the structures, with what is left making up for what is gone.
+
+            V = W_k + W_g H_gk inverse(H_kk + damping * mean diagonal of H_kk)
+
+        W is the dense matrix with the columns k that stay and g that go, H the Hessian of its
+        inputs as the narrower blocks below leave them.
+
+        Args:
+            module: the narrower block, open; it is not changed.
+            index: its number.
+            stream: of the narrower model, before the block.
+
+        Returns:
+            by matrix of `module` its new weights, float32 [out, left].
+        """
+        narrow = {matrix.parameter: matrix for matrix in find_matrices(module)}
+        with self._dense.open_block(index) as whole:
+            cuts = {cut.parameter: cut for cut in self._widths.within(whole) if cut.reads}
+            reading = [one for one in find_matrices(whole) if one.parameter in cuts]
+            if not reading:
+                return {}
+            to_gather = ToGather(frozenset({Need.HESSIAN}), all_outputs=False)
+            observer = observe(whole, index, stream, reading, to_gather).observer
+            new = {}
+            for matrix in reading:
+                hessian = observer.values(matrix)[Need.HESSIAN]
+                kept = cuts[matrix.parameter].places(self._kept[index], self._widths.total)
+                left = torch.ones(len(hessian), dtype=torch.bool)
+                left[kept] = False
+                k, g = kept.to(hessian.device), left.nonzero().flatten().to(hessian.device)
+                weight, own = matrix.read().float(), hessian[k][:, k]
+                own.diagonal().add_(DAMPING * own.diagonal().mean())
+                missing = weight[:, g] @ hessian[g][:, k]
+                added = torch.linalg.solve(own, missing, left=False)
+                new[narrow[matrix.parameter]] = weight[:, k] + added
+        return new
 
     def advance(self, stream: Stream, module: nn.Module, index: int, tick: Tick) -> None:
         """Move the dense model's stream behind a block.

@@ -139,12 +139,11 @@ def sweep(inputs: SweepInputs, done: int = 0) -> Iterator[BlockResult]:
                 tuple(matrix for matrix, pattern in chosen.items() if pattern is None),
             )
             clock.lap("load")
-            # In a function of its own, so that nothing of this block outlives it but the result.
             yield _prune_block(block, inputs, clock)
 
 
 def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockResult:
-    """Everything that happens to one open block."""
+    """Everything that happens to one open block, of which nothing outlives it but the result."""
     source, plan, stream, tick = inputs.source, inputs.plan, inputs.stream, inputs.tick
     for matrix, pattern in block.patterns.items():
         pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
@@ -152,14 +151,17 @@ def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockRe
         check_finite(weight, "the weights are", block.prefix + name, ANOTHER_COPY)
     if inputs.aim.missing is not None:
         inputs.aim.missing.prove(block.module, block.index)
+    changed: dict[str, Tensor] = {}
+    if plan.corrects and stream is not None and isinstance(inputs.aim.missing, Narrowed):
+        changed = inputs.aim.missing.correct(block, stream, source)
     if not block.patterns:
-        return _pass_by(block, inputs, clock)
+        return _pass_by(block, inputs, clock, changed)
     if plan.schedule == "matrix" and stream is not None:
         groups = groups_in_order(block.module, block.index, stream, block.matrices)
         if groups is not None:
             return _prune_as_it_runs(block, groups, inputs, stream, clock)
     observed = error = None
-    matrix_errors: dict[str, float] = {}
+    matrix_errors = dict[str, float]()
     if stream is not None:
         observed = _observe(block, inputs, stream)
         clock.lap("observe")
@@ -167,7 +169,7 @@ def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockRe
     if observed is not None:
         matrix_errors = _errors_by_matrix(block, observed.observer, pruned.weights)
     clock.lap("prune")
-    changed = write(block, pruned.weights, source)
+    changed |= write(block, pruned.weights, source)
     if observed is not None:
         error = propagate(block, observed, tick, block.index + 1 == len(source.blocks))
         clock.lap("propagate")
@@ -264,14 +266,16 @@ def _errors_by_matrix(
     return {name: error for name, error in errors.items() if error is not None}
 
 
-def _pass_by(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockResult:
+def _pass_by(
+    block: OpenBlock, inputs: SweepInputs, clock: Clock, changed: dict[str, Tensor]
+) -> BlockResult:
     """A block in which nothing is pruned: the streams move through it as it is."""
     for stream in (inputs.stream, inputs.aim.dense):
         if stream is not None:
             stream.advance(block.module, block.index, inputs.tick)
     if inputs.stream is not None:
         clock.lap("propagate")
-    return BlockResult(block.index, {}, _audits(block), None, {}, clock.seconds, ())
+    return BlockResult(block.index, changed, _audits(block), None, {}, clock.seconds, ())
 
 
 def _audits(block: OpenBlock) -> dict[str, MatrixAudit]:

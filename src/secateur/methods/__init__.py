@@ -15,6 +15,7 @@ from secateur.methods import (
     sparsegpt,
     wanda,
     wandapp,
+    ziplm,
 )
 from secateur.methods.base import (
     Method,
@@ -57,4 +58,5 @@ __all__ = [
     "sparsegpt",
     "wanda",
     "wandapp",
+    "ziplm",
 ]

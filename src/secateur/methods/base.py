@@ -32,6 +32,7 @@ from secateur.methods.parameters import (
 from secateur.methods.removal import (
     AbsenceFunction,
     EffectFunction,
+    HessianFunction,
     InputsFunction,
     Removal,
     RoutingFunction,
@@ -101,6 +102,11 @@ class Method:
         return bool(self.needs or self.removal) or self.refine is not Refine.NONE
 
     @property
+    def corrects(self) -> bool:
+        """Whether what is left of structures makes up for those that it removes."""
+        return self.removal is not None and self.removal.of_hessian is not None
+
+    @property
     def units(self) -> tuple[str, ...]:
         """The structures of which it can tell which go: by a score of theirs, or of weights.
 
@@ -133,6 +139,7 @@ _Solve = TypeVar("_Solve", bound=SolveFunction)
 _States = TypeVar("_States", bound=StatesFunction)
 _Effect = TypeVar("_Effect", bound=EffectFunction)
 _Inputs = TypeVar("_Inputs", bound=InputsFunction)
+_Hessian = TypeVar("_Hessian", bound=HessianFunction)
 _Routing = TypeVar("_Routing", bound=RoutingFunction)
 _Absence = TypeVar("_Absence", bound=AbsenceFunction)
 
@@ -201,6 +208,19 @@ def remove_by_inputs(name: str, *, paper: str) -> Callable[[_Inputs], _Inputs]:
     def register(function: _Inputs) -> _Inputs:
         needs = frozenset({Need.INPUT_NORM})
         _add_removal(name, paper, function, Removal(of_inputs=function), needs)
+        return function
+
+    return register
+
+
+def remove_by_hessian(name: str, *, paper: str) -> Callable[[_Hessian], _Hessian]:
+    """Register a function of a matrix and its Hessian that chooses what goes of its inputs; it is
+    returned unchanged.
+    """
+
+    def register(function: _Hessian) -> _Hessian:
+        needs = frozenset({Need.HESSIAN})
+        _add_removal(name, paper, function, Removal(of_hessian=function), needs)
         return function
 
     return register

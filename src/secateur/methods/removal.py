@@ -72,6 +72,7 @@ class Absence:
 StatesFunction = Callable[[States], Tensor]
 EffectFunction = Callable[[Effect], float]
 InputsFunction = Callable[[Tensor], Tensor]
+HessianFunction = Callable[[Tensor, Tensor, int, int], Tensor]
 RoutingFunction = Callable[[Routing], Tensor]
 AbsenceFunction = Callable[[Absence], float]
 
@@ -86,6 +87,9 @@ class Removal:
         of_effect: its importance, of what the model predicts without it.
         of_inputs: the importance [in] of what a matrix reads, of its norms [in] over all tokens
             (`statistics/input_norm.py`); the sum over what a structure makes of it counts.
+        of_hessian: the numbers of those that go, of what a matrix [out, in] that reads them, the
+            Hessian [in, in] of its inputs, the columns of a structure, and how many go; what is
+            left of the matrix makes up for them afterwards, by least squares.
         of_routing: the importance of every expert of a block [experts], of what its router does.
         of_absence: that of one expert, of what its block's mixture gives without it.
         again: whether the others are scored anew after each structure that goes.
@@ -94,6 +98,7 @@ class Removal:
     of_states: StatesFunction | None = None
     of_effect: EffectFunction | None = None
     of_inputs: InputsFunction | None = None
+    of_hessian: HessianFunction | None = None
     of_routing: RoutingFunction | None = None
     of_absence: AbsenceFunction | None = None
     again: bool = False
@@ -101,6 +106,6 @@ class Removal:
     @property
     def units(self) -> tuple[str, ...]:
         """The structures that it scores, as patterns name them."""
-        if self.of_inputs is not None:
+        if self.of_inputs or self.of_hessian:
             return "ffn", "heads"
         return ("blocks",) if self.of_states or self.of_effect else ("experts",)

@@ -150,6 +150,7 @@ def _without_structures(
         ends = range(len(whole.blocks))
     if prepared.recipe.mend and (dense := _calibration_stream(prepared, whole)):
         aim = _aim(prepared, surroundings, dense)
+    if prepared.recipe.mend or prepared.plan.corrects:
         stream = _calibration_stream(prepared, smaller.source)
     if aim.error_factors is not None:
         aim = replace(aim, error_factors=[aim.error_factors[end] for end in ends])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -25,7 +26,7 @@ from secateur.data import ImageBatch, TokenBatch, Tokenizer, overlaps
 from secateur.errors import DataError, OutputError, RecipeError
 from secateur.machine import processes
 from secateur.machine.accelerator import held_dtype
-from secateur.machine.device import choose_device, choose_dtype
+from secateur.machine.device import choose_device, choose_dtype, multiplies_bfloat16
 from secateur.machine.paths import as_path, pinned
 from secateur.pruning.estimate import Estimate, estimate
 from secateur.pruning.fit import Placement, check_experts, check_plan, place_activations
@@ -47,6 +48,9 @@ from secateur.pruning.saved_gradients import (
 from secateur.recipe import Plan, Recipe, plan_of
 from secateur.record import LostWidth, Removed
 from secateur.statistics import Need
+
+LARGE = 5 * 10**7
+"""Weights of a model from which on a CPU takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,11 @@ def prepare(
     if not source.streamed:
         notices += ("the files cannot be read block by block: the model was loaded whole",)
         shared.model.forget()  # it is changed in place
+    if recipe.dtype == "auto" and _is_slow(source):
+        notices += (
+            "computing in float32, the same bits everywhere; this processor is about twice as fast"
+            " with --dtype bfloat16",
+        )
     if trust:
         notices += (f"code in {folder} is trusted and may run with all your rights",)
 
@@ -147,6 +156,12 @@ def prepare(
         )
     )
     return _prepare(recipe, folder, source, calibration, heldout, notices)
+
+
+def _is_slow(source: BlockModel) -> bool:
+    """Whether a CPU computes in float32 what it would compute sooner, and what takes minutes."""
+    on_cpu = source.device.type == "cpu" and source.dtype == torch.float32
+    return on_cpu and source.count_weights() >= LARGE and multiplies_bfloat16()
 
 
 def check_fit(recipe: Recipe, shared: SharedWork) -> None:

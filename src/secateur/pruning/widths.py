@@ -31,7 +31,7 @@ from secateur.pruning.inputs import to_prove_with
 from secateur.pruning.prepare import Prepared
 from secateur.record.narrowed import CutRecord, LostWidth, written
 from secateur.sparsity import Dense
-from secateur.statistics import check_finite
+from secateur.statistics import Statistics, check_finite
 
 
 def choose_widths(
@@ -142,6 +142,10 @@ def _importance(
     score: Tensor
     for matrix in matrices:
         cut = cuts[matrix.parameter]
+        if method.removal is not None and method.removal.of_hessian is not None:
+            if cut.reads:
+                sums.append(_turns(prepared, matrix, scores.statistics[matrix.name], total))
+            continue
         if method.removal is None:
             score = scores.of(matrix, matrix.read().float(), params)
         elif cut.reads:
@@ -153,3 +157,23 @@ def _importance(
         along = score.sum(dim=0 if cut.reads else 1)
         sums.append(cut.sums(along, total))
     return torch.stack(sums).sum(dim=0)
+
+
+def _turns(prepared: Prepared, matrix: Matrix, statistics: Statistics, total: int) -> Tensor:
+    """The importance of structures that a method takes in turn: the first least, float32 [total].
+
+    Args:
+        prepared: the run.
+        matrix: what reads the structures.
+        statistics: of its inputs.
+        total: how many structures there are.
+    """
+    method, structures = prepared.recipe.chosen_method, prepared.plan.structures
+    assert method.removal is not None
+    assert method.removal.of_hessian is not None
+    assert structures is not None
+    count, size = structures.removed_of(total, prepared.plan.multiple), matrix.shape[1] // total
+    gone = method.removal.of_hessian(matrix.read().float(), statistics.hessian, size, count)
+    turns = torch.zeros(total, device=gone.device)
+    turns[gone] = torch.arange(-count, 0, dtype=turns.dtype, device=gone.device)
+    return turns

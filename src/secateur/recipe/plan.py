@@ -42,6 +42,11 @@ class Plan:
     removal: Removal | None = None
     choosing: Params | None = None
 
+    @property
+    def corrects(self) -> bool:
+        """Whether what is left of every block makes up for what is gone of it."""
+        return self.scorer is not None and self.scorer.corrects
+
 
 def multiple_of(structures: Structures | None, asked: int) -> int:
     """The multiple of which structures are left: channels are rounded, and nothing else."""

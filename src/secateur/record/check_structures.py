@@ -7,6 +7,7 @@ import torch
 from secateur.checkpoint import BlockModel, locate, open_model
 from secateur.errors import PatternError
 from secateur.machine.waiting import each
+from secateur.methods import get
 from secateur.record.record import RunRecord
 from secateur.sparsity import Structures
 
@@ -62,7 +63,7 @@ def unlike_kept(
         return None
     if len(record.lost) < len(record.stages):
         return None
-    if any(one.settings.get("mend") for one in record.stages):
+    if any(one.settings.get("mend") or get(one.title).corrects for one in record.stages):
         return None
     dense = open_model(locate(made_from), torch.device("cpu"), source.dtype)
     for one in record.lost:
