@@ -229,9 +229,7 @@ def by_leaving_out(
         tick: told of progress.
     """
     ways: dict[tuple[int, ...], Stream] = {(): below.fork()}
-    on: list[tuple[int, ...]] = [()] * len(
-        choices
-    )  # the blocks below that each has lost: which way it is on
+    on: list[tuple[int, ...]] = [()] * len(choices)  # by the blocks that each has lost so far
     for index in range(len(source.blocks)):
         tick("run", index, len(source.blocks))
         before = on

@@ -48,7 +48,7 @@ def cliff_table(cliff: Cliff) -> tuple[tuple[str, ...], list[list[str]]]:
                 _with_error(point.perplexity, point.standard_error, 2),
                 _with_error(point.divergence, point.divergence_error, 4),
                 _with_error(point.loss_above_dense, point.loss_above_dense_error, 4),
-                f"{point.damage:+.1%}",
+                f"{point.damage:+.1%}" if point.damage < 10 else f"{point.damage:+.0%}",
                 _named(point.gone, before),
             ]
         )
