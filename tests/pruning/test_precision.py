@@ -28,7 +28,7 @@ def test_a_faster_precision_is_offered_where_it_pays(
 ) -> None:  # fmt: skip
     folder = tiny.save(tiny.make_model("llama"), tmp_path / "dense")
     monkeypatch.setattr(prepare, "multiplies_bfloat16", lambda: able)
-    monkeypatch.setattr(prepare, "LARGE", weights)
+    monkeypatch.setattr(prepare, "TAKES_MINUTES", weights)
     run = secateur.prune(
         folder, method="magnitude", out=tmp_path / "out", device="cpu", dtype=dtype
     )

@@ -19,6 +19,7 @@ import secateur
 import tiny
 from families import EVERY_FAMILY, configuration
 from secateur.blocks.gaps import Gaps
+from secateur.blocks.stream import Stream
 from secateur.checkpoint import find_blocks, open_model
 from secateur.checkpoint.fewer_blocks import config_without, names_without
 from secateur.errors import CheckpointError, ModelError, SecateurError
@@ -183,6 +184,22 @@ def test_effects_are_measured_on_few_tokens(
     some = tokens[-3:]
     expected = [loss(predictions(dense, some, {index}), some) for index in range(DEPTH)]
     assert run.removed[0].importance == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_search_asks_the_dense_model_once_about_every_window(
+    remove: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    logits = Stream.logits
+
+    def counted(self: Stream, model: PreTrainedModel, batch: Any, rows: slice) -> Tensor:
+        asked.append(rows.start)
+        return logits(self, model, batch, rows)
+
+    monkeypatch.setattr(Stream, "logits", counted)
+    remove("blocks-2", "greedy", batch_size=3)
+    searches = DEPTH, DEPTH - 1  # candidates in each
+    assert len(asked) == 1 + sum(8 * (1 + candidates) for candidates in searches)
 
 
 # --- the model that is left ---

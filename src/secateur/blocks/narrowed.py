@@ -30,11 +30,10 @@ from secateur.checkpoint import BlockModel, Matrix, find_matrices
 from secateur.checkpoint.narrower import KEEP_WIDTHS, Kept, Widths
 from secateur.errors import ModelError
 from secateur.machine import processes
+from secateur.methods.sparsegpt import DAMPING
 from secateur.sparsity import Dense
 from secateur.statistics import Need
 
-DAMPING = 0.01
-"""Share of the mean diagonal of a Hessian that is added to it, as in SparseGPT."""
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 """Relative difference of outputs that rounding explains, by precision; 0.05 for shorter ones."""
 

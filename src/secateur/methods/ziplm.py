@@ -23,10 +23,7 @@ import torch
 from torch import Tensor
 
 from secateur.methods.base import remove_by_hessian
-from secateur.methods.sparsegpt import upper_factor
-
-DAMPING = 0.01
-"""Share of the mean diagonal of the Hessian that is added to it, as in SparseGPT."""
+from secateur.methods.sparsegpt import DAMPING, upper_factor
 
 
 @remove_by_hessian("ziplm", paper="https://arxiv.org/abs/2302.04089")

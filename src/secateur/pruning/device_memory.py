@@ -222,7 +222,7 @@ def _surroundings(source: BlockModel, plan: Plan, sizes: Sizes, config: PreTrain
     if _goes_back(plan):
         of_logits.append(logits * LOSS)
     if sizes.heldout:
-        of_logits.append(logits * 2 * size + min(logits, 2**26) * LIKELIHOOD)
+        of_logits.append(logits * (4 + size) + min(logits, 2**26) * LIKELIHOOD)
     return opened + max(of_logits)
 
 

@@ -49,7 +49,7 @@ from secateur.recipe import Plan, Recipe, plan_of
 from secateur.record import LostWidth, Removed
 from secateur.statistics import Need
 
-LARGE = 5 * 10**7
+TAKES_MINUTES = 5 * 10**7
 """Weights of a model from which on a CPU takes minutes."""
 
 
@@ -161,7 +161,7 @@ def prepare(
 def _is_slow(source: BlockModel) -> bool:
     """Whether a CPU computes in float32 what it would compute sooner, and what takes minutes."""
     on_cpu = source.device.type == "cpu" and source.dtype == torch.float32
-    return on_cpu and source.count_weights() >= LARGE and multiplies_bfloat16()
+    return on_cpu and source.count_weights() >= TAKES_MINUTES and multiplies_bfloat16()
 
 
 def check_fit(recipe: Recipe, shared: SharedWork) -> None:
