@@ -121,7 +121,7 @@ def experts(amount: str) -> Structures:
         ("experts-2", Router(8, 2), 2),
         ("experts-25%", Router(8, 2), 2),
         ("experts-6", Router(8, 2), 6),
-        ("experts-40%", Router(16, 4, groups=4, open_groups=2), 4),  # 6, of which 4 fit
+        ("experts-45%", Router(16, 4, groups=4, open_groups=2), 8),  # 7, and 8 is two of each
         ("experts-8", Router(16, 4, groups=4, open_groups=2), 8),
     ],
 )

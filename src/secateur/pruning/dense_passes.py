@@ -43,7 +43,7 @@ from secateur.pruning.prepare import Prepared
 from secateur.pruning.removal import choose_blocks, without_removed
 from secateur.pruning.reuse import DenseKey, FirstBlockKey, GradientsKey, SharedWork, Stopwatch
 from secateur.pruning.saved_gradients import matrix_shapes
-from secateur.pruning.widths import choose_widths, without_width
+from secateur.pruning.widths import choose_widths, to_choose_with, without_width
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ def _without_structures(
         smaller, missing = without_removed(prepared, removed)
         ends: Sequence[int] = removed.ends
     else:
-        lost = choose_widths(prepared, _calibration_stream(prepared, whole), progress, folder)
+        choosing = _calibration_stream(to_choose_with(prepared), whole)
+        lost = choose_widths(prepared, choosing, progress, folder)
         smaller, missing = without_width(prepared, lost)
         ends = range(len(whole.blocks))
     if prepared.recipe.mend and (dense := _calibration_stream(prepared, whole)):
@@ -154,8 +155,7 @@ def _without_structures(
     if aim.error_factors is not None:
         aim = replace(aim, error_factors=[aim.error_factors[end] for end in ends])
     aim = replace(aim, missing=missing)
-    inputs = SweepInputs(smaller.source, smaller.plan, stream, aim=aim, tick=progress.tick)
-    return smaller, inputs
+    return smaller, SweepInputs(smaller.source, smaller.plan, stream, aim=aim, tick=progress.tick)
 
 
 @doing("embedding the calibration sequences")
