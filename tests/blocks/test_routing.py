@@ -10,7 +10,7 @@ from torch import Tensor
 
 from families import EXPERT_FAMILIES, configuration
 from secateur.blocks.fewer_experts import find_experts
-from secateur.blocks.routing import Router, advance_and_see, choose_experts
+from secateur.blocks.routing import Router, RoutingSums, advance_and_see, choose_experts
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel
 from secateur.errors import PatternError
@@ -171,3 +171,10 @@ def test_what_a_router_cannot_lose_is_one_line(
     with pytest.raises(PatternError) as fault:
         router.removed_of(experts(pattern))
     assert str(fault.value).startswith(complaint)
+
+
+def test_a_process_that_has_no_sequences_has_sums_of_nothing() -> None:
+    block: Any = make_model("mixtral").model.layers[0]
+    routing = RoutingSums(block.mlp.experts).total()
+    assert routing.tokens.tolist() == [0, 0, 0, 0]
+    assert importance("reap", routing) == [0, 0, 0, 0]

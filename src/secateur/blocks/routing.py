@@ -118,7 +118,8 @@ class RoutingSums:
     def __init__(self, experts: nn.Module) -> None:
         self._experts = experts
         self._number = int(experts.num_experts)  # type: ignore[arg-type]
-        self._sums: list[list[Tensor]] = [[] for _ in range(self._number)]  # [4] each
+        none = experts.down_proj.new_zeros(4, dtype=torch.float32)  # type: ignore[operator]
+        self._sums: list[list[Tensor]] = [[none] for _ in range(self._number)]  # [4] each
 
     @contextmanager
     def watch(self) -> Iterator[None]:
