@@ -96,18 +96,12 @@ def least(importance: Tensor, count: int) -> list[int]:
     return sorted(importance.argsort(stable=True)[:count].tolist())
 
 
-def test_wanda_sums_its_scores_over_the_weights_of_a_channel(
+def test_wanda_sums_its_scores_over_the_weights_that_read_a_channel(
     remove: Callable[..., Any], dense: Path, tokens: Tensor
 ) -> None:
     _, run = remove("ffn-12", "wanda")
-    given = [seen_by(dense, tokens[:8], f"mlp.{name}") for name in ("gate_proj", "up_proj")]
-    read = seen_by(dense, tokens[:8], "mlp.down_proj")
-    for block in range(3):
-        importance = torch.zeros(CHANNELS)
-        for inputs, weight in (given[0][block], given[1][block]):
-            importance += (weight.abs() * inputs.norm(dim=0)).sum(dim=1)
-        inputs, weight = read[block]
-        importance += (weight.abs() * inputs.norm(dim=0)).sum(dim=0)
+    for block, (inputs, weight) in enumerate(seen_by(dense, tokens[:8], "mlp.down_proj")):
+        importance = (weight.abs() * inputs.norm(dim=0)).sum(dim=0)
         assert gone(lost_by(run), block) == least(importance, 12)
 
 
@@ -120,16 +114,14 @@ def test_activation_is_the_sum_of_squares_of_what_a_head_gives(
         assert gone(lost_by(run), block) == least(importance, 1)
 
 
-def test_magnitude_sums_the_weights_of_a_head_and_needs_no_data(
+def test_magnitude_sums_the_weights_that_read_a_head_and_needs_no_data(
     remove: Callable[..., Any], dense: Path
 ) -> None:
     _, run = remove("heads-25%", "magnitude", calibration=None)
     weights = tiny.weights_of(dense)
     for block in range(3):
-        named = {name: weights[f"model.layers.{block}.self_attn.{name}_proj.weight"].abs()
-                 for name in "qkvo"}  # fmt: skip
-        rows = [named[name].sum(dim=1).view(GROUPS, -1).sum(dim=1) for name in "qkv"]
-        importance = sum(rows) + named["o"].sum(dim=0).view(GROUPS, -1).sum(dim=1)
+        read = weights[f"model.layers.{block}.self_attn.o_proj.weight"].abs()
+        importance = read.sum(dim=0).view(GROUPS, -1).sum(dim=1)
         assert gone(lost_by(run), block) == least(importance, 1)
 
 

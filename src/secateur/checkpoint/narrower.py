@@ -54,11 +54,6 @@ class Cut:
             before += size * total
         return torch.cat(places)
 
-    def sums(self, values: Tensor, total: int) -> Tensor:
-        """The sum over the places of each structure [total], of values along the dimension."""
-        parts = torch.split(values, [size * total for size in self.parts])
-        return torch.stack([part.view(total, -1).sum(dim=1) for part in parts]).sum(dim=0)
-
 
 @dataclass(frozen=True)
 class Widths:

@@ -1,8 +1,8 @@
 """Which channels, heads or experts of every block go, by a method, and the narrower model.
 
-    scores      the sum of a method's scores over the weights of a structure: the rows that make it
-                and the columns that read it
+    scores      the sum of a method's scores over the weights that read a structure
     inputs      what a method says of the norms of what is read of a structure
+    turns       what a method takes one after the other, by the Hessian of what is read
     experts     what a method says of them (`experts.py`)
 
 One pass of the dense model over the calibration: every block is observed, scored and passed, one in
@@ -11,7 +11,7 @@ memory. Every block loses as many, for the configuration holds one number for al
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from secateur.blocks.observe import observe
 from secateur.blocks.observer import ToGather
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import Matrix, find_matrices
-from secateur.checkpoint.narrower import Cut
 from secateur.checkpoint.proved import read_facts, write_facts
 from secateur.data import TokenBatch
 from secateur.machine import processes
@@ -85,7 +84,8 @@ def choose_widths(
             if matrices and experts is not None:
                 removed.append(written(experts.of(module, index)))
             elif matrices:
-                importance = _importance(prepared, (index, module), matrices, cuts, stream, total)
+                reading = [one for one in matrices if cuts[one.parameter].reads]
+                importance = _importance(prepared, (index, module), reading, stream, total)
                 check_finite(importance, "the importance is", f"block {index}")
                 removed.append(written(importance.argsort(stable=True)[:count].tolist()))
             else:
@@ -137,49 +137,43 @@ def without_width(prepared: Prepared, lost: LostWidth) -> tuple[Prepared, Narrow
 def _importance(
     prepared: Prepared,
     block: tuple[int, nn.Module],
-    matrices: Sequence[Matrix],
-    cuts: Mapping[str, Cut],
+    reading: Sequence[Matrix],
     stream: Stream | None,
     total: int,
 ) -> Tensor:
-    """The importance of every structure of an open block, float32 [structures].
+    """The importance of every structure of an open block, float32 [total].
 
     Args:
         prepared: the run.
         block: its number and its module.
-        matrices: those that the structures lie in.
-        cuts: where, by parameter.
+        reading: the matrices that read what the structures make.
         stream: before the block; it stays there.
+        total: how many structures there are.
     """
     index, module = block
     method, params = prepared.recipe.chosen_method, prepared.recipe.chosen_params
     observed = None
     if stream is not None:
         to_gather = ToGather(method.needs, all_outputs=False)
-        seen = observe(module, index, stream, matrices, to_gather)
+        seen = observe(module, index, stream, reading, to_gather)
         observed = Observed(stream, seen.observer, [], [])
-    patterns = dict.fromkeys(matrices, Dense())
+    patterns = dict.fromkeys(reading, Dense())
     opened = OpenBlock(index, module, prepared.source.blocks.prefix(index), patterns)
     plan = replace(prepared.plan, method=method, params=params)
     scores = informed(opened, observed, None, plan).scores
-    sums: list[Tensor] = []
-    score: Tensor
-    for matrix in matrices:
-        cut = cuts[matrix.parameter]
-        if method.removal is not None and method.removal.of_hessian is not None:
-            if cut.reads:
-                sums.append(_turns(prepared, matrix, scores.statistics[matrix.name], total))
-            continue
-        if method.removal is None:
+    sums = []
+    for matrix in reading:
+        statistics = scores.statistics[matrix.name]
+        if method.corrects:
+            by_structure = _turns(prepared, matrix, statistics, total)
+        elif method.removal is None:
             score = scores.of(matrix, matrix.read().float(), params)
-        elif cut.reads:
-            assert method.removal.of_inputs is not None
-            norms = scores.statistics[matrix.name].input_norm
-            score = method.removal.of_inputs(norms)[None]
+            by_structure = score.sum(dim=0).view(total, -1).sum(dim=1)
         else:
-            continue
-        along = score.sum(dim=0 if cut.reads else 1)
-        sums.append(cut.sums(along, total))
+            assert method.removal.of_inputs is not None
+            of_inputs = method.removal.of_inputs(statistics.input_norm)
+            by_structure = of_inputs.view(total, -1).sum(dim=1)
+        sums.append(by_structure)
     return torch.stack(sums).sum(dim=0)
 
 
