@@ -1,0 +1,16 @@
+"""Weights rounded to few bits: the schemes, the grid of a group, and how the error is fed back."""
+
+from secateur.quantization.gptq import gptq
+from secateur.quantization.grid import Grid, RoundedMatrix, round_to_nearest
+from secateur.quantization.scheme import Rounding, Scheme, fitted, parse_scheme
+
+__all__ = [
+    "Grid",
+    "RoundedMatrix",
+    "Rounding",
+    "Scheme",
+    "fitted",
+    "gptq",
+    "parse_scheme",
+    "round_to_nearest",
+]

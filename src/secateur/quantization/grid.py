@@ -1,0 +1,133 @@
+"""The values that the weights of a group may have, and the nearest of them to each weight.
+
+    value = (level - zero) * scale
+
+    symmetric   scale = max|w| / (2**(bits - 1) - 1/2),  zero = 0
+    asymmetric  scale = (high - low) / (2**bits - 1),    zero = round(lowest - low / scale)
+                low = min(w, 0), high = max(w, 0); zero is a level, so that 0 is a value to the bit
+    fp8         scale = max|w| / 448,  zero = 0; levels are float8_e4m3fn
+
+A scale is rounded to the dtype of the checkpoint before anything is divided by it, and a value is
+computed in that dtype, as the compressed-tensors library computes it: what the next block sees is
+what the file gives. A group of zeros has the scale 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from secateur.quantization.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grids of some groups.
+
+    Attributes:
+        scheme: what the levels are.
+        scale: of each group, in the dtype of the checkpoint; 1 along the dimension of the weights.
+        zero: int8, the level of the value 0, shaped like `scale`; None if that is level 0.
+    """
+
+    scheme: Scheme
+    scale: Tensor
+    zero: Tensor | None
+
+    @classmethod
+    def of(cls, weights: Tensor, scheme: Scheme, dtype: torch.dtype, dim: int = -1) -> Grid:
+        """The grids that reach as far as the weights do.
+
+        Args:
+            weights: float32; groups lie along `dim`. A pruned weight is 0 and reaches nowhere.
+            scheme: what the levels are.
+            dtype: of the scales.
+            dim: along which a group's weights lie.
+        """
+        lowest, highest = scheme.range
+        low = weights.amin(dim, keepdim=True).clamp_max(0)
+        high = weights.amax(dim, keepdim=True).clamp_min(0)
+        if scheme.floating:
+            reach = torch.maximum(-low, high) / highest
+        elif scheme.symmetric:
+            reach = torch.maximum(-low, high) / ((highest - lowest) / 2)
+        else:
+            reach = (high - low) / (highest - lowest)
+        scale = reach.clamp_min(torch.finfo(dtype).tiny).to(dtype)
+        scale = torch.where(reach > 0, scale, torch.ones_like(scale))
+        zero = None
+        if not scheme.symmetric:
+            zero = (lowest - low / scale.float()).round().clamp(lowest, highest).to(torch.int8)
+        return cls(scheme, scale, zero)
+
+    def levels(self, weights: Tensor) -> Tensor:
+        """The level of the value nearest to each weight; of a weight that is 0 that of value 0."""
+        lowest, highest = self.scheme.range
+        ratio = weights / self.scale.float()
+        if self.zero is not None:
+            ratio = ratio + self.zero
+        if not self.scheme.floating:
+            ratio = ratio.round()
+        return ratio.clamp(lowest, highest).to(self.scheme.dtype)
+
+    def values(self, levels: Tensor) -> Tensor:
+        """The values of some levels, in the dtype of the scales."""
+        numbers = levels.to(self.scale.dtype)
+        if self.zero is not None:
+            numbers = numbers - self.zero.to(self.scale.dtype)
+        return numbers * self.scale
+
+    @property
+    def zero_level(self) -> Tensor:
+        """The level of the value 0, shaped like `scale`."""
+        if self.zero is not None:
+            return self.zero
+        return torch.zeros_like(self.scale, dtype=self.scheme.dtype)
+
+
+@dataclass(frozen=True)
+class RoundedMatrix:
+    """A matrix W [out, in] as it is stored.
+
+    Attributes:
+        scheme: what the levels are.
+        levels: int8 or float8_e4m3fn [out, in].
+        scale: [out, groups], in the dtype of the checkpoint.
+        zero: int8 [out, groups]; None if the grid is symmetric.
+    """
+
+    scheme: Scheme
+    levels: Tensor
+    scale: Tensor
+    zero: Tensor | None
+
+    @property
+    def weight(self) -> Tensor:
+        """W [out, in] in the dtype of the scales."""
+        groups = self.scale.shape[1]
+        grid = Grid(
+            self.scheme,
+            self.scale.unsqueeze(-1),
+            None if self.zero is None else self.zero.unsqueeze(-1),
+        )
+        return grid.values(self.levels.unflatten(1, (groups, -1))).flatten(1)
+
+
+def round_to_nearest(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> RoundedMatrix:
+    """Round every weight to the nearest value of its group's grid.
+
+    Args:
+        weight: float32 [out, in]; the groups fill its rows.
+        scheme: what it is rounded to.
+        dtype: of the scales.
+    """
+    grouped = weight.unflatten(1, (-1, scheme.group or weight.shape[1]))  # [out, groups, group]
+    grid = Grid.of(grouped, scheme, dtype)
+    return RoundedMatrix(
+        scheme,
+        grid.levels(grouped).flatten(1),
+        grid.scale.squeeze(-1),
+        None if grid.zero is None else grid.zero.squeeze(-1),
+    )
