@@ -72,6 +72,10 @@ class BlockModel(ABC):
     def storage_dtype(self, name: str) -> torch.dtype:
         """The dtype in which a parameter is kept when its piece is closed."""
 
+    def stored_name(self, name: str) -> str | None:
+        """The name in the files of the one tensor that a parameter is; None if there is no such."""
+        return None
+
     @property
     def unused(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes of the tensors of the files that the model makes nothing of, by name there."""

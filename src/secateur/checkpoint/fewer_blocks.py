@@ -54,6 +54,9 @@ class FewerBlocks(Checkpoint):
         self.config = config
         self.files = {new: whole.files[old] for new, old in names.items()}
         self.packed = {new: whole.packed[old] for new, old in names.items() if old in whole.packed}
+        self.quantised = {
+            new: whole.quantised[old] for new, old in names.items() if old in whole.quantised
+        }
         self.weight_files, self.idle_weight_files = whole.weight_files, whole.idle_weight_files
         self.source = whole.source
 

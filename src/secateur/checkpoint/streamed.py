@@ -144,6 +144,11 @@ class StreamedModel(BlockModel):
         """The dtype in which the files hold a parameter."""
         return self.checkpoint.dtype(self.naming.tensors_of(name)[0])
 
+    def stored_name(self, name: str) -> str | None:
+        """The name in the files of the one tensor that a parameter is; None if there is no such."""
+        tensors = self.naming.tensors_of(name)
+        return tensors[0] if len(tensors) == 1 else None
+
     @property
     def unused(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the tensors of the files that the model makes nothing of, by name there."""

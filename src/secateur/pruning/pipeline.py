@@ -137,6 +137,7 @@ def _prune_blocks(run: ReadyRun, result: Result) -> list[BlockRecord]:
             run.following.advance(source.blocks.modules[block.index], block.index)
         records.append(_record_block(block))
         result.take(run, block, records[-1])
+        block.rounded.clear()
         block.changed.clear()  # the result has it by now, and the next block needs the room
         for line in dict.fromkeys(block.notices):
             if line not in told:

@@ -112,7 +112,9 @@ class RoundedMatrix:
             self.scale.unsqueeze(-1),
             None if self.zero is None else self.zero.unsqueeze(-1),
         )
-        return grid.values(self.levels.unflatten(1, (groups, -1))).flatten(1)
+        rows, columns = self.levels.shape
+        grouped = self.levels.view(rows, groups, columns // groups)
+        return grid.values(grouped).view(rows, columns)
 
 
 def round_to_nearest(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> RoundedMatrix:
@@ -123,11 +125,12 @@ def round_to_nearest(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> Roun
         scheme: what it is rounded to.
         dtype: of the scales.
     """
-    grouped = weight.unflatten(1, (-1, scheme.group or weight.shape[1]))  # [out, groups, group]
+    rows, columns = weight.shape
+    grouped = weight.reshape(rows, -1, scheme.group or columns)  # [out, groups, group]
     grid = Grid.of(grouped, scheme, dtype)
     return RoundedMatrix(
         scheme,
-        grid.levels(grouped).flatten(1),
+        grid.levels(grouped).view(rows, columns),
         grid.scale.squeeze(-1),
         None if grid.zero is None else grid.zero.squeeze(-1),
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from secateur.methods import Method, Params, Refine, Removal, get
+from secateur.quantization import Rounding
 from secateur.recipe.recipe import Recipe, Schedule
 from secateur.recipe.regional import Regional
 from secateur.sparsity import Selection, Structures
+from secateur.statistics import Need
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Plan:
         structures: what is removed before anything else; None if nothing is.
         removal: how those that go are chosen; None if by their weights.
         choosing: the parameters of that.
+        rounding: what is done with the weights once they are pruned; None if nothing is.
     """
 
     method: Method
@@ -37,6 +40,7 @@ class Plan:
     structures: Structures | None = None
     removal: Removal | None = None
     choosing: Params | None = None
+    rounding: Rounding | None = None
 
 
 def plan_of(recipe: Recipe) -> Plan:
@@ -45,6 +49,9 @@ def plan_of(recipe: Recipe) -> Plan:
     if recipe.structures is not None:
         method = replace(get("magnitude"), refine=Refine.REGIONAL if recipe.mend else Refine.NONE)
         params = method.params()
+    rounding = recipe.rounding
+    if rounding is not None and rounding.by == "gptq":
+        method = replace(method, needs=method.needs | {Need.HESSIAN})
     return Plan(
         method,
         params,
@@ -57,4 +64,5 @@ def plan_of(recipe: Recipe) -> Plan:
         recipe.structures,
         recipe.chosen_method.removal,
         recipe.chosen_params,
+        rounding,
     )

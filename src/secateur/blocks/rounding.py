@@ -1,0 +1,81 @@
+"""New weights of an open block rounded to few bits: the last that is done to them.
+
+Each matrix is rounded to the grid of a scheme: by the Hessian of its inputs in the dense block,
+the one that a solving method has too, or to the nearest. What nothing is known of (experts that saw
+too few tokens, what the block does not call) is rounded to the nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from secateur.blocks.new_weights import Observed, OpenBlock
+from secateur.checkpoint import BlockModel, Matrix
+from secateur.errors import NumericalError
+from secateur.quantization import RoundedMatrix, Rounding, gptq, round_to_nearest
+from secateur.statistics import Need
+
+HALVES = (torch.bfloat16, torch.float16)
+"""Dtypes that scales are stored in if the weights were; else in float32."""
+
+
+def round_weights(
+    block: OpenBlock,
+    observed: Observed | None,
+    weights: dict[str, Tensor],
+    rounding: Rounding | None,
+    source: BlockModel,
+) -> dict[str, RoundedMatrix]:
+    """Round the new weights of a block.
+
+    Args:
+        block: the dense block.
+        observed: its statistics; None without calibration.
+        weights: by matrix name float32 [out, in], 0 where pruned; rounded values take their place.
+        rounding: to what, and how; None leaves them as they are.
+        source: knows the dtype that each parameter is stored in.
+
+    Returns:
+        by matrix name in the model what is to be stored.
+
+    Raises:
+        NumericalError: a Hessian has no inverse; names the matrix.
+    """
+    if rounding is None:
+        return {}
+    dtypes = {
+        matrix: source.storage_dtype(block.prefix + matrix.parameter) for matrix in block.matrices
+    }
+    scales = {m: dtype if dtype in HALVES else torch.float32 for m, dtype in dtypes.items()}
+    rounded: dict[str, RoundedMatrix] = {}
+    if rounding.by == "gptq":
+        assert observed is not None
+        for group, dtype in _alike(observed, scales):
+            hessian = observed.observer.values(group[0])[Need.HESSIAN]
+            given = [weights[matrix.name] for matrix in group]
+            try:
+                found = gptq(given, hessian, rounding.scheme, dtype)
+            except NumericalError as fault:
+                where = block.prefix + group[0].name
+                raise NumericalError(fault.what, where=where, hint=fault.hint) from fault
+            rounded |= {matrix.name: one for matrix, one in zip(group, found, strict=True)}
+    for matrix in block.matrices:
+        if matrix.name not in rounded:
+            weight = weights[matrix.name]
+            rounded[matrix.name] = round_to_nearest(weight, rounding.scheme, scales[matrix])
+        weights[matrix.name] = rounded[matrix.name].weight.float()
+    return {block.prefix + name: matrix for name, matrix in rounded.items()}
+
+
+def _alike(
+    observed: Observed, scales: Mapping[Matrix, torch.dtype]
+) -> Iterator[tuple[list[Matrix], torch.dtype]]:
+    """The matrices that read the same input and are stored in the same dtype, and that dtype."""
+    unknown = {*observed.observer.starved, *observed.observer.uncalled}
+    for group in observed.observer.groups:
+        known = [matrix for matrix in group if matrix in scales and matrix not in unknown]
+        for dtype in dict.fromkeys(scales[matrix] for matrix in known):
+            yield [matrix for matrix in known if scales[matrix] == dtype], dtype
