@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from secateur.errors import RecipeError
-from secateur.quantization import Grid, Scheme, fitted, parse_scheme, round_to_nearest
+from secateur.quantization import LevelGrid, Scheme, fitted, parse_scheme, round_to_nearest
 
 SCHEMES = ["w4a16:g32", "w4a16:row", "w8a16", "w8a16:g32", "w4a16:g32:asym", "w8a16:asym", "fp8"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -105,7 +105,7 @@ def test_every_weight_is_the_nearest_of_all_values_and_zero_stays_zero(
     for row in range(len(weight)):
         for column in range(weight.shape[1]):
             place = (row, column // group)
-            grid = Grid(scheme, rounded.scale[place], None if zeros is None else zeros[place])
+            grid = LevelGrid(scheme, rounded.scale[place], None if zeros is None else zeros[place])
             values, wanted = grid.values(levels).float(), weight[row, column]
             nearest = (values - wanted).abs().min()
             found = (rounded.weight[row, column].float() - wanted).abs()

@@ -15,11 +15,14 @@ from torch import Tensor
 from secateur.blocks.new_weights import Observed, OpenBlock
 from secateur.checkpoint import BlockModel, Matrix
 from secateur.errors import NumericalError
-from secateur.quantization import RoundedMatrix, Rounding, gptq, round_to_nearest
+from secateur.quantization import (
+    RoundedMatrix,
+    Rounding,
+    gptq,
+    round_to_nearest,
+    scale_dtype,
+)
 from secateur.statistics import Need
-
-HALVES = (torch.bfloat16, torch.float16)
-"""Dtypes that scales are stored in if the weights were; else in float32."""
 
 
 def round_weights(
@@ -46,10 +49,10 @@ def round_weights(
     """
     if rounding is None:
         return {}
-    dtypes = {
-        matrix: source.storage_dtype(block.prefix + matrix.parameter) for matrix in block.matrices
+    scales = {
+        matrix: scale_dtype(source.storage_dtype(block.prefix + matrix.parameter))
+        for matrix in block.matrices
     }
-    scales = {m: dtype if dtype in HALVES else torch.float32 for m, dtype in dtypes.items()}
     rounded: dict[str, RoundedMatrix] = {}
     if rounding.by == "gptq":
         assert observed is not None

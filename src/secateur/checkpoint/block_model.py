@@ -31,6 +31,7 @@ class BlockModel(ABC):
         device: where open pieces are.
         dtype: the precision of open pieces.
         notices: what the user should know of the files that it was read from.
+        quantised: whether matrices lie quantised in these files; their values are opened.
     """
 
     streamed: bool
@@ -39,6 +40,7 @@ class BlockModel(ABC):
     device: torch.device
     dtype: torch.dtype
     notices: tuple[str, ...] = ()
+    quantised: bool = False
 
     @abstractmethod
     def open_block(self, index: int) -> AbstractContextManager[nn.Module]:
@@ -51,6 +53,11 @@ class BlockModel(ABC):
     def count_weights(self) -> int:
         """The weights of the model; those of tied parameters count once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def count_bytes(self) -> int:
+        """The bytes of those weights in the dtypes that they are stored in."""
+        parameters = dict(self.model.named_parameters())
+        return sum(p.numel() * self.storage_dtype(n).itemsize for n, p in parameters.items())
 
     @abstractmethod
     def without_blocks(self, removed: Collection[int]) -> BlockModel:

@@ -1,4 +1,4 @@
-"""Quantised matrices in the files, as engines read them: written and read by compressed-tensors.
+"""Quantised matrices in the files, as engines read them: read by compressed-tensors.
 
     pack-quantized      NAME_packed   int32, levels of 4 or 8 bits side by side
                         NAME_scale    [out, groups];  NAME_shape  int64 [2]
@@ -6,42 +6,35 @@
     float-quantized     NAME          float8_e4m3fn [out, in];  NAME_scale  [out, 1]
 
 NAME is that of the matrix, ".../q_proj.weight". What the levels mean is said by the
-`quantization_config` of config.json. The library packs and unpacks, and computes the values; a
-folder that it describes in any other way is refused by `conversion.py`.
+`quantization_config` of config.json. The library unpacks, and computes the values; a folder that
+it describes in any other way is refused by `conversion.py`. How they are written:
+`compressed_writing.py`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from secateur.checkpoint.packed_folder import QUANTISED, plain_config
+from secateur.checkpoint.packed_folder import QUANTISED
 from secateur.errors import CheckpointError, SecateurError, reason
 from secateur.packing.layout import Head
-from secateur.quantization import RoundedMatrix, Scheme
 
 METHOD = "compressed-tensors"
 """What config.json calls the method."""
 PACKED, FLOAT = "pack-quantized", "float-quantized"
-FORMATS = (PACKED, FLOAT, "int-quantized", "naive-quantized")
+READ_FORMATS = (PACKED, FLOAT, "int-quantized", "naive-quantized")
 """The formats that are read; the first two are written."""
 _SCALE, _LEVELS, _SHAPE, _ZERO = "_scale", "_packed", "_shape", "_zero_point"
 _ENDS = (_LEVELS, _SCALE, _SHAPE, _ZERO)
 
 
-Rounded = Mapping[str, RoundedMatrix]
-"""What is stored quantised, by the name of its parameter in the model."""
-NONE: Rounded = MappingProxyType({})
-
-
-def library() -> Any:
+def tensors_library() -> Any:
     """The library.
 
     Raises:
@@ -72,73 +65,9 @@ def described(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     for group in groups.values():
         if not isinstance(group, dict) or not isinstance(group.get("weights"), dict):
             return None
-        if (group.get("format") or told.get("format")) not in FORMATS:
+        if (group.get("format") or told.get("format")) not in READ_FORMATS:
             return None
     return told
-
-
-def compressed_config(text: str, scheme: Scheme, ignored: Collection[str]) -> str:
-    """The config.json of a folder of quantised weights, as llm-compressor writes it.
-
-    Args:
-        text: that of the model.
-        scheme: of every matrix that is quantised.
-        ignored: names of the linear layers that are not.
-    """
-    tensors = library()
-    told = tensors.quantization.QuantizationConfig(
-        config_groups={"group_0": _described_by(scheme)},
-        format=FLOAT if scheme.floating else PACKED,
-        quantization_status="compressed",
-        ignore=sorted(ignored),
-    )
-    config = json.loads(plain_config(text))
-    config[QUANTISED] = {
-        "version": tensors.__version__,
-        "sparsity_config": {},
-        "transform_config": {},
-        **told.model_dump(mode="json", exclude={"moe_sparsity_config"}),
-    }
-    return json.dumps(config, indent=2) + "\n"
-
-
-def with_quantised(
-    tensors: Mapping[str, Tensor], rounded: Rounded, stored_name: Callable[[str], str | None]
-) -> dict[str, Tensor]:
-    """The tensors of a block as a file holds them, what is quantised in its parts.
-
-    Args:
-        tensors: of the block by their names in the files.
-        rounded: what is quantised of it.
-        stored_name: gives the name in the files of the one tensor that a parameter is.
-    """
-    stored = dict(tensors)
-    for parameter, matrix in rounded.items():
-        name = stored_name(parameter)
-        assert name is not None  # looked at before the run
-        del stored[name]
-        stored |= compressed_parts(name, matrix)
-    return stored
-
-
-def compressed_parts(name: str, matrix: RoundedMatrix) -> dict[str, Tensor]:
-    """The tensors of a quantised matrix by their names, on the CPU.
-
-    Args:
-        name: of the matrix in the files; ends in ".weight".
-        matrix: its levels, scales and zero points.
-    """
-    scale = matrix.scale.cpu()
-    # In float32 a value divided by its scale is its level to the bit.
-    exact = RoundedMatrix(matrix.scheme, matrix.levels, matrix.scale.float(), matrix.zero)
-    state = {"weight": exact.weight.cpu(), "weight_scale": exact.scale.cpu()}
-    if matrix.zero is not None:
-        state["weight_zero_point"] = matrix.zero.cpu()
-    scheme = _described_by(matrix.scheme)
-    compressed = _compressor(scheme.format).compress(state, scheme)
-    compressed["weight_scale"] = scale
-    base = name.removesuffix("weight")
-    return {base + part: value.contiguous() for part, value in compressed.items()}
 
 
 @dataclass(frozen=True)
@@ -170,7 +99,7 @@ class CompressedMatrix:
         base = self.name.removesuffix("weight")
         state = {n.removeprefix(base): part for n, part in zip(self.parts, parts, strict=True)}
         try:
-            weight: Tensor = _compressor(self.scheme.format).decompress(state, self.scheme)[
+            weight: Tensor = compressor_of(self.scheme.format).decompress(state, self.scheme)[
                 "weight"
             ]
         except Exception as fault:  # the library's many exceptions, on what the files hold
@@ -183,6 +112,11 @@ class CompressedMatrix:
                 wanted=f"{list(self.shape)}",
             )
         return weight.to(self.dtype).contiguous()
+
+    @property
+    def scale_name(self) -> str:
+        """The name of the tensor of its scales."""
+        return self.name + _SCALE
 
     @property
     def title(self) -> str:
@@ -237,7 +171,7 @@ def dequantised(told: Mapping[str, Any], where: object) -> dict[str, Any]:
         CheckpointError: there are several schemes, of which transformers would take the first.
         SecateurError: the library is missing.
     """
-    library()
+    tensors_library()
     schemes = {repr(sorted(group["weights"].items())) for group in told["config_groups"].values()}
     if len(schemes) > 1:
         raise CheckpointError(
@@ -248,7 +182,7 @@ def dequantised(told: Mapping[str, Any], where: object) -> dict[str, Any]:
 
 
 def _schemes_of(told: Mapping[str, Any], where: object) -> list[Any]:
-    quantization = library().quantization
+    quantization = tensors_library().quantization
     schemes = []
     try:
         for group in told["config_groups"].values():
@@ -285,26 +219,6 @@ def _fits(scheme: Any, name: str, shape: tuple[int, ...], head: Head) -> bool:
     return weights.strategy == "tensor" and scales in ((), (1,))
 
 
-def _described_by(scheme: Scheme) -> Any:
-    """The library's description of a scheme, of all linear layers."""
-    quantization = library().quantization
-    weights = quantization.QuantizationArgs(
-        num_bits=scheme.bits,
-        type="float" if scheme.floating else "int",
-        symmetric=scheme.symmetric,
-        strategy="channel" if scheme.group is None else "group",
-        group_size=scheme.group,
-    )
-    activations = quantization.QuantizationArgs(
-        num_bits=8, type="float", symmetric=True, strategy="token", dynamic=True
-    )
-    return quantization.QuantizationScheme(
-        targets=["Linear"],
-        weights=weights,
-        input_activations=activations if scheme.floating else None,
-        format=FLOAT if scheme.floating else PACKED,
-    )
-
-
-def _compressor(form: str) -> Any:
-    return library().compressors.BaseCompressor.get_value_from_registry(form)
+def compressor_of(form: str) -> Any:
+    """The library's class that packs and unpacks matrices of a format."""
+    return tensors_library().compressors.BaseCompressor.get_value_from_registry(form)

@@ -27,7 +27,7 @@ from torch import Tensor
 from secateur.checkpoint.beside import STATE, Beside, Listing, listing
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.companions import files_beside
-from secateur.checkpoint.compressed import NONE, Rounded, with_quantised
+from secateur.checkpoint.compressed_writing import NONE, Rounded, with_quantised
 from secateur.checkpoint.destination import Destination
 from secateur.checkpoint.durable import (
     flush,

@@ -160,6 +160,13 @@ class Checkpoint:
                 raise CheckpointError(f"cannot be read ({fault})", where=path) from fault
         return tensors
 
+    def scales(self, name: str) -> Tensor:
+        """The scales of a quantised matrix, as they are stored."""
+        scale = self.quantised[name].scale_name
+        with safe_open(self.files[name], framework="pt", device="cpu") as shard:
+            stored: Tensor = shard.get_tensor(scale)
+        return stored.clone()
+
     def fingerprint(self) -> str:
         """The fingerprint of the model, hexadecimal: see `fingerprint.py`."""
         config = (self.folder / CONFIG).read_bytes()

@@ -62,6 +62,7 @@ class StreamedModel(BlockModel):
         self._dtypes = dtypes_of(self.model, dtype)
         self.checkpoint = checkpoint
         self.notices = notices_of(checkpoint)
+        self.quantised = bool(checkpoint.quantised)
         self.device = device
         self.dtype = dtype
         self.blocks = find_blocks(self.model)
@@ -139,6 +140,10 @@ class StreamedModel(BlockModel):
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         held = (parameters[name] for name in self.naming.parameters if name in parameters)
         return sum(parameter.numel() for parameter in held)
+
+    def count_bytes(self) -> int:
+        """The bytes of all tensors of the files, of what is packed or quantised as it is opened."""
+        return sum(map(self.checkpoint.dense_bytes, self.checkpoint.names))
 
     def storage_dtype(self, name: str) -> torch.dtype:
         """The dtype in which the files hold a parameter."""

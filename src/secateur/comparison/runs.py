@@ -36,8 +36,9 @@ from secateur.progress import Progress
 from secateur.pruning import pipeline
 from secateur.pruning.prepare import check_fit, source_files
 from secateur.pruning.reuse import SharedWork
-from secateur.recipe import Recipe
+from secateur.recipe import Recipe, plan_of
 from secateur.recipe.differences import deciding
+from secateur.recipe.faults_of_quantization import IDLE_METHOD, NOTHING_PRUNED
 from secateur.recipe.wording import name_of
 from secateur.record import RunRecord, read_record, write_record
 from secateur.sparsity import parse_pattern
@@ -140,16 +141,19 @@ def plan_runs(
     mend = bool(options.get("mend"))
     if mend and not any(spellings.values()):
         raise RecipeError(f"{name_of('mend')} is for patterns that remove structures")
-    suiting = {name: [one for one in spellings if _suits(name, structures=spellings[one])]
+    suiting = {name: [one for one in spellings if _suits(name, one, structures=spellings[one])]
                for name in method_names}  # fmt: skip
     if idle := [name for name, some in suiting.items() if not some]:
         raise RecipeError(
             f"method {idle[0]} goes with none of the patterns {', '.join(spellings)}",
             wanted="methods of weights for patterns of weights, others for blocks-2 and the like",
         )
+    if NOTHING_PRUNED in spellings:  # quantised alone, by no method
+        suiting.setdefault(IDLE_METHOD, [NOTHING_PRUNED])
+    drawn = mend or _rounds_by_data(options)
     for seed in dict.fromkeys(seeds):
-        for method in dict.fromkeys(method_names):
-            if seed != seeds[0] and not (mend or methods.get(method).needs_calibration):
+        for method in suiting:
+            if seed != seeds[0] and not (drawn or methods.get(method).needs_calibration):
                 continue
             for pattern in suiting[method]:
                 spelled = pattern.replace(":", "of").replace("%", "pct")
@@ -166,9 +170,17 @@ def plan_runs(
     return runs
 
 
-def _suits(method: str, *, structures: bool) -> bool:
+def _rounds_by_data(options: Mapping[str, Any]) -> bool:
+    """Whether weights are rounded by what the calibration says."""
+    rounds = options.get("quantize") is not None and options.get("quantize_by") != "rtn"
+    return rounds and options.get("calibration") is not None
+
+
+def _suits(method: str, pattern: str, *, structures: bool) -> bool:
     """Whether a method works on patterns that remove structures, or on those of weights."""
     known = methods.get(method)
+    if pattern == NOTHING_PRUNED:
+        return method == IDLE_METHOD
     return known.removes if structures else known.removal is None
 
 
@@ -191,7 +203,7 @@ def run_comparison(
     for run in todo:
         if run.recipe.out is None:
             _refuse_model(run.folder)
-    needs = frozenset[Need]().union(*(run.recipe.chosen_method.needs for run in todo))
+    needs = frozenset[Need]().union(*(plan_of(run.recipe).method.needs for run in todo))
     with scratch_folder() as scratch:
         shared = SharedWork(scratch, needs)
         _refuse_another_source(runs, finished, shared)

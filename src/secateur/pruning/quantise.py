@@ -9,12 +9,17 @@ from pathlib import Path
 from torch import nn
 
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
-from secateur.checkpoint.compressed import compressed_config, library
+from secateur.checkpoint.compressed import tensors_library
+from secateur.checkpoint.compressed_writing import compressed_config
 from secateur.checkpoint.weight_files import CONFIG
 from secateur.errors import ModelError
-from secateur.quantization import fitted
+from secateur.quantization import fitted, scale_dtype, stored_bytes
 from secateur.recipe import Plan
 from secateur.recipe.wording import name_of
+
+_ASYMMETRIC = (
+    "transformers 5.23 loads zero points only with CompressedTensorsConfig(dequantize=True)"
+)
 
 
 def fit_rounding(plan: Plan, source: BlockModel, *, written: bool) -> tuple[Plan, tuple[str, ...]]:
@@ -33,18 +38,18 @@ def fit_rounding(plan: Plan, source: BlockModel, *, written: bool) -> tuple[Plan
         return plan, ()
     chosen = dict(_chosen(plan, source))
     if written:
-        library()
+        tensors_library()
         _check_written(chosen, source)
     asked = plan.rounding.scheme
     widths = {matrix.shape[1] for matrix in chosen.values()}
     scheme = fitted(asked, widths)
+    notices = () if scheme.symmetric or not written else (_ASYMMETRIC,)
     if scheme == asked:
-        return plan, ()
+        return plan, notices
     odd = ", ".join(map(str, sorted(width for width in widths if width % (asked.group or 1))))
     instead = "a scale for every row" if scheme.group is None else f"groups of {scheme.group}"
-    return replace(plan, rounding=replace(plan.rounding, scheme=scheme)), (
-        f"groups of {asked.group} do not divide {odd} inputs: all matrices get {instead}",
-    )
+    told = f"groups of {asked.group} do not divide {odd} inputs: all matrices get {instead}"
+    return replace(plan, rounding=replace(plan.rounding, scheme=scheme)), (told, *notices)
 
 
 def quantised_config(plan: Plan, source: BlockModel, folder: Path) -> str | None:
@@ -62,6 +67,28 @@ def quantised_config(plan: Plan, source: BlockModel, folder: Path) -> str | None
     layers = (name for name, part in source.model.named_modules() if isinstance(part, nn.Linear))
     others = [name for name in layers if name not in quantised]
     return compressed_config(text, plan.rounding.scheme, others)
+
+
+def weight_bytes(plan: Plan, source: BlockModel) -> int:
+    """The bytes of all weights as the files of the result hold them, or would.
+
+    Args:
+        plan: what is done with every block.
+        source: the model.
+    """
+    total = source.count_bytes()
+    if plan.rounding is None:
+        return total
+    for name, matrix in _chosen(plan, source):
+        (rows, columns), stored = matrix.shape, source.storage_dtype(_parameter_of(name, matrix))
+        total += stored_bytes(plan.rounding.scheme, rows, columns, scale_dtype(stored))
+        total -= rows * columns * stored.itemsize
+    return total
+
+
+def _parameter_of(name: str, matrix: Matrix) -> str:
+    """The parameter that a matrix of that name in the model lies in."""
+    return name.removesuffix(matrix.name) + matrix.parameter
 
 
 def _chosen(plan: Plan, source: BlockModel) -> Iterator[tuple[str, Matrix]]:

@@ -1,11 +1,17 @@
 """Weights rounded to few bits: the schemes, the grid of a group, and how the error is fed back."""
 
 from secateur.quantization.gptq import gptq
-from secateur.quantization.grid import Grid, RoundedMatrix, round_to_nearest
+from secateur.quantization.grid import (
+    LevelGrid,
+    RoundedMatrix,
+    round_to_nearest,
+    scale_dtype,
+    stored_bytes,
+)
 from secateur.quantization.scheme import Rounding, Scheme, fitted, parse_scheme
 
 __all__ = [
-    "Grid",
+    "LevelGrid",
     "RoundedMatrix",
     "Rounding",
     "Scheme",
@@ -13,4 +19,6 @@ __all__ = [
     "gptq",
     "parse_scheme",
     "round_to_nearest",
+    "scale_dtype",
+    "stored_bytes",
 ]

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from secateur.methods.sparsegpt import upper_factor
-from secateur.quantization.grid import Grid, RoundedMatrix
+from secateur.quantization.grid import LevelGrid, RoundedMatrix
 from secateur.quantization.scheme import Scheme
 
 DAMPING = 0.01
@@ -61,7 +61,7 @@ def gptq(
     levels = torch.empty_like(dense, dtype=scheme.dtype)
     width = scheme.group or _BLOCK
     one = torch.eye(min(width, len(dense)), device=dense.device)
-    grids = [] if scheme.group else [Grid.of(dense, scheme, dtype, dim=0)]
+    grids = [] if scheme.group else [LevelGrid.of(dense, scheme, dtype, dim=0)]
     for start in range(0, len(dense), width):
         part = slice(start, min(start + width, len(dense)))
         current = dense[part]
@@ -70,7 +70,7 @@ def gptq(
         )
         current = current - inverse.T @ (factor[:start, part].T @ change[:start])
         if scheme.group:
-            grids.append(Grid.of(current * keep[part], scheme, dtype, dim=0))
+            grids.append(LevelGrid.of(current * keep[part], scheme, dtype, dim=0))
         grid = grids[-1]
         for at, column in enumerate(current):
             found = grid.levels(column * keep[start + at])  # [1, all rows]

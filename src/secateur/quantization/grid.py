@@ -15,6 +15,7 @@ what the file gives. A group of zeros has the scale 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from secateur.quantization.scheme import Scheme
 
 
 @dataclass(frozen=True)
-class Grid:
+class LevelGrid:
     """The grids of some groups.
 
     Attributes:
@@ -37,7 +38,7 @@ class Grid:
     zero: Tensor | None
 
     @classmethod
-    def of(cls, weights: Tensor, scheme: Scheme, dtype: torch.dtype, dim: int = -1) -> Grid:
+    def of(cls, weights: Tensor, scheme: Scheme, dtype: torch.dtype, dim: int = -1) -> LevelGrid:
         """The grids that reach as far as the weights do.
 
         Args:
@@ -107,7 +108,7 @@ class RoundedMatrix:
     def weight(self) -> Tensor:
         """W [out, in] in the dtype of the scales."""
         groups = self.scale.shape[1]
-        grid = Grid(
+        grid = LevelGrid(
             self.scheme,
             self.scale.unsqueeze(-1),
             None if self.zero is None else self.zero.unsqueeze(-1),
@@ -115,6 +116,29 @@ class RoundedMatrix:
         rows, columns = self.levels.shape
         grouped = self.levels.view(rows, groups, columns // groups)
         return grid.values(grouped).view(rows, columns)
+
+
+def scale_dtype(stored: torch.dtype) -> torch.dtype:
+    """The dtype of the scales of weights that were stored in a dtype: that, or float32."""
+    return stored if stored in (torch.bfloat16, torch.float16) else torch.float32
+
+
+def stored_bytes(scheme: Scheme, rows: int, columns: int, scales: torch.dtype) -> int:
+    """The bytes that a matrix takes in a file.
+
+    Args:
+        scheme: how it is stored.
+        rows, columns: of the matrix.
+        scales: the dtype of its scales.
+    """
+    groups = columns // (scheme.group or columns)
+    amount = rows * groups * scales.itemsize
+    if scheme.floating:
+        return amount + rows * columns
+    amount += rows * ceil(columns * scheme.bits / 32) * 4 + 2 * torch.int64.itemsize
+    if not scheme.symmetric:
+        amount += ceil(rows * scheme.bits / 32) * 4 * groups
+    return amount
 
 
 def round_to_nearest(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> RoundedMatrix:
@@ -127,7 +151,7 @@ def round_to_nearest(weight: Tensor, scheme: Scheme, dtype: torch.dtype) -> Roun
     """
     rows, columns = weight.shape
     grouped = weight.reshape(rows, -1, scheme.group or columns)  # [out, groups, group]
-    grid = Grid.of(grouped, scheme, dtype)
+    grid = LevelGrid.of(grouped, scheme, dtype)
     return RoundedMatrix(
         scheme,
         grid.levels(grouped).view(rows, columns),

@@ -23,7 +23,7 @@ import torch
 
 from secateur.errors import RecipeError
 
-GROUPS = (128, 64, 32)
+GROUP_SIZES = (128, 64, 32)
 """Sizes of a group that the engines' kernels have, the largest first."""
 FP8 = torch.float8_e4m3fn
 """The dtype of the levels of fp8."""
@@ -76,7 +76,7 @@ class Scheme:
 
 
 _DEFAULTS: dict[str, Scheme] = {
-    "w4a16": Scheme("w4a16", GROUPS[0]),
+    "w4a16": Scheme("w4a16", GROUP_SIZES[0]),
     "w8a16": Scheme("w8a16"),
     "fp8": Scheme("fp8"),
 }
@@ -103,7 +103,7 @@ def parse_scheme(text: str) -> Scheme:
     """
     name, *changes = text.strip().lower().split(":")
     scheme = _DEFAULTS.get(name)
-    sizes = {"row": None, **{f"g{group}": group for group in GROUPS}}
+    sizes = {"row": None, **{f"g{group}": group for group in GROUP_SIZES}}
     for change in changes:
         if scheme is None or scheme.floating:
             scheme = None
@@ -133,7 +133,7 @@ def fitted(scheme: Scheme, widths: Collection[int]) -> Scheme:
     if scheme.group is None:
         return scheme
     fitting = (
-        group for group in GROUPS
+        group for group in GROUP_SIZES
         if group <= scheme.group and all(width % group == 0 for width in widths)
     )  # fmt: skip
     return replace(scheme, group=next(fitting, None))

@@ -12,14 +12,16 @@ from secateur.recipe.stage import KIND, PRUNE
 from secateur.recipe.wording import name_of
 from secateur.sparsity import Dense, Structures, parse_pattern
 
-_IDLE = "magnitude"
+NOTHING_PRUNED = "dense"
+"""The pattern that prunes nothing."""
+IDLE_METHOD = "magnitude"
 """The method of the pattern dense: it needs no data, and has nothing to do."""
 
 
 def with_method(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings of a stage; of one with the pattern dense and no method, with one."""
     if "method" not in values and type(_pattern_of(values.get("pattern"))) is Dense:
-        return {**values, "method": _IDLE}
+        return {**values, "method": IDLE_METHOD}
     return values
 
 
@@ -32,7 +34,7 @@ def faults_of_quantization(values: Mapping[str, Any], run: Mapping[str, Any]) ->
     """
     written, by = values.get("quantize"), values.get("quantize_by")
     pattern = _pattern_of(values.get("pattern"))
-    if type(pattern) is Dense and values.get("method", _IDLE) != _IDLE:
+    if type(pattern) is Dense and values.get("method", IDLE_METHOD) != IDLE_METHOD:
         yield f"pattern dense prunes nothing: leave {name_of('method')} out"
     if written is None:
         others = values.get("patterns")
