@@ -130,7 +130,7 @@ def printed_number(value: float, digits: int) -> str:
 
 REMOVED, DIVERGENCE = "Wanda's damage removed (%)", "divergence (nats)"
 ERROR, SECONDS, MEMORY = "output error", "seconds", "peak memory (MB)"
-WEIGHTS = "weights (MB)"
+WEIGHT_SIZE = "weights (MB)"
 OF_TASKS = "Zero-shot tasks: the mean over seeds; ± is the standard error over questions."
 
 
@@ -155,7 +155,7 @@ def _columns(comparison: Comparison) -> dict[str, Callable[[Row], Cell]]:
         REMOVED: removed,
         DIVERGENCE: divergence,
         ERROR: lambda row: _cell(row.output_error, 4),
-        WEIGHTS: size,
+        WEIGHT_SIZE: size,
         SECONDS: lambda row: Cell(printed_number(row.seconds, 1)),
         MEMORY: lambda row: Cell(printed_number(row.peak_memory_bytes / 1e6, 0)),
         "device memory (MB)": device_memory,
@@ -232,7 +232,7 @@ def _notes(comparison: Comparison, columns: dict[str, Callable[[Row], Cell]]) ->
             f"Divergence is the mean KL divergence per token from the dense model{on_first}, in"
             " nats."
         )
-    if WEIGHTS in columns:
+    if WEIGHT_SIZE in columns:
         yield "Weights are those of the whole model, in the bytes that its files take for them."
     if ERROR in columns:
         yield (
