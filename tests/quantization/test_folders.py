@@ -270,7 +270,7 @@ def test_a_second_stage_quantises_what_lost_blocks(
         ({"pattern": "dense", "quantize": "w4a16", "method": "wanda"}, "leave method out"),
         ({"quantize": "int4"}, "no scheme 'int4'"),
         ({"quantize_by": "rtn"}, "give quantize too"),
-        ({"quantize": "w4a16", "quantize_by": "best"}, "quantize_by=.best., wanted one of gptq, rtn"),
+        ({"quantize": "w4a16", "quantize_by": "best"}, "wanted one of gptq, rtn"),
         ({"quantize": "w4a16", "quantize_by": "gptq", "calibration": None, "method": "magnitude"},
          "gptq needs calibration text"),
         ({"quantize": "w4a16", "pattern": "blocks-1", "method": "magnitude"},
@@ -293,8 +293,38 @@ def test_a_pattern_that_every_model_has_proves_nothing() -> None:
         secateur.check("m", pattern="dense")
 
 
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`")
+@pytest.mark.parametrize("scheme", ["w4a16:row", "w8a16", "fp8"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_experts_lie_one_by_one(
+    save: Callable[..., Path], tokens_file: Path, tmp_path: Path, family: str, scheme: str
+) -> None:
+    source, out = save(make_model(family, dtype=torch.bfloat16)), tmp_path / "out"
+    options: dict[str, Any] = {"method": "wanda", "pattern": "2:4", "quantize": scheme}
+    run = prune(source, tokens_file, out, **options)
+    proof = secateur.check(out)
+    assert proof.complaint is None
+    stored, dense = weights_of(out), weights_of(source)
+    assert run.weight_bytes == sum(tensor.nbytes for tensor in stored.values())
+    router = next(name for name in dense if name.endswith(".gate.weight"))
+    assert torch.equal(stored[router], dense[router])
+    told = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert router.removesuffix(".weight") in told["ignore"]
+    assert not any(".experts." in name for name in told["ignore"])
+    in_memory = AutoModelForCausalLM.from_pretrained(source)
+    tokens = load_file(tokens_file)["input_ids"]
+    secateur.prune(in_memory, calibration=tokens, **{**OPTIONS, **options})
+    theirs = AutoModelForCausalLM.from_pretrained(
+        out, quantization_config=CompressedTensorsConfig(dequantize=True)
+    )
+    for name, weight in in_memory.state_dict().items():
+        assert torch.equal(theirs.get_parameter(name), weight), name
+    assert torch.equal(logits(secateur.load(out)), logits(in_memory))
+
+
 @pytest.mark.parametrize(
-    ("family", "message"), [("mixtral", "fused experts are"), ("gpt2", r"as \[in, out\] is")]
+    ("family", "message"),
+    [("gpt2", r"as \[in, out\] is"), ("granitemoe", "that lie in one tensor are")],
 )
 def test_layers_that_are_not_written_quantised_are_refused_before_any_work(
     save: Callable[..., Path], tokens_file: Path, tmp_path: Path, family: str, message: str
@@ -306,6 +336,39 @@ def test_layers_that_are_not_written_quantised_are_refused_before_any_work(
     run = prune(source, tokens_file, None, pattern="dense", quantize="w8a16", text="builtin",
                 windows=1)  # fmt: skip
     assert run.evaluations[0].perplexity > 1  # it can be measured all the same
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantize": "w8a16", "exclude": [r"experts\.1"]}, "some experts and not all are"),
+        ({"quantize": "w8a16:asym"}, "experts with zero points are"),
+        (
+            {"quantize": "w8a16", "exclude": ["experts"]},
+            "16 bits beside layers in w8a16",
+        ),
+    ],
+)
+def test_experts_that_transformers_would_not_load_are_refused(
+    save: Callable[..., Path], tokens_file: Path, tmp_path: Path, options: Any, message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        prune(
+            save(make_model("mixtral")), tokens_file, tmp_path / "out", pattern="dense", **options
+        )
+
+
+def test_experts_may_be_left_out_of_fp8(
+    save: Callable[..., Path], tokens_file: Path, tmp_path: Path
+) -> None:
+    source, out = save(make_model("mixtral")), tmp_path / "out"
+    prune(source, tokens_file, out, pattern="dense", quantize="fp8", exclude=["experts"])
+    told = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert "model.layers.0.block_sparse_moe.experts.1.w1" in told["ignore"]
+    checkpoint, model = Checkpoint(out), secateur.load(out)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(checkpoint.load([name])[name], model.get_parameter(name))
+    assert logits(AutoModelForCausalLM.from_pretrained(out)).isfinite().all()
 
 
 @pytest.mark.parametrize("command", ["prune", "open"])

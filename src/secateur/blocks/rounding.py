@@ -21,6 +21,7 @@ from secateur.quantization import (
     gptq,
     round_to_nearest,
     scale_dtype,
+    stacked,
 )
 from secateur.statistics import Need
 
@@ -42,7 +43,8 @@ def round_weights(
         source: knows the dtype that each parameter is stored in.
 
     Returns:
-        by matrix name in the model what is to be stored.
+        by parameter name in the model what is to be stored; of fused experts the levels, scales
+        and zero points of all of them, stacked.
 
     Raises:
         NumericalError: a Hessian has no inverse; names the matrix.
@@ -70,7 +72,14 @@ def round_weights(
             weight = weights[matrix.name]
             rounded[matrix.name] = round_to_nearest(weight, rounding.scheme, scales[matrix])
         weights[matrix.name] = rounded[matrix.name].weight.float()
-    return {block.prefix + name: matrix for name, matrix in rounded.items()}
+    by_parameter: dict[str, list[RoundedMatrix]] = {}
+    for matrix in block.matrices:
+        by_parameter.setdefault(block.prefix + matrix.parameter, []).append(rounded[matrix.name])
+    fused = {block.prefix + m.parameter for m in block.matrices if m.expert is not None}
+    return {
+        name: stacked(matrices) if name in fused else matrices[0]
+        for name, matrices in by_parameter.items()
+    }
 
 
 def _alike(

@@ -79,9 +79,18 @@ class BlockModel(ABC):
     def storage_dtype(self, name: str) -> torch.dtype:
         """The dtype in which a parameter is kept when its piece is closed."""
 
-    def stored_name(self, name: str) -> str | None:
-        """The name in the files of the one tensor that a parameter is; None if there is no such."""
-        return None
+    def part(self, name: str, value: Tensor) -> dict[str, Tensor]:
+        """The tensors that a parameter is made of, by their names in the files.
+
+        Args:
+            name: of the parameter.
+            value: of its shape but for the last dimension, which is that of every part.
+        """
+        return {name: value}
+
+    def stored_names(self, name: str) -> list[str]:
+        """The names in the files of the tensors that a parameter is made of."""
+        return [name]
 
     @property
     def unused(self) -> Mapping[str, tuple[int, ...]]:

@@ -44,21 +44,26 @@ def compressed_config(text: str, scheme: Scheme, ignored: Collection[str]) -> st
 
 
 def with_quantised(
-    tensors: Mapping[str, Tensor], rounded: Rounded, stored_name: Callable[[str], str | None]
+    tensors: Mapping[str, Tensor],
+    rounded: Rounded,
+    part: Callable[[str, Tensor], Mapping[str, Tensor]],
 ) -> dict[str, Tensor]:
     """The tensors of a block as a file holds them, what is quantised in its parts.
 
     Args:
         tensors: of the block by their names in the files.
         rounded: what is quantised of it.
-        stored_name: gives the name in the files of the one tensor that a parameter is.
+        part: gives the tensors that a parameter is made of, by their names in the files: levels,
+            scales and zero points go the same way, experts each in tensors of their own.
     """
     stored = dict(tensors)
     for parameter, matrix in rounded.items():
-        name = stored_name(parameter)
-        assert name is not None  # looked at before the run
-        del stored[name]
-        stored |= compressed_parts(name, matrix)
+        levels, scales = part(parameter, matrix.levels), part(parameter, matrix.scale)
+        zeros = {} if matrix.zero is None else part(parameter, matrix.zero)
+        for name, of_name in levels.items():
+            del stored[name]
+            one = RoundedMatrix(matrix.scheme, of_name, scales[name], zeros.get(name))
+            stored |= compressed_parts(name, one)
     return stored
 
 

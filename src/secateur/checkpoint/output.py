@@ -210,7 +210,7 @@ class OutputFolder:
         if tensors is None:
             self.state.keep_weights(index, changed)
             return None
-        tensors = with_quantised(tensors, rounded, model.stored_name)
+        tensors = with_quantised(tensors, rounded, model.part)
         return self._write_shard(tensors, index + 2, len(model.blocks) + 1)
 
     @doing("writing the result")

@@ -149,10 +149,13 @@ class StreamedModel(BlockModel):
         """The dtype in which the files hold a parameter."""
         return self.checkpoint.dtype(self.naming.tensors_of(name)[0])
 
-    def stored_name(self, name: str) -> str | None:
-        """The name in the files of the one tensor that a parameter is; None if there is no such."""
-        tensors = self.naming.tensors_of(name)
-        return tensors[0] if len(tensors) == 1 else None
+    def part(self, name: str, value: Tensor) -> dict[str, Tensor]:
+        """The tensors that a parameter is made of, by their names in the files."""
+        return self.naming.part(name, value)
+
+    def stored_names(self, name: str) -> list[str]:
+        """The names in the files of the tensors that a parameter is made of."""
+        return self.naming.tensors_of(name)
 
     @property
     def unused(self) -> dict[str, tuple[int, ...]]:

@@ -6,6 +6,7 @@ from secateur.quantization.grid import (
     RoundedMatrix,
     round_to_nearest,
     scale_dtype,
+    stacked,
     stored_bytes,
 )
 from secateur.quantization.scheme import Rounding, Scheme, fitted, parse_scheme
@@ -20,5 +21,6 @@ __all__ = [
     "parse_scheme",
     "round_to_nearest",
     "scale_dtype",
+    "stacked",
     "stored_bytes",
 ]

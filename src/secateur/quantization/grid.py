@@ -14,6 +14,7 @@ what the file gives. A group of zeros has the scale 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -97,6 +98,8 @@ class RoundedMatrix:
         levels: int8 or float8_e4m3fn [out, in].
         scale: [out, groups], in the dtype of the checkpoint.
         zero: int8 [out, groups]; None if the grid is symmetric.
+
+    Of several, `stacked`, each has the number of them in front.
     """
 
     scheme: Scheme
@@ -116,6 +119,17 @@ class RoundedMatrix:
         rows, columns = self.levels.shape
         grouped = self.levels.view(rows, groups, columns // groups)
         return grid.values(grouped).view(rows, columns)
+
+
+def stacked(matrices: Sequence[RoundedMatrix]) -> RoundedMatrix:
+    """Matrices of one shape and scheme as one, in the order given."""
+    zeros = [matrix.zero for matrix in matrices if matrix.zero is not None]
+    return RoundedMatrix(
+        matrices[0].scheme,
+        torch.stack([matrix.levels for matrix in matrices]),
+        torch.stack([matrix.scale for matrix in matrices]),
+        torch.stack(zeros) if zeros else None,
+    )
 
 
 def scale_dtype(stored: torch.dtype) -> torch.dtype:

@@ -56,22 +56,22 @@ def prove_grids(checkpoint: Checkpoint, source: BlockModel, record: RunRecord | 
         if not bool((scale := checkpoint.scales(name)).isfinite().all() and (scale > 0).all())
     ]
     for name, scheme in _asked(source, record):
-        there = stored.get(source.stored_name(name) or name)
-        if there is None or not _is(there, scheme):
+        if (there := stored.get(name)) is None or not _is(there, scheme):
             off.append(name)
     return GridProof(dict(kinds), tuple(dict.fromkeys(off)))
 
 
 def _asked(source: BlockModel, record: RunRecord | None) -> Collection[tuple[str, Scheme | None]]:
-    """The matrices that a record says are quantised, by name, with their scheme; None if unread."""
+    """The tensors that a record says are quantised, with their scheme; None if it is not known."""
     if record is None or record.quantize is None:
         return ()
     selection = read_selection(record.pruning[-1].settings)
     chosen = {
-        source.blocks.prefix(index) + matrix.name: matrix.shape[1]
+        stored: matrix.shape[1]
         for index, matrices in enumerate(find_all_matrices(source.blocks))
         for matrix in matrices
         if selection.pattern_of(index, source.blocks.prefix(index) + matrix.name) is not None
+        for stored in source.stored_names(source.blocks.prefix(index) + matrix.parameter)
     }
     try:
         scheme = fitted(parse_scheme(record.quantize), chosen.values())
