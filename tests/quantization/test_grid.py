@@ -119,4 +119,4 @@ def test_the_smallest_weights_of_a_dtype_have_a_grid() -> None:
     weight[0, 1] = -1e-7
     rounded = round_to_nearest(weight, parse_scheme("w4a16:row"), torch.float16)
     assert bool((rounded.scale > 0).all())
-    assert bool(rounded.weight.isfinite().all())
+    assert rounded.weight[0, 0] > 0 > rounded.weight[0, 1]

@@ -57,7 +57,8 @@ class LevelGrid:
             reach = torch.maximum(-low, high) / ((highest - lowest) / 2)
         else:
             reach = (high - low) / (highest - lowest)
-        scale = reach.clamp_min(torch.finfo(dtype).tiny).to(dtype)
+        smallest = torch.finfo(dtype).tiny * torch.finfo(dtype).eps  # that is not 0
+        scale = reach.clamp_min(smallest).to(dtype)
         scale = torch.where(reach > 0, scale, torch.ones_like(scale))
         zero = None
         if not scheme.symmetric:
