@@ -61,7 +61,7 @@ MORE_PARAMETERS = {
 }
 """Functions of the package that may take more parameters, and why."""
 
-OF_A_DOOR = {"pack", "unpack", "bench", "demo"}
+OF_A_DOOR = {"pack", "unpack", "bench", "demo", "cliff"}
 """What a command shares its name with is a door; these are doors that lie in their room."""
 
 

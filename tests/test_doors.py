@@ -74,6 +74,8 @@ SIGNATURES = {
     " cuda_graphs: 'bool' = False) -> 'InferenceReport'",
     "check": "(model: 'Location', *, pattern: 'str | float | None' = None,"
     " trust_remote_code: 'bool' = False, **options: 'Any') -> 'Proof'",
+    "cliff": "(model: 'Location', *, text: 'Location', out: 'Location | None' = None,"
+    " progress: 'Progress | None' = None, **options: 'Any') -> 'Cliff'",
     "compare": "(model: 'Location', *, out: 'Location',"
     " methods: 'str | Sequence[str] | None' = None, progress: 'Progress | None' = None,"
     " each: 'Callable[[FinishedRun], None] | None' = None, **options: 'Any')"

@@ -29,7 +29,12 @@ import transformers
 import typer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 from secateur.data.builtin import HELD_OUT_MODULES, builtin_documents
@@ -71,6 +76,8 @@ fifth of the steps the held-out loss moved by {flat:.3f}:
 """
 
 Row = dict[str, float]
+LossOf = Callable[[PreTrainedModel, Tensor], Tensor]
+"""(model, tokens [sequences, tokens]) -> what is minimised."""
 
 
 def main(
@@ -92,7 +99,8 @@ def main(
     print(f"{len(stream):,} tokens to train on, {windows.numel():,} held out", flush=True)
 
     model = new_model(tokenizer).to(device)
-    curve = train(model, stream, windows, steps, Path(f"{out}.training"), compiled)
+    loss_of = torch.compile(next_token_loss) if compiled else next_token_loss
+    curve = train(model, stream, windows, steps, Path(f"{out}.training"), loss_of)
     model.to(torch.bfloat16).float()  # the loss of what is written, not of what was trained
     loss = heldout_loss(model, windows)
     model.to(torch.bfloat16).save_pretrained(out)
@@ -159,12 +167,12 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def train(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     stream: Tensor,
     windows: Tensor,
     steps: int,
     state_folder: Path,
-    compiled: bool,
+    loss_of: LossOf,
 ) -> list[Row]:
     """AdamW on random crops of the stream; the loss curve, a row per evaluation."""
     matrices = [weight for weight in model.parameters() if weight.ndim > 1]
@@ -177,9 +185,6 @@ def train(
         fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate(step, steps))
-    loss_of: Callable[[LlamaForCausalLM, Tensor], Tensor] = next_token_loss
-    if compiled:
-        loss_of = torch.compile(next_token_loss)
     curve, done, before = restore(state_folder, model, optimiser, schedule)
     crops = stream.unfold(0, CONTEXT, 1)  # [crops, context], a view
     started, losses = time.monotonic() - before, []
@@ -215,7 +220,7 @@ def learning_rate(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP)))
 
 
-def next_token_loss(model: LlamaForCausalLM, tokens: Tensor) -> Tensor:
+def next_token_loss(model: PreTrainedModel, tokens: Tensor) -> Tensor:
     """Mean cross-entropy, in nats, of every token of [sequences, tokens] but the first."""
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=model.training):
         logits = model(input_ids=tokens, use_cache=False).logits  # [sequences, tokens, vocabulary]
@@ -225,7 +230,7 @@ def next_token_loss(model: LlamaForCausalLM, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def heldout_loss(model: LlamaForCausalLM, windows: Tensor) -> float:
+def heldout_loss(model: PreTrainedModel, windows: Tensor) -> float:
     """Mean float32 loss per token over windows that do not overlap."""
     model.eval()
     losses = [next_token_loss(model, batch).item() * len(batch) for batch in windows.split(8)]
@@ -234,7 +239,7 @@ def heldout_loss(model: LlamaForCausalLM, windows: Tensor) -> float:
 
 
 def keep(
-    folder: Path, model: LlamaForCausalLM, optimiser: Any, schedule: Any, curve: list[Row]
+    folder: Path, model: PreTrainedModel, optimiser: Any, schedule: Any, curve: list[Row]
 ) -> None:
     """Write all that a later run needs to go on from here, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -250,7 +255,7 @@ def keep(
 
 
 def restore(
-    folder: Path, model: LlamaForCausalLM, optimiser: Any, schedule: Any
+    folder: Path, model: PreTrainedModel, optimiser: Any, schedule: Any
 ) -> tuple[list[Row], int, float]:
     """Go on from `folder` if it has a state: the curve so far, its steps and its seconds."""
     if not (folder / "state.pt").exists():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from secateur.api import (
         accelerate_inference,
         check,
+        cliff,
         compare,
         evaluate,
         load,
@@ -40,6 +41,7 @@ __all__ = [
     "__version__",
     "accelerate_inference",
     "check",
+    "cliff",
     "compare",
     "evaluate",
     "load",

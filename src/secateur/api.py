@@ -39,6 +39,7 @@ from secateur.record.check import Proof, check_folder
 from secateur.recovery import Recovery, run_recovery
 from secateur.recovery.stage import run_stages
 from secateur.reporting import comparing_alone, write_comparison, write_report
+from secateur.reporting.cliff import cliff as cliff
 from secateur.reporting.page import ComparisonResult, Report, ReportFormat
 
 

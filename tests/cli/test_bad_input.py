@@ -882,6 +882,31 @@ CHECK: dict[str, Case] = {
     "a pickle": Case(lambda p: ["check", p.copy(rename(WEIGHTS, "a.bin"))], ["only pickled"]),
 }
 
+CLIFF: dict[str, Case] = {
+    "a cliff of a whole pattern": Case(
+        lambda p: ["cliff", p.dense, "--text", p.tokens, "--pattern", "blocks-1"],
+        ["--pattern blocks-1", "wanted the name of what is removed alone: blocks"],
+    ),
+    "a cliff by a method of weights": Case(
+        lambda p: ["cliff", p.dense, "--text", p.tokens, "--method", "wanda"],
+        ["--method wanda removes no structures", "shortgpt"],
+    ),
+    "a cliff of all blocks": Case(
+        lambda p: [
+            "cliff",
+            p.dense,
+            "--text",
+            p.tokens,
+            "--method",
+            "magnitude",
+            "--shares",
+            BLOCKS,
+        ],
+        [f"removes {BLOCKS} of {BLOCKS} blocks"],
+    ),
+    "a cliff without a text": Case(lambda p: ["cliff", p.dense], ["--text"]),
+}
+
 BENCH: dict[str, Case] = {
     "no such folder": Case(lambda p: ["bench", p.folder / "none"], ["no model folder"]),
     "a dense model": Case(
@@ -928,6 +953,7 @@ TABLE = {
         "output": OUTPUT,
         "evaluate": EVALUATE,
         "check": CHECK,
+        "cliff": CLIFF,
         "bench": BENCH,
     }.items()
     for name, case in cases.items()

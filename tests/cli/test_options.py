@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from secateur.cli.commands import app
 from secateur.cli.options import SET, Fields, Given, options_of
+from secateur.comparison.cliff_settings import CliffSettings
 from secateur.comparison.settings import ComparisonSettings
 from secateur.errors import RecipeError
 from secateur.evaluation import EvaluationSettings
@@ -29,6 +30,7 @@ COMMANDS: Mapping[str, tuple[type[BaseModel], ...]] = {
     "evaluate": (EvaluationSettings,),
     "compare": (ComparisonSettings, Recipe),
     "bench": (BenchSettings,),
+    "cliff": (CliffSettings,),
 }
 STAGES = "a list of records, each with settings of its own: it stands in a recipe file"
 NO_OPTION: Mapping[str, Mapping[str, str]] = {
@@ -42,6 +44,7 @@ NO_OPTION: Mapping[str, Mapping[str, str]] = {
         "stages": STAGES,
     },
     "bench": {},
+    "cliff": {},
 }
 """Command -> field that none of its options gives -> the reason."""
 OF_ANOTHER_NAME = {"parameters": SET, "regional": SET}

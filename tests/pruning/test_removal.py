@@ -19,6 +19,7 @@ import secateur
 import tiny
 from families import EVERY_FAMILY, configuration
 from secateur.blocks.gaps import Gaps
+from secateur.blocks.stream import Stream
 from secateur.checkpoint import find_blocks, open_model
 from secateur.checkpoint.fewer_blocks import config_without, names_without
 from secateur.errors import CheckpointError, ModelError, SecateurError
@@ -183,6 +184,22 @@ def test_effects_are_measured_on_few_tokens(
     some = tokens[-3:]
     expected = [loss(predictions(dense, some, {index}), some) for index in range(DEPTH)]
     assert run.removed[0].importance == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_search_asks_the_dense_model_once_about_every_window(
+    remove: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    logits = Stream.logits
+
+    def counted(self: Stream, model: PreTrainedModel, batch: Any, rows: slice) -> Tensor:
+        asked.append(rows.start)
+        return logits(self, model, batch, rows)
+
+    monkeypatch.setattr(Stream, "logits", counted)
+    remove("blocks-2", "greedy", batch_size=3)
+    searches = DEPTH, DEPTH - 1  # candidates in each
+    assert len(asked) == 1 + sum(8 * (1 + candidates) for candidates in searches)
 
 
 # --- the model that is left ---
@@ -463,7 +480,7 @@ def test_check_finds_what_is_not_so(
     record["stages"][0]["removed"] = None
     (out / "run.json").write_text(json.dumps(record))
     told = str(secateur.check(out).complaint)
-    assert "does not say which blocks were removed" in told
+    assert "does not say which structures were removed" in told
 
 
 def test_what_was_removed_is_trained_back(
@@ -504,7 +521,7 @@ def test_a_comparison_takes_patterns_of_both_kinds(
     assert table.count("| dense |") == 1  # one table of both
     page = (tmp_path / "table" / "report.html").read_text()
     assert page.count("What was removed") == page.count("Sparsity, matrix by matrix") == 1
-    assert f"<td>{DEPTH - 1} of {DEPTH}</td><td>20.00</td>" in page
+    assert f"<td>{DEPTH - 1} of {DEPTH} blocks</td><td>20.00</td>" in page
     with pytest.raises(SecateurError, match="method greedy goes with none of the patterns 2:4"):
         secateur.compare(dense, out=tmp_path / "no", methods="greedy", patterns="2:4", **options)
     with pytest.raises(SecateurError, match="mend is for patterns that remove structures"):

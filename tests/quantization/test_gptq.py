@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from secateur.methods.sparsegpt import DAMPING
 from secateur.quantization import gptq, parse_scheme, round_to_nearest
-from secateur.quantization.gptq import DAMPING
 from secateur.sparsity import audit, keep_mask, parse_pattern
 
 SCHEMES = ["w4a16:g32", "w4a16:g64:asym", "w4a16:row", "w4a16:row:asym", "w8a16", "fp8"]

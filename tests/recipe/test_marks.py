@@ -41,6 +41,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "method": {"method": "wanda++-ro"},
     "pattern": {"pattern": "60%"},
     "mend": {"mend": True, "pattern": "blocks-1", "method": "greedy"},
+    "width_multiple": {"width_multiple": 8, "pattern": "ffn-20%", "method": "wanda"},
     "patterns": {"patterns": {"mlp": "60%"}},
     "include": {"include": ["mlp"]},
     "exclude": {"exclude": ["mlp"]},

@@ -406,6 +406,20 @@ def blocks_removed(bench: Bench) -> dict[str, Any]:
     return {}
 
 
+def cliff(bench: Bench) -> dict[str, Any]:
+    """A curve is the CPU's, wherever hidden states wait."""
+    given = {"text": bench.tokens, "windows": 4, "calibration": bench.tokens, **FEW}
+    given |= {"method": "greedy", "shares": "1"}
+    there = secateur.cliff(bench.model, device="cpu", **given)
+    for place in ("device", "host"):
+        here = secateur.cliff(bench.model, device=bench.kind, activations=place, **given)
+        for found, expected in zip(here.points, there.points, strict=True):
+            assert found.gone == expected.gone
+            assert abs(found.perplexity / expected.perplexity - 1) < 1e-5
+            assert abs(found.divergence / expected.divergence - 1) < 1e-4
+    return {}
+
+
 def float64(bench: Bench) -> dict[str, Any]:
     """A checkpoint in float64 is computed in float32 where the device has no float64."""
     expected = "float64" if accelerator.has_float64(torch.device(bench.kind)) else "float32"
@@ -488,6 +502,7 @@ def rows_of(kind: str) -> dict[str, Row]:
     rows |= {f"{case} on host": method_on_host(case) for case in one_of_each()}
     rows["chosen by room"] = chosen_by_room
     rows["blocks removed"] = blocks_removed
+    rows["cliff"] = cliff
     if kind == "cuda":
         rows["host streamed"] = host_streamed
         rows |= {f"{case} in memory": method_in_memory(case) for case in CONTRACT}

@@ -29,11 +29,17 @@ See = Callable[[str, int, Tensor, list[int], Tensor], None]
 
 sizes  how many of the rows are of each sequence of the batch, in order
 """
+SeeOutput = Callable[[int, Tensor, Tensor], None]
+"""(expert, y, gates): an expert makes y [rows, width] of its tokens; gates [rows] will weigh it."""
 
 
 @contextmanager
 def run_one_by_one(
-    experts: nn.Module, sequences: int, see: See, see_all: See | None = None
+    experts: nn.Module,
+    sequences: int,
+    see: See,
+    see_all: See | None = None,
+    see_output: SeeOutput | None = None,
 ) -> Iterator[None]:
     """Let a module of fused experts run expert by expert, and be seen.
 
@@ -42,6 +48,7 @@ def run_one_by_one(
         sequences: in the batch that it runs on.
         see: told of every multiplication, also of those by experts that no token is sent to.
         see_all: told what each matrix would make of all tokens, whoever they are sent to.
+        see_output: told what each expert makes of its tokens, and how much that counts.
     """
 
     def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
@@ -53,11 +60,14 @@ def run_one_by_one(
         for expert in range(experts.num_experts):  # type: ignore[arg-type]
             if see_all is not None:
                 with torch.no_grad():
-                    _run(experts, expert, flat, [length] * sequences, see_all)
+                    run_expert(experts, expert, flat, [length] * sequences, see_all)
             tokens, slots = (chosen == expert).nonzero(as_tuple=True)  # tokens ascend
             sizes = torch.bincount(tokens // length, minlength=sequences).tolist()
-            output = _run(experts, expert, flat[tokens], sizes, see)
-            weighed = output * weights[tokens, slots, None]
+            output = run_expert(experts, expert, flat[tokens], sizes, see)
+            gates = weights[tokens, slots]  # [routed]
+            if see_output is not None:
+                see_output(expert, output, gates)
+            weighed = output * gates[:, None]
             total = total.index_add(0, tokens, weighed.to(total.dtype))
         return total.view_as(hidden_states)
 
@@ -65,7 +75,13 @@ def run_one_by_one(
         yield
 
 
-def _run(experts: Any, expert: int, x: Tensor, sizes: list[int], see: See) -> Tensor:
+def see_nothing(parameter: str, expert: int, x: Tensor, sizes: list[int], y: Tensor) -> None:
+    """The `See` of those who ask for outputs only."""
+
+
+def run_expert(
+    experts: Any, expert: int, x: Tensor, sizes: list[int], see: See = see_nothing
+) -> Tensor:
     """What one expert makes of x [rows, width]: [rows, width], not yet weighed."""
     name = first_projection(experts)
     projected = _project(experts, name, expert, x)

@@ -85,6 +85,42 @@ class Pruned:
     params: Params
 
 
+@dataclass(frozen=True)
+class Informed:
+    """What a method may read of the matrices of a block, and how it scores them.
+
+    Attributes:
+        scores: of a method that scores.
+        unknown: matrices that it knows nothing of.
+        notices: what the user should know, a line each.
+    """
+
+    scores: Scores
+    unknown: Sequence[Matrix]
+    notices: tuple[str, ...]
+
+
+def informed(
+    block: OpenBlock, observed: Observed | None, gradients: GradientFile | None, plan: Plan
+) -> Informed:
+    """What a method may read of the matrices of an open block: see `new_weights`."""
+    unknown, told = _unknown(block, observed, plan)
+    statistics = {
+        matrix.name: _statistics(block, matrix, observed, gradients, plan)
+        for matrix in block.matrices
+    }
+    for matrix in unknown:
+        values = uninformed(plan.method.needs, matrix.shape, matrix.read().device)
+        statistics[matrix.name] = replace(statistics[matrix.name], values=values)
+    flat = frozenset(m for m in block.matrices if statistics[m.name].without_gradient)
+    told += _lines(
+        [matrix for matrix in block.matrices if matrix in flat],
+        "no gradient comes back to {}: Wanda's score",
+    )
+    scores = Scores(block.prefix, block.patterns, statistics, flat, plan.method)
+    return Informed(scores, unknown, told)
+
+
 def new_weights(
     block: OpenBlock,
     observed: Observed | None,
@@ -105,20 +141,8 @@ def new_weights(
         NumericalError: a statistic, a score or a loss is not finite; names the matrix.
     """
     tick("prune", 0, 1)
-    unknown, told = _unknown(block, observed, plan)
-    statistics = {
-        matrix.name: _statistics(block, matrix, observed, gradients, plan)
-        for matrix in block.matrices
-    }
-    for matrix in unknown:
-        values = uninformed(plan.method.needs, matrix.shape, matrix.read().device)
-        statistics[matrix.name] = replace(statistics[matrix.name], values=values)
-    flat = frozenset(m for m in block.matrices if statistics[m.name].without_gradient)
-    told += _lines(
-        [matrix for matrix in block.matrices if matrix in flat],
-        "no gradient comes back to {}: Wanda's score",
-    )
-    scores = Scores(block.prefix, block.patterns, statistics, flat, plan.method)
+    known = informed(block, observed, gradients, plan)
+    scores, unknown, told = known.scores, known.unknown, known.notices
     task = None
     if observed is not None:
         still = frozenset(matrix.name for matrix in unknown if matrix.expert is not None)
@@ -129,11 +153,11 @@ def new_weights(
     if plan.method.solve is not None:
         assert observed is not None
         params = plan.params
-        informed = [
+        groups = [
             [matrix for matrix in group if matrix not in unknown]
             for group in observed.observer.groups
         ]
-        start, notices = _solve(block, informed, statistics, plan, tick)
+        start, notices = _solve(block, groups, scores.statistics, plan, tick)
         told += notices
         for matrix in unknown:
             weight = matrix.read().float()

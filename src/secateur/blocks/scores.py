@@ -37,8 +37,8 @@ class Scores:
     method: Method
 
     @torch.no_grad()
-    def keep(self, matrix: Matrix, weight: Tensor, params: Params) -> Tensor:
-        """The keep-mask of a matrix whose weights are now float32 [out, in], bool [out, in]."""
+    def of(self, matrix: Matrix, weight: Tensor, params: Params) -> Tensor:
+        """The importance of every weight of a matrix, float32 [out, in] like its weights now."""
         assert self.method.score is not None
         statistics = self.statistics[matrix.name]
         if matrix in self.flat:
@@ -46,6 +46,12 @@ class Scores:
         else:
             score = self.method.score(weight, statistics, params)
         check_finite(score, "the scores are", self.prefix + matrix.name)
+        return score
+
+    @torch.no_grad()
+    def keep(self, matrix: Matrix, weight: Tensor, params: Params) -> Tensor:
+        """The keep-mask of a matrix whose weights are now float32 [out, in], bool [out, in]."""
+        score = self.of(matrix, weight, params)
         return keep_mask(score, self.patterns[matrix], params.chosen_competition)
 
     def masked(self, params: Params) -> dict[str, Masked]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from secateur.blocks.gaps import Gaps
+from secateur.blocks.narrowed import Narrowed
 from secateur.blocks.new_weights import Observed, OpenBlock, new_weights
 from secateur.blocks.observe import Observation, observe
 from secateur.blocks.observer import Observer, ToGather
@@ -83,12 +84,12 @@ class Aim:
         dense: the same sequences as the dense model moves them, where the target is what its blocks
             make of them.
         error_factors: by block what weighs the errors of its output; see `error_factors.py`.
-        gaps: what lies between the blocks, where some were removed.
+        missing: what the dense model has beside them, where structures were removed.
     """
 
     dense: Stream | None = None
     error_factors: Sequence[Tensor] | None = None
-    gaps: Gaps | None = None
+    missing: Gaps | Narrowed | None = None
 
 
 @dataclass(frozen=True)
@@ -140,27 +141,29 @@ def sweep(inputs: SweepInputs, done: int = 0) -> Iterator[BlockResult]:
                 tuple(matrix for matrix, pattern in chosen.items() if pattern is None),
             )  # fmt: skip
             clock.lap("load")
-            # In a function of its own, so that nothing of this block outlives it but the result.
             yield _prune_block(block, inputs, clock)
 
 
 def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockResult:
-    """Everything that happens to one open block."""
+    """Everything that happens to one open block, of which nothing outlives it but the result."""
     source, plan, stream, tick = inputs.source, inputs.plan, inputs.stream, inputs.tick
     for matrix, pattern in block.patterns.items():
         pattern.check_fits(matrix.shape[1], block.prefix + matrix.name)
     for name, weight in block.module.named_parameters():
         check_finite(weight, "the weights are", block.prefix + name, ANOTHER_COPY)
-    if inputs.aim.gaps is not None:
-        inputs.aim.gaps.prove(block.module, block.index)
+    if inputs.aim.missing is not None:
+        inputs.aim.missing.prove(block.module, block.index)
+    changed: dict[str, Tensor] = {}
+    if plan.corrects and stream is not None and isinstance(inputs.aim.missing, Narrowed):
+        changed = inputs.aim.missing.correct(block, stream, source)
     if not block.patterns:
-        return _pass_by(block, inputs, clock)
+        return _pass_by(block, inputs, clock, changed)
     if plan.schedule == "matrix" and stream is not None:
         groups = groups_in_order(block.module, block.index, stream, block.matrices)
         if groups is not None:
             return _prune_as_it_runs(block, groups, inputs, stream, clock)
     observed = error = None
-    matrix_errors: dict[str, float] = {}
+    matrix_errors = dict[str, float]()
     if stream is not None:
         observed = _observe(block, inputs, stream)
         clock.lap("observe")
@@ -169,7 +172,7 @@ def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockRe
     if observed is not None:
         matrix_errors = _errors_by_matrix(block, observed.observer, pruned.weights)
     clock.lap("prune")
-    changed = write(block, pruned.weights, source)
+    changed |= write(block, pruned.weights, source)
     if observed is not None:
         error = propagate(block, observed, tick, block.index + 1 == len(source.blocks))
         clock.lap("propagate")
@@ -191,16 +194,14 @@ def _observe(block: OpenBlock, inputs: SweepInputs, stream: Stream) -> Observed:
     # The optimiser and the judge of parameters need all outputs if they aim at them, and not at
     # the dense model's stream, which is the same in the first block.
     aims = plan.method.refine is not Refine.NONE or len(plan.params.candidates) > 1
-    same_inputs = block.index == 0 and aim.gaps is None
+    same_inputs = block.index == 0 and aim.missing is None
     all_outputs = aims and (dense is None or same_inputs)
     observation = inputs.first if block.index == 0 else None
     if observation is None:
         to_gather = ToGather(
-            plan.method.needs,
-            route_all=plan.route_all,
-            expert_tokens=plan.expert_tokens,
+            plan.method.needs, route_all=plan.route_all, expert_tokens=plan.expert_tokens,
             all_outputs=all_outputs,
-        )
+        )  # fmt: skip
         observation = observe(
             block.module, block.index, stream, block.matrices, to_gather, inputs.tick
         )
@@ -208,8 +209,8 @@ def _observe(block: OpenBlock, inputs: SweepInputs, stream: Stream) -> Observed:
     if dense is not None:
         if same_inputs:
             dense.hidden = outputs
-        elif aim.gaps is not None:
-            aim.gaps.advance(dense, block.module, block.index, inputs.tick)
+        elif aim.missing is not None:
+            aim.missing.advance(dense, block.module, block.index, inputs.tick)
         else:
             dense.advance(block.module, block.index, inputs.tick)
     targets = outputs if dense is None else dense.hidden
@@ -268,23 +269,22 @@ def _errors_by_matrix(
     return {block.prefix + m.name: error for m, error in errors if error is not None}
 
 
-def _pass_by(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockResult:
+def _pass_by(
+    block: OpenBlock, inputs: SweepInputs, clock: Clock, changed: dict[str, Tensor]
+) -> BlockResult:
     """A block in which nothing is pruned: the streams move through it as it is."""
     for stream in (inputs.stream, inputs.aim.dense):
         if stream is not None:
             stream.advance(block.module, block.index, inputs.tick)
     if inputs.stream is not None:
         clock.lap("propagate")
-    return BlockResult(block.index, {}, _audits(block), None, {}, clock.seconds, ())
+    return BlockResult(block.index, changed, _audits(block), None, {}, clock.seconds, ())
 
 
 def _audits(block: OpenBlock) -> dict[str, MatrixAudit]:
     """What is counted in every matrix of a block, pruned or not."""
     patterns: dict[Matrix, Pattern | None] = {**block.patterns, **dict.fromkeys(block.dense)}
-    return {
-        block.prefix + matrix.name: audit(matrix.read(), pattern)
-        for matrix, pattern in patterns.items()
-    }
+    return {block.prefix + m.name: audit(m.read(), asked) for m, asked in patterns.items()}
 
 
 def _check_surroundings(source: BlockModel) -> None:

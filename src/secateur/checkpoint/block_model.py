@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.checkpoint.fingerprint import SourceFiles
+from secateur.checkpoint.narrower import Kept, Widths, told_of
 from secateur.checkpoint.structure import Blocks
 
 
@@ -68,6 +69,43 @@ class BlockModel(ABC):
 
         Raises:
             ModelError: its blocks cannot be numbered anew, or its configuration cannot say so.
+        """
+
+    @abstractmethod
+    def widths(self, unit: str) -> list[Widths]:
+        """The ways in which structures of the blocks may lie in their parameters.
+
+        Args:
+            unit: "ffn", "heads" or "experts".
+
+        Raises:
+            ModelError: such structures cannot be removed from the model.
+        """
+
+    def how_many(self, unit: str) -> int:
+        """How many structures of a kind the model has, or every block that has such.
+
+        Args:
+            unit: "blocks", "ffn", "heads" or "experts".
+
+        Raises:
+            ModelError: such structures cannot be removed from the model.
+        """
+        if unit == "blocks":
+            return len(self.blocks)
+        told = told_of(self.model.config.get_text_config(decoder=True), unit)
+        return self.widths(unit)[0].total if told is None else told
+
+    @abstractmethod
+    def narrowed(self, widths: Widths, kept: Kept) -> BlockModel:
+        """The same model with fewer structures in its blocks, read from the same files.
+
+        Args:
+            widths: how the structures lie.
+            kept: the numbers of those that stay, by block.
+
+        Raises:
+            ModelError: no such model can be made.
         """
 
     @property

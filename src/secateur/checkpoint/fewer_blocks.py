@@ -11,20 +11,16 @@ the same is proved, not believed: its settings here, and what it computes in `bl
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedConfig
+from torch import nn
+from transformers import PreTrainedConfig
 
-from secateur.checkpoint.read import Checkpoint
+from secateur.checkpoint.smaller import told_of_text, with_told
 from secateur.checkpoint.structure import Blocks
-from secateur.checkpoint.weight_files import CONFIG
 from secateur.errors import ModelError
 
 KEEP_BLOCKS = "a pattern that removes no blocks, such as 2:4"
@@ -37,74 +33,6 @@ _NOT_BY_BLOCK = re.compile(r"token|architectures|label|limit|section")
 """Keys of lists whose length is that of the blocks by chance only."""
 _PLAIN = (int, float, str, bool, type(None), torch.dtype)
 """Types of a module's settings that are compared."""
-
-
-class FewerBlocks(Checkpoint):
-    """The tensors of a checkpoint under the names that they have once blocks are gone.
-
-    Args:
-        whole: the checkpoint of the whole model.
-        config: the configuration without the blocks, as config.json is to hold it.
-        names: new name of every tensor that is left -> its name in the files.
-    """
-
-    def __init__(self, whole: Checkpoint, config: dict[str, Any], names: Mapping[str, str]) -> None:
-        self._whole, self._names = whole, names
-        self.folder, self.trust_remote_code = whole.folder, whole.trust_remote_code
-        self.config = config
-        self.files = {new: whole.files[old] for new, old in names.items()}
-        self.packed = {new: whole.packed[old] for new, old in names.items() if old in whole.packed}
-        self.quantised = {
-            new: whole.quantised[old] for new, old in names.items() if old in whole.quantised
-        }
-        self.weight_files, self.idle_weight_files = whole.weight_files, whole.idle_weight_files
-        self.source = whole.source
-
-    def make_config(self) -> PreTrainedConfig:
-        """The configuration without the blocks, as transformers will read it."""
-        whole = self._whole.make_config()
-        with TemporaryDirectory() as folder:
-            (Path(folder) / CONFIG).write_text(self.new_config, encoding="utf-8")
-            told, _ = type(whole).get_config_dict(folder)
-        made: PreTrainedConfig = type(whole).from_dict(told)
-        if _has_attention(whole) and not _has_attention(made):
-            raise ValueError("no block with attention would be left, which a cache counts by")
-        return made
-
-    @property
-    def new_config(self) -> str:
-        """config.json without the blocks."""
-        return json.dumps(self.config, indent=2) + "\n"
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, from the header alone."""
-        return self._whole.shape(self._names[name])
-
-    def dtype(self, name: str) -> torch.dtype:
-        """The dtype of a tensor, from the header alone."""
-        return self._whole.dtype(self._names[name])
-
-    def stored_bytes(self, name: str) -> int:
-        """Bytes of a tensor in its file."""
-        return self._whole.stored_bytes(self._names[name])
-
-    def load(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Read some tensors, see `Checkpoint.load`."""
-        asked = list(names)
-        read = self._whole.load(self._names[name] for name in asked)
-        return {name: read[self._names[name]] for name in asked}
-
-    def _parts(self, name: str) -> list[Tensor]:
-        return self._whole._parts(self._names[name])
-
-
-def _has_attention(config: PreTrainedConfig) -> bool:
-    """Whether transformers can tell from a cache how many tokens it has seen."""
-    try:
-        DynamicCache(config=config.get_text_config(decoder=True)).get_seq_length()
-    except ValueError:
-        return False
-    return True
 
 
 def names_without(
@@ -162,9 +90,7 @@ def config_without(
     text = config.get_text_config(decoder=True)
     total = text.num_hidden_layers
     kept = [index for index in range(total) if index not in removed]
-    parts = (key for key, value in asked.items() if isinstance(value, Mapping))
-    inside = next((key for key in parts if getattr(config, key, None) is text), None)
-    told = dict(asked if inside is None else asked[inside])
+    told = told_of_text(asked, config)
     depth = text.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     changed: dict[str, Any] = {depth: len(kept)}
     if "num_hidden_layers" in told:
@@ -174,8 +100,7 @@ def config_without(
             changed[key] = sum(index < value for index in kept)
         elif not _NOT_BY_BLOCK.search(key) and (left := _of_blocks(key, value, kept, total)):
             changed[key] = left[0]
-    told.update(changed)
-    return told if inside is None else {**asked, inside: told}
+    return with_told(asked, config, changed)
 
 
 def _of_blocks(key: str, value: Any, kept: Sequence[int], total: int) -> tuple[Any] | None:

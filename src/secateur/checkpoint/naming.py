@@ -93,6 +93,17 @@ class Naming:
             return [self._renamed[name]]
         return [stored for _, stored in self._converted[name].sources]
 
+    def stacks_of(self, name: str) -> list[list[str]]:
+        """The same by the part of the parameter that they make up together, in their order there:
+        the gates of all experts, then their up-projections.
+        """
+        if name in self._renamed:
+            return [[self._renamed[name]]]
+        stacks: dict[str, list[str]] = {}
+        for group, stored in self._converted[name].sources:
+            stacks.setdefault(group, []).append(stored)
+        return list(stacks.values())
+
     def join(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
         """A parameter, from the tensors that it is made of, by their names in the files."""
         if name in self._renamed:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
 from secateur.checkpoint.in_memory import PLAIN_DTYPES
+from secateur.checkpoint.narrower import Kept, Widths
 from secateur.checkpoint.skeleton import as_loaded
 from secateur.checkpoint.structure import find_blocks
 from secateur.errors import ModelError
@@ -79,8 +80,19 @@ class ResidentModel(BlockModel):
 
     def without_blocks(self, removed: Collection[int]) -> BlockModel:
         """No: the caller's model keeps its blocks, and shared weights have no numbers."""
-        raise ModelError(
-            "blocks are removed from a model that is read block by block, and this one is whole in"
+        raise self._whole("blocks")
+
+    def widths(self, unit: str) -> list[Widths]:
+        """No, as little as its blocks."""
+        raise self._whole(unit)
+
+    def narrowed(self, widths: Widths, kept: Kept) -> BlockModel:
+        """No, as little as its blocks."""
+        raise self._whole(widths.unit)
+
+    def _whole(self, unit: str) -> ModelError:
+        return ModelError(
+            f"{unit} are removed from a model that is read block by block, and this one is whole in"
             " memory",
             where=type(self.model).__name__,
             hint="save_pretrained into a folder, and that as the model",

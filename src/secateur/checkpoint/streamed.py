@@ -20,17 +20,19 @@ from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.configuration import notices_of, read_config
 from secateur.checkpoint.fewer_blocks import (
     KEEP_BLOCKS,
-    FewerBlocks,
     check_alike,
     config_without,
     names_without,
 )
+from secateur.checkpoint.find_widths import widths_of
 from secateur.checkpoint.fingerprint import SourceFiles
 from secateur.checkpoint.naming import Naming, NotStreamableError
+from secateur.checkpoint.narrower import KEEP_WIDTHS, Kept, Widths, smaller_tensors
 from secateur.checkpoint.no_model import missing_weights
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import unrounded
 from secateur.checkpoint.skeleton import dtypes_of, empty_model
+from secateur.checkpoint.smaller import SmallerCheckpoint
 from secateur.checkpoint.structure import find_blocks
 from secateur.errors import CheckpointError, ModelError, some
 from secateur.machine.memory import give_back
@@ -108,7 +110,7 @@ class StreamedModel(BlockModel):
         by_block = [self.block_tensors(index) for index in range(len(self.blocks))]
         kept = [index for index in range(len(self.blocks)) if index not in removed]
         config = config_without(whole.config, whole.make_config(), removed)
-        fewer = FewerBlocks(whole, config, names_without(whole.names, by_block, removed))
+        fewer = SmallerCheckpoint(whole, config, names_without(whole.names, by_block, removed))
         try:
             smaller = StreamedModel(fewer, self.device, self.dtype)
         except (CheckpointError, ModelError, NotStreamableError) as fault:
@@ -120,6 +122,29 @@ class StreamedModel(BlockModel):
             ) from fault
         check_alike(self.blocks, smaller.blocks, kept)
         return smaller
+
+    def widths(self, unit: str) -> list[Widths]:
+        """The ways in which structures of its blocks may lie: see `BlockModel`."""
+        return widths_of(self.checkpoint, self.model, unit)
+
+    def narrowed(self, widths: Widths, kept: Kept) -> StreamedModel:
+        """The same model with fewer structures in its blocks, read from the same files."""
+        whole = self.checkpoint
+        count = max(map(len, kept))
+        config = widths.config(whole.config, whole.make_config(), count)
+        places, slices = smaller_tensors(self.blocks, self.naming, widths, kept)
+        filled = {name: places.get(name, name) for name in whole.names}
+        names = {new: old for new, old in filled.items() if old is not None}
+        smaller = SmallerCheckpoint(whole, config, names, slices)
+        try:
+            return StreamedModel(smaller, self.device, self.dtype)
+        except (CheckpointError, ModelError, NotStreamableError) as fault:
+            raise ModelError(
+                f"no model can be made with {count} of {widths.total} {widths.unit}"
+                f" ({getattr(fault, 'what', fault)})",
+                where=type(self.model).__name__,
+                hint=KEEP_WIDTHS,
+            ) from fault
 
     @property
     def new_config(self) -> str | None:

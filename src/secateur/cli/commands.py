@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from secateur.cli import (  # each registers its command
     bench,
     check,
+    cliff,
     compare,
     demo,
     evaluate,
@@ -30,8 +31,8 @@ from secateur.machine.memory import use_large_pages
 from secateur.machine.waiting import doing
 
 __all__ = [
-    "app", "bench", "check", "compare", "demo", "evaluate", "methods", "pack", "prune", "recover",
-    "report", "run_command",
+    "app", "bench", "check", "cliff", "compare", "demo", "evaluate", "methods", "pack", "prune",
+    "recover", "report", "run_command",
 ]  # fmt: skip
 
 SPLIT = ("prune", "evaluate")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.markup import escape
 
 from secateur.cli.printing import protocol_line
 from secateur.cli.terminal import amount, say, warn
+from secateur.comparison.cliff import plan_cliff
 from secateur.pruning.prepare import Prepared, prepare
 from secateur.recipe import Recipe, RecoverStage
 from secateur.recovery.stage import check_training
@@ -63,9 +67,11 @@ def _pattern(prepared: Prepared) -> str:
     pattern, structures = prepared.recipe.chosen_pattern, prepared.plan.structures
     if structures is None:
         return f"{pattern} ({pattern.sparsity:.2%} zeros)"
-    total = prepared.estimate.blocks
-    mended = ", and the others mended" if prepared.recipe.mend else ""
-    return f"{pattern} ({structures.removed_of(total)} of {total} blocks go{mended})"
+    total = prepared.source.how_many(structures.unit)
+    gone = structures.removed_of(total, prepared.plan.multiple)
+    where = "" if structures.unit == "blocks" else " of every block"
+    mended = ", and the rest is mended" if prepared.recipe.mend else ""
+    return f"{pattern} ({gone} of {total} {structures.unit}{where} go{mended})"
 
 
 def _of_device(prepared: Prepared) -> list[list[str]]:
@@ -76,6 +82,35 @@ def _of_device(prepared: Prepared) -> list[list[str]]:
     where = "main memory" if placed.host else "its memory"
     takes = f"about {amount(placed.estimated, 'B')} of {amount(placed.free, 'B')} free"
     return [["memory of the device", f"{takes}, activations in {where}"]]
+
+
+def show_cliff(values: Mapping[str, Any]) -> None:
+    """Check everything and print what a curve would be measured of.
+
+    Raises:
+        SecateurError: something does not fit.
+    """
+    plan = plan_cliff(values)
+    prepared, settings = plan.prepared, plan.settings
+    source, calibration = prepared.source, prepared.calibration
+    for notice in prepared.notices:
+        warn(f"[yellow]notice[/] {escape(notice)}")
+    counts = ", ".join(map(str, plan.counts))
+    _say(
+        [
+            ["model", f"{type(source.model).__name__} in {prepared.folder}"],
+            ["method", f"{settings.method} {prepared.recipe.spelled_out()['parameters']}"],
+            ["removed", f"{counts} of {plan.total} {settings.pattern}"],
+            ["calibration", "none" if calibration is None else protocol_line(calibration.protocol)],
+            ["text", protocol_line(plan.heldout.protocol)],
+            ["computed on", f"{source.device} in {str(source.dtype).removeprefix('torch.')}"],
+            ["memory of a block", amount(prepared.estimate.block_bytes, "B")],
+            ["memory of activations", amount(prepared.estimate.activation_bytes, "B")],
+            *_of_device(prepared),
+            ["result", settings.out or "printed only: no --out was given"],
+        ]
+    )
+    say("nothing was done: this was a dry run")
 
 
 def training(recipe: Recipe, stage: RecoverStage) -> None:

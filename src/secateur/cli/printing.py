@@ -7,6 +7,7 @@ import json
 from rich.markup import escape
 
 from secateur.cli.terminal import amount, print_table, say, say_exactly, with_error
+from secateur.comparison.cliff import Cliff
 from secateur.comparison.pipeline import FinishedRun
 from secateur.data import ImageProtocol, Protocol
 from secateur.evaluation import Classification, Evaluation, TaskEvaluation
@@ -16,15 +17,16 @@ from secateur.methods import describe_fields, every_of_both
 from secateur.recipe import Regional
 from secateur.record import RecoveryRecord, RunRecord
 from secateur.reporting import ComparisonResult, Report, as_measured, side_by_side, table_of
+from secateur.reporting.cliff_figure import cliff_as_text, cliff_notes, cliff_table, cliff_title
 
 
 def run(record: RunRecord) -> None:
     """Print what a pruning run did."""
     error = record.mean_output_error
-    removed = "".join(f"removed {len(one.removed)} of {one.of} blocks, " for one in record.removed)
+    removed = "".join(f"removed {one.lost} of {one.of} {one.unit}, " for one in record.lost)
     done = f"pruned {amount(record.zeros)} of {amount(record.weights)} weights"
     share = record.sparsity
-    if record.pruning and record.pruning[-1].removed is not None:
+    if record.pruning and record.pruning[-1].removes:
         gone = record.dense_weights - record.weights
         done, share = (
             f"{amount(gone)} of {amount(record.dense_weights)} weights",
@@ -160,6 +162,25 @@ def _task_scores(scored: TaskEvaluation) -> None:
     print_table(["task", "questions", *models], rows)
     limit = "" if scored.limit is None else f", at most {scored.limit} questions each"
     say(f"lm-eval {scored.lm_eval}, {scored.dtype}{limit}, {scored.seconds:.1f} s")
+
+
+def cliff(measured: Cliff, *, as_json: bool) -> None:
+    """Print how damage grows: a table, the curve in letters, its knee, and by which protocol."""
+    if as_json:
+        say_exactly(measured.model_dump_json(indent=2))
+        return
+    say(f"{escape(cliff_title(measured))}\n")
+    print_table(*cliff_table(measured))
+    say("")
+    for line in cliff_as_text(measured):
+        say(escape(line))
+    say("")
+    knee, *notes = cliff_notes(measured)
+    say(f"[bold]{escape(knee)}[/]")
+    for note in notes:
+        say(f"[dim]{escape(note)}[/]")
+    if (file := measured.settings["out"]) is not None:
+        say(f"written to {escape(str(file))}")
 
 
 def benchmark(timed: BenchReport, *, as_json: bool) -> None:

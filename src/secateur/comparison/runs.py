@@ -41,7 +41,7 @@ from secateur.recipe.differences import deciding
 from secateur.recipe.faults_of_quantization import IDLE_METHOD, NOTHING_PRUNED
 from secateur.recipe.wording import name_of
 from secateur.record import RunRecord, read_record, write_record
-from secateur.sparsity import parse_pattern
+from secateur.sparsity import Structures, parse_pattern
 from secateur.statistics import Need
 
 RUNS = "runs"
@@ -141,8 +141,7 @@ def plan_runs(
     mend = bool(options.get("mend"))
     if mend and not any(spellings.values()):
         raise RecipeError(f"{name_of('mend')} is for patterns that remove structures")
-    suiting = {name: [one for one in spellings if _suits(name, one, structures=spellings[one])]
-               for name in method_names}  # fmt: skip
+    suiting = {name: [one for one in spellings if _suits(name, one)] for name in method_names}
     if idle := [name for name, some in suiting.items() if not some]:
         raise RecipeError(
             f"method {idle[0]} goes with none of the patterns {', '.join(spellings)}",
@@ -176,12 +175,12 @@ def _rounds_by_data(options: Mapping[str, Any]) -> bool:
     return rounds and options.get("calibration") is not None
 
 
-def _suits(method: str, pattern: str, *, structures: bool) -> bool:
-    """Whether a method works on patterns that remove structures, or on those of weights."""
-    known = methods.get(method)
+def _suits(method: str, pattern: str) -> bool:
+    """Whether a method works on a pattern: of weights, or of some kind of structures."""
+    known, asked = methods.get(method), parse_pattern(pattern)
     if pattern == NOTHING_PRUNED:
         return method == IDLE_METHOD
-    return known.removes if structures else known.removal is None
+    return asked.unit in known.units if isinstance(asked, Structures) else known.removal is None
 
 
 def run_comparison(

@@ -85,11 +85,12 @@ class ComparisonSettings(Settings):
         """The methods, the default filled in."""
         if self.methods is not None:
             return self.methods
-        asked = [is_of_structures(pattern) for pattern in self.patterns]
-        some = (
-            () if all(asked) else methods.every(),
-            methods.every_remover() if any(asked) else (),
-        )
+        some: list[tuple[methods.Method, ...]] = []
+        for pattern in map(parse_pattern, self.patterns):
+            if isinstance(pattern, Structures):
+                some.append(methods.every_remover(pattern.unit))
+            else:
+                some.append(methods.every())
         return tuple(dict.fromkeys(method.name for of_kind in some for method in of_kind))
 
     @property
@@ -152,6 +153,7 @@ def options_for(
         }
     if not structures:
         concerning.pop("mend", None)
+        concerning.pop("width_multiple", None)
     if not concerning.get("mend") and chosen.refine is not methods.Refine.REGIONAL:
         for name in OPTIMISER_KEYS:
             concerning.pop(name, None)

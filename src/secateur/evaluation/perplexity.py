@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 from transformers import PreTrainedModel
 
-from secateur.blocks.stream import Batch, Stream, Tick, silent
+from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import BlockModel
 from secateur.data import Protocol, TokenBatch
 from secateur.errors import NumericalError
@@ -128,6 +128,21 @@ class PassedWindows:
     stream: Stream
 
 
+@dataclass(frozen=True)
+class WindowLosses:
+    """What models make of windows, on average over the predicted tokens of each, in nats.
+
+    Attributes:
+        losses: negative log-likelihood, float64 [models, windows].
+        divergences: from the dense model, float64 [models, windows]; zero without one.
+        dense: negative log-likelihood of the dense model, float64 [windows]; zero without one.
+    """
+
+    losses: Tensor
+    divergences: Tensor
+    dense: Tensor
+
+
 def measure_windows(
     passed: PassedWindows, text: TokenBatch, dense: PassedWindows | None, began: float
 ) -> Evaluation:
@@ -142,103 +157,126 @@ def measure_windows(
     Raises:
         NumericalError: a window's likelihood is not finite.
     """
-    losses, dense_losses, divergences = _by_window(passed, dense)
+    measured = by_window(passed.source, [passed.stream], dense)
+    (losses,), (divergences,) = measured.losses, measured.divergences
     mean = float(losses.mean())
-    spread = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
     return Evaluation(
         perplexity=math.exp(mean),
-        standard_error=math.exp(mean) * spread,
+        standard_error=math.exp(mean) * standard_error(losses),
         negative_log_likelihood=mean,
         predicted_tokens=text.input_ids.shape[0] * (text.input_ids.shape[1] - 1),
         divergence=None if dense is None else float(divergences.mean()),
-        dense_perplexity=None if dense is None else math.exp(float(dense_losses.mean())),
+        dense_perplexity=None if dense is None else math.exp(float(measured.dense.mean())),
         protocol=text.protocol,
         dtype=str(passed.source.dtype).removeprefix("torch."),
         seconds=time.perf_counter() - began,
     )
 
 
-def effect_of(source: BlockModel, passed: Stream, dense: Stream) -> Effect:
-    """What a change of the model does to what it predicts, on average over tokens.
+def standard_error(values: Tensor) -> float:
+    """Of the mean of values by window, [windows]; 0 for one window, whose spread nobody knows."""
+    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def effects_of(source: BlockModel, passed: Sequence[Stream], dense: Stream) -> list[Effect]:
+    """What each of some changes of a model does to what it predicts, on average over tokens.
 
     Args:
         source: the model; only its surroundings are opened.
-        passed: the windows after the last block.
+        passed: the windows after the last block, a stream for every change.
         dense: the same after the last block of the dense model.
+
+    Raises:
+        NumericalError: a window's likelihood is not finite.
     """
-    losses, _, divergences = _by_window(PassedWindows(source, passed), PassedWindows(source, dense))
-    return Effect(float(losses.mean()), float(divergences.mean()))
+    measured = by_window(source, passed, PassedWindows(source, dense))
+    means = measured.losses.mean(1).tolist(), measured.divergences.mean(1).tolist()
+    return [Effect(loss, divergence) for loss, divergence in zip(*means, strict=True)]
 
 
 @torch.no_grad()
-def _by_window(passed: PassedWindows, dense: PassedWindows | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean loss of every window, that of the dense model, and the mean divergence from it.
+def by_window(
+    source: BlockModel, streams: Sequence[Stream], dense: PassedWindows | None
+) -> WindowLosses:
+    """What models with one head make of every window, and how far they are from the dense model.
 
-    Each float64 [windows]; the last two are zero without a dense model. Every process measures its
-    own windows and knows all.
+    What the dense model says of a window is made once for all of them: in memory are the
+    predictions of two models for one window. Every process measures its own windows and knows all.
+
+    Args:
+        source: has the head; only its surroundings are opened.
+        streams: the windows after the last block of each model.
+        dense: the same after the last block of the dense model.
+
+    Raises:
+        NumericalError: a window's likelihood is not finite.
     """
-    stream = passed.stream
-    rows = torch.zeros(stream.sequences, 3, dtype=torch.float64)
-    numbers = iter(stream.numbers.tolist())
-    figures: dict[int, Tensor] = {}
+    windows, models = streams[0], len(streams)
+    rows = torch.zeros(windows.sequences, 1 + 2 * models, dtype=torch.float64)
+    places = [
+        (n, row) for n, batch in enumerate(windows.batches) for row in range(len(batch.inputs))
+    ]
+    figures: list[Tensor] = []
     with ExitStack() as opened:
-        model = opened.enter_context(passed.source.open_surroundings())
+        model = opened.enter_context(source.open_surroundings())
         dense_model = model
-        if dense is not None and dense.source is not passed.source:
+        if dense is not None and dense.source is not source:
             dense_model = opened.enter_context(dense.source.open_surroundings())
-        for number, batch in enumerate(each("likelihood of the windows", stream.batches)):
-            for row in range(len(batch.inputs)):
-                window = next(numbers)
-                following = batch.inputs[row, 1:]  # [tokens - 1]
-                logits = [_logits(stream, model, batch, row)]
-                if dense is not None:
-                    same = dense.stream.batches[number]
-                    logits.append(_logits(dense.stream, dense_model, same, row))
-                figures[window] = _figures(logits, following)
-    for window, values in zip(figures, _on_cpu(figures.values()), strict=True):
+        for place in each("likelihood of the windows", places):
+            following = windows.batches[place[0]].inputs[place[1], 1:]  # [tokens - 1]
+            known = None
+            if dense is not None:
+                known = list(_log_probabilities(_logits(dense.stream, dense_model, place)))
+            scored = [] if known is None else [_figures(known, None, following)]
+            for stream in streams:
+                parts = _log_probabilities(_logits(stream, model, place))
+                scored.append(_figures(parts, known, following))
+            figures.append(torch.cat(scored))
+    measured = slice(1, None, 2) if dense is None else slice(None)  # without one, only losses
+    for window, values in zip(windows.numbers.tolist(), _on_cpu(figures), strict=True):
         if not bool((values < MOST_NATS).all()):  # nor if it is NaN
             raise NumericalError(
                 "the likelihood is not finite, or next to nothing",
                 where=f"window {window} of the text",
             )
-        rows[window, : len(values)] = values
+        rows[window, measured] = values.double()
     processes.add_up([rows])
-    losses, dense_losses, divergences = rows.unbind(1)
-    return losses, dense_losses, divergences
+    return WindowLosses(losses=rows[:, 1::2].T, divergences=rows[:, 2::2].T, dense=rows[:, 0])
 
 
-def _logits(stream: Stream, model: PreTrainedModel, batch: Batch, row: int) -> Tensor:
-    """[tokens - 1, vocabulary] of a window: what is predicted of every token but its first."""
-    return stream.logits(model, batch, slice(row, row + 1))[0, :-1]
+def _logits(stream: Stream, model: PreTrainedModel, place: tuple[int, int]) -> Tensor:
+    """[tokens - 1, vocabulary]: what is predicted of all tokens of a batch's row but the first."""
+    number, row = place
+    return stream.logits(model, stream.batches[number], slice(row, row + 1))[0, :-1]
 
 
-def _on_cpu(figures: Iterable[Tensor]) -> Iterable[Tensor]:
+def _on_cpu(figures: Sequence[Tensor]) -> Iterable[Tensor]:
     """The same, copied together: each copy by itself would wait for the accelerator."""
-    values = list(figures)
-    return torch.stack(values).cpu() if values else ()
+    return torch.stack(list(figures)).cpu() if figures else ()
 
 
-def _figures(logits: Sequence[Tensor], following: Tensor) -> Tensor:
-    """Means over the tokens of a window.
+def _log_probabilities(logits: Tensor) -> Iterator[Tensor]:
+    """Of logits [tokens, vocabulary]: float32 [some tokens, vocabulary], one after the other."""
+    most = _IN_CACHE if logits.device.type == "cpu" else _AT_ONCE
+    for some in torch.split(logits, max(1, most // logits.shape[-1])):
+        yield F.log_softmax(some.float(), dim=-1)
+
+
+def _figures(parts: Iterable[Tensor], dense: Sequence[Tensor] | None, following: Tensor) -> Tensor:
+    """Means over the tokens of a window: float64, the loss and, beside a dense model, divergence.
 
     Args:
-        logits: of the model, and of the dense model if there is one, [tokens - 1, vocabulary].
-        following: the tokens that are predicted, [tokens - 1].
-
-    Returns:
-        the loss of the model and of the dense model, and the divergence between them: float64
-        [1] or [3].
+        parts: log-probabilities of the model, [some tokens, vocabulary] each.
+        dense: those of the dense model.
+        following: the tokens that are predicted, [tokens].
     """
-    most = _IN_CACHE if following.device.type == "cpu" else _AT_ONCE
-    together = max(1, most // logits[0].shape[-1])
-    parts: list[list[Tensor]] = []
-    split = [torch.split(values, together) for values in (following, *logits)]
-    for some, *here in zip(*split, strict=True):
-        scores = [F.log_softmax(of_one.float(), dim=-1) for of_one in here]
-        figures = [F.nll_loss(one, some, reduction="none") for one in scores]
-        if len(scores) > 1:
-            apart = F.kl_div(scores[0], scores[1], reduction="none", log_target=True)
-            figures.append(apart.sum(dim=-1))
-        parts.append(figures)
-    means = [as_float64(torch.cat(figure)).mean() for figure in zip(*parts, strict=True)]
-    return torch.stack(means)
+    losses, divergences, at = [], [], 0
+    for number, scores in enumerate(parts):
+        some = following[at : at + len(scores)]
+        at += len(scores)
+        losses.append(F.nll_loss(scores, some, reduction="none"))
+        if dense is not None:
+            apart = F.kl_div(scores, dense[number], reduction="none", log_target=True)
+            divergences.append(apart.sum(dim=-1))
+    per_token = [losses] if dense is None else [losses, divergences]
+    return torch.stack([as_float64(torch.cat(figure)).mean() for figure in per_token])

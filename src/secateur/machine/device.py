@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -51,6 +51,13 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
         return torch.float32 if device.type == "cpu" else None
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies matrices in bfloat16 by itself, and so faster."""
+    ask = getattr(torch.cpu, "get_capabilities", None)  # not in every torch
+    capabilities: Mapping[str, object] = {} if ask is None else ask()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 @contextmanager

@@ -45,6 +45,8 @@ MOST_REPEATS = 10**9
 """Steps, rounds, repeats, or questions asked: more would take years."""
 MOST_BLOCKS = 10**6
 """A block's number: models have some hundreds."""
+MOST_WIDTH = 2**22
+"""Channels of a layer: the widest have some 10**5."""
 
 MOST_TENSORS = 1_000_000
 """Tensors, or keys, of one GGUF file: the largest models have some 2,000."""

@@ -5,8 +5,8 @@ A method is one of three kinds:
     score   (weight, statistics, params) -> importance of every weight; the mask follows from it
     solve   (weights, statistics, pattern, params) -> keep-masks and corrected weights, of all
             matrices that read the same input, and so share their Hessian
-    remove  (hidden states before and after it, or what is predicted without it) -> importance of a
-            structure, such as a block; the least important are removed from the model (`Removal`)
+    remove  (what the data say of a structure, such as a block or an expert) -> its importance; the
+            least important are removed from the model (`removal.py`)
 
 and may ask for a refinement of the kept weights once the mask is there (`Refine`). Registering is
 the decorator's doing; importing the file is all it takes.
@@ -22,8 +22,23 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from secateur.errors import RecipeError, closest
-from secateur.methods.parameters import Params, RemovalParams, WeightParams, describe_fields
-from secateur.sparsity import Pattern
+from secateur.methods.parameters import (
+    AbsenceParams,
+    Params,
+    RemovalParams,
+    WeightParams,
+    describe_fields,
+)
+from secateur.methods.removal import (
+    AbsenceFunction,
+    EffectFunction,
+    HessianFunction,
+    InputsFunction,
+    Removal,
+    RoutingFunction,
+    StatesFunction,
+)
+from secateur.sparsity import UNITS, Pattern
 from secateur.statistics import Need, Statistics
 
 PAPER_SEQUENCES, PAPER_LENGTH = 128, 2048
@@ -36,32 +51,6 @@ class Refine(StrEnum):
     NONE = "none"
     REGIONAL = "regional"
     """Gradient steps on the block's output error, in rounds (Wanda++ RO)."""
-
-
-@dataclass(frozen=True)
-class States:
-    """What blocks do to the hidden states, some tokens at a time.
-
-    Attributes:
-        before: the hidden states before the first of the blocks, [tokens, width].
-        after: the same after the last of them.
-    """
-
-    before: Tensor
-    after: Tensor
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What a change does to what the model predicts, on average over tokens.
-
-    Attributes:
-        loss: negative log-likelihood of a token, in nats.
-        divergence: KL divergence of the predictions from the dense model's, in nats.
-    """
-
-    loss: float
-    divergence: float
 
 
 @dataclass(frozen=True)
@@ -81,24 +70,6 @@ class Solution:
 
 ScoreFunction = Callable[[Tensor, Statistics, Any], Tensor]
 SolveFunction = Callable[[Sequence[Tensor], Statistics, Pattern, Any], Solution]
-StatesFunction = Callable[[States], Tensor]
-EffectFunction = Callable[[Effect], float]
-
-
-@dataclass(frozen=True)
-class Removal:
-    """How a method scores a structure that may be removed; exactly one of the two functions.
-
-    Attributes:
-        of_states: its importance to every token [tokens], of what blocks do to hidden states; the
-            mean over the tokens counts.
-        of_effect: its importance, of what the model predicts without it.
-        again: whether the others are scored anew after each structure that goes.
-    """
-
-    of_states: StatesFunction | None = None
-    of_effect: EffectFunction | None = None
-    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,9 +102,24 @@ class Method:
         return bool(self.needs or self.removal) or self.refine is not Refine.NONE
 
     @property
-    def removes(self) -> bool:
-        """Whether it can tell which structures go: by a score of theirs, or the sum of weights'."""
-        return self.removal is not None or (self.score is not None and not self.needs_calibration)
+    def corrects(self) -> bool:
+        """Whether what is left of structures makes up for those that it removes."""
+        return self.removal is not None and self.removal.of_hessian is not None
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The structures of which it can tell which go: by a score of theirs, or of weights.
+
+        Of a method that scores weights the sum over those of a structure counts; blocks are not
+        compared by what the data say of their matrices, which is of another size in each.
+        """
+        if self.removal is not None:
+            return self.removal.units
+        if self.score is None or self.refine is not Refine.NONE:
+            return ()
+        if Need.FULL_GRADIENT in self.needs:
+            return ()
+        return ("ffn", "heads") if self.needs_calibration else ("blocks", "ffn", "heads")
 
     def describe(self) -> dict[str, Any]:
         """The method as plain values, for listings."""
@@ -141,7 +127,7 @@ class Method:
             "name": self.name,
             "summary": self.summary,
             "needs": sorted(self.needs) + ["calibration"] * self.needs_calibration,
-            "removes": ["blocks"] * self.removes,
+            "removes": list(self.units),
             "refine": self.refine.value,
             "parameters": describe_fields(self.params),
             "paper": self.paper,
@@ -152,6 +138,10 @@ _Score = TypeVar("_Score", bound=ScoreFunction)
 _Solve = TypeVar("_Solve", bound=SolveFunction)
 _States = TypeVar("_States", bound=StatesFunction)
 _Effect = TypeVar("_Effect", bound=EffectFunction)
+_Inputs = TypeVar("_Inputs", bound=InputsFunction)
+_Hessian = TypeVar("_Hessian", bound=HessianFunction)
+_Routing = TypeVar("_Routing", bound=RoutingFunction)
+_Absence = TypeVar("_Absence", bound=AbsenceFunction)
 
 _registry: dict[str, Method] = {}
 
@@ -212,6 +202,50 @@ def remove_by_effect(name: str, *, paper: str, again: bool = False) -> Callable[
     return register
 
 
+def remove_by_inputs(name: str, *, paper: str) -> Callable[[_Inputs], _Inputs]:
+    """Register a function of what matrices read that scores it; it is returned unchanged."""
+
+    def register(function: _Inputs) -> _Inputs:
+        needs = frozenset({Need.INPUT_NORM})
+        _add_removal(name, paper, function, Removal(of_inputs=function), needs)
+        return function
+
+    return register
+
+
+def remove_by_hessian(name: str, *, paper: str) -> Callable[[_Hessian], _Hessian]:
+    """Register a function of a matrix and its Hessian that chooses what goes of its inputs; it is
+    returned unchanged.
+    """
+
+    def register(function: _Hessian) -> _Hessian:
+        needs = frozenset({Need.HESSIAN})
+        _add_removal(name, paper, function, Removal(of_hessian=function), needs)
+        return function
+
+    return register
+
+
+def remove_by_routing(name: str, *, paper: str) -> Callable[[_Routing], _Routing]:
+    """Register a function of `Routing` that scores experts; it is returned unchanged."""
+
+    def register(function: _Routing) -> _Routing:
+        _add_removal(name, paper, function, Removal(of_routing=function))
+        return function
+
+    return register
+
+
+def remove_by_absence(name: str, *, paper: str) -> Callable[[_Absence], _Absence]:
+    """Register a function of `Absence` that scores experts; it is returned unchanged."""
+
+    def register(function: _Absence) -> _Absence:
+        _add_removal(name, paper, function, Removal(of_absence=function, again=True))
+        return function
+
+    return register
+
+
 def get(name: str) -> Method:
     """The method called `name`.
 
@@ -228,9 +262,10 @@ def every() -> tuple[Method, ...]:
     return tuple(method for method in _by_date() if method.removal is None)
 
 
-def every_remover() -> tuple[Method, ...]:
-    """All methods that choose structures to remove, oldest paper first."""
-    return tuple(method for method in _by_date() if method.removes)
+def every_remover(unit: str | None = None) -> tuple[Method, ...]:
+    """All methods that choose structures to remove, or those of one kind, oldest paper first."""
+    units = {unit} if unit is not None else set(UNITS)
+    return tuple(method for method in _by_date() if units & {*method.units})
 
 
 def every_of_both() -> tuple[Method, ...]:
@@ -242,9 +277,17 @@ def _by_date() -> list[Method]:
     return sorted(_registry.values(), key=lambda method: method.paper)
 
 
-def _add_removal(name: str, paper: str, function: Callable[..., Any], removal: Removal) -> None:
-    summary, needs = _summary(function), frozenset[Need]()
-    _add(Method(name, summary, paper, needs, RemovalParams, Refine.NONE, removal=removal))
+def _add_removal(
+    name: str,
+    paper: str,
+    function: Callable[..., Any],
+    removal: Removal,
+    needs: frozenset[Need] = frozenset(),
+) -> None:
+    params: type[Params] = RemovalParams if "blocks" in removal.units else Params
+    if removal.of_absence is not None:
+        params = AbsenceParams
+    _add(Method(name, _summary(function), paper, needs, params, Refine.NONE, removal=removal))
 
 
 def _add(method: Method) -> None:

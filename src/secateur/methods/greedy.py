@@ -15,7 +15,8 @@ Source: this project, docs/decisions/0030; the search is that of Kim et al., arX
 
 from __future__ import annotations
 
-from secateur.methods.base import Effect, remove_by_effect
+from secateur.methods.base import remove_by_effect
+from secateur.methods.removal import Effect
 
 
 @remove_by_effect("greedy", paper="https://arxiv.org/abs/2402.02834", again=True)

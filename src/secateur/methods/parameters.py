@@ -2,7 +2,8 @@
 
 Params           what every method has
 WeightParams     of a method that chooses among weights
-RemovalParams    of a method that removes structures
+RemovalParams    of a method that removes blocks
+AbsenceParams    of a method that asks what a block gives without an expert
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from secateur.sparsity import Competition, Pattern
 from secateur.statistics import Order
@@ -68,6 +69,14 @@ class RemovalParams(Params):
 
     contiguous: bool = False
     """Remove structures that follow each other, scored together, in place of any."""
+
+
+class AbsenceParams(Params):
+    """Parameters of a method that asks what a block gives without an expert."""
+
+    tokens: int = Field(default=4096, ge=1)
+    """Calibration tokens to ask with at most, but one sequence at least: each has the outputs of
+    all experts held for it, a block at a time."""
 
 
 def describe_fields(settings: type[BaseModel]) -> dict[str, tuple[str, str]]:

@@ -10,7 +10,8 @@ Source: Kim et al., arXiv 2402.02834.
 
 from __future__ import annotations
 
-from secateur.methods.base import Effect, remove_by_effect
+from secateur.methods.base import remove_by_effect
+from secateur.methods.removal import Effect
 
 
 @remove_by_effect("shortened-llama", paper="https://arxiv.org/abs/2402.02834")

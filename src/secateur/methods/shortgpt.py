@@ -17,7 +17,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 
-from secateur.methods.base import States, remove_by_states
+from secateur.methods.base import remove_by_states
+from secateur.methods.removal import States
 
 
 @remove_by_states("shortgpt", paper="https://arxiv.org/abs/2403.03853")

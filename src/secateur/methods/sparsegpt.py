@@ -50,6 +50,8 @@ from secateur.sparsity import (
 )
 from secateur.statistics import Need, Statistics, all_finite
 
+DAMPING = 0.01
+"""Share of the mean diagonal of a Hessian that is added to it."""
 _HOPELESS = 1e6
 _LEAF = 16
 """Columns that are solved one by one; wider stretches are halved."""
@@ -60,7 +62,7 @@ class SparseGPTParams(WeightParams):
 
     competition: Competition = Competition.LAYER
     """Weights compete across the matrix within a block of columns, or within their row."""
-    damping: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    damping: float = Field(default=DAMPING, gt=0, allow_inf_nan=False)
     """Share of the Hessian's mean diagonal that is added to its diagonal."""
     block_size: int = Field(default=128, ge=1)
     """Columns whose unstructured mask is chosen at once."""

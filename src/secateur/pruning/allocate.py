@@ -32,10 +32,9 @@ from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.durable import write_text
 from secateur.data import TokenBatch
-from secateur.evaluation.perplexity import effect_of
+from secateur.evaluation.perplexity import effects_of
 from secateur.machine import processes
 from secateur.machine.accelerator import as_float64
-from secateur.machine.waiting import each
 from secateur.methods.wanda import WandaParams, wanda
 from secateur.progress import Progress
 from secateur.pruning.inputs import to_search_with
@@ -157,8 +156,9 @@ def damages(
                         pruned[number, column].advance(module, index)
         stream.hidden = dense.outputs
     damage = torch.zeros(len(parts), len(ratios), dtype=torch.float64)
-    for (number, column), other in each("divergence by part", pruned.items()):
-        damage[number, column] = effect_of(source, other, stream).divergence
+    effects = effects_of(source, list(pruned.values()), stream)
+    for (number, column), effect in zip(pruned, effects, strict=True):
+        damage[number, column] = effect.divergence
     return damage
 
 

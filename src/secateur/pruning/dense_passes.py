@@ -2,7 +2,7 @@
 
 ratios             of every part of every block, where the recipe asks for an allocation
 held-out windows   go through the dense model, for the divergence from it, and then follow the run
-removal            of structures: which go, and the smaller model that the run goes on with
+structures         that are to be removed: which go, and the smaller model that the run goes on with
 gradients          of the full model, for a method that needs them
 aim                of the regional optimiser
 first block        its statistics, whose inputs no pruning changes, if other runs share them
@@ -21,6 +21,8 @@ from torch import Tensor
 from secateur.blocks.batching import batch_size, tokens_in_each
 from secateur.blocks.error_factors import error_factors
 from secateur.blocks.full_gradients import UpAndDown, full_gradients
+from secateur.blocks.gaps import Gaps
+from secateur.blocks.narrowed import Narrowed
 from secateur.blocks.observe import Observation, observe
 from secateur.blocks.observer import ToGather
 from secateur.blocks.stream import Stream
@@ -41,6 +43,7 @@ from secateur.pruning.prepare import Prepared
 from secateur.pruning.removal import choose_blocks, without_removed
 from secateur.pruning.reuse import DenseKey, FirstBlockKey, GradientsKey, SharedWork, Stopwatch
 from secateur.pruning.saved_gradients import matrix_shapes
+from secateur.pruning.widths import choose_widths, without_width
 
 
 @dataclass(frozen=True)
@@ -124,9 +127,8 @@ def make_ready(prepared: Prepared, surroundings: Surroundings, done: int) -> Rea
         gradients = _gradients(prepared, surroundings, stream)
         aim = _aim(prepared, surroundings, stream)
         first = None if done else _first_block(prepared, surroundings, stream)
-    inputs = SweepInputs(
-        prepared.source, prepared.plan, stream, gradients, aim, first, surroundings.progress.tick
-    )
+    source, plan, tick = prepared.source, prepared.plan, surroundings.progress.tick
+    inputs = SweepInputs(source, plan, stream, gradients, aim, first, tick)
     return ReadyRun(prepared, surroundings, inputs, following, done)
 
 
@@ -134,19 +136,27 @@ def _without_structures(
     prepared: Prepared, surroundings: Surroundings
 ) -> tuple[Prepared, SweepInputs]:
     """The run on what is left of its model, and what its blocks are mended with, if they are."""
-    progress, aim, stream = surroundings.progress, Aim(), None
-    removed = choose_blocks(prepared, progress, surroundings.for_the_next_process)
-    if prepared.recipe.mend and (dense := _calibration_stream(prepared, prepared.source)):
+    structures, folder = prepared.plan.structures, surroundings.for_the_next_process
+    progress, aim, whole, stream = surroundings.progress, Aim(), prepared.source, None
+    assert structures is not None
+    missing: Gaps | Narrowed
+    if structures.unit == "blocks":
+        removed = choose_blocks(prepared, progress, folder)
+        smaller, missing = without_removed(prepared, removed)
+        ends: Sequence[int] = removed.ends
+    else:
+        lost = choose_widths(prepared, _calibration_stream(prepared, whole), progress, folder)
+        smaller, missing = without_width(prepared, lost)
+        ends = range(len(whole.blocks))
+    if prepared.recipe.mend and (dense := _calibration_stream(prepared, whole)):
         aim = _aim(prepared, surroundings, dense)
-    prepared, gaps = without_removed(prepared, removed)
-    if prepared.recipe.mend:
-        stream = _calibration_stream(prepared, prepared.source)
+    if prepared.recipe.mend or prepared.plan.corrects:
+        stream = _calibration_stream(prepared, smaller.source)
     if aim.error_factors is not None:
-        aim = replace(aim, error_factors=[aim.error_factors[end] for end in removed.ends])
-    inputs = SweepInputs(
-        prepared.source, prepared.plan, stream, aim=replace(aim, gaps=gaps), tick=progress.tick
-    )
-    return prepared, inputs
+        aim = replace(aim, error_factors=[aim.error_factors[end] for end in ends])
+    aim = replace(aim, missing=missing)
+    inputs = SweepInputs(smaller.source, smaller.plan, stream, aim=aim, tick=progress.tick)
+    return smaller, inputs
 
 
 @doing("embedding the calibration sequences")

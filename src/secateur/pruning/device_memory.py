@@ -19,7 +19,7 @@ Attention is taken for a fused kernel: a model that writes its scores out takes 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -119,7 +119,8 @@ def device_bytes(source: BlockModel, plan: Plan, sizes: Sizes, *, host: bool) ->
         waiting = (1 + aims) * stream
     else:
         mended = 2 * stream if plan.method.refine is Refine.REGIONAL else 0
-        waiting = max(mended, searching(plan, len(source.blocks), sizes.tokens) * state)
+        choosing = searching(plan, len(source.blocks), sizes.tokens) * state
+        waiting = max(mended, choosing if plan.scorer is None else stream)
     waiting += 2 * sizes.heldout * state
     if host:
         waiting = IN_FLIGHT * tokens * state
@@ -129,7 +130,8 @@ def device_bytes(source: BlockModel, plan: Plan, sizes: Sizes, *, host: bool) ->
             source.blocks.modules, find_all_matrices(source.blocks), strict=True
         )
     ]
-    at_work = max(_at_work(block, plan, sizes, state, size) for block in blocks)
+    plans = [plan] if plan.scorer is None else [plan, replace(plan, method=plan.scorer)]
+    at_work = max(_at_work(block, of, sizes, state, size) for block in blocks for of in plans)
     most = waiting + max(at_work, _surroundings(source, plan, sizes, config))
     if _goes_back(plan) and sizes.sequences:
         inputs = len(source.blocks) * stream
@@ -220,7 +222,7 @@ def _surroundings(source: BlockModel, plan: Plan, sizes: Sizes, config: PreTrain
     if _goes_back(plan):
         of_logits.append(logits * LOSS)
     if sizes.heldout:
-        of_logits.append(logits * 2 * size + min(logits, 2**26) * LIKELIHOOD)
+        of_logits.append(logits * (4 + size) + min(logits, 2**26) * LIKELIHOOD)
     return opened + max(of_logits)
 
 

@@ -98,8 +98,7 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
             passes += 3.0 * (plan.regional.weigh == "loss")
         flops += passes * forward
     if plan.structures is not None:
-        blocks = len(source.blocks)
-        prunable = every_weight * plan.structures.removed_of(blocks) // blocks
+        prunable = _removed(source, plan)
     aims = plan.method.refine is Refine.REGIONAL and plan.regional.target == "model"
     states = (3 if aims else 2) * width + (widest if plan.schedule == "matrix" else 0)
     return Estimate(
@@ -113,6 +112,20 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
     )
 
 
+def _removed(source: BlockModel, plan: Plan) -> int:
+    """Weights of the matrices that go with the structures, if all are of one size."""
+    assert plan.structures is not None
+    unit, every = plan.structures.unit, find_all_matrices(source.blocks)
+    if unit == "blocks":
+        total, cut = len(source.blocks), None
+    else:
+        widths = source.widths(unit)[0]
+        total, cut = widths.total, {one.parameter for one in widths.cuts}
+    shapes = (one.shape for some in every for one in some if cut is None or one.parameter in cut)
+    held = sum(rows * columns for rows, columns in shapes)
+    return held * plan.structures.removed_of(total, plan.multiple) // total
+
+
 def searching(plan: Plan, blocks: int, tokens: int) -> int:
     """Tokens whose hidden states are held at one time to choose among blocks.
 
@@ -121,18 +134,29 @@ def searching(plan: Plan, blocks: int, tokens: int) -> int:
         blocks: how many the model has.
         tokens: of the calibration.
     """
-    if plan.removal is None or plan.structures is None or not tokens:
+    if not _among_blocks(plan) or not tokens:
         return 0
+    assert plan.removal is not None
+    assert plan.structures is not None
     together = getattr(plan.choosing, "contiguous", False)
     if plan.removal.of_states is not None:
         return tokens * (1 + (plan.structures.removed_of(blocks) if together else 1))
     return min(tokens, TOKENS) * (blocks + 2)
 
 
+def _among_blocks(plan: Plan) -> bool:
+    """Whether a method chooses blocks by what they do."""
+    of_blocks = plan.structures is not None and plan.structures.unit == "blocks"
+    return of_blocks and plan.removal is not None
+
+
 def _choosing(plan: Plan, blocks: int, tokens: int, length: int) -> float:
     """Forward passes of all calibration tokens that a choice among blocks takes."""
-    if plan.removal is None or plan.structures is None or not tokens:
+    if plan.structures is None or not tokens:
         return 0.0
+    if not _among_blocks(plan):
+        return 2.0 * (plan.structures.unit != "blocks")  # what every block shows, and passes on
+    assert plan.removal is not None
     if plan.removal.of_states is not None:
         return 1.0
     turns = plan.structures.removed_of(blocks) if plan.removal.again else 1

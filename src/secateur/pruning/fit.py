@@ -52,8 +52,16 @@ def check_plan(plan: Plan, source: BlockModel) -> None:
     if plan.structures is None:
         check_selection(plan.selection, source.blocks)
         return
-    plan.structures.removed_of(len(source.blocks))
-    source.without_blocks(())
+    unit = plan.structures.unit
+    gone = plan.structures.removed_of(source.how_many(unit), plan.multiple)
+    if unit == "blocks":
+        source.without_blocks(())
+    else:
+        widths = source.widths(unit)[0]
+        stay = range(widths.total - gone)
+        source.narrowed(
+            widths, [stay if widths.within(one) else () for one in source.blocks.modules]
+        )
 
 
 def check_selection(selection: Selection, blocks: Blocks) -> None:

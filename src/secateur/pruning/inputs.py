@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -30,6 +31,8 @@ from secateur.data import (
 from secateur.errors import DataError, RecipeError
 from secateur.recipe import Bos, Recipe
 
+PROVING = 64
+"""Tokens that blocks are proved on where there is no calibration."""
 TOKENS = 4096
 """Calibration tokens that are searched with at most, but one sequence at least: their hidden states
 are held once for everything that is tried."""
@@ -42,6 +45,18 @@ def to_search_with(calibration: TokenBatch) -> Tensor:
     """
     few = max(1, TOKENS // calibration.inputs.shape[1])
     return calibration.inputs[-few:]
+
+
+def to_prove_with(source: BlockModel, calibration: TokenBatch | ImageBatch | None) -> Tensor:
+    """Tokens that blocks are proved on, int64 [1, tokens]: of the calibration, or any.
+
+    Args:
+        source: the model.
+        calibration: of the run; None for a method that needs none.
+    """
+    if isinstance(calibration, TokenBatch):
+        return calibration.inputs[:1]
+    return torch.arange(PROVING)[None] % vocabulary(source)
 
 
 def read_calibration(

@@ -178,6 +178,7 @@ def _record(
         notices=(*prepared.notices, *result.notices),
         left_dense=prepared.left_dense,
         removed=prepared.removed,
+        narrowed=prepared.narrowed,
     )
     return RunRecord(
         created=now(),

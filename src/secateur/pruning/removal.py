@@ -14,7 +14,7 @@ of states with `contiguous` those of all tokens for every block that goes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,20 +28,16 @@ from secateur.checkpoint import BlockModel, find_all_matrices, find_matrices
 from secateur.checkpoint.proved import read_facts, write_facts
 from secateur.data import TokenBatch
 from secateur.errors import NumericalError
-from secateur.evaluation.perplexity import effect_of
+from secateur.evaluation.perplexity import effects_of
 from secateur.machine import processes
 from secateur.machine.accelerator import as_float64
-from secateur.machine.waiting import each
 from secateur.methods import Method, States
-from secateur.methods.base import StatesFunction
+from secateur.methods.removal import StatesFunction
 from secateur.progress import Progress
-from secateur.pruning.inputs import to_search_with
+from secateur.pruning.inputs import to_prove_with, to_search_with
 from secateur.pruning.prepare import Prepared
 from secateur.record import Removed
 from secateur.statistics import Statistics
-
-PROVING = 64
-"""Tokens that blocks are proved on where there is no calibration."""
 
 Importance = Callable[[Sequence[int], int], list[float]]
 """(numbers of the blocks that are left, how many go together) -> importance of those that begin at
@@ -66,19 +62,41 @@ def choose_blocks(prepared: Prepared, progress: Progress, folder: Path | None) -
         return known
     assert prepared.plan.structures is not None
     method, source = prepared.recipe.chosen_method, prepared.source
-    together = getattr(prepared.recipe.chosen_params, "contiguous", False)
-    count = prepared.plan.structures.removed_of(len(source.blocks))
-    progress.begin(f"{method.name} {prepared.plan.structures}", len(source.blocks))
-    importance = _importance(prepared, method, progress.tick)
-    again = method.removal is not None and method.removal.again
     total, every = len(source.blocks), find_all_matrices(source.blocks)
-    removed, first = _choose(importance, total, count, together=together, again=again)
+    count = prepared.plan.structures.removed_of(total)
+    progress.begin(f"{method.name} {prepared.plan.structures}", total)
+    ((removed, first),) = choose_for_each(prepared, [count], progress.tick)
     gone = (matrix.shape for index in removed for matrix in every[index])
     weights = sum(rows * columns for rows, columns in gone)
-    chosen = Removed(of=total, removed=tuple(removed), weights=weights, importance=tuple(first))
+    chosen = Removed(of=total, removed=removed, weights=weights, importance=first)
     if file is not None and processes.first():
         write_facts(file, chosen.model_dump(mode="json"))
     return chosen
+
+
+def choose_for_each(
+    prepared: Prepared, counts: Sequence[int], tick: Tick
+) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """The blocks that go where so many go, for each of several numbers, and the first scores.
+
+    Those of a smaller number are the first of a larger one, and are sought once; but for blocks
+    that follow each other, which are sought for every number.
+
+    Args:
+        prepared: a run whose recipe has a pattern of structures.
+        counts: how many of the blocks.
+        tick: told of progress.
+
+    Raises:
+        NumericalError: a score is not finite.
+    """
+    method, total = prepared.recipe.chosen_method, len(prepared.source.blocks)
+    importance = _importance(prepared, method, tick)
+    if getattr(prepared.recipe.chosen_params, "contiguous", False):
+        return [_neighbours(importance, total, count) for count in counts]
+    again = method.removal is not None and method.removal.again
+    removed, first = _choose(importance, total, max(counts), again=again)
+    return [(removed[:count], first) for count in counts]
 
 
 def without_removed(prepared: Prepared, removed: Removed) -> tuple[Prepared, Gaps]:
@@ -88,27 +106,28 @@ def without_removed(prepared: Prepared, removed: Removed) -> tuple[Prepared, Gap
         ModelError: no such model can be made, or a block in it is not what it was.
     """
     fewer = prepared.source.without_blocks(removed.removed)
-    calibration = prepared.calibration
-    if isinstance(calibration, TokenBatch):
-        tokens = calibration.inputs[:1]
-    else:
-        vocabulary = prepared.source.model.get_input_embeddings().weight.shape[0]
-        tokens = (torch.arange(PROVING) % vocabulary)[None]  # [1, tokens]
+    tokens = to_prove_with(prepared.source, prepared.calibration)
     gaps = Gaps(prepared.source, fewer, removed.kept, tokens)
-    told = ", ".join(map(str, sorted(removed.removed)))
-    notices = (*prepared.notices, f"blocks {told} of {removed.of} are removed, counted from 0")
+    told = f"blocks {removed.which} of {removed.of} are removed, counted from 0"
+    notices = (*prepared.notices, told)
     return replace(prepared, source=fewer, notices=notices, removed=removed), gaps
 
 
+def _neighbours(
+    importance: Importance, total: int, count: int
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The `count` blocks in a row that are the least important together, of equals the first."""
+    scores = importance(range(total), count)
+    start = scores.index(min(scores))
+    return tuple(range(start, start + count)), tuple(scores)
+
+
 def _choose(
-    importance: Importance, total: int, count: int, *, together: bool, again: bool
-) -> tuple[list[int], list[float]]:
+    importance: Importance, total: int, count: int, *, again: bool
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """The `count` least important of `total` blocks, of equals the first; and the first scores."""
     left = list(range(total))
-    scores = first = importance(left, count if together else 1)
-    if together:
-        start = scores.index(min(scores))
-        return [*range(start, start + count)], first
+    scores = first = importance(left, 1)
     removed: list[int] = []
     while len(removed) < count:
         if removed and again:
@@ -116,7 +135,7 @@ def _choose(
         least = scores.index(min(scores))
         scores = scores[:least] + scores[least + 1 :]
         removed.append(left.pop(least))
-    return removed, first
+    return tuple(removed), tuple(first)
 
 
 def _importance(prepared: Prepared, method: Method, tick: Tick) -> Importance:
@@ -128,20 +147,25 @@ def _importance(prepared: Prepared, method: Method, tick: Tick) -> Importance:
     size = batch_size(prepared.recipe.batch_size, tokens_in_each(calibration, source), source)
     host = prepared.activations.host
     if (of_states := method.removal.of_states) is not None:
-        stream = Stream(source, calibration.inputs, size, host=host)
-        return lambda left, together: _finite(by_states(source, stream, together, of_states, tick))
+
+        def states(left: Sequence[int], together: int) -> list[float]:
+            stream = Stream(source, calibration.inputs, size, host=host)
+            return _finite(by_states(source, stream, together, of_states, tick))
+
+        return states
     of_effect = method.removal.of_effect
     assert of_effect is not None
     assert isinstance(calibration, TokenBatch)
     below = Stream(source, to_search_with(calibration), size, host=host)
-    dense = below.fork()
-    _through(source, dense, tick)
+    below.check_head(source)
+    (dense,) = by_leaving_out(source, below, [()], tick)
 
     def effects(left: Sequence[int], together: int) -> list[float]:
-        moving = below.fork()
-        without = by_skipping(source, moving, left, together, tick)
-        measured = each("what the model predicts without each block", without)
-        return _finite([of_effect(effect_of(source, one, dense)) for one in measured])
+        gone = set(range(len(source.blocks))).difference(left)
+        places = range(len(left) - together + 1)
+        tried = [gone.union(left[place : place + together]) for place in places]
+        without = by_leaving_out(source, below, tried, tick)
+        return _finite([of_effect(effect) for effect in effects_of(source, without, dense)])
 
     return effects
 
@@ -182,34 +206,36 @@ def _mean(importance: Sequence[Tensor]) -> float:
 
 
 @torch.no_grad()
-def by_skipping(
-    source: BlockModel, stream: Stream, left: Sequence[int], together: int, tick: Tick
+def by_leaving_out(
+    source: BlockModel, below: Stream, choices: Sequence[Collection[int]], tick: Tick
 ) -> list[Stream]:
-    """The stream behind the model without each of its blocks, or so many from each on.
+    """The stream behind the model without some of its blocks, for each of several choices of them.
+
+    They go on together as long as they have lost the same blocks: one pass over the files serves
+    all, and the model below the first block that goes is run once.
 
     Args:
         source: the model.
-        stream: before its first block; it is left behind the last one.
-        left: the numbers of its blocks that are run, ascending.
-        together: blocks that are left out as one.
+        below: before its first block; it stays there.
+        choices: numbers of the blocks that are left out; none for the dense model.
         tick: told of progress.
-
-    Returns:
-        one stream for every place that they may begin at.
     """
-    without: list[Stream] = []
-    places = len(left) - together + 1
-    for position, index in enumerate(left):
-        tick("score", position, len(left))
-        if position < places:
-            without.append(stream.fork())
-        with source.open_block(index) as module:
-            for start, other in enumerate(without):
-                if start + together <= position:
-                    other.advance(module, index)
-            if position + 1 < places:
-                stream.advance(module, index)
-    return without
+    ways: dict[tuple[int, ...], Stream] = {(): below.fork()}
+    on: list[tuple[int, ...]] = [()] * len(choices)  # by the blocks that each has lost so far
+    for index in range(len(source.blocks)):
+        tick("run", index, len(source.blocks))
+        before = on
+        on = [
+            (*way, index) if index in gone else way for way, gone in zip(on, choices, strict=True)
+        ]
+        forked = {new: ways[old].fork() for old, new in zip(before, on, strict=True) if old != new}
+        ways = {way: stream for way, stream in ways.items() if way in on}
+        if ways:
+            with source.open_block(index) as module:
+                for stream in ways.values():
+                    stream.advance(module, index)
+        ways |= forked
+    return [ways[way] for way in on]
 
 
 @torch.no_grad()
@@ -224,15 +250,6 @@ def by_weights(source: BlockModel, method: Method, left: Sequence[int], tick: Ti
             scores = [method.score(one, nothing, method.params()).sum() for one in weights]
             sums.append(float(as_float64(torch.stack(scores)).sum()))
     return sums
-
-
-@torch.no_grad()
-def _through(source: BlockModel, stream: Stream, tick: Tick) -> None:
-    stream.check_head(source)
-    for index in range(len(source.blocks)):
-        tick("dense", index, len(source.blocks))
-        with source.open_block(index) as module:
-            stream.advance(module, index)
 
 
 def _finite(importance: list[float]) -> list[float]:

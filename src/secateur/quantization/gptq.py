@@ -29,12 +29,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.methods.sparsegpt import upper_factor
+from secateur.methods.sparsegpt import DAMPING, upper_factor
 from secateur.quantization.grid import LevelGrid, RoundedMatrix
 from secateur.quantization.scheme import Scheme
 
-DAMPING = 0.01
-"""Share of the Hessian's mean diagonal that is added to its diagonal, as in the paper."""
 _BLOCK = 128
 """Columns that are solved before those to their right are corrected, where a row is one group."""
 

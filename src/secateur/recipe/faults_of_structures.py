@@ -11,6 +11,8 @@ from secateur.recipe.stage import KIND, PRUNE
 from secateur.recipe.wording import name_of
 from secateur.sparsity import SELECTION_KEYS, Pattern, Structures, parse_pattern
 
+MULTIPLE = 64
+"""Of which so many channels are left where a share of them is removed, if nothing else is asked."""
 _IDLE: dict[str, tuple[object, ...]] = {key: (None, [], {}, (), 0) for key in SELECTION_KEYS} | {
     "route_all": (None, False), "schedule": (None, "block"), "allocation": (None, "uniform"),
 }  # fmt: skip
@@ -33,6 +35,9 @@ def faults_of_structures(
         return
     given = "method" if "method" in values else "the default method"
     pattern = f"{patterns[0]}" if "pattern" in values else f"the default {patterns[0]}"
+    multiple = values.get("width_multiple")
+    if multiple not in (None, MULTIPLE) and not _is_share_of_channels(patterns[0]):
+        yield f"{name_of('width_multiple')} is for a share of ffn, such as ffn-20%: leave it out"
     if not any(isinstance(pattern, Structures) for pattern in patterns):
         if method.removal is not None:
             yield (
@@ -43,22 +48,28 @@ def faults_of_structures(
             yield f"{name_of('mend')} is for what is left of structures: leave it out"
         return
     if not isinstance(patterns[0], Structures):
-        yield f"{name_of('patterns')} are of matrices: blocks are removed by {name_of('pattern')}"
+        by = name_of("pattern")
+        yield f"{name_of('patterns')} are of matrices: structures are removed by {by}"
         return
     if idle := [key for key, nothing in _IDLE.items() if values.get(key) not in nothing]:
         named = ", ".join(map(name_of, idle))
         yield f"pattern {patterns[0]} removes structures whole: leave {named} out"
-    if not method.removes:
-        able = ", ".join(one.name for one in every_remover())
-        yield f"{given} {method.name} scores weights, pattern {patterns[0]} wants one of {able}"
+    if patterns[0].unit not in method.units:
+        able = ", ".join(one.name for one in every_remover(patterns[0].unit))
+        unable = f"{given} {method.name} does not score {patterns[0].unit}"
+        yield f"{unable}, pattern {patterns[0]} wants one of {able or 'no method of this version'}"
     if run.get("images") is not None:
         yield f"pattern {patterns[0]} is for language models, and there are images"
     if mend and run.get("calibration") is None:
         yield f"{name_of('mend')} needs calibration text: give {name_of('calibration')}"
 
 
+def _is_share_of_channels(pattern: Pattern) -> bool:
+    return isinstance(pattern, Structures) and pattern.unit == "ffn" and pattern.share is not None
+
+
 def faults_of_order(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What does not go in this order: blocks are numbered anew once some are gone, a phrase each.
+    """What does not go in this order: groups of zeros and blocks are numbered anew, a phrase each.
 
     Args:
         stages: the settings of each, unchecked.
@@ -70,7 +81,9 @@ def faults_of_order(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if not _removes(settings):
             pruned = number
         elif pruned is not None:
-            yield f"stage {number} removes blocks, which goes before the zeros of stage {pruned}"
+            yield (
+                f"stage {number} removes structures, which goes before the zeros of stage {pruned}"
+            )
 
 
 def _removes(settings: Mapping[str, Any]) -> bool:

@@ -24,6 +24,8 @@ class Plan:
         route_all: norms and Hessians of an expert are of all tokens, not only of those sent to it.
         expert_tokens: an expert that saw fewer is starved: it is pruned by magnitude.
         structures: what is removed before anything else; None if nothing is.
+        multiple: of which so many channels are left, where a share of them is removed.
+        scorer: the method that scores them in every block; None for patterns that need none.
         removal: how those that go are chosen; None if by their weights.
         choosing: the parameters of that.
         rounding: what is done with the weights once they are pruned; None if nothing is.
@@ -38,15 +40,28 @@ class Plan:
     expert_tokens: int = 32
     schedule: Schedule = "block"
     structures: Structures | None = None
+    multiple: int = 1
+    scorer: Method | None = None
     removal: Removal | None = None
     choosing: Params | None = None
     rounding: Rounding | None = None
 
+    @property
+    def corrects(self) -> bool:
+        """Whether what is left of every block makes up for what is gone of it."""
+        return self.scorer is not None and self.scorer.corrects
+
+
+def multiple_of(structures: Structures | None, asked: int) -> int:
+    """The multiple of which structures are left: channels are rounded, and nothing else."""
+    return asked if structures is not None and structures.unit == "ffn" else 1
+
 
 def plan_of(recipe: Recipe) -> Plan:
     """What a recipe asks to be done with every block."""
-    method, params = recipe.chosen_method, recipe.chosen_params
+    method, params, scorer = recipe.chosen_method, recipe.chosen_params, None
     if recipe.structures is not None:
+        scorer = method if recipe.structures.unit != "blocks" else None
         method = replace(get("magnitude"), refine=Refine.REGIONAL if recipe.mend else Refine.NONE)
         params = method.params()
     rounding = recipe.rounding
@@ -62,6 +77,8 @@ def plan_of(recipe: Recipe) -> Plan:
         recipe.expert_tokens,
         recipe.schedule,
         recipe.structures,
+        multiple_of(recipe.structures, recipe.width_multiple),
+        scorer,
         recipe.chosen_method.removal,
         recipe.chosen_params,
         rounding,

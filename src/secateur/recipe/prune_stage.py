@@ -8,12 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from secateur.errors import PatternError, RecipeError
-from secateur.machine.limits import MOST_BLOCKS, MOST_TOKENS
+from secateur.machine.limits import MOST_BLOCKS, MOST_TOKENS, MOST_WIDTH
 from secateur.methods import Method, Params, Refine, get
 from secateur.quantization import parse_scheme
 from secateur.quantization.scheme import By
 from secateur.recipe.faults import faults_of_pruning
 from secateur.recipe.faults_of_quantization import faults_of_quantization, with_method
+from secateur.recipe.faults_of_structures import MULTIPLE
 from secateur.recipe.regional import Regional, ready_made
 from secateur.recipe.setting import LISTED, RESULT, WRITTEN, MethodPart, Setting, setting_of
 from secateur.recipe.stage import PRUNE, Stage, register
@@ -42,11 +43,15 @@ class PruneStage(Stage):
     """The pruning method; `secateur methods` lists them."""
     pattern: Annotated[str, Setting(RESULT)] = "2:4"
     """What is pruned. 50% or 0.5: that share of the weights. N:M, such as 2:4: N of every M weights
-    along the input are KEPT. blocks-2 or blocks-10%: so many blocks are REMOVED from the model.
-    dense: nothing is pruned, with quantize."""
+    along the input are KEPT. blocks-2 or blocks-10%: so many blocks are REMOVED from the model;
+    ffn-20%, heads-1: so many channels of every feed-forward layer, or key-value heads. dense:
+    nothing is pruned, with quantize."""
     mend: Annotated[bool, Setting(RESULT)] = False
-    """Let the regional optimiser change the weights of the blocks that are left, so that they learn
-    what the removed ones did."""
+    """Let the regional optimiser change the weights of what is left of the model, so that they
+    learn what the removed ones did."""
+    width_multiple: Annotated[int, Setting(RESULT)] = Field(default=MULTIPLE, ge=1, le=MOST_WIDTH)
+    """Where a share of the feed-forward channels is removed, leave the nearest multiple of this,
+    which kernels like, if that leaves something to remove."""
     patterns: Annotated[dict[str, str], Setting(RESULT, metavar="REGEX=PATTERN")] = Field(
         default={}
     )

@@ -2,6 +2,7 @@
 
 from secateur.record.find import find_records
 from secateur.record.matrices import BlockRecord, MatrixRecord
+from secateur.record.narrowed import LostWidth
 from secateur.record.record import (
     RunRecord,
     Sample,
@@ -16,6 +17,7 @@ from secateur.record.scored import add_to_record, record_to_add_to
 
 __all__ = [
     "BlockRecord",
+    "LostWidth",
     "MatrixRecord",
     "RecoveryPoint",
     "RecoveryRecord",

@@ -253,7 +253,7 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
         unlike=None if made_from is None else unlike_kept(made_from, record, source),
         asked=settings.structures,
         removed=told_of_structures(record),
-        structures=fault_of_structures(len(source.blocks), record, settings.structures),
+        structures=fault_of_structures(source, record, settings.structures),
         grids=prove_grids(checkpoint, source, record),
     )
 

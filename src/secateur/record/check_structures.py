@@ -7,42 +7,40 @@ import torch
 from secateur.checkpoint import BlockModel, locate, open_model
 from secateur.errors import PatternError
 from secateur.machine.waiting import each
+from secateur.methods import get
 from secateur.record.record import RunRecord
 from secateur.sparsity import Structures
 
 
 def told_of_structures(record: RunRecord | None) -> tuple[str, ...]:
     """What a record says was removed, a line for each stage that removed something."""
-    if record is None:
-        return ()
-    return tuple(
-        f"blocks {', '.join(map(str, sorted(one.removed)))} of {one.of} are removed:"
-        f" {len(one.kept)} are left"
-        for one in record.removed
-    )
+    return () if record is None else tuple(map(str, record.lost))
 
 
 def fault_of_structures(
-    blocks: int, record: RunRecord | None, asked: Structures | None
+    source: BlockModel, record: RunRecord | None, asked: Structures | None
 ) -> str | None:
-    """What is not so of the number of blocks, in a phrase; None if all is, or nothing is said.
+    """What is not so of the structures of a model, in a phrase; None if all is, or nothing is said.
 
     Args:
-        blocks: how many the files hold.
+        source: the model.
         record: that of the folder.
         asked: what is to have been removed.
     """
-    removed = () if record is None else record.removed
-    if record is not None and sum(stage.removes for stage in record.stages) != len(removed):
-        return "run.json does not say which blocks were removed"
-    if removed and blocks != len(removed[-1].kept):
-        return f"{blocks} blocks, run.json says {len(removed[-1].kept)}"
+    lost = () if record is None else record.lost
+    if record is not None and sum(stage.removes for stage in record.stages) != len(lost):
+        return "run.json does not say which structures were removed"
+    last = {one.unit: one for one in lost}  # the number that is left is that of the last stage
+    for unit, one in last.items():
+        if (there := source.how_many(unit)) != one.left:
+            return f"{there} {unit}, run.json says {one.left}"
     if asked is None:
         return None
-    if not removed:
+    of_kind = [one for one in lost if one.unit == asked.unit]
+    if not of_kind:
         return f"no record that {asked} was removed"
     try:
-        if any(len(one.removed) == asked.removed_of(one.of) for one in removed):
+        if any(one.lost == asked.removed_of(one.of, one.multiple) for one in of_kind):
             return None
     except PatternError as fault:
         return str(fault)
@@ -61,15 +59,17 @@ def unlike_kept(
         record: that of the folder.
         source: the model in the folder.
     """
-    if record is None or record.recovery is not None or not record.removed:
+    if record is None or record.recovery is not None or not record.lost:
         return None
-    if any(one.removed is None or one.settings.get("mend") for one in record.stages):
+    if len(record.lost) < len(record.stages):
+        return None
+    if any(one.settings.get("mend") or get(one.title).corrects for one in record.stages):
         return None
     dense = open_model(locate(made_from), torch.device("cpu"), source.dtype)
-    for one in record.removed:
-        if one.of != len(dense.blocks):
-            return (f"{len(dense.blocks)} blocks, where run.json says {one.of}",)
-        dense = dense.without_blocks(one.removed)
+    for one in record.lost:
+        if one.of != (had := dense.how_many(one.unit)):
+            return (f"{had} {one.unit}, where run.json says {one.of}",)
+        dense = one.taken_from(dense)
     if len(dense.blocks) != len(source.blocks):
         return (f"{len(source.blocks)} blocks, and {len(dense.blocks)} are left of the source",)
     unlike = []

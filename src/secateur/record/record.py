@@ -18,6 +18,7 @@ from secateur.recipe import Recipe
 from secateur.recipe.recover_stage import RecoverStage
 from secateur.recipe.stage import KIND, PRUNE, STAGES, kind_named
 from secateur.record.matrices import BlockRecord
+from secateur.record.narrowed import LostWidth
 from secateur.record.recovery import RecoveryRecord
 from secateur.record.removed import Removed
 from secateur.record.schema import FileName, Measured, RecordPart, WholeNumber, typed_settings
@@ -52,7 +53,9 @@ class StageRecord(RecordPart):
     """What of the model got no pattern, with the reason; a record of an earlier version has none.
     """
     removed: Removed | None = None
-    """The structures that are no longer in the model; None for a pattern of weights."""
+    """The blocks that are no longer in the model; None for other patterns."""
+    narrowed: LostWidth | None = None
+    """What every block has no longer; None for other patterns."""
 
     @field_validator("settings")
     @classmethod
@@ -183,8 +186,14 @@ class RunRecord(RecordPart):
 
     @property
     def removed(self) -> tuple[Removed, ...]:
-        """What was removed of the model, in order."""
+        """The blocks that were removed of the model, in order."""
         return tuple(stage.removed for stage in self.stages if stage.removed is not None)
+
+    @property
+    def lost(self) -> tuple[Removed | LostWidth, ...]:
+        """What was removed of the model and of its blocks, in order."""
+        lost = (stage.removed or stage.narrowed for stage in self.stages)
+        return tuple(one for one in lost if one is not None)
 
     @property
     def selection(self) -> Selection | None:
@@ -217,7 +226,7 @@ class RunRecord(RecordPart):
     @property
     def dense_weights(self) -> int:
         """Prunable weights before anything was removed."""
-        return self.weights + sum(one.weights for one in self.removed)
+        return self.weights + sum(one.weights for one in self.lost)
 
     @property
     def dense_blocks(self) -> int:

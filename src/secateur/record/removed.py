@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from secateur.checkpoint import BlockModel
 from secateur.machine.limits import MOST_BLOCKS
 from secateur.record.schema import RecordPart, WholeNumber
 
@@ -30,6 +31,38 @@ class Removed(RecordPart):
         if max(self.removed) >= self.of:
             raise ValueError(f"block {max(self.removed)} was not among {self.of}")
         return self
+
+    @property
+    def unit(self) -> str:
+        """What went."""
+        return "blocks"
+
+    @property
+    def multiple(self) -> int:
+        """Of which so many are left."""
+        return 1
+
+    @property
+    def lost(self) -> int:
+        """How many went."""
+        return len(self.removed)
+
+    @property
+    def left(self) -> int:
+        """How many stayed."""
+        return self.of - len(self.removed)
+
+    @property
+    def which(self) -> str:
+        """Those that went, in words."""
+        return ", ".join(map(str, sorted(self.removed)))
+
+    def taken_from(self, model: BlockModel) -> BlockModel:
+        """A model without these blocks."""
+        return model.without_blocks(self.removed)
+
+    def __str__(self) -> str:
+        return f"blocks {self.which} of {self.of} are removed: {self.left} are left"
 
     @property
     def kept(self) -> tuple[int, ...]:

@@ -70,27 +70,21 @@ def render(records: Sequence[RunRecord]) -> str:
     Args:
         records: at least one; what cannot be compared gets a section of its own.
     """
-    here = files(__package__)
-    style = here.joinpath("page.css").read_text(encoding="utf-8").strip()
-    script = here.joinpath("page.js").read_text(encoding="utf-8").strip()
-    templates = Environment(
-        loader=PackageLoader(__package__, ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: plain(value) if type(value) is str else value,
-    )
-    return templates.get_template("page.html.j2").render(
-        sections=[section(comparison) for comparison in side_by_side(records)],
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        marks=MARKS,
-        colours=COLOURS,
-        version=version("secateur"),
+    style = style_sheet()
+    script = files(__package__).joinpath("page.js").read_text(encoding="utf-8").strip()
+    return (
+        templates()
+        .get_template("page.html.j2")
+        .render(
+            sections=[section(comparison) for comparison in side_by_side(records)],
+            style=Markup(style),
+            script=Markup(script),
+            style_hash=policy_hash(style),
+            script_hash=policy_hash(script),
+            marks=MARKS,
+            colours=COLOURS,
+            version=version("secateur"),
+        )
     )
 
 
@@ -207,6 +201,24 @@ def write_comparison(
     return ComparisonResult(tuple(records), page, tuple(tables))
 
 
-def _hash(text: str) -> str:
+def templates() -> Environment:
+    """The templates of this room, in which every text is escaped."""
+    return Environment(
+        loader=PackageLoader(__package__, ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: plain(value) if type(value) is str else value,
+    )
+
+
+def style_sheet() -> str:
+    """The styles of pages and charts."""
+    return files(__package__).joinpath("page.css").read_text(encoding="utf-8").strip()
+
+
+def policy_hash(text: str) -> str:
     """As a content security policy wants it."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

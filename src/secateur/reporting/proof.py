@@ -54,13 +54,13 @@ class RowRemoval:
 
     Attributes:
         name: of the row.
-        blocks: by seed, the numbers of those that went; the same line once.
-        left: blocks that are left, of how many, in words.
+        gone: by seed, what went; the same line once.
+        left: what is left, of how many, in words.
         weights: share of the prunable weights that is gone, 0 to 1.
     """
 
     name: str
-    blocks: tuple[str, ...]
+    gone: tuple[str, ...]
     left: str
     weights: float
 
@@ -68,14 +68,12 @@ class RowRemoval:
 def removal_of(row: Row) -> RowRemoval:
     """What was removed of the model in the runs of a row, whose first at least removed some."""
     run = row.runs[0]
-    lines = (
-        "; ".join(", ".join(map(str, sorted(one.removed))) for one in each.removed)
-        for each in row.runs
-    )
+    lines = ("; ".join(one.which for one in each.lost) for each in row.runs)
+    left = {one.unit: f"{one.left} of {one.of} {one.unit}" for one in run.lost}
     return RowRemoval(
         name=row.name,
-        blocks=tuple(dict.fromkeys(lines)),
-        left=f"{len(run.blocks)} of {run.dense_blocks}",
+        gone=tuple(dict.fromkeys(lines)),
+        left=", ".join(left.values()),
         weights=1 - run.weights / run.dense_weights,
     )
 

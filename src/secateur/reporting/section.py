@@ -78,7 +78,7 @@ def section(comparison: Comparison) -> Section:
     patterns = comparison.patterns.items()
     with_zeros = [
         (pattern, rows) for pattern, rows in patterns
-        if any(row.runs[0].zeros or not row.runs[0].removed for row in rows)
+        if any(row.runs[0].zeros or not row.runs[0].lost for row in rows)
     ]  # fmt: skip
     return Section(
         comparison=comparison,
@@ -95,9 +95,7 @@ def section(comparison: Comparison) -> Section:
         perplexity=tuple(figure for figure in drawn if figure is not None),
         by_block=figures.errors_by_block(comparison),
         by_kind=tuple(figures.errors_by_kind(comparison, groups)),
-        removals={
-            p: tuple(map(removal_of, rows)) for p, rows in patterns if rows[0].runs[0].removed
-        },
+        removals={p: tuple(map(removal_of, rows)) for p, rows in patterns if rows[0].runs[0].lost},
         proofs={
             p: tuple(audit_row(row, groups[id(row)]) for row in rows) for p, rows in with_zeros
         },

@@ -9,6 +9,7 @@ from secateur.sparsity.mask import (
     without_dropped,
 )
 from secateur.sparsity.pattern import (
+    UNITS,
     Dense,
     NofM,
     Pattern,
@@ -20,6 +21,7 @@ from secateur.sparsity.selection import SELECTION_KEYS, Selection, read_selectio
 
 __all__ = [
     "SELECTION_KEYS",
+    "UNITS",
     "Competition",
     "Dense",
     "MatrixAudit",

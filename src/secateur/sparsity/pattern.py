@@ -3,6 +3,8 @@
     "50%", "0.5"   unstructured: that share of the weights is zero
     "2:4", "4:8"   N:M: of every M consecutive weights along the input dimension, N are KEPT
     "blocks-6"     so many blocks of the model are REMOVED, also as a share: "blocks-20%"
+    "ffn-20%"      so many channels of every feed-forward layer are REMOVED, or of "heads" groups of
+                   a key-value head with its queries, or of "experts"
     "dense"        nothing is pruned: what is only quantised
 
 Two conventions for N exist in the field (kept or pruned); they agree only at one half. Ours is
@@ -19,9 +21,12 @@ from typing import ClassVar
 
 from secateur.errors import PatternError
 
+UNITS = ("blocks", "ffn", "heads", "experts")
+"""What structures a pattern may remove."""
+_STRUCTURES = re.compile(rf"({'|'.join(UNITS)})-" + r"([0-9]{1,6}|[0-9]{1,3}(?:\.[0-9]{1,20})?%)")
 _WANTED = (
-    "a ratio such as 50% or 0.5, N:M (N of every M weights kept) such as 2:4, or blocks-2 (so many"
-    " blocks removed)"
+    "a ratio such as 50% or 0.5, N:M (N of every M weights kept) such as 2:4, or blocks-2, ffn-20%,"
+    " heads-1 (so many removed)"
 )
 
 
@@ -140,7 +145,7 @@ class Structures(Dense):
     """Whole structures of a model are removed, and every weight of the others is kept.
 
     Attributes:
-        unit: what is removed: "blocks".
+        unit: what is removed, one of `UNITS`: of the model, or in every block of it.
         count: how many; None where a share is given.
         share: which share of them, between 0 and 1, both excluded; rounded down.
     """
@@ -149,8 +154,13 @@ class Structures(Dense):
     count: int | None = None
     share: float | None = None
 
-    def removed_of(self, total: int) -> int:
+    def removed_of(self, total: int, multiple: int = 1) -> int:
         """How many of `total` structures are removed.
+
+        Args:
+            total: how many there are.
+            multiple: of a share, so many are left that they are the nearest multiple of this, if
+                that leaves something to remove.
 
         Raises:
             PatternError: it would be none or all of them.
@@ -159,6 +169,8 @@ class Structures(Dense):
             removed = self.count
         else:
             removed = math.floor((self.share or 0.0) * total + 1e-6)
+            left = multiple * round((total - removed) / multiple)
+            removed = total - left if 0 < left < total else removed
         if 0 < removed < total:
             return removed
         raise PatternError(
@@ -207,7 +219,7 @@ def parse_pattern(text: str | float | Pattern) -> Pattern:
                 hint="2:4",
             )
         return NofM(n, m)
-    if match := re.fullmatch(r"(blocks)-([0-9]{1,6}|[0-9]{1,3}(?:\.[0-9]{1,20})?%)", written):
+    if match := _STRUCTURES.fullmatch(written):
         unit, amount = match.groups()
         share = float(Decimal(amount.removesuffix("%")) / 100)
         if share == 0 or (amount.endswith("%") and share >= 1):

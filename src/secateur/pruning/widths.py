@@ -1,0 +1,179 @@
+"""Which channels or heads of every block go, by the scores of a method, and the narrower model.
+
+    scores      the sum of a method's scores over the weights of a structure: the rows that make it
+                and the columns that read it
+    inputs      what a method says of the norms of what is read of a structure
+
+One pass of the dense model over the calibration: every block is observed, scored and passed, one in
+memory. Every block loses as many, for the configuration holds one number for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from secateur.blocks.narrowed import Narrowed, layout_of
+from secateur.blocks.new_weights import Observed, OpenBlock, informed
+from secateur.blocks.observe import observe
+from secateur.blocks.observer import ToGather
+from secateur.blocks.stream import Stream
+from secateur.checkpoint import Matrix, find_matrices
+from secateur.checkpoint.narrower import Cut
+from secateur.checkpoint.proved import read_facts, write_facts
+from secateur.machine import processes
+from secateur.progress import Progress
+from secateur.pruning.inputs import to_prove_with
+from secateur.pruning.prepare import Prepared
+from secateur.record.narrowed import CutRecord, LostWidth, written
+from secateur.sparsity import Dense
+from secateur.statistics import Statistics, check_finite
+
+
+def choose_widths(
+    prepared: Prepared, stream: Stream | None, progress: Progress, folder: Path | None
+) -> LostWidth:
+    """What every block of a run's model loses.
+
+    Args:
+        prepared: a run whose recipe has a pattern of structures in every block.
+        stream: the calibration before the first block, left behind the last one; None without any.
+        progress: told what happens.
+        folder: where the choice is kept for a process that goes on after an interruption; None
+            for a run that nothing goes on with.
+
+    Raises:
+        ModelError: the model's structures cannot be removed.
+        NumericalError: a score is not finite.
+    """
+    file = None if folder is None else folder / "removed.json"
+    known = processes.from_first(
+        lambda: None if file is None or not file.is_file() else read_facts(file)
+    )
+    if known is not None:
+        return LostWidth.model_validate(known)
+    structures, source = prepared.plan.structures, prepared.source
+    assert structures is not None
+    total = source.how_many(structures.unit)
+    count = structures.removed_of(total, prepared.plan.multiple)
+    widths = layout_of(
+        source, structures.unit, total - count, to_prove_with(prepared.source, prepared.calibration)
+    )
+    progress.begin(f"{prepared.recipe.method} {structures}", len(source.blocks))
+    removed, weights = [], 0
+    for index in range(len(source.blocks)):
+        progress.tick("score", index, len(source.blocks))
+        with source.open_block(index) as module:
+            cuts = {cut.parameter: cut for cut in widths.within(module)}
+            matrices = [one for one in find_matrices(module) if one.parameter in cuts]
+            if matrices:
+                importance = _importance(prepared, (index, module), matrices, cuts, stream, total)
+                check_finite(importance, "the importance is", f"block {index}")
+                removed.append(written(importance.argsort(stable=True)[:count].tolist()))
+                weights += sum(one.read().numel() for one in matrices) * count // total
+            else:
+                removed.append("")
+            if stream is not None:
+                stream.advance(module, index)
+    chosen = LostWidth(
+        unit=structures.unit,
+        of=total,
+        removed=tuple(removed),
+        cuts=tuple(
+            CutRecord(parameter=cut.parameter, dim=cut.dim, parts=cut.parts, reads=cut.reads)
+            for cut in widths.cuts
+        ),
+        multiple=prepared.plan.multiple,
+        weights=weights,
+    )
+    if file is not None and processes.first():
+        write_facts(file, chosen.model_dump(mode="json"))
+    return chosen
+
+
+def without_width(prepared: Prepared, lost: LostWidth) -> tuple[Prepared, Narrowed]:
+    """The run on the narrower model, and what it needs of the dense one.
+
+    Raises:
+        ModelError: no such model can be made.
+    """
+    source, widths = prepared.source, lost.of_model(prepared.source)
+    narrow = source.narrowed(widths, lost.kept)
+    narrowed = Narrowed(
+        source, narrow, widths, lost.kept, to_prove_with(prepared.source, prepared.calibration)
+    )
+    notices = (*prepared.notices, str(lost))
+    return replace(prepared, source=narrow, notices=notices, narrowed=lost), narrowed
+
+
+def _importance(
+    prepared: Prepared,
+    block: tuple[int, nn.Module],
+    matrices: Sequence[Matrix],
+    cuts: Mapping[str, Cut],
+    stream: Stream | None,
+    total: int,
+) -> Tensor:
+    """The importance of every structure of an open block, float32 [structures].
+
+    Args:
+        prepared: the run.
+        block: its number and its module.
+        matrices: those that the structures lie in.
+        cuts: where, by parameter.
+        stream: before the block; it stays there.
+    """
+    index, module = block
+    method, params = prepared.recipe.chosen_method, prepared.recipe.chosen_params
+    observed = None
+    if stream is not None:
+        to_gather = ToGather(method.needs, all_outputs=False)
+        seen = observe(module, index, stream, matrices, to_gather)
+        observed = Observed(stream, seen.observer, [], [])
+    patterns = dict.fromkeys(matrices, Dense())
+    opened = OpenBlock(index, module, prepared.source.blocks.prefix(index), patterns)
+    plan = replace(prepared.plan, method=method, params=params)
+    scores = informed(opened, observed, None, plan).scores
+    sums: list[Tensor] = []
+    score: Tensor
+    for matrix in matrices:
+        cut = cuts[matrix.parameter]
+        if method.removal is not None and method.removal.of_hessian is not None:
+            if cut.reads:
+                sums.append(_turns(prepared, matrix, scores.statistics[matrix.name], total))
+            continue
+        if method.removal is None:
+            score = scores.of(matrix, matrix.read().float(), params)
+        elif cut.reads:
+            assert method.removal.of_inputs is not None
+            norms = scores.statistics[matrix.name].input_norm
+            score = method.removal.of_inputs(norms)[None]
+        else:
+            continue
+        along = score.sum(dim=0 if cut.reads else 1)
+        sums.append(cut.sums(along, total))
+    return torch.stack(sums).sum(dim=0)
+
+
+def _turns(prepared: Prepared, matrix: Matrix, statistics: Statistics, total: int) -> Tensor:
+    """The importance of structures that a method takes in turn: the first least, float32 [total].
+
+    Args:
+        prepared: the run.
+        matrix: what reads the structures.
+        statistics: of its inputs.
+        total: how many structures there are.
+    """
+    method, structures = prepared.recipe.chosen_method, prepared.plan.structures
+    assert method.removal is not None
+    assert method.removal.of_hessian is not None
+    assert structures is not None
+    count, size = structures.removed_of(total, prepared.plan.multiple), matrix.shape[1] // total
+    gone = method.removal.of_hessian(matrix.read().float(), statistics.hessian, size, count)
+    turns = torch.zeros(total, device=gone.device)
+    turns[gone] = torch.arange(-count, 0, dtype=turns.dtype, device=gone.device)
+    return turns
