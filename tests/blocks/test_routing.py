@@ -10,7 +10,7 @@ from torch import Tensor
 
 from families import EXPERT_FAMILIES, configuration
 from secateur.blocks.fewer_experts import find_experts
-from secateur.blocks.routing import Router, advance_and_see, choose_experts
+from secateur.blocks.routing import Router, RoutingSums, advance_and_see, choose_experts
 from secateur.blocks.stream import Stream
 from secateur.checkpoint import ResidentModel
 from secateur.errors import PatternError
@@ -121,7 +121,7 @@ def experts(amount: str) -> Structures:
         ("experts-2", Router(8, 2), 2),
         ("experts-25%", Router(8, 2), 2),
         ("experts-6", Router(8, 2), 6),
-        ("experts-40%", Router(16, 4, groups=4, open_groups=2), 4),  # 6, of which 4 fit
+        ("experts-45%", Router(16, 4, groups=4, open_groups=2), 8),  # 7, and 8 is two of each
         ("experts-8", Router(16, 4, groups=4, open_groups=2), 8),
     ],
 )
@@ -171,3 +171,10 @@ def test_what_a_router_cannot_lose_is_one_line(
     with pytest.raises(PatternError) as fault:
         router.removed_of(experts(pattern))
     assert str(fault.value).startswith(complaint)
+
+
+def test_a_process_that_has_no_sequences_has_sums_of_nothing() -> None:
+    block: Any = make_model("mixtral").model.layers[0]
+    routing = RoutingSums(block.mlp.experts).total()
+    assert routing.tokens.tolist() == [0, 0, 0, 0]
+    assert importance("reap", routing) == [0, 0, 0, 0]

@@ -329,7 +329,7 @@ def test_a_dry_run_measures_nothing(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--method", "wanda"], "--method wanda removes no structures, wanted one of greedy"),
+        (["--method", "wanda"], "--method wanda removes no blocks, wanted one of greedy"),
         (["--pattern", "2:4"], "--pattern 2:4, wanted the name of what is removed alone: blocks"),
         (["--pattern", "blocks-2"], "--pattern blocks-2, wanted the name of what is removed"),
         (["--shares", "10%"], "blocks-10% removes 0 of 6 blocks"),

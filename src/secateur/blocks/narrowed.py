@@ -7,8 +7,8 @@
                learn to do what that does
 
 Of layouts that are possible the proof chooses the one that is meant. A missing expert cannot be
-silenced from outside, for the router would still choose it; that its block is right follows from
-its shapes alone.
+silenced from outside, for the router would still choose it: in its place the dense block's own
+tensors are put into an empty block with fewer experts (`fewer_experts.py`), which is run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from secateur.blocks.fewer_experts import FewerExperts, narrowed
 from secateur.blocks.new_weights import OpenBlock
 from secateur.blocks.observe import observe
 from secateur.blocks.observer import ToGather
@@ -56,6 +57,7 @@ class Narrowed:
         for_each = tokens.expand(processes.count(), -1)  # every process proves for itself
         self._before = Stream(dense, for_each, 1).batches[0]
         self._now = Stream(narrow, for_each, 1).batches[0]
+        self._fewer = FewerExperts(dense.model)
 
     def prove(self, module: nn.Module, index: int) -> None:
         """Raise unless an open block does what the dense one does without what is missing.
@@ -78,10 +80,14 @@ class Narrowed:
     def holds(self, module: nn.Module, index: int) -> bool:
         """Whether an open block does so."""
         with self._dense.open_block(index) as whole:
-            silent = self._silent(whole, self._kept[index])
-            if not silent:
+            silent, stay = self._silent(whole, self._kept[index]), self._kept[index]
+            if self._widths.unit == "experts" and stay:
+                fewer = narrowed(whole, self._fewer.make(index)(len(stay)), stay)
+                before = self._before.run(fewer, index)
+            elif silent:
+                before = _run(self._before, whole, index, silent)
+            else:
                 return True
-            before = _run(self._before, whole, index, silent)
         now = self._now.run(module, index)
         error = (before.double() - now.double()).norm() / before.double().norm()
         return float(error) <= TOLERANCE.get(now.dtype, 0.05)

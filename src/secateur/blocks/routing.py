@@ -56,21 +56,21 @@ class Router:
         return cls(experts, picked, groups, getattr(text, "topk_group", None) or 1)
 
     def removed_of(self, pattern: Structures) -> int:
-        """How many experts of every block a pattern removes; a share is rounded down to fit groups.
+        """How many experts of every block a pattern removes; a share is rounded to fit the groups.
 
         Raises:
             PatternError: the router cannot work with those that would be left.
         """
-        count = pattern.removed_of(self.experts)
-        fitting = count - count % self.groups
-        if fitting == 0 or (pattern.count is not None and fitting != count):
+        count = pattern.removed_of(self.experts, self.groups)
+        if count % self.groups:
+            nearest = max(1, count // self.groups) * self.groups
             raise PatternError(
                 f"{pattern} removes {count} of {self.experts} experts, which lie in"
                 f" {self.groups} groups",
                 wanted=f"a multiple of {self.groups}: as many from each",
-                hint=f"experts-{max(fitting, self.groups)}",
+                hint=f"experts-{nearest}",
             )
-        left = self.experts - fitting
+        left = self.experts - count
         fewest = self._fewest
         if left < fewest:
             most = self.experts - fewest
@@ -80,7 +80,7 @@ class Router:
                 wanted=f"{fewest} left at least",
                 hint=f"experts-{most}" if most > 0 else "a pattern that removes no experts",
             )
-        return fitting
+        return count
 
     @property
     def _fewest(self) -> int:
@@ -118,7 +118,8 @@ class RoutingSums:
     def __init__(self, experts: nn.Module) -> None:
         self._experts = experts
         self._number = int(experts.num_experts)  # type: ignore[arg-type]
-        self._sums: list[list[Tensor]] = [[] for _ in range(self._number)]  # [4] each
+        none = experts.down_proj.new_zeros(4, dtype=torch.float32)  # type: ignore[operator]
+        self._sums: list[list[Tensor]] = [[none] for _ in range(self._number)]  # [4] each
 
     @contextmanager
     def watch(self) -> Iterator[None]:

@@ -75,10 +75,16 @@ def _questions(unit: str, text: PreTrainedConfig) -> Iterator[tuple[int, int, Wi
                 yield total, fewer, Widths(unit, total, (), keys, {"head_dim": size})
             yield total, 1, Widths(unit, total, (), keys, {})
         return
-    for key in _FFN if unit == "ffn" else EXPERTS:
+    if unit == "experts":
+        numbers = {key: number_of(text, key) for key in EXPERTS}
+        for total in dict.fromkeys(numbers.values()):
+            if isinstance(total, int) and total > 1:  # config.json may say it under several names
+                keys = tuple(key for key in EXPERTS if numbers[key] == total)
+                yield total, number_of(text, "n_group") or 1, Widths(unit, total, (), keys, {})
+        return
+    for key in _FFN:
         if isinstance(total := number_of(text, key), int) and total > 1:
-            fewer = total // 2 if unit == "ffn" else number_of(text, "n_group") or 1
-            yield total, fewer, Widths(unit, total, (), (key,), {})
+            yield total, total // 2, Widths(unit, total, (), (key,), {})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from secateur.cli.printing import protocol_line
 from secateur.cli.terminal import amount, say, warn
 from secateur.comparison.cliff import plan_cliff
+from secateur.pruning.experts import how_many_go
 from secateur.pruning.prepare import Prepared, prepare
 from secateur.recipe import Recipe, RecoverStage
 from secateur.recovery.stage import check_training
@@ -68,7 +69,7 @@ def _pattern(prepared: Prepared) -> str:
     if structures is None:
         return f"{pattern} ({pattern.sparsity:.2%} zeros)"
     total = prepared.source.how_many(structures.unit)
-    gone = structures.removed_of(total, prepared.plan.multiple)
+    gone = how_many_go(prepared.source, structures, prepared.plan.multiple)
     where = "" if structures.unit == "blocks" else " of every block"
     mended = ", and the rest is mended" if prepared.recipe.mend else ""
     return f"{pattern} ({gone} of {total} {structures.unit}{where} go{mended})"

@@ -74,10 +74,11 @@ class CliffSettings(Settings):
     def contradictions(self) -> list[str]:
         """What is wrong with settings that are each right by themselves, a phrase each."""
         faults = []
-        removers = {method.name for method in methods.every_remover()}
+        unit = self.pattern if self.pattern in MEASURED else None
+        removers = {method.name for method in methods.every_remover(unit)}
         if self.method not in removers:
             faults.append(
-                f"{as_given(('method',), self.method)} removes no structures,"
+                f"{as_given(('method',), self.method)} removes no {unit or 'structures'},"
                 f" wanted one of {', '.join(sorted(removers))}"
             )
         if self.pattern not in MEASURED:

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from secateur.methods.base import remove_by_inputs
+from secateur.methods.base import remove
 
 
-@remove_by_inputs("activation", paper="https://arxiv.org/abs/2407.14679")
+@remove("activation", "of_inputs", paper="https://arxiv.org/abs/2407.14679")
 def activation(norms: Tensor) -> Tensor:
     """The sum of the squares of what a channel or head gives."""
     return norms.square()

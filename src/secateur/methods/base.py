@@ -29,15 +29,7 @@ from secateur.methods.parameters import (
     WeightParams,
     describe_fields,
 )
-from secateur.methods.removal import (
-    AbsenceFunction,
-    EffectFunction,
-    HessianFunction,
-    InputsFunction,
-    Removal,
-    RoutingFunction,
-    StatesFunction,
-)
+from secateur.methods.removal import Removal, RemovalKind
 from secateur.sparsity import UNITS, Pattern
 from secateur.statistics import Need, Statistics
 
@@ -136,12 +128,12 @@ class Method:
 
 _Score = TypeVar("_Score", bound=ScoreFunction)
 _Solve = TypeVar("_Solve", bound=SolveFunction)
-_States = TypeVar("_States", bound=StatesFunction)
-_Effect = TypeVar("_Effect", bound=EffectFunction)
-_Inputs = TypeVar("_Inputs", bound=InputsFunction)
-_Hessian = TypeVar("_Hessian", bound=HessianFunction)
-_Routing = TypeVar("_Routing", bound=RoutingFunction)
-_Absence = TypeVar("_Absence", bound=AbsenceFunction)
+_Remove = TypeVar("_Remove", bound=Callable[..., Any])
+
+_NEEDS = {"of_inputs": {Need.INPUT_NORM}, "of_hessian": {Need.HESSIAN}}
+_PARAMS: dict[str, type[Params]] = {
+    "of_states": RemovalParams, "of_effect": RemovalParams, "of_absence": AbsenceParams,
+}  # fmt: skip
 
 _registry: dict[str, Method] = {}
 
@@ -182,65 +174,18 @@ def solve(
     return register
 
 
-def remove_by_states(name: str, *, paper: str) -> Callable[[_States], _States]:
-    """Register a function of `States` that scores blocks; it is returned unchanged."""
-
-    def register(function: _States) -> _States:
-        _add_removal(name, paper, function, Removal(of_states=function))
-        return function
-
-    return register
-
-
-def remove_by_effect(name: str, *, paper: str, again: bool = False) -> Callable[[_Effect], _Effect]:
-    """Register a function of `Effect` that scores structures; it is returned unchanged."""
-
-    def register(function: _Effect) -> _Effect:
-        _add_removal(name, paper, function, Removal(of_effect=function, again=again))
-        return function
-
-    return register
-
-
-def remove_by_inputs(name: str, *, paper: str) -> Callable[[_Inputs], _Inputs]:
-    """Register a function of what matrices read that scores it; it is returned unchanged."""
-
-    def register(function: _Inputs) -> _Inputs:
-        needs = frozenset({Need.INPUT_NORM})
-        _add_removal(name, paper, function, Removal(of_inputs=function), needs)
-        return function
-
-    return register
-
-
-def remove_by_hessian(name: str, *, paper: str) -> Callable[[_Hessian], _Hessian]:
-    """Register a function of a matrix and its Hessian that chooses what goes of its inputs; it is
+def remove(
+    name: str, by: RemovalKind, *, paper: str, again: bool = False
+) -> Callable[[_Remove], _Remove]:
+    """Register a function that scores structures, `by` what it is given (`Removal`); it is
     returned unchanged.
     """
 
-    def register(function: _Hessian) -> _Hessian:
-        needs = frozenset({Need.HESSIAN})
-        _add_removal(name, paper, function, Removal(of_hessian=function), needs)
-        return function
-
-    return register
-
-
-def remove_by_routing(name: str, *, paper: str) -> Callable[[_Routing], _Routing]:
-    """Register a function of `Routing` that scores experts; it is returned unchanged."""
-
-    def register(function: _Routing) -> _Routing:
-        _add_removal(name, paper, function, Removal(of_routing=function))
-        return function
-
-    return register
-
-
-def remove_by_absence(name: str, *, paper: str) -> Callable[[_Absence], _Absence]:
-    """Register a function of `Absence` that scores experts; it is returned unchanged."""
-
-    def register(function: _Absence) -> _Absence:
-        _add_removal(name, paper, function, Removal(of_absence=function, again=True))
+    def register(function: _Remove) -> _Remove:
+        scores: dict[str, Any] = {by: function}
+        removal, params = Removal(**scores, again=again), _PARAMS.get(by, Params)
+        summary, needs = _summary(function), frozenset(_NEEDS.get(by, ()))
+        _add(Method(name, summary, paper, needs, params, Refine.NONE, removal=removal))
         return function
 
     return register
@@ -275,19 +220,6 @@ def every_of_both() -> tuple[Method, ...]:
 
 def _by_date() -> list[Method]:
     return sorted(_registry.values(), key=lambda method: method.paper)
-
-
-def _add_removal(
-    name: str,
-    paper: str,
-    function: Callable[..., Any],
-    removal: Removal,
-    needs: frozenset[Need] = frozenset(),
-) -> None:
-    params: type[Params] = RemovalParams if "blocks" in removal.units else Params
-    if removal.of_absence is not None:
-        params = AbsenceParams
-    _add(Method(name, _summary(function), paper, needs, params, Refine.NONE, removal=removal))
 
 
 def _add(method: Method) -> None:

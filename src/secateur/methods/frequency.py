@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from secateur.methods.base import remove_by_routing
+from secateur.methods.base import remove
 from secateur.methods.removal import Routing
 
 
-@remove_by_routing("frequency", paper="https://arxiv.org/abs/2404.05089")
+@remove("frequency", "of_routing", paper="https://arxiv.org/abs/2404.05089")
 def frequency(routing: Routing) -> Tensor:
     """How many calibration tokens the router sends to an expert."""
     return routing.tokens

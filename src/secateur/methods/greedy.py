@@ -15,11 +15,11 @@ Source: this project, docs/decisions/0030; the search is that of Kim et al., arX
 
 from __future__ import annotations
 
-from secateur.methods.base import remove_by_effect
+from secateur.methods.base import remove
 from secateur.methods.removal import Effect
 
 
-@remove_by_effect("greedy", paper="https://arxiv.org/abs/2402.02834", again=True)
+@remove("greedy", "of_effect", paper="https://arxiv.org/abs/2402.02834", again=True)
 def greedy(effect: Effect) -> float:
     """The divergence from the dense model without the structure, anew after each that went."""
     return effect.divergence

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from secateur.methods.base import remove_by_routing
+from secateur.methods.base import remove
 from secateur.methods.removal import Routing
 
 
-@remove_by_routing("man", paper="https://arxiv.org/abs/2504.05586")
+@remove("man", "of_routing", paper="https://arxiv.org/abs/2504.05586")
 def mean_activation_norm(routing: Routing) -> Tensor:
     """The mean L2 norm of an expert's output over the tokens that it is sent."""
     return routing.mean(routing.norms)

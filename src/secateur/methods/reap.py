@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from secateur.methods.base import remove_by_routing
+from secateur.methods.base import remove
 from secateur.methods.removal import Routing
 
 
-@remove_by_routing("reap", paper="https://arxiv.org/abs/2510.13999")
+@remove("reap", "of_routing", paper="https://arxiv.org/abs/2510.13999")
 def reap(routing: Routing) -> Tensor:
     """The mean of router weight times output norm over the tokens that an expert is sent."""
     return routing.mean(routing.gated_norms)

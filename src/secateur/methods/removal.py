@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -75,6 +76,10 @@ InputsFunction = Callable[[Tensor], Tensor]
 HessianFunction = Callable[[Tensor, Tensor, int, int], Tensor]
 RoutingFunction = Callable[[Routing], Tensor]
 AbsenceFunction = Callable[[Absence], float]
+RemovalKind = Literal[
+    "of_states", "of_effect", "of_inputs", "of_hessian", "of_routing", "of_absence"
+]
+"""The function of `Removal` that a method is."""
 
 
 @dataclass(frozen=True)

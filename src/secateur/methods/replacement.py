@@ -17,11 +17,11 @@ who try every set of them.
 
 from __future__ import annotations
 
-from secateur.methods.base import remove_by_absence
+from secateur.methods.base import remove
 from secateur.methods.removal import Absence
 
 
-@remove_by_absence("replacement", paper="https://arxiv.org/abs/2402.14800")
+@remove("replacement", "of_absence", paper="https://arxiv.org/abs/2402.14800", again=True)
 def replacement(absence: Absence) -> float:
     """The error of the block's output with others in the expert's place, anew after each."""
     return absence.error

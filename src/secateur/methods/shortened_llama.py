@@ -10,11 +10,11 @@ Source: Kim et al., arXiv 2402.02834.
 
 from __future__ import annotations
 
-from secateur.methods.base import remove_by_effect
+from secateur.methods.base import remove
 from secateur.methods.removal import Effect
 
 
-@remove_by_effect("shortened-llama", paper="https://arxiv.org/abs/2402.02834")
+@remove("shortened-llama", "of_effect", paper="https://arxiv.org/abs/2402.02834")
 def shortened_llama(effect: Effect) -> float:
     """The loss of the model without the block, each left out alone."""
     return effect.loss

@@ -17,11 +17,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 
-from secateur.methods.base import remove_by_states
+from secateur.methods.base import remove
 from secateur.methods.removal import States
 
 
-@remove_by_states("shortgpt", paper="https://arxiv.org/abs/2403.03853")
+@remove("shortgpt", "of_states", paper="https://arxiv.org/abs/2403.03853")
 def shortgpt(states: States) -> Tensor:
     """One minus the cosine between a block's input and output."""
     return 1 - F.cosine_similarity(states.before.float(), states.after.float(), dim=-1)

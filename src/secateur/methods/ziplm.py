@@ -22,11 +22,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.methods.base import remove_by_hessian
+from secateur.methods.base import remove
 from secateur.methods.sparsegpt import DAMPING, upper_factor
 
 
-@remove_by_hessian("ziplm", paper="https://arxiv.org/abs/2302.04089")
+@remove("ziplm", "of_hessian", paper="https://arxiv.org/abs/2302.04089")
 def ziplm(weight: Tensor, hessian: Tensor, size: int, count: int) -> Tensor:
     """The structures whose loss the rest of their matrix makes up for best, one at a time.
 

@@ -43,7 +43,7 @@ from secateur.pruning.prepare import Prepared
 from secateur.pruning.removal import choose_blocks, without_removed
 from secateur.pruning.reuse import DenseKey, FirstBlockKey, GradientsKey, SharedWork, Stopwatch
 from secateur.pruning.saved_gradients import matrix_shapes
-from secateur.pruning.widths import choose_widths, without_width
+from secateur.pruning.widths import choose_widths, to_choose_with, without_width
 
 
 @dataclass(frozen=True)
@@ -136,27 +136,26 @@ def _without_structures(
     prepared: Prepared, surroundings: Surroundings
 ) -> tuple[Prepared, SweepInputs]:
     """The run on what is left of its model, and what its blocks are mended with, if they are."""
-    structures, folder = prepared.plan.structures, surroundings.for_the_next_process
-    progress, aim, whole, stream = surroundings.progress, Aim(), prepared.source, None
-    assert structures is not None
+    folder, progress = surroundings.for_the_next_process, surroundings.progress
+    aim, whole, stream = Aim(), prepared.source, None
     missing: Gaps | Narrowed
-    if structures.unit == "blocks":
+    if prepared.plan.scorer is None:
         removed = choose_blocks(prepared, progress, folder)
         smaller, missing = without_removed(prepared, removed)
         ends: Sequence[int] = removed.ends
     else:
-        lost = choose_widths(prepared, _calibration_stream(prepared, whole), progress, folder)
+        choosing = _calibration_stream(to_choose_with(prepared), whole)
+        lost = choose_widths(prepared, choosing, progress, folder)
         smaller, missing = without_width(prepared, lost)
         ends = range(len(whole.blocks))
     if prepared.recipe.mend and (dense := _calibration_stream(prepared, whole)):
         aim = _aim(prepared, surroundings, dense)
     if prepared.recipe.mend or prepared.plan.corrects:
         stream = _calibration_stream(prepared, smaller.source)
-    if aim.error_factors is not None:
-        aim = replace(aim, error_factors=[aim.error_factors[end] for end in ends])
+    if (factors := aim.error_factors) is not None:
+        aim = replace(aim, error_factors=[factors[end] for end in ends])
     aim = replace(aim, missing=missing)
-    inputs = SweepInputs(smaller.source, smaller.plan, stream, aim=aim, tick=progress.tick)
-    return smaller, inputs
+    return smaller, SweepInputs(smaller.source, smaller.plan, stream, aim=aim, tick=progress.tick)
 
 
 @doing("embedding the calibration sequences")

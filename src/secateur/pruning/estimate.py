@@ -24,6 +24,7 @@ from transformers import PreTrainedConfig
 from secateur.blocks.judge import judging
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.methods import Refine
+from secateur.pruning.experts import how_many_go
 from secateur.pruning.inputs import TOKENS
 from secateur.recipe import Plan
 from secateur.statistics import Need
@@ -123,7 +124,7 @@ def _removed(source: BlockModel, plan: Plan) -> int:
         total, cut = widths.total, {one.parameter for one in widths.cuts}
     shapes = (one.shape for some in every for one in some if cut is None or one.parameter in cut)
     held = sum(rows * columns for rows, columns in shapes)
-    return held * plan.structures.removed_of(total, plan.multiple) // total
+    return held * how_many_go(source, plan.structures, plan.multiple) // total
 
 
 def searching(plan: Plan, blocks: int, tokens: int) -> int:

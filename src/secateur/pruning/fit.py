@@ -15,6 +15,7 @@ from secateur.errors import RecipeError
 from secateur.machine import processes
 from secateur.machine.memory import free_bytes
 from secateur.pruning.device_memory import Sizes, device_bytes
+from secateur.pruning.experts import how_many_go
 from secateur.recipe import Plan, Recipe
 from secateur.recipe.wording import name_of
 from secateur.sparsity import Selection
@@ -53,7 +54,7 @@ def check_plan(plan: Plan, source: BlockModel) -> None:
         check_selection(plan.selection, source.blocks)
         return
     unit = plan.structures.unit
-    gone = plan.structures.removed_of(source.how_many(unit), plan.multiple)
+    gone = how_many_go(source, plan.structures, plan.multiple)
     if unit == "blocks":
         source.without_blocks(())
     else:

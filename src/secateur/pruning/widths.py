@@ -1,8 +1,9 @@
-"""Which channels or heads of every block go, by the scores of a method, and the narrower model.
+"""Which channels, heads or experts of every block go, by a method, and the narrower model.
 
     scores      the sum of a method's scores over the weights of a structure: the rows that make it
                 and the columns that read it
     inputs      what a method says of the norms of what is read of a structure
+    experts     what a method says of them (`experts.py`)
 
 One pass of the dense model over the calibration: every block is observed, scored and passed, one in
 memory. Every block loses as many, for the configuration holds one number for all.
@@ -25,9 +26,12 @@ from secateur.blocks.stream import Stream
 from secateur.checkpoint import Matrix, find_matrices
 from secateur.checkpoint.narrower import Cut
 from secateur.checkpoint.proved import read_facts, write_facts
+from secateur.data import TokenBatch
 from secateur.machine import processes
+from secateur.methods.parameters import AbsenceParams
 from secateur.progress import Progress
-from secateur.pruning.inputs import to_prove_with
+from secateur.pruning.experts import ExpertChoice, how_many_go
+from secateur.pruning.inputs import to_prove_with, to_search_with
 from secateur.pruning.prepare import Prepared
 from secateur.record.narrowed import CutRecord, LostWidth, written
 from secateur.sparsity import Dense
@@ -59,7 +63,15 @@ def choose_widths(
     structures, source = prepared.plan.structures, prepared.source
     assert structures is not None
     total = source.how_many(structures.unit)
-    count = structures.removed_of(total, prepared.plan.multiple)
+    multiple = prepared.plan.multiple
+    count = how_many_go(source, structures, multiple)
+    experts: ExpertChoice | None = None
+    if structures.unit == "experts":
+        removal = prepared.recipe.chosen_method.removal
+        assert removal is not None
+        assert stream is not None  # faults.py has seen to both
+        experts = ExpertChoice(source, removal, stream, structures, progress.tick)
+        multiple = experts.groups
     widths = layout_of(
         source, structures.unit, total - count, to_prove_with(prepared.source, prepared.calibration)
     )
@@ -70,14 +82,16 @@ def choose_widths(
         with source.open_block(index) as module:
             cuts = {cut.parameter: cut for cut in widths.within(module)}
             matrices = [one for one in find_matrices(module) if one.parameter in cuts]
-            if matrices:
+            if matrices and experts is not None:
+                removed.append(written(experts.of(module, index)))
+            elif matrices:
                 importance = _importance(prepared, (index, module), matrices, cuts, stream, total)
                 check_finite(importance, "the importance is", f"block {index}")
                 removed.append(written(importance.argsort(stable=True)[:count].tolist()))
-                weights += sum(one.read().numel() for one in matrices) * count // total
             else:
                 removed.append("")
-            if stream is not None:
+            weights += sum(one.read().numel() for one in matrices) * count // total
+            if stream is not None and not (matrices and experts is not None):
                 stream.advance(module, index)
     chosen = LostWidth(
         unit=structures.unit,
@@ -87,12 +101,22 @@ def choose_widths(
             CutRecord(parameter=cut.parameter, dim=cut.dim, parts=cut.parts, reads=cut.reads)
             for cut in widths.cuts
         ),
-        multiple=prepared.plan.multiple,
+        multiple=multiple,
         weights=weights,
     )
     if file is not None and processes.first():
         write_facts(file, chosen.model_dump(mode="json"))
     return chosen
+
+
+def to_choose_with(prepared: Prepared) -> Prepared:
+    """The run with no more calibration than the choice of structures within its blocks reads."""
+    calibration, params = prepared.calibration, prepared.recipe.chosen_params
+    if not isinstance(params, AbsenceParams):
+        return prepared
+    assert isinstance(calibration, TokenBatch)  # faults.py has seen to it
+    few = to_search_with(calibration, params.tokens)
+    return replace(prepared, calibration=replace(calibration, input_ids=few))
 
 
 def without_width(prepared: Prepared, lost: LostWidth) -> tuple[Prepared, Narrowed]:

@@ -44,8 +44,8 @@ class PruneStage(Stage):
     pattern: Annotated[str, Setting(RESULT)] = "2:4"
     """What is pruned. 50% or 0.5: that share of the weights. N:M, such as 2:4: N of every M weights
     along the input are KEPT. blocks-2 or blocks-10%: so many blocks are REMOVED from the model;
-    ffn-20%, heads-1: so many channels of every feed-forward layer, or key-value heads. dense:
-    nothing is pruned, with quantize."""
+    ffn-20%, heads-1, experts-25%: so many channels of every feed-forward layer, key-value heads, or
+    experts. dense: nothing is pruned, with quantize."""
     mend: Annotated[bool, Setting(RESULT)] = False
     """Let the regional optimiser change the weights of what is left of the model, so that they
     learn what the removed ones did."""
