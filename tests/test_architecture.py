@@ -22,6 +22,7 @@ ORDER = [
     "packing",
     "statistics",
     "methods",
+    "quantization",
     "recipe",
     "data",
     "gguf",

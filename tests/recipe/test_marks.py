@@ -67,6 +67,8 @@ CHANGED: dict[str, dict[str, Any]] = {
     "schedule": {"schedule": "matrix"},
     "route_all": {"route_all": True},
     "expert_tokens": {"expert_tokens": 8},
+    "quantize": {"quantize": "w4a16"},
+    "quantize_by": {"quantize_by": "rtn"},
     "gradients": {"gradients": "g.safetensors"},
     "save_gradients": {"save_gradients": "g.safetensors"},
     "activations": {"activations": "host"},
@@ -86,6 +88,7 @@ ON: dict[str, dict[str, Any]] = {
     "schedule": {**BASE, "method": "wanda"},
     "gradients": {**BASE, "method": "gblm"},
     "save_gradients": {**BASE, "method": "gblm"},
+    "quantize_by": {**BASE, "quantize": "w4a16"},
     "stages": {"model": "m", "calibration": "c", "text": "t", "stages": STAGES},
 }
 """Field -> what it is changed in, where that is not `BASE`."""

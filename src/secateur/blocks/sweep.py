@@ -5,7 +5,7 @@ For every block, bottom to top:
     observe     the dense block runs on all calibration tokens; statistics and outputs fall out,
                 of the outputs no more than the method or the measurement of its damage needs
     prune       the method scores or solves; masks are exact; the regional optimiser refines
-    write       the new weights, rounded to the dtype that they will be stored in
+    write       the new weights, quantised if that is asked for, in the dtype of the files
     propagate   the pruned block runs; its outputs are the next block's inputs
     hand over   the result goes to the caller while the block is still in memory
 
@@ -16,7 +16,7 @@ So every block is calibrated on what the pruned model will really feed it. With 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -28,12 +28,14 @@ from secateur.blocks.observe import Observation, observe
 from secateur.blocks.observer import Observer, ToGather
 from secateur.blocks.onepass import GroupSteps, groups_in_order, run_once
 from secateur.blocks.propagate import check_block_output, propagate
+from secateur.blocks.rounding import round_weights
 from secateur.blocks.store import write
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.machine.clock import Clock
 from secateur.methods import Params, Refine
+from secateur.quantization import RoundedMatrix
 from secateur.recipe import Plan
 from secateur.sparsity import MatrixAudit, Pattern, audit
 from secateur.statistics import Need, check_finite
@@ -59,6 +61,7 @@ class BlockResult:
         judged: relative output error on sequences that no optimiser step saw, before and after the
             regional optimiser; None without one.
         params: the method's parameters that suited the block, where it chose among several.
+        rounded: name of a matrix in the model -> how it is stored, if it is quantised.
     """
 
     index: int
@@ -70,6 +73,7 @@ class BlockResult:
     notices: tuple[str, ...]
     judged: tuple[float, float] | None = None
     params: Params | None = None
+    rounded: dict[str, RoundedMatrix] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,12 +136,10 @@ def sweep(inputs: SweepInputs, done: int = 0) -> Iterator[BlockResult]:
         chosen = {m: selection.pattern_of(index, prefix + m.name) for m in every[index]}
         with source.open_block(index) as module:
             block = OpenBlock(
-                index,
-                module,
-                prefix,
+                index, module, prefix,
                 {matrix: pattern for matrix, pattern in chosen.items() if pattern is not None},
                 tuple(matrix for matrix, pattern in chosen.items() if pattern is None),
-            )
+            )  # fmt: skip
             clock.lap("load")
             yield _prune_block(block, inputs, clock)
 
@@ -166,6 +168,7 @@ def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockRe
         observed = _observe(block, inputs, stream)
         clock.lap("observe")
     pruned = new_weights(block, observed, inputs.gradients, plan, tick)
+    rounded = round_weights(block, observed, pruned.weights, plan.rounding, source)
     if observed is not None:
         matrix_errors = _errors_by_matrix(block, observed.observer, pruned.weights)
     clock.lap("prune")
@@ -180,6 +183,7 @@ def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockRe
     return BlockResult(
         block.index, changed, _audits(block), error, matrix_errors, clock.seconds,
         notices, pruned.judged, pruned.params if len(plan.params.candidates) > 1 else None,
+        rounded,
     )  # fmt: skip
 
 
@@ -195,11 +199,9 @@ def _observe(block: OpenBlock, inputs: SweepInputs, stream: Stream) -> Observed:
     observation = inputs.first if block.index == 0 else None
     if observation is None:
         to_gather = ToGather(
-            plan.method.needs,
-            route_all=plan.route_all,
-            expert_tokens=plan.expert_tokens,
+            plan.method.needs, route_all=plan.route_all, expert_tokens=plan.expert_tokens,
             all_outputs=all_outputs,
-        )
+        )  # fmt: skip
         observation = observe(
             block.module, block.index, stream, block.matrices, to_gather, inputs.tick
         )
@@ -227,6 +229,7 @@ def _prune_as_it_runs(
     plan, tick = inputs.plan, inputs.tick
     changed: dict[str, Tensor] = {}
     matrix_errors: dict[str, float] = {}
+    rounded: dict[str, RoundedMatrix] = {}
     notices: list[str] = []
     to_gather = ToGather(plan.method.needs - {Need.FULL_GRADIENT})
     observers = {number: Observer(group, to_gather) for number, group in enumerate(groups)}
@@ -240,7 +243,9 @@ def _prune_as_it_runs(
         clock.lap("observe")
         patterns = {matrix: block.patterns[matrix] for matrix in groups[number]}
         part = replace(block, patterns=patterns)
-        pruned = new_weights(part, Observed(stream, observer, [], []), inputs.gradients, plan, tick)
+        observed = Observed(stream, observer, [], [])
+        pruned = new_weights(part, observed, inputs.gradients, plan, tick)
+        rounded.update(round_weights(part, observed, pruned.weights, plan.rounding, inputs.source))
         matrix_errors.update(_errors_by_matrix(part, observer, pruned.weights))
         changed.update(write(part, pruned.weights, inputs.source))
         notices.extend(pruned.notices)
@@ -251,19 +256,17 @@ def _prune_as_it_runs(
     check_block_output(block, stream, sums)
     clock.lap("observe")
     return BlockResult(
-        block.index, changed, _audits(block), None, matrix_errors, clock.seconds, tuple(notices)
-    )
+        block.index, changed, _audits(block), None, matrix_errors, clock.seconds, tuple(notices),
+        rounded=rounded,
+    )  # fmt: skip
 
 
 def _errors_by_matrix(
     block: OpenBlock, observer: Observer, pruned: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """The output error of every matrix that saw inputs, by its name in the model."""
-    errors = {
-        block.prefix + matrix.name: observer.output_error(matrix, pruned[matrix.name])
-        for matrix in block.matrices
-    }
-    return {name: error for name, error in errors.items() if error is not None}
+    errors = ((m, observer.output_error(m, pruned[m.name])) for m in block.matrices)
+    return {block.prefix + m.name: error for m, error in errors if error is not None}
 
 
 def _pass_by(
@@ -281,10 +284,7 @@ def _pass_by(
 def _audits(block: OpenBlock) -> dict[str, MatrixAudit]:
     """What is counted in every matrix of a block, pruned or not."""
     patterns: dict[Matrix, Pattern | None] = {**block.patterns, **dict.fromkeys(block.dense)}
-    return {
-        block.prefix + matrix.name: audit(matrix.read(), pattern)
-        for matrix, pattern in patterns.items()
-    }
+    return {block.prefix + m.name: audit(m.read(), asked) for m, asked in patterns.items()}
 
 
 def _check_surroundings(source: BlockModel) -> None:

@@ -32,6 +32,7 @@ class BlockModel(ABC):
         device: where open pieces are.
         dtype: the precision of open pieces.
         notices: what the user should know of the files that it was read from.
+        quantised: whether matrices lie quantised in these files; their values are opened.
     """
 
     streamed: bool
@@ -40,6 +41,7 @@ class BlockModel(ABC):
     device: torch.device
     dtype: torch.dtype
     notices: tuple[str, ...] = ()
+    quantised: bool = False
 
     @abstractmethod
     def open_block(self, index: int) -> AbstractContextManager[nn.Module]:
@@ -52,6 +54,11 @@ class BlockModel(ABC):
     def count_weights(self) -> int:
         """The weights of the model; those of tied parameters count once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def count_bytes(self) -> int:
+        """The bytes of those weights in the dtypes that they are stored in."""
+        parameters = dict(self.model.named_parameters())
+        return sum(p.numel() * self.storage_dtype(n).itemsize for n, p in parameters.items())
 
     @abstractmethod
     def without_blocks(self, removed: Collection[int]) -> BlockModel:
@@ -109,6 +116,19 @@ class BlockModel(ABC):
     @abstractmethod
     def storage_dtype(self, name: str) -> torch.dtype:
         """The dtype in which a parameter is kept when its piece is closed."""
+
+    def part(self, name: str, value: Tensor) -> dict[str, Tensor]:
+        """The tensors that a parameter is made of, by their names in the files.
+
+        Args:
+            name: of the parameter.
+            value: of its shape but for the last dimension, which is that of every part.
+        """
+        return {name: value}
+
+    def stored_names(self, name: str) -> list[str]:
+        """The names in the files of the tensors that a parameter is made of."""
+        return [name]
 
     @property
     def unused(self) -> Mapping[str, tuple[int, ...]]:

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from secateur.checkpoint.compressed import described as described_compressed
 from secateur.checkpoint.packed_folder import QUANTISED, says_packed
 from secateur.errors import CheckpointError
 
@@ -50,7 +51,7 @@ def refuse_quantised(config: Mapping[str, Any], where: object) -> None:
     """Raise `CheckpointError` if a config.json describes quantised weights.
 
     What llm-compressor writes of a model that it only pruned is described as compressed-tensors,
-    and has none.
+    and has none. Some of its formats are read: see `compressed.py`.
 
     Args:
         config: the content of config.json.
@@ -60,7 +61,8 @@ def refuse_quantised(config: Mapping[str, Any], where: object) -> None:
     described = config.get(QUANTISED)
     if described is None and isinstance(text, dict):
         described = text.get(QUANTISED)
-    if described is None or says_packed(config) or _plain(described):
+    read_here = says_packed(config) or described_compressed(config) is not None
+    if described is None or read_here or _plain(described):
         return
     if not described:
         raise CheckpointError(

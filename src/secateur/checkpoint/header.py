@@ -30,27 +30,38 @@ _DTYPES = {
 }
 
 
-def read_head(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+_LEVELS = {"F8_E4M3": torch.float8_e4m3fn}
+"""What quantised weights may be stored as beside that."""
+
+
+def read_head(
+    path: Path, *, quantised: bool = False
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and dtype of every tensor of one safetensors file.
+
+    Args:
+        path: of the file.
+        quantised: whether config.json says that its weights are.
 
     Raises:
         CheckpointError: it is no such file, or holds what is no plain weight.
     """
     head: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    known = _DTYPES | _LEVELS if quantised else _DTYPES
     _check_readable(path)
     try:
         with safe_open(path, framework="pt") as shard:
             for name in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
                 view = shard.get_slice(name)
                 stored = view.get_dtype()
-                if stored not in _DTYPES:
+                if stored not in known:
                     raise CheckpointError(
                         f"tensor {name!r} is stored as {stored}",
                         where=path,
-                        wanted=f"one of {', '.join(_DTYPES)}",
+                        wanted=f"one of {', '.join(known)}",
                         hint="an unquantised checkpoint",
                     )
-                head[name] = (tuple(view.get_shape()), _DTYPES[stored])
+                head[name] = (tuple(view.get_shape()), known[stored])
     except (SafetensorError, OSError) as fault:
         raise CheckpointError(
             f"not a whole safetensors file ({fault})", where=path, hint="fetching it again"

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from secateur.checkpoint import from_pretrained  # noqa: F401 - lets transformers load what is packed
 from secateur.checkpoint.block_model import BlockModel
+from secateur.checkpoint.compressed import dequantised, described
 from secateur.checkpoint.configuration import auto_class, read_config
 from secateur.checkpoint.naming import Naming, NotStreamableError
 from secateur.checkpoint.no_model import missing_weights
@@ -71,6 +72,8 @@ def load_whole(
     setattr(config, NAMED, checkpoint.config.get(NAMED))
     if says_packed(checkpoint.config):
         setattr(config, QUANTISED, checkpoint.config[QUANTISED])
+    elif (told := described(checkpoint.config)) is not None:
+        setattr(config, QUANTISED, dequantised(told, folder))
     try:
         with building(checkpoint):
             model, loaded = (auto_class(config) or AutoModelForCausalLM).from_pretrained(

@@ -27,6 +27,7 @@ from torch import Tensor
 from secateur.checkpoint.beside import STATE, Beside, Listing, listing
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.companions import files_beside
+from secateur.checkpoint.compressed_writing import NONE, Rounded, with_quantised
 from secateur.checkpoint.destination import Destination
 from secateur.checkpoint.durable import (
     flush,
@@ -190,7 +191,7 @@ class OutputFolder:
                 folder.rmdir()
 
     def store_block(
-        self, model: BlockModel, index: int, changed: Mapping[str, Tensor]
+        self, model: BlockModel, index: int, changed: Mapping[str, Tensor], rounded: Rounded = NONE
     ) -> tuple[str, str] | None:
         """Put the new weights of one block on the disk.
 
@@ -199,6 +200,7 @@ class OutputFolder:
             index: of the block.
             changed: parameter name in the model -> new value as stored. What is not named keeps
                 its bytes.
+            rounded: parameter name in the model -> how it is stored instead, quantised.
 
         Returns:
             name and SHA-256 of the block's own shard; None if the model is not streamed: `state`
@@ -208,6 +210,7 @@ class OutputFolder:
         if tensors is None:
             self.state.keep_weights(index, changed)
             return None
+        tensors = with_quantised(tensors, rounded, model.part)
         return self._write_shard(tensors, index + 2, len(model.blocks) + 1)
 
     @doing("writing the result")

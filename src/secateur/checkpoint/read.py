@@ -7,7 +7,7 @@ is claimed is checked against what is there before anything is built from it (SE
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
+from secateur.checkpoint.compressed import CompressedMatrix, described, find_compressed
 from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
 from secateur.checkpoint.from_gguf import notice_of
 from secateur.checkpoint.header import read_layouts
@@ -36,7 +37,7 @@ class Checkpoint:
     """The tensors of a model folder, by name; nothing is read before it is asked for.
 
     What is packed is unpacked as it is read: a packed matrix has the name, shape, dtype and bits of
-    the tensor that was packed.
+    the tensor that was packed. A quantised one has those of its values.
 
     Args:
         folder: holds `config.json` and weights, packed or plain, in one file or in shards.
@@ -46,6 +47,7 @@ class Checkpoint:
         config: the content of `config.json`.
         files: the file that every tensor lies in.
         packed: those that are packed.
+        quantised: those that are quantised.
         weight_files: the files that are loaded, sorted.
         idle_weight_files: files of the folder that look like weights, or like an index of some, and
             are not loaded, sorted.
@@ -67,23 +69,31 @@ class Checkpoint:
         self.packed: dict[str, layout.PackedMatrix] = {}
         if says_packed(self.config):
             self._find_packed()
+        self.quantised: dict[str, CompressedMatrix] = {}
+        if (told := described(self.config)) is not None:
+            self._find_quantised(told)
         beside = [path for path in folder.iterdir() if path.name in WATCHED and path.is_file()]
         self.source = SourceFiles(self.files, beside, self._parts)
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What was read and what was not, if the folder has other weights that could be meant, or
-        was made from a GGUF file.
+        """What was read and what was not, if the folder has other weights that could be meant, was
+        made from a GGUF file, or is quantised.
         """
-        idle = [path.name for path in self.idle_weight_files if ".safetensors" in path.name]
-        if not idle:
-            made = notice_of(self.folder)
-            return () if made is None else (made,)
-        read = [path.name for path in self.weight_files]
-        return (
-            f"{self.folder}: weights are read from {some(read)}, as transformers does,"
-            f" and not from {some(idle)}",
-        )
+        told = [made] if (made := notice_of(self.folder)) is not None else []
+        if idle := [path.name for path in self.idle_weight_files if ".safetensors" in path.name]:
+            read = [path.name for path in self.weight_files]
+            told = [
+                f"{self.folder}: weights are read from {some(read)}, as transformers does,"
+                f" and not from {some(idle)}"
+            ]
+        if self.quantised:
+            kinds = sorted({matrix.title for matrix in self.quantised.values()})
+            told.append(
+                f"{self.folder}: {len(self.quantised)} matrices are quantised"
+                f" ({'; '.join(kinds)}), and their values are read"
+            )
+        return tuple(told)
 
     def make_config(self) -> PreTrainedConfig:
         """What transformers makes of the configuration, by whatever exceptions it fails."""
@@ -104,14 +114,14 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, from the header alone."""
-        if name in self.packed:
-            return self.packed[name].shape
+        if (matrix := self._made.get(name)) is not None:
+            return matrix.shape
         return self._heads[self.files[name]][name][0]
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype of a tensor, from the header alone."""
-        if name in self.packed:
-            return self.packed[name].dtype
+        if (matrix := self._made.get(name)) is not None:
+            return matrix.dtype
         return self._heads[self.files[name]][name][1]
 
     def elements(self, name: str) -> int:
@@ -124,10 +134,11 @@ class Checkpoint:
 
     def stored_bytes(self, name: str) -> int:
         """Bytes of a tensor in its file."""
-        if name not in self.packed:
+        if (matrix := self._made.get(name)) is None:
             return self.dense_bytes(name)
         head = self._heads[self.files[name]]
-        parts = (head[name + part] for part in layout.PARTS)
+        layouts = (name + layout.LAYOUT,) if name in self.packed else ()
+        parts = (head[part] for part in (*matrix.parts, *layouts))
         return sum(prod(shape) * dtype.itemsize for shape, dtype in parts)
 
     def load(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -149,16 +160,46 @@ class Checkpoint:
                 raise CheckpointError(f"cannot be read ({fault})", where=path) from fault
         return tensors
 
+    def scales(self, name: str) -> Tensor:
+        """The scales of a quantised matrix, as they are stored."""
+        scale = self.quantised[name].scale_name
+        with safe_open(self.files[name], framework="pt", device="cpu") as shard:
+            stored: Tensor = shard.get_tensor(scale)
+        return stored.clone()
+
     def fingerprint(self) -> str:
         """The fingerprint of the model, hexadecimal: see `fingerprint.py`."""
         config = (self.folder / CONFIG).read_bytes()
         return fingerprint(config, ((name, self._parts(name)) for name in self.names))
 
     def _parts(self, name: str) -> list[Tensor]:
-        """The stored parts of a tensor, mapped: its values and mask if it is packed."""
-        parts = self.packed[name].parts if name in self.packed else (name,)
+        """The stored parts of a tensor, mapped: several if it is packed or quantised."""
+        parts = self._made[name].parts if name in self._made else (name,)
         with safe_open(self.files[name], framework="pt", device="cpu") as shard:
             return [shard.get_tensor(part) for part in parts]
+
+    @property
+    def _made(self) -> Mapping[str, layout.PackedMatrix | CompressedMatrix]:
+        """What is made of several stored tensors, or of one of another dtype."""
+        return self.quantised or self.packed
+
+    def _find_quantised(self, told: Mapping[str, Any]) -> None:
+        """Tell quantised matrices from the rest, by their scales."""
+        for path, head in self._heads.items():
+            with safe_open(path, framework="pt", device="cpu") as shard:
+                shapes = {
+                    name.removesuffix("_shape"): tuple(shard.get_tensor(name).tolist())
+                    for name in head
+                    if name.endswith("weight_shape") and head[name] == ((2,), torch.int64)
+                }
+            for matrix in find_compressed(told, head, shapes, path):
+                for part in matrix.parts:
+                    self.files.pop(part, None)
+                self.quantised[matrix.name] = matrix
+                self.files[matrix.name] = path
+        for name, path in self.files.items():
+            if name not in self.quantised and self.dtype(name) == torch.float8_e4m3fn:
+                raise CheckpointError(f"tensor {name!r} is quantised without a scale", where=path)
 
     def _find_packed(self) -> None:
         """Tell packed matrices from the rest, by their layouts."""
@@ -177,6 +218,8 @@ class Checkpoint:
 
     def _read(self, shard: Any, name: str) -> Tensor:
         """One tensor out of an open file."""
+        if name in self.quantised:
+            return self._read_quantised(shard, self.quantised[name])
         if name not in self.packed:
             stored: Tensor = shard.get_tensor(name).clone()  # the mapped file must not live on
             if self.source.watched:
@@ -193,3 +236,10 @@ class Checkpoint:
             raise CheckpointError(
                 f"packed tensor {name!r} has {fault.what}", where=path, wanted=fault.wanted
             ) from fault
+
+    def _read_quantised(self, shard: Any, matrix: CompressedMatrix) -> Tensor:
+        """The values of a quantised matrix out of an open file."""
+        parts = [shard.get_tensor(part) for part in matrix.parts]
+        if self.source.watched:
+            self.source.saw(matrix.name, parts)
+        return matrix.unpack(parts)

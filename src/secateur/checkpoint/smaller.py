@@ -64,6 +64,11 @@ class SmallerCheckpoint(Checkpoint):
             for new, old in names.items()
             if old in whole.packed and new not in self._slices
         }
+        self.quantised = {
+            new: whole.quantised[old]
+            for new, old in names.items()
+            if old in whole.quantised and new not in self._slices
+        }
         self.weight_files, self.idle_weight_files = whole.weight_files, whole.idle_weight_files
         self.source = whole.source
 

@@ -64,6 +64,7 @@ class StreamedModel(BlockModel):
         self._dtypes = dtypes_of(self.model, dtype)
         self.checkpoint = checkpoint
         self.notices = notices_of(checkpoint)
+        self.quantised = bool(checkpoint.quantised)
         self.device = device
         self.dtype = dtype
         self.blocks = find_blocks(self.model)
@@ -165,9 +166,21 @@ class StreamedModel(BlockModel):
         held = (parameters[name] for name in self.naming.parameters if name in parameters)
         return sum(parameter.numel() for parameter in held)
 
+    def count_bytes(self) -> int:
+        """The bytes of all tensors of the files, of what is packed or quantised as it is opened."""
+        return sum(map(self.checkpoint.dense_bytes, self.checkpoint.names))
+
     def storage_dtype(self, name: str) -> torch.dtype:
         """The dtype in which the files hold a parameter."""
         return self.checkpoint.dtype(self.naming.tensors_of(name)[0])
+
+    def part(self, name: str, value: Tensor) -> dict[str, Tensor]:
+        """The tensors that a parameter is made of, by their names in the files."""
+        return self.naming.part(name, value)
+
+    def stored_names(self, name: str) -> list[str]:
+        """The names in the files of the tensors that a parameter is made of."""
+        return self.naming.tensors_of(name)
 
     @property
     def unused(self) -> dict[str, tuple[int, ...]]:

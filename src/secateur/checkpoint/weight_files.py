@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur.checkpoint.compressed import described
 from secateur.checkpoint.conversion import conversion, refuse_quantised
 from secateur.checkpoint.header import read_head, read_json
 from secateur.checkpoint.packed_folder import (
@@ -91,7 +92,8 @@ def find_weights(folder: Path, config: Mapping[str, Any]) -> WeightFiles:
             raise CheckpointError(
                 f"shard {file} is missing", where=folder, hint="fetching the model again"
             )
-    heads = {folder / file: read_head(folder / file) for file in files}
+    quantised = described(config) is not None
+    heads = {folder / file: read_head(folder / file, quantised=quantised) for file in files}
     tensors: dict[str, Path] = {}
     for path, head in heads.items():
         for name in head:

@@ -66,6 +66,10 @@ def _print(proof: Proof) -> None:
     if proof.unlike is not None:
         verdict = f"others are {some(proof.unlike)}" if proof.unlike else "all tensors are the same"
         say(escape(f"blocks compared with the source's, bit for bit: {verdict}"))
+    for kind, count in proof.grids.kinds.items():
+        say(f"{count} matrices are quantised: {kind}")
+    for name in proof.grids.off:
+        say(escape(f"not quantised as it is to be: {name}"))
     for left in proof.left_dense:
         by_record = " by run.json" if left.chosen and proof.by_record else ""
         say(escape(f"left dense{by_record}, {left}"))

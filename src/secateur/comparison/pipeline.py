@@ -21,6 +21,7 @@ from secateur.errors import RecipeError
 from secateur.evaluation import EvaluationSettings
 from secateur.evaluation.zero_shot import Questions
 from secateur.progress import Progress
+from secateur.recipe.wording import name_of
 from secateur.record import RunRecord
 
 
@@ -78,6 +79,11 @@ def plan_comparison(settings: ComparisonSettings, shared: Mapping[str, Any]) -> 
     if trained_or_asked and classifier:
         raise RecipeError(
             "recover and tasks are for language models", wanted="neither of them with images"
+        )
+    if settings.recover is not None and shared.get("quantize") is not None:
+        raise RecipeError(
+            f"{name_of('recover')} would train weights off the grid of {name_of('quantize')}",
+            wanted="one of the two",
         )
     method_names = settings.chosen_methods
     refuse_unused(method_names, shared)

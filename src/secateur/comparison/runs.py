@@ -36,8 +36,9 @@ from secateur.progress import Progress
 from secateur.pruning import pipeline
 from secateur.pruning.prepare import check_fit, source_files
 from secateur.pruning.reuse import SharedWork
-from secateur.recipe import Recipe
+from secateur.recipe import Recipe, plan_of
 from secateur.recipe.differences import deciding
+from secateur.recipe.faults_of_quantization import IDLE_METHOD, NOTHING_PRUNED
 from secateur.recipe.wording import name_of
 from secateur.record import RunRecord, read_record, write_record
 from secateur.sparsity import Structures, parse_pattern
@@ -146,9 +147,12 @@ def plan_runs(
             f"method {idle[0]} goes with none of the patterns {', '.join(spellings)}",
             wanted="methods of weights for patterns of weights, others for blocks-2 and the like",
         )
+    if NOTHING_PRUNED in spellings:  # quantised alone, by no method
+        suiting.setdefault(IDLE_METHOD, [NOTHING_PRUNED])
+    drawn = mend or _rounds_by_data(options)
     for seed in dict.fromkeys(seeds):
-        for method in dict.fromkeys(method_names):
-            if seed != seeds[0] and not (mend or methods.get(method).needs_calibration):
+        for method in suiting:
+            if seed != seeds[0] and not (drawn or methods.get(method).needs_calibration):
                 continue
             for pattern in suiting[method]:
                 spelled = pattern.replace(":", "of").replace("%", "pct")
@@ -165,9 +169,17 @@ def plan_runs(
     return runs
 
 
+def _rounds_by_data(options: Mapping[str, Any]) -> bool:
+    """Whether weights are rounded by what the calibration says."""
+    rounds = options.get("quantize") is not None and options.get("quantize_by") != "rtn"
+    return rounds and options.get("calibration") is not None
+
+
 def _suits(method: str, pattern: str) -> bool:
     """Whether a method works on a pattern: of weights, or of some kind of structures."""
     known, asked = methods.get(method), parse_pattern(pattern)
+    if pattern == NOTHING_PRUNED:
+        return method == IDLE_METHOD
     return asked.unit in known.units if isinstance(asked, Structures) else known.removal is None
 
 
@@ -190,7 +202,7 @@ def run_comparison(
     for run in todo:
         if run.recipe.out is None:
             _refuse_model(run.folder)
-    needs = frozenset[Need]().union(*(run.recipe.chosen_method.needs for run in todo))
+    needs = frozenset[Need]().union(*(plan_of(run.recipe).method.needs for run in todo))
     with scratch_folder() as scratch:
         shared = SharedWork(scratch, needs)
         _refuse_another_source(runs, finished, shared)

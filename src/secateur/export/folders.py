@@ -90,6 +90,12 @@ def pack(
     checkpoint = _open(pinned(model, revision), trust_remote_code)
     if checkpoint.packed:
         raise CheckpointError("packed already", where=checkpoint.folder, hint="secateur unpack")
+    if checkpoint.quantised:
+        raise CheckpointError(
+            "quantised already: packed matrices have values of 16 or 32 bits, and would be larger",
+            where=checkpoint.folder,
+            hint="the folder as it is, or packing a model that is not quantised",
+        )
     for name in checkpoint.names:
         if name.endswith(PARTS):
             raise CheckpointError(

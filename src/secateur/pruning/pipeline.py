@@ -29,6 +29,7 @@ from secateur.machine.facts import machine, now, peak_memory_bytes, repeatabilit
 from secateur.progress import Progress, Quiet
 from secateur.pruning.dense_passes import ReadyRun, Surroundings, make_ready
 from secateur.pruning.prepare import prepare, prepare_in_place
+from secateur.pruning.quantise import weight_bytes
 from secateur.pruning.result import Result, open_result
 from secateur.pruning.reuse import SharedWork, Stopwatch
 from secateur.pruning.stages import Finish, StageRun, prune_in_memory, prune_in_stages
@@ -137,6 +138,7 @@ def _prune_blocks(run: ReadyRun, result: Result) -> list[BlockRecord]:
             run.following.advance(source.blocks.modules[block.index], block.index)
         records.append(_record_block(block))
         result.take(run, block, records[-1])
+        block.rounded.clear()
         block.changed.clear()  # the result has it by now, and the next block needs the room
         for line in dict.fromkeys(block.notices):
             if line not in told:
@@ -193,6 +195,7 @@ def _record(
         peak_memory_bytes=processes.highest(peak_memory_bytes()),
         peak_device_memory_bytes=None if peak is None else processes.highest(peak),
         processes=processes.count(),
+        weight_bytes=weight_bytes(prepared.plan, source),
         versions=versions(),
         machine=machine(source.device),
         repeatable=repeatability(source.device),

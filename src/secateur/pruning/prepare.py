@@ -31,6 +31,7 @@ from secateur.machine.paths import as_path, pinned
 from secateur.pruning.estimate import Estimate, estimate
 from secateur.pruning.fit import Placement, check_experts, check_plan, place_activations
 from secateur.pruning.inputs import check_kind, read_calibration, read_heldout, read_images
+from secateur.pruning.quantise import fit_rounding
 from secateur.pruning.reuse import (
     CalibrationKey,
     HeldOutKey,
@@ -237,6 +238,8 @@ def _prepare(
     plan = plan_of(recipe)
     check_plan(plan, source)
     check_experts(recipe, source)
+    plan, told = fit_rounding(plan, source, written=recipe.out is not None)
+    notices += told
     sequences = length = 0
     if calibration is not None:
         sequences, length = len(calibration.inputs), tokens_in_each(calibration, source)
@@ -248,8 +251,8 @@ def _prepare(
             )
     shapes = estimate(source, plan, sequences, length)
     left_dense = () if plan.structures else find_left_dense(source, plan.selection)
-    if told := [str(left) for left in left_dense if not left.usual and not left.chosen]:
-        notices += (f"left dense: {'; '.join(told)}",)
+    if others := [str(left) for left in left_dense if not left.usual and not left.chosen]:
+        notices += (f"left dense: {'; '.join(others)}",)
     activations = place_activations(recipe, source, plan, calibration, heldout)
     notices += activations.notices
     facts = gradients = None

@@ -18,11 +18,13 @@ from secateur.blocks.sweep import BlockResult
 from secateur.checkpoint import OutputFolder
 from secateur.checkpoint.background import Behind
 from secateur.checkpoint.proved import damaged
+from secateur.checkpoint.weight_files import CONFIG
 from secateur.machine import processes
 from secateur.machine.scratch import scratch_folder
 from secateur.machine.waiting import doing
 from secateur.pruning.dense_passes import ReadyRun
 from secateur.pruning.prepare import Prepared
+from secateur.pruning.quantise import quantised_config
 from secateur.pruning.resume import FinishedNow, go_on, keep, open_output
 from secateur.record import BlockRecord, RunRecord
 
@@ -133,6 +135,7 @@ class IntoFolder(Result):
         finished = FinishedNow(
             record,
             dict(block.changed),
+            dict(block.rounded),
             {name: stream.hidden for name, stream in run.streams.items()},
             self.seconds_before + run.seconds,
         )
@@ -145,6 +148,11 @@ class IntoFolder(Result):
         if not processes.first():
             return {}
         self._output.write_rest(run.prepared.source)
+        prepared = run.prepared
+        assert prepared.folder is not None  # of a model on the disk
+        config = quantised_config(prepared.plan, prepared.source, prepared.folder)
+        if config is not None:
+            self._output.write_file(CONFIG, config)
         return self._output.seal()
 
     def finish(self, record: RunRecord) -> None:

@@ -22,6 +22,7 @@ from secateur.machine.facts import machine, versions
 from secateur.machine.waiting import doing
 from secateur.pruning.dense_passes import ReadyRun
 from secateur.pruning.prepare import Prepared
+from secateur.quantization import RoundedMatrix
 from secateur.recipe import Recipe
 from secateur.recipe.differences import deciding
 from secateur.record import BlockRecord
@@ -110,12 +111,14 @@ class FinishedNow:
     Attributes:
         record: of the block.
         changed: its new weights, by parameter name in the model, as they are stored.
+        rounded: what of them is stored quantised, by parameter name in the model.
         hidden: the streams by name, as they leave the block: their hidden states by batch.
         seconds: that the run has taken so far, earlier processes included.
     """
 
     record: BlockRecord
     changed: Mapping[str, Tensor]
+    rounded: Mapping[str, RoundedMatrix]
     hidden: Mapping[str, list[Tensor]]
     seconds: float
 
@@ -133,7 +136,7 @@ def keep(output: OutputFolder, source: BlockModel, block: FinishedNow) -> None:
     """
     shard, index = None, block.record.index
     if processes.first():  # the weights are the same in all processes
-        shard = output.store_block(source, index, block.changed)
+        shard = output.store_block(source, index, block.changed, block.rounded)
     output.state.finish_block(
         index, block.record.model_dump(mode="json"), shard, block.hidden, block.seconds
     )

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from secateur.errors import SecateurError
 from secateur.methods import Method, Params, Refine, get
-from secateur.recipe.faults_of_structures import faults_of_order, faults_of_structures
+from secateur.recipe.faults_of_quantization import faults_of_sequence
+from secateur.recipe.faults_of_structures import faults_of_structures
 from secateur.recipe.regional import EFFORTS, Regional, ready_made
 from secateur.recipe.setting import faults_of_locations
 from secateur.recipe.stage import KIND, PRUNE, STAGES, Stage, kind_named
@@ -100,7 +101,7 @@ def _faults_of_stages(recipe: type[Stage], stages: Any, run: Mapping[str, Any]) 
             kind = values.kind if isinstance(values, Stage) else values[KIND]
             faults.append(f"stage {number}: {kind} goes last, after a stage that prunes")
         faults += [f"stage {number}: {fault}" for fault in _faults_of_stage(values, run)]
-    faults += faults_of_order([_settings_of(values) for values in stages])
+    faults += faults_of_sequence([_settings_of(values) for values in stages])
     return faults
 
 
@@ -157,8 +158,7 @@ def faults_of_pruning(
     faults += _faults_of_allocation(patterns, values, run)
     if params is not None:
         faults += [no for pattern in patterns if (no := params.objection(pattern)) is not None]
-    faults += _faults_of_regional(method, values)
-    return faults
+    return [*faults, *_faults_of_regional(method, values)]
 
 
 def _patterns(

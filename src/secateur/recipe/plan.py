@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from secateur.methods import Method, Params, Refine, Removal, get
+from secateur.quantization import Rounding
 from secateur.recipe.recipe import Recipe, Schedule
 from secateur.recipe.regional import Regional
 from secateur.sparsity import Selection, Structures
+from secateur.statistics import Need
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Plan:
         scorer: the method that scores them in every block; None for patterns that need none.
         removal: how those that go are chosen; None if by their weights.
         choosing: the parameters of that.
+        rounding: what is done with the weights once they are pruned; None if nothing is.
     """
 
     method: Method
@@ -41,6 +44,7 @@ class Plan:
     scorer: Method | None = None
     removal: Removal | None = None
     choosing: Params | None = None
+    rounding: Rounding | None = None
 
     @property
     def corrects(self) -> bool:
@@ -60,6 +64,9 @@ def plan_of(recipe: Recipe) -> Plan:
         scorer = method if recipe.structures.unit != "blocks" else None
         method = replace(get("magnitude"), refine=Refine.REGIONAL if recipe.mend else Refine.NONE)
         params = method.params()
+    rounding = recipe.rounding
+    if rounding is not None and rounding.by == "gptq":
+        method = replace(method, needs=method.needs | {Need.HESSIAN})
     return Plan(
         method,
         params,
@@ -74,4 +81,5 @@ def plan_of(recipe: Recipe) -> Plan:
         scorer,
         recipe.chosen_method.removal,
         recipe.chosen_params,
+        rounding,
     )

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from secateur.errors import PatternError
+from secateur.errors import PatternError, RecipeError
 from secateur.machine.limits import MOST_BLOCKS, MOST_TOKENS, MOST_WIDTH
 from secateur.methods import Method, Params, Refine, get
+from secateur.quantization import parse_scheme
+from secateur.quantization.scheme import By
 from secateur.recipe.faults import faults_of_pruning
+from secateur.recipe.faults_of_quantization import faults_of_quantization, with_method
 from secateur.recipe.faults_of_structures import MULTIPLE
 from secateur.recipe.regional import Regional, ready_made
 from secateur.recipe.setting import LISTED, RESULT, WRITTEN, MethodPart, Setting, setting_of
@@ -42,7 +45,7 @@ class PruneStage(Stage):
     """What is pruned. 50% or 0.5: that share of the weights. N:M, such as 2:4: N of every M weights
     along the input are KEPT. blocks-2 or blocks-10%: so many blocks are REMOVED from the model;
     ffn-20%, heads-1, experts-25%: so many channels of every feed-forward layer, key-value heads, or
-    experts."""
+    experts. dense: nothing is pruned, with quantize."""
     mend: Annotated[bool, Setting(RESULT)] = False
     """Let the regional optimiser change the weights of what is left of the model, so that they
     learn what the removed ones did."""
@@ -87,6 +90,28 @@ class PruneStage(Stage):
     """Show every expert every token, not only those that the router sends it."""
     expert_tokens: Annotated[int, Setting(RESULT)] = Field(default=32, ge=1, le=MOST_TOKENS)
     """Prune an expert that fewer tokens than this reach by magnitude, with a notice."""
+    quantize: Annotated[str | None, Setting(RESULT, unset="not quantised", metavar="SCHEME")] = None
+    """Round the weights of every matrix that is pruned, and write them so: w4a16, w8a16 or fp8.
+    w4a16:g64 is one scale for 64 inputs, :row one for a row, :asym adds zero points."""
+    quantize_by: Annotated[By | None, Setting(RESULT, unset="gptq, or rtn without calibration")] = (
+        None
+    )
+    """Round by gptq, which makes up for each error by the weights that are still to be rounded, or
+    to the nearest (rtn)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_method(cls, values: Any) -> Any:
+        """The pattern dense needs no method, and has the one that needs no data."""
+        return with_method(values) if isinstance(values, Mapping) else values
+
+    @field_validator("quantize", mode="before")
+    @classmethod
+    def _scheme_in_one_spelling(cls, scheme: Any) -> Any:
+        try:
+            return str(parse_scheme(scheme)) if isinstance(scheme, str) else scheme
+        except RecipeError:
+            return scheme
 
     @field_validator("pattern", mode="before")
     @classmethod
@@ -107,7 +132,10 @@ class PruneStage(Stage):
     @classmethod
     def faults(cls, values: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
         """What does not fit together: the method, its parameters, the pattern, the optimiser."""
-        return faults_of_pruning(cls, values, run)
+        return [
+            *faults_of_pruning(cls, with_method(values), run),
+            *faults_of_quantization(values, run),
+        ]
 
     @property
     def title(self) -> str:

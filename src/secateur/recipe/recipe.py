@@ -25,6 +25,8 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from secateur.errors import RecipeError
 from secateur.machine.limits import MOST_AT_ONCE, MOST_LENGTH, MOST_SEQUENCES
+from secateur.quantization import Rounding, parse_scheme
+from secateur.quantization.scheme import By
 from secateur.recipe.faults import faults_of, faults_of_parts
 from secateur.recipe.prune_stage import PruneStage, Schedule
 from secateur.recipe.recover_stage import RecoverStage
@@ -223,6 +225,14 @@ class Recipe(PruneStage):
             for stage in self.every_stage
         )
         return WRITTEN_FOR_BEST * self.samples if best else 0
+
+    @property
+    def rounding(self) -> Rounding | None:
+        """What is done with the weights once they are pruned; None if they are not quantised."""
+        if self.quantize is None:
+            return None
+        by: By = "rtn" if self.calibration is None else "gptq"
+        return Rounding(parse_scheme(self.quantize), self.quantize_by or by)
 
     def spelled_out(self) -> dict[str, Any]:
         """The recipe with every default written down, as `build` takes it."""

@@ -27,12 +27,9 @@ from secateur.errors import CheckpointError, some
 from secateur.machine.paths import pinned
 from secateur.machine.waiting import each
 from secateur.record.check_files import changed_files, unlike_source, unproved_files
+from secateur.record.check_grids import GridProof, prove_grids
 from secateur.record.check_settings import CheckSettings
-from secateur.record.check_structures import (
-    fault_of_structures,
-    told_of_structures,
-    unlike_kept,
-)
+from secateur.record.check_structures import fault_of_structures, told_of_structures, unlike_kept
 from secateur.record.matrices import MatrixRecord
 from secateur.record.record import RunRecord, read_record
 from secateur.sparsity import Pattern, Selection, Structures, Unstructured, audit
@@ -89,6 +86,7 @@ class Proof:
         changed: those that are missing or not as they were written.
         unproved: files of weights that are not loaded, and what is loaded that the record does not
             know.
+        grids: what was found of quantised matrices.
         misstated: names of matrices of which the record says what is not so.
         other_source: files of weights of the model that was said to be the source, and is another.
         unlike: tensors of the blocks that are to be the source's and are not; None if none were
@@ -107,6 +105,7 @@ class Proof:
     files: int
     changed: tuple[str, ...]
     unproved: tuple[str, ...]
+    grids: GridProof
     misstated: tuple[str, ...] = ()
     other_source: tuple[str, ...] = ()
     unlike: tuple[str, ...] | None = None
@@ -146,6 +145,7 @@ class Proof:
             )
         elif self.holds is False:
             said.append(f"{self.pattern} covers none of {self.weights} prunable weights")
+        said += self.grids.complaints
         if self.changed:
             said.append(f"not as they were written: {some(self.changed)}")
         if self.unproved and (self.pattern is not None or self.files):
@@ -183,6 +183,7 @@ class Proof:
             "misstated_matrices": list(self.misstated),
             "other_source": list(self.other_source),
             "removed": list(self.removed),
+            "quantised": asdict(self.grids),
             "blocks_unlike_source": None if self.unlike is None else list(self.unlike),
         }
 
@@ -234,8 +235,7 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
                     covered[matrix.kind] += counted.weights
                     covered_by[str(asked)] += counted.weights
     short = frozenset(sharing if sum(sharing.values()) < 0 else ())
-    files = {} if record is None else record.files
-    made_from = settings.source
+    files, made_from = {} if record is None else record.files, settings.source
     return Proof(
         folder=folder,
         pattern=selection,
@@ -254,6 +254,7 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
         asked=settings.structures,
         removed=told_of_structures(record),
         structures=fault_of_structures(source, record, settings.structures),
+        grids=prove_grids(checkpoint, source, record),
     )
 
 

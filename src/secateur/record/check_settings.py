@@ -56,6 +56,12 @@ class CheckSettings(Settings):
     """Run the code that comes with the model, with all your rights. The families of transformers
     never need it."""
 
+    def contradictions(self) -> list[str]:
+        """What is wrong with settings that are each right by themselves, a phrase each."""
+        if self.pattern == "dense":
+            return ["every model has the pattern dense, wanted one such as 50% or 2:4"]
+        return []
+
     @property
     def structures(self) -> Structures | None:
         """What is to have been removed; None if nothing is asked of that.

@@ -125,6 +125,8 @@ class RunRecord(RecordPart):
     """Largest memory allocated on the accelerator, if there was one."""
     processes: int = 1
     """That the sequences were split over."""
+    weight_bytes: WholeNumber | None = None
+    """Bytes of all weights as the files of the result hold them, or would; None if not known."""
     versions: dict[str, str]
     machine: dict[str, str]
     repeatable: str = ""
@@ -175,6 +177,12 @@ class RunRecord(RecordPart):
     def removes(self) -> bool:
         """Whether a stage was to remove structures."""
         return any(stage.removes for stage in self.stages)
+
+    @property
+    def quantize(self) -> str | None:
+        """The scheme that the weights are quantised by; None if they are not."""
+        scheme = self.pruning[-1].settings.get("quantize") if self.pruning else None
+        return None if scheme is None else str(scheme)
 
     @property
     def removed(self) -> tuple[Removed, ...]:

@@ -159,6 +159,12 @@ def prepare_recovery(
         selection = record.selection
     cpu = torch.device("cpu")
     source = open_model(folder, cpu, torch.float32, trust_remote_code=trust)
+    if source.quantised:
+        raise ModelError(
+            "the weights are quantised, and training would move them off their grid",
+            where=folder,
+            hint="recovering first, then prune --pattern dense --quantize",
+        )
     source.watch()
     zeros = count_zeros(source, selection, {})
     removed = record is not None and record.removed

@@ -113,6 +113,16 @@ class Row:
         return max(run.peak_memory_bytes for run in self.runs)
 
     @property
+    def quantised(self) -> bool:
+        """Whether the weights are quantised."""
+        return self.runs[0].quantize is not None
+
+    @property
+    def weight_bytes(self) -> int | None:
+        """Bytes of all weights in the files; None if they are not known."""
+        return self.runs[0].weight_bytes
+
+    @property
     def peak_device_memory_bytes(self) -> int | None:
         """Largest memory on the accelerator."""
         peaks = [run.peak_device_memory_bytes for run in self.runs]

@@ -158,6 +158,7 @@ def _csv_line(comparison: Comparison, row: Row, number: int | None) -> dict[str,
         **_csv_spread("divergence_nats", score.divergence if score else None),
         **_csv_spread("output_error", row.output_error),
         "seconds": row.seconds,
+        "weight_bytes": row.weight_bytes,
         "peak_memory_bytes": row.peak_memory_bytes,
         "peak_device_memory_bytes": row.peak_device_memory_bytes,
     }

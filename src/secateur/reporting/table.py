@@ -130,6 +130,7 @@ def printed_number(value: float, digits: int) -> str:
 
 REMOVED, DIVERGENCE = "Wanda's damage removed (%)", "divergence (nats)"
 ERROR, SECONDS, MEMORY = "output error", "seconds", "peak memory (MB)"
+WEIGHT_SIZE = "weights (MB)"
 OF_TASKS = "Zero-shot tasks: the mean over seeds; ± is the standard error over questions."
 
 
@@ -142,6 +143,10 @@ def _columns(comparison: Comparison) -> dict[str, Callable[[Row], Cell]]:
     def divergence(row: Row) -> Cell:
         return _cell(row.scores[0].divergence, 4) if row.scores else Cell()
 
+    def size(row: Row) -> Cell:
+        known = row.weight_bytes if any(one.quantised for one in comparison.rows) else None
+        return Cell("" if known is None else printed_number(known / 1e6, 1))
+
     def device_memory(row: Row) -> Cell:
         peak = row.peak_device_memory_bytes
         return Cell("" if peak is None else printed_number(peak / 1e6, 0))
@@ -150,6 +155,7 @@ def _columns(comparison: Comparison) -> dict[str, Callable[[Row], Cell]]:
         REMOVED: removed,
         DIVERGENCE: divergence,
         ERROR: lambda row: _cell(row.output_error, 4),
+        WEIGHT_SIZE: size,
         SECONDS: lambda row: Cell(printed_number(row.seconds, 1)),
         MEMORY: lambda row: Cell(printed_number(row.peak_memory_bytes / 1e6, 0)),
         "device memory (MB)": device_memory,
@@ -226,6 +232,8 @@ def _notes(comparison: Comparison, columns: dict[str, Callable[[Row], Cell]]) ->
             f"Divergence is the mean KL divergence per token from the dense model{on_first}, in"
             " nats."
         )
+    if WEIGHT_SIZE in columns:
+        yield "Weights are those of the whole model, in the bytes that its files take for them."
     if ERROR in columns:
         yield (
             "Output error is norm(dense - pruned) / norm(dense) of a block's output, the mean over"

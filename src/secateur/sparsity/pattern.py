@@ -5,6 +5,7 @@
     "blocks-6"     so many blocks of the model are REMOVED, also as a share: "blocks-20%"
     "ffn-20%"      so many channels of every feed-forward layer are REMOVED, or of "heads" groups of
                    a key-value head with its queries, or of "experts"
+    "dense"        nothing is pruned: what is only quantised
 
 Two conventions for N exist in the field (kept or pruned); they agree only at one half. Ours is
 "N of M are kept", which is also what NVIDIA's 2:4 hardware documentation means.
@@ -120,7 +121,7 @@ class NofM:
 
 @dataclass(frozen=True)
 class Dense:
-    """Every weight is kept: what the regional optimiser changes where structures were removed."""
+    """Every weight is kept: what is only quantised, or mended where structures were removed."""
 
     sparsity: ClassVar[float] = 0.0
 
@@ -198,7 +199,7 @@ def _without(matrix: str, nearest: Pattern | None) -> str:
 
 
 def parse_pattern(text: str | float | Pattern) -> Pattern:
-    """Read a pattern as a person writes it: "2:4", "50%", "0.5", 0.5, "blocks-2".
+    """Read a pattern as a person writes it: "2:4", "50%", "0.5", 0.5, "blocks-2", "dense".
 
     Raises:
         PatternError: it is none of these, or asks for nothing or everything to be pruned.
@@ -207,6 +208,8 @@ def parse_pattern(text: str | float | Pattern) -> Pattern:
         return text
     written = str(text).strip()
     named = repr(written if len(written) <= 40 else f"{written[:37]}...")
+    if written == str(Dense()):
+        return Dense()
     if match := re.fullmatch(r"([0-9]{1,6})\s*:\s*([0-9]{1,6})", written):
         n, m = int(match[1]), int(match[2])
         if not 0 < n < m:
