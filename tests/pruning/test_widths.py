@@ -220,11 +220,12 @@ CANNOT: dict[str, set[str]] = {
 def test_every_family_narrower_or_refused_in_a_line(family: str, tmp_path: Path) -> None:
     model = make_model(family)
     folder, tokens = tiny.save(model, tmp_path / "dense"), make_tokens(2, 24)
-    for unit, options in (
-        ("ffn", {"pattern": "ffn-25%", "width_multiple": 1}),
-        ("heads", {"pattern": "heads-50%"}),
-    ):
-        out, options = tmp_path / unit, {"method": "magnitude", **options}
+    ways: dict[str, dict[str, Any]] = {
+        "ffn": {"method": "magnitude", "pattern": "ffn-25%", "width_multiple": 1},
+        "heads": {"method": "magnitude", "pattern": "heads-50%"},
+    }
+    for unit, options in ways.items():
+        out = tmp_path / unit
         if family in CANNOT[unit]:
             with pytest.raises(SecateurError) as refused:
                 secateur.prune(folder, out=out, **options)
@@ -316,9 +317,9 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(
 def test_structures_zeros_and_training_follow_each_other(
     dense: Path, calibration: str, tmp_path: Path
 ) -> None:
-    out, options = tmp_path / "out", {"samples": 8, "sequence_length": 32}
+    out = tmp_path / "out"
     run = secateur.prune(
-        dense, calibration=calibration, text=calibration, out=out, **options,
+        dense, calibration=calibration, text=calibration, out=out, samples=8, sequence_length=32,
         stages=[{"method": "shortgpt", "pattern": "blocks-1"},
                 {"method": "wanda", "pattern": "ffn-16"},
                 {"method": "magnitude", "pattern": "heads-1"},
