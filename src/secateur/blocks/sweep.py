@@ -176,14 +176,15 @@ def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockRe
     if observed is not None:
         error = propagate(block, observed, tick, block.index + 1 == len(source.blocks))
         clock.lap("propagate")
+    if inputs.aim.missing is not None:  # how far mending moved it, which is no error
+        error, matrix_errors = None, {}
     notices = pruned.notices
     if plan.schedule == "matrix" and stream is not None:
         told = "experts, or a matrix that is not used once: pruned by the block schedule"
         notices = (f"{block.prefix[:-1]}: {told}", *notices)
     return BlockResult(
         block.index, changed, _audits(block), error, matrix_errors, clock.seconds,
-        notices, pruned.judged, pruned.params if len(plan.params.candidates) > 1 else None,
-        rounded,
+        notices, pruned.judged, pruned.params if len(plan.params.candidates) > 1 else None, rounded,
     )  # fmt: skip
 
 
@@ -191,8 +192,7 @@ def _observe(block: OpenBlock, inputs: SweepInputs, stream: Stream) -> Observed:
     """What the dense block shows of itself, and what the optimiser is to make of its outputs."""
     plan, aim = inputs.plan, inputs.aim
     dense, factors = aim.dense, aim.error_factors
-    # The optimiser and the judge of parameters need all outputs if they aim at them, and not at
-    # the dense model's stream, which is the same in the first block.
+    # Who aims at the outputs needs all; at the dense stream, which is the same in block 0, none.
     aims = plan.method.refine is not Refine.NONE or len(plan.params.candidates) > 1
     same_inputs = block.index == 0 and aim.missing is None
     all_outputs = aims and (dense is None or same_inputs)

@@ -38,12 +38,14 @@ TOKENS = 4096
 are held once for everything that is tried."""
 
 
-def to_search_with(calibration: TokenBatch, tokens: int = TOKENS) -> Tensor:
-    """The last sequences of a calibration, int64 [sequences, length], so many tokens at most.
+def to_search_with(calibration: TokenBatch, tokens: int | None = None) -> Tensor:
+    """The last sequences of a calibration, int64 [sequences, length], of so many tokens at most.
+
+    If none are said they are `TOKENS`.
 
     What the model wrote itself comes first, and so is left out while there is enough else.
     """
-    few = max(1, tokens // calibration.inputs.shape[1])
+    few = max(1, (TOKENS if tokens is None else tokens) // calibration.inputs.shape[1])
     return calibration.inputs[-few:]
 
 

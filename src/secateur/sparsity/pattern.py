@@ -206,6 +206,8 @@ def parse_pattern(text: str | float | Pattern) -> Pattern:
     """
     if isinstance(text, Pattern):
         return text
+    if not isinstance(text, str | int | float):  # a list of lists may have no end
+        raise PatternError(f"a pattern cannot be a {type(text).__name__}", wanted=_WANTED)
     written = str(text).strip()
     named = repr(written if len(written) <= 40 else f"{written[:37]}...")
     if written == str(Dense()):
