@@ -889,7 +889,7 @@ CLIFF: dict[str, Case] = {
     ),
     "a cliff by a method of weights": Case(
         lambda p: ["cliff", p.dense, "--text", p.tokens, "--method", "wanda"],
-        ["--method wanda removes no structures", "shortgpt"],
+        ["--method wanda removes no blocks", "shortgpt"],
     ),
     "a cliff of all blocks": Case(
         lambda p: [

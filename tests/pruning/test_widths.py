@@ -368,6 +368,21 @@ def test_check_finds_what_is_not_so(
     assert "56 ffn, where run.json says 64" in told
 
 
+def test_a_narrower_model_is_trained_and_held_against_another(
+    remove: Callable[..., Any], dense: Path, calibration: str, tmp_path: Path
+) -> None:
+    out, run = remove("heads-1", "wanda")
+    trained = secateur.recover(
+        out, out=tmp_path / "recovered", train="weights", text=calibration, steps=2, samples=4,
+        validation=2, batch_size=1, sequence_length=32,
+    )  # fmt: skip
+    assert trained.lost == run.lost
+    fewer = tmp_path / "fewer"
+    secateur.prune(dense, method="magnitude", pattern="blocks-1", out=fewer)
+    told = str(secateur.check(out, source=fewer).complaint)
+    assert "2 blocks, where run.json tells of 3" in told
+
+
 def test_a_comparison_takes_widths_beside_blocks(
     dense: Path, calibration: str, tmp_path: Path
 ) -> None:

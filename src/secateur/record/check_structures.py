@@ -69,6 +69,8 @@ def unlike_kept(
     for one in record.lost:
         if one.of != (had := dense.how_many(one.unit)):
             return (f"{had} {one.unit}, where run.json says {one.of}",)
+        if one.blocks not in (None, len(dense.blocks)):
+            return (f"{len(dense.blocks)} blocks, where run.json tells of {one.blocks}",)
         dense = one.taken_from(dense)
     if len(dense.blocks) != len(source.blocks):
         return (f"{len(source.blocks)} blocks, and {len(dense.blocks)} are left of the source",)

@@ -57,6 +57,11 @@ class LostWidth(RecordPart):
         return self
 
     @property
+    def blocks(self) -> int | None:
+        """Blocks that are told of one by one."""
+        return len(self.removed)
+
+    @property
     def lost(self) -> int:
         """How many every block lost that had any."""
         return self.of - self.left

@@ -38,6 +38,11 @@ class Removed(RecordPart):
         return "blocks"
 
     @property
+    def blocks(self) -> int | None:
+        """Blocks that are told of one by one."""
+        return None
+
+    @property
     def multiple(self) -> int:
         """Of which so many are left."""
         return 1

@@ -168,7 +168,7 @@ def prepare_recovery(
     source.watch()
     zeros = count_zeros(source, selection, {})
     removed = record is not None and record.removed
-    if not zeros and not removed:
+    if not zeros and not (record is not None and record.lost):
         raise ModelError("the model has no zeros to keep", where=folder, hint="secateur prune")
     if removed and settings.block_weight:
         raise RecipeError(
