@@ -91,7 +91,10 @@ def test_two_processes_prune_as_one(two: Path, tmp_path: Path, run: str) -> None
     assert told == record(two, run, 1) == written
     assert (told["processes"], alone.processes) == (2, 1)
     for block, other in zip(told["stages"][0]["blocks"], alone.blocks, strict=True):
-        known = alone.recipe["schedule"] == "block" and run != "shortgpt"  # which prunes nothing
+        known = alone.recipe["schedule"] == "block" and run not in (
+            "shortgpt",
+            "greedy",
+        )  # no zeros
         assert (block["output_error"] is not None) == known
         if alone.recipe["batch_size"] == 7:  # it is of first batches, which here hold everything
             within = 1e-2 if run == "sparsegpt" else 1e-5
