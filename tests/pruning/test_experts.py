@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -24,7 +23,7 @@ from secateur.checkpoint.narrower import EXPERTS
 from secateur.errors import ModelError, PatternError, RecipeError
 from secateur.record import RunRecord
 from secateur.record.narrowed import LostWidth
-from tiny import make_model, make_tokens
+from tiny import make_model
 
 METHODS = ("frequency", "man", "reap", "replacement")
 GROUPED = ("deepseek_v3", "deepseek_v32")
@@ -36,18 +35,6 @@ def changes_of(family: str) -> dict[str, Any]:
     number = 8 if family in GROUPED else 6
     keys = [key for key in EXPERTS if key in EXPERT_FAMILIES[family]]
     return {**dict.fromkeys(keys, number), **({"topk_group": 1} if family in GROUPED else {})}
-
-
-@pytest.fixture(scope="module")
-def tokens() -> Tensor:
-    return make_tokens()
-
-
-@pytest.fixture(scope="module")
-def calibration(tokens: Tensor, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("tokens") / "tokens.safetensors"
-    save_file({"input_ids": tokens}, path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from secateur.checkpoint import find_blocks, open_model
 from secateur.checkpoint.fewer_blocks import config_without, names_without
 from secateur.errors import CheckpointError, ModelError, SecateurError
 from secateur.pruning import dense_passes
-from secateur.record import Removed, RunRecord, read_record
+from secateur.record import Removed, read_record
 from tiny import fingerprint, make_model, make_tokens
 
 DEPTH = 5
@@ -40,31 +40,6 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for parameter in block.parameters():
                 parameter.mul_((1.2, 0.5, 1.0, 0.7, 0.9)[index])
     return tiny.save(model, tmp_path_factory.mktemp("dense") / "llama")
-
-
-@pytest.fixture(scope="module")
-def tokens() -> Tensor:
-    return make_tokens()
-
-
-@pytest.fixture(scope="module")
-def calibration(tokens: Tensor, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("tokens") / "tokens.safetensors"
-    save_file({"input_ids": tokens}, path)
-    return str(path)
-
-
-@pytest.fixture
-def remove(dense: Path, calibration: str, tmp_path: Path) -> Callable[..., tuple[Path, RunRecord]]:
-    """`remove(pattern, method, **options)` -> the folder of the result, and its record."""
-
-    def prune(pattern: str, method: str, **options: Any) -> tuple[Path, RunRecord]:
-        out = tmp_path / "out"
-        values = {"calibration": calibration, "samples": 8, "sequence_length": 32, **options}
-        run = secateur.prune(dense, method=method, pattern=pattern, out=out, **values)
-        return out, run
-
-    return prune
 
 
 def without(model: PreTrainedModel, removed: set[int]) -> PreTrainedModel:

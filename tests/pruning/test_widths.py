@@ -39,31 +39,6 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save(model, tmp_path_factory.mktemp("dense") / "llama")
 
 
-@pytest.fixture(scope="module")
-def tokens() -> Tensor:
-    return make_tokens()
-
-
-@pytest.fixture(scope="module")
-def calibration(tokens: Tensor, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("tokens") / "tokens.safetensors"
-    save_file({"input_ids": tokens}, path)
-    return str(path)
-
-
-@pytest.fixture
-def remove(dense: Path, calibration: str, tmp_path: Path) -> Callable[..., tuple[Path, RunRecord]]:
-    """`remove(pattern, method, **options)` -> the folder of the result, and its record."""
-
-    def prune(pattern: str, method: str, **options: Any) -> tuple[Path, RunRecord]:
-        out = tmp_path / "out"
-        values = {"calibration": calibration, "samples": 8, "sequence_length": 32, **options}
-        run = secateur.prune(dense, method=method, pattern=pattern, out=out, **values)
-        return out, run
-
-    return prune
-
-
 def lost_by(run: RunRecord) -> LostWidth:
     """What a run of one stage removed of every block."""
     (lost,) = run.lost

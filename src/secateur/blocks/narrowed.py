@@ -13,7 +13,6 @@ tensors are put into an empty block with fewer experts (`fewer_experts.py`), whi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -80,7 +79,7 @@ class Narrowed:
     def holds(self, module: nn.Module, index: int) -> bool:
         """Whether an open block does so."""
         with self._dense.open_block(index) as whole:
-            silent, stay = self._silent(whole, self._kept[index]), self._kept[index]
+            silent, stay = self._silent(whole, index), self._kept[index]
             if self._widths.unit == "experts" and stay:
                 fewer = narrowed(whole, self._fewer.make(index)(len(stay)), stay)
                 before = self._before.run(fewer, index)
@@ -135,10 +134,10 @@ class Narrowed:
             new = {}
             for matrix in reading:
                 hessian = observer.values(matrix)[Need.HESSIAN]
-                kept = cuts[matrix.parameter].places(self._kept[index], self._widths.total)
-                left = torch.ones(len(hessian), dtype=torch.bool)
-                left[kept] = False
-                k, g = kept.to(hessian.device), left.nonzero().flatten().to(hessian.device)
+                k, g = (
+                    cuts[matrix.parameter].places(some, self._widths.total).to(hessian.device)
+                    for some in (self._kept[index], self._gone(index))
+                )
                 weight, own = matrix.read().float(), hessian[k][:, k]
                 own.diagonal().add_(DAMPING * own.diagonal().mean())
                 missing = weight[:, g] @ hessian[g][:, k]
@@ -158,21 +157,24 @@ class Narrowed:
         with self._dense.open_block(index) as whole:
             stream.advance(whole, index, tick)
 
-    def _silent(self, block: nn.Module, kept: Sequence[int]) -> dict[str, Tensor]:
+    def _gone(self, index: int) -> list[int]:
+        """The numbers of the structures that a block has no longer, ascending."""
+        kept = {*self._kept[index]}
+        return [number for number in range(self._widths.total) if number not in kept]
+
+    def _silent(self, block: nn.Module, index: int) -> dict[str, Tensor]:
         """The parameters of a dense block that read its structures, zero for those that are gone.
 
         They are none of experts, which nothing reads by itself.
         """
-        held = block.state_dict()
-        silent = {}
-        for cut in self._widths.within(block):
-            if cut.reads:
-                stay = cut.places(kept, self._widths.total).to(held[cut.parameter].device)
-                gone = torch.ones(held[cut.parameter].shape[cut.dim], dtype=torch.bool)
-                gone[stay.cpu()] = False
-                places = gone.nonzero().flatten().to(stay.device)
-                silent[cut.parameter] = held[cut.parameter].index_fill(cut.dim, places, 0)
-        return silent
+        held, total, gone = block.state_dict(), self._widths.total, self._gone(index)
+        return {
+            cut.parameter: held[cut.parameter].index_fill(
+                cut.dim, cut.places(gone, total).to(held[cut.parameter].device), 0
+            )
+            for cut in self._widths.within(block)
+            if cut.reads
+        }
 
 
 def _run(batch: Batch, block: nn.Module, index: int, weights: dict[str, Tensor]) -> Tensor:

@@ -69,6 +69,7 @@ class StreamedModel(BlockModel):
         self.dtype = dtype
         self.blocks = find_blocks(self.model)
         self.naming = Naming(self.model, checkpoint)
+        self._widths: dict[str, list[Widths]] = {}
         self._missing = set(self.model.state_dict()) - set(self.naming.parameters)
         _check_complete(self.model, self._missing, self.naming, checkpoint)
         if any(name.startswith(self.blocks.path + ".") for name in self._missing):
@@ -125,7 +126,9 @@ class StreamedModel(BlockModel):
 
     def widths(self, unit: str) -> list[Widths]:
         """The ways in which structures of its blocks may lie: see `BlockModel`."""
-        return widths_of(self.checkpoint, self.model, unit)
+        if unit not in self._widths:  # two skeletons are built for it
+            self._widths[unit] = widths_of(self.checkpoint, self.model, unit)
+        return self._widths[unit]
 
     def narrowed(self, widths: Widths, kept: Kept) -> StreamedModel:
         """The same model with fewer structures in its blocks, read from the same files."""

@@ -147,7 +147,7 @@ class CliffPlan:
     @property
     def total(self) -> int:
         """How many structures the model has."""
-        return self.unit.count(self.prepared.source)
+        return self.prepared.source.how_many(self.settings.pattern)
 
 
 def plan_cliff(values: Mapping[str, Any]) -> CliffPlan:
@@ -165,7 +165,7 @@ def plan_cliff(values: Mapping[str, Any]) -> CliffPlan:
     pattern = asked[0] if asked else Structures(name, share=0.5)
     own = settings.model_dump(include={"model", "text", "method", "samples", "windows"})
     prepared = prepare(Recipe.build({**taken, **own, "pattern": str(pattern)}))
-    total = MEASURED[name].count(prepared.source)
+    total = prepared.source.how_many(name)
     counts = sorted({one.removed_of(total) for one in asked}) or _spread(total)
     most = replace(prepared.plan, structures=Structures(name, count=counts[-1]))
     prepared = _with_room(replace(prepared, plan=most), len(counts))

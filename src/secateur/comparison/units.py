@@ -23,14 +23,12 @@ class Unit:
     """What is done with structures of one kind.
 
     Attributes:
-        count: how many of them a model has.
         choose: those that go, for each of several numbers of them.
         check: raises a ModelError unless there is a model without some.
         leave_out: the stream behind the model without some, for each of several choices; () gives
             the dense model. The given stream stays before the first block.
     """
 
-    count: Callable[[BlockModel], int]
     choose: Callable[[Prepared, Sequence[int], Tick], Sequence[Gone]]
     check: Callable[[BlockModel, Gone], object]
     leave_out: Callable[[BlockModel, Stream, Sequence[Collection[int]], Tick], Sequence[Stream]]
@@ -42,7 +40,6 @@ def _blocks_to_go(prepared: Prepared, counts: Sequence[int], tick: Tick) -> Sequ
 
 MEASURED = {
     "blocks": Unit(
-        count=lambda source: len(source.blocks),
         choose=_blocks_to_go,
         check=lambda source, gone: source.without_blocks(gone),
         leave_out=by_leaving_out,

@@ -27,6 +27,7 @@ from secateur.checkpoint import Matrix, find_matrices
 from secateur.checkpoint.proved import read_facts, write_facts
 from secateur.data import TokenBatch
 from secateur.machine import processes
+from secateur.methods import Method
 from secateur.methods.parameters import AbsenceParams
 from secateur.progress import Progress
 from secateur.pruning.experts import ExpertChoice, how_many_go
@@ -85,7 +86,7 @@ def choose_widths(
                 removed.append(written(experts.of(module, index)))
             elif matrices:
                 reading = [one for one in matrices if cuts[one.parameter].reads]
-                importance = _importance(prepared, (index, module), reading, stream, total)
+                importance = _importance(prepared, (index, module), reading, stream, (total, count))
                 check_finite(importance, "the importance is", f"block {index}")
                 removed.append(written(importance.argsort(stable=True)[:count].tolist()))
             else:
@@ -112,6 +113,8 @@ def choose_widths(
 def to_choose_with(prepared: Prepared) -> Prepared:
     """The run with no more calibration than the choice of structures within its blocks reads."""
     calibration, params = prepared.calibration, prepared.recipe.chosen_params
+    if not prepared.recipe.chosen_method.needs_calibration:
+        return replace(prepared, calibration=None)  # what there is may be to mend with
     if not isinstance(params, AbsenceParams):
         return prepared
     assert isinstance(calibration, TokenBatch)  # faults.py has seen to it
@@ -139,18 +142,18 @@ def _importance(
     block: tuple[int, nn.Module],
     reading: Sequence[Matrix],
     stream: Stream | None,
-    total: int,
+    numbers: tuple[int, int],
 ) -> Tensor:
-    """The importance of every structure of an open block, float32 [total].
+    """The importance of every structure of an open block, float32 [structures].
 
     Args:
         prepared: the run.
         block: its number and its module.
         reading: the matrices that read what the structures make.
         stream: before the block; it stays there.
-        total: how many structures there are.
+        numbers: how many structures there are, and how many go.
     """
-    index, module = block
+    (index, module), (total, _) = block, numbers
     method, params = prepared.recipe.chosen_method, prepared.recipe.chosen_params
     observed = None
     if stream is not None:
@@ -165,7 +168,7 @@ def _importance(
     for matrix in reading:
         statistics = scores.statistics[matrix.name]
         if method.corrects:
-            by_structure = _turns(prepared, matrix, statistics, total)
+            by_structure = _turns(method, matrix, statistics, numbers)
         elif method.removal is None:
             score = scores.of(matrix, matrix.read().float(), params)
             by_structure = score.sum(dim=0).view(total, -1).sum(dim=1)
@@ -177,20 +180,21 @@ def _importance(
     return torch.stack(sums).sum(dim=0)
 
 
-def _turns(prepared: Prepared, matrix: Matrix, statistics: Statistics, total: int) -> Tensor:
-    """The importance of structures that a method takes in turn: the first least, float32 [total].
+def _turns(
+    method: Method, matrix: Matrix, statistics: Statistics, numbers: tuple[int, int]
+) -> Tensor:
+    """The importance of structures that a method takes in turn: the first least, [structures].
 
     Args:
-        prepared: the run.
+        method: takes them by the Hessian.
         matrix: what reads the structures.
         statistics: of its inputs.
-        total: how many structures there are.
+        numbers: how many structures there are, and how many go.
     """
-    method, structures = prepared.recipe.chosen_method, prepared.plan.structures
     assert method.removal is not None
     assert method.removal.of_hessian is not None
-    assert structures is not None
-    count, size = structures.removed_of(total, prepared.plan.multiple), matrix.shape[1] // total
+    total, count = numbers
+    size = matrix.shape[1] // total
     gone = method.removal.of_hessian(matrix.read().float(), statistics.hessian, size, count)
     turns = torch.zeros(total, device=gone.device)
     turns[gone] = torch.arange(-count, 0, dtype=turns.dtype, device=gone.device)

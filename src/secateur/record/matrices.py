@@ -46,7 +46,8 @@ class BlockRecord(RecordPart):
 
     index: WholeNumber
     output_error: Measured | None
-    """norm2(f_dense - f_sparse) / norm2(f_dense) over the calibration tokens."""
+    """norm2(f_dense - f_sparse) / norm2(f_dense) over the calibration tokens; None where it was not
+    measured, as of what is left of structures."""
     judged: tuple[float, float] | None = None
     """The same on sequences that no optimiser step saw, before and after the regional optimiser,
     against what the optimiser aims at."""
