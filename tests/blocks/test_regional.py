@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.func import functional_call
 
+from secateur.blocks.in_training import InTraining, Masked
 from secateur.blocks.observe import observe
 from secateur.blocks.observer import ToGather
-from secateur.blocks.regional import Masked, _draw, _optimizer, optimise
+from secateur.blocks.regional import _draw, _optimizer, optimise
 from secateur.blocks.stream import Stream
 from secateur.blocks.task import Task
 from secateur.checkpoint import ResidentModel, find_matrices
@@ -224,7 +225,8 @@ def test_the_rate_follows_the_width_of_the_layer_and_small_errors(
         weight = torch.full((8, width), 0.5)
         keep = torch.ones(8, width, dtype=torch.bool)
         settings, stepped = Regional(step=0.2), list(range(128))
-        optimizer, _ = _optimizer({"w": weight}, {"w": keep}, settings, stepped, error)
+        block = InTraining({"w": Masked(keep, weight)})
+        optimizer, _ = _optimizer(block, ["w"], settings, stepped, error)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[0] == pytest.approx(share * 0.2 * 0.5 / math.sqrt(64))
     assert rates[0] == pytest.approx(2 * rates[1])
@@ -234,8 +236,8 @@ def test_the_rate_decays_to_zero_over_all_steps() -> None:
 
     settings = Regional(rounds=2, samples=6, batch_size=4)
     weight = torch.ones(4, 4)
-    kept, stepped = {"w": weight > 0}, list(range(128))
-    optimizer, schedule = _optimizer({"w": weight}, kept, settings, stepped, error=1.0)
+    block, stepped = InTraining({"w": Masked(weight > 0, weight)}), list(range(128))
+    optimizer, schedule = _optimizer(block, ["w"], settings, stepped, error=1.0)
     steps = 0
     while optimizer.param_groups[0]["lr"] > 1e-12:
         optimizer.step()

@@ -29,6 +29,8 @@ CASES: dict[str, dict[str, Any]] = {
     "w8a16": {"pattern": "dense"},
     "w4a16:g32:asym": {"method": "wanda", "pattern": "50%", "schedule": "matrix"},
     "fp8": {"method": "magnitude", "pattern": "2:4"},
+    "w4a16:row": {"method": "sparsegpt", "pattern": "2:4", "mend": True, "effort": "fast"},
+    "w8a16:asym": {"method": "alps-ro", "pattern": "4:8", "effort": "fast"},
 }
 
 
@@ -222,6 +224,23 @@ def test_gptq_loses_less_than_the_nearest(llama_folder: Path, tokens_file: Path)
     assert errors["gptq"] < 0.9 * errors["rtn"]
 
 
+@pytest.mark.parametrize("quantize_by", ["gptq", "rtn"])
+@pytest.mark.parametrize("options", [{"method": "sparsegpt", "mend": True}, {"method": "alps-ro"}])
+def test_the_regional_optimiser_works_through_the_rounding(
+    llama_folder: Path, options: Any, quantize_by: str
+) -> None:
+    """What it judges is the rounded block, of which it keeps the zeros and the grid."""
+    model = AutoModelForCausalLM.from_pretrained(llama_folder)
+    given = {"samples": 24, "sequence_length": 32, "quantize_by": quantize_by, **options}
+    run = secateur.prune(
+        model, calibration=make_tokens(24, 32), quantize="w4a16:g32", effort="fast", **given
+    )
+    assert all(block.judged[1] < block.judged[0] for block in run.blocks)
+    weight = model.model.layers[0].self_attn.q_proj.weight.detach()
+    assert int((weight.view(-1, 4) == 0).sum(1).min()) == 2
+    assert max(len(group.unique()) for group in weight.view(-1, 32)) <= 16
+
+
 def test_some_matrices_may_be_left_out(
     llama_folder: Path, tokens_file: Path, tmp_path: Path
 ) -> None:
@@ -275,6 +294,12 @@ def test_a_second_stage_quantises_what_lost_blocks(
          "gptq needs calibration text"),
         ({"quantize": "w4a16", "pattern": "blocks-1", "method": "magnitude"},
          "is for a stage after it"),
+        ({"quantize": "w4a16", "mend": True, "method": "alps-ro"}, "leave mend out"),
+        ({"quantize": "w4a16", "mend": True, "method": "magnitude", "calibration": None},
+         "mend needs calibration text"),
+        ({"quantize": "w4a16", "mend": True, "method": "wanda", "schedule": "matrix"},
+         "leave schedule out"),
+        ({"mend": True, "method": "wanda"}, "or is quantised: leave it out"),
         ({"quantize": "w4a16", "images": "i", "calibration": None}, "is for language models"),
         ({"stages": [{"method": "magnitude", "quantize": "w4a16"}, {"method": "wanda"}]},
          "quantise in the last stage"),

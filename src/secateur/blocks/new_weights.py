@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from secateur.blocks.in_training import Masked
 from secateur.blocks.observer import Observer
-from secateur.blocks.regional import Masked, optimise
+from secateur.blocks.regional import optimise
 from secateur.blocks.scores import Scores, params_of
 from secateur.blocks.stream import Stream, Tick
 from secateur.blocks.task import Task
@@ -143,13 +144,7 @@ def new_weights(
     tick("prune", 0, 1)
     known = informed(block, observed, gradients, plan)
     scores, unknown, told = known.scores, known.unknown, known.notices
-    task = None
-    if observed is not None:
-        still = frozenset(matrix.name for matrix in unknown if matrix.expert is not None)
-        task = Task(
-            block.module, block.index, block.matrices, observed.stream, observed.targets,
-            observed.error_factor, still,
-        )  # fmt: skip
+    task = None if observed is None else task_of(block, observed, plan)
     if plan.method.solve is not None:
         assert observed is not None
         params = plan.params
@@ -166,7 +161,7 @@ def new_weights(
     else:
         params = params_of(task, scores, plan)
         start = scores.masked(params)
-    if plan.method.refine is Refine.NONE:
+    if plan.method.refine is Refine.NONE or plan.trains_rounded:
         return Pruned({name: masked.weight for name, masked in start.items()}, told, None, params)
     assert task is not None
 
@@ -175,6 +170,16 @@ def new_weights(
 
     refined = optimise(task, start, choose, plan.regional, plan.seed, tick)
     return Pruned(refined.weights, told, refined.judged, params)
+
+
+def task_of(block: OpenBlock, observed: Observed, plan: Plan) -> Task:
+    """What the regional optimiser is to do with an open block."""
+    unknown, _ = _unknown(block, observed, plan)
+    still = frozenset(matrix.name for matrix in unknown if matrix.expert is not None)
+    return Task(
+        block.module, block.index, block.matrices, observed.stream, observed.targets,
+        observed.error_factor, still,
+    )  # fmt: skip
 
 
 def _unknown(

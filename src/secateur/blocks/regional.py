@@ -18,6 +18,10 @@
 Master weights are float32 whatever the block computes in: a step of 3e-7 vanishes in bfloat16.
 Everything in the block that is not a prunable matrix stays as it is.
 
+Where the block is quantised, f_sparse has the rounded weights, and a step moves the weights behind
+the rounding and the scales of the grid (`quantization/trained.py`). A scale moves by the share
+`SCALE_STEP` per step, and as the schedule says.
+
 Sequence n belongs to stratum n modulo `batch_size`, and every step takes one of each: so processes
 that share the sequences out share every step out, and draw what one process draws.
 
@@ -29,11 +33,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from secateur.blocks.in_training import InTraining, Masked, Refined
 from secateur.blocks.models_fault import models_fault
 from secateur.blocks.stream import Tick, silent
 from secateur.blocks.task import Portion, Task, portions, relative_error, run_with
@@ -47,33 +51,8 @@ Choose = Callable[[Matrix, Tensor], Tensor]
 
 LARGE = 0.25
 """The error from which on a block takes whole steps."""
-
-
-@dataclass(frozen=True)
-class Masked:
-    """A matrix whose weights are chosen.
-
-    Attributes:
-        keep: bool [out, in], the weights that stay.
-        weight: float32 [out, in], what they are.
-    """
-
-    keep: Tensor
-    weight: Tensor
-
-
-@dataclass(frozen=True)
-class Refined:
-    """The matrices of a block after the regional optimiser.
-
-    Attributes:
-        weights: by matrix name float32 [out, in], zero where pruned.
-        judged: the error on the judging sequences, of the weights at the start and of those that
-            stay; None without judges.
-    """
-
-    weights: dict[str, Tensor]
-    judged: tuple[float, float] | None
+SCALE_STEP = 0.01
+"""The share of itself that a scale moves by in a step."""
 
 
 def optimise(
@@ -99,33 +78,29 @@ def optimise(
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + task.index)
     by_name = {matrix.name: matrix for matrix in task.matrices}
-    keep = {name: masked.keep for name, masked in start.items()}
-    weights = {name: start.pop(name).weight.detach().clone() for name in keep}
-    _apply(weights, keep)
+    block = InTraining(start)
     stepped, judging = _parted(task.stream.sequences, settings.judges)
     tick("judge", 0, settings.rounds)
-    first = best = relative_error(task, weights, judging) if judging else math.inf
-    best_weights = weights
-    if judging:
-        best_weights = {name: weight.clone() for name, weight in weights.items()}
-    moving = {name: weight for name, weight in weights.items() if name not in task.still}
+    first = best = relative_error(task, block.seen(), judging) if judging else math.inf
+    moving = [name for name in block.weights if name not in task.still]
     if not moving:
-        return Refined(weights, None)
-    optimizer, schedule = _optimizer(moving, keep, settings, stepped, first)
+        return block.stored(None)
+    best_state = block.state() if judging else None
+    optimizer, schedule = _optimizer(block, moving, settings, stepped, first)
     for number in range(settings.rounds):
         tick("optimise", number, settings.rounds)
-        finite = torch.ones((), dtype=torch.bool, device=next(iter(weights.values())).device)
+        finite = torch.ones((), dtype=torch.bool, device=block.weights[moving[0]].device)
         steps = (
             (len(chosen), list(portions(task, chosen)))
             for chosen in _draw(stepped, settings, generator)
         )
         for sequences, parts in task.stream.activations.ahead(steps):
-            finite &= torch.isfinite(_backward(task, weights, parts, sequences))
+            finite &= torch.isfinite(_backward(task, block, parts, sequences))
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             if settings.hold_mask:
-                _apply(weights, keep)
+                block.mask()
         if processes.totals(float(not finite))[0]:
             raise NumericalError(
                 f"the regional loss is not finite in round {number + 1}",
@@ -134,15 +109,15 @@ def optimise(
             )
         if not settings.hold_mask:
             assert choose is not None
-            keep = {name: choose(by_name[name], weight) for name, weight in weights.items()}
-            _apply(weights, keep)
-        if judging and (error := relative_error(task, weights, judging)) < best:
-            best = error
-            best_weights = {name: weight.detach().clone() for name, weight in weights.items()}
-    return Refined(
-        {name: weight.detach() + 0.0 for name, weight in best_weights.items()},  # no -0
-        (first, best) if judging else None,
-    )
+            block.keep = {
+                name: choose(by_name[name], weight) for name, weight in block.weights.items()
+            }
+            block.mask()
+        if judging and (error := relative_error(task, block.seen(), judging)) < best:
+            best, best_state = error, block.state()
+    if best_state is not None:
+        block.put_back(best_state)
+    return block.stored((first, best) if judging else None)
 
 
 def _parted(sequences: int, judges: int) -> tuple[list[int], list[int]]:
@@ -171,24 +146,22 @@ def _draw(stepped: list[int], settings: Regional, generator: torch.Generator) ->
 
 
 def _optimizer(
-    weights: dict[str, Tensor],
-    keep: dict[str, Tensor],
-    settings: Regional,
-    stepped: list[int],
-    error: float,
+    block: InTraining, moving: Sequence[str], settings: Regional, stepped: list[int], error: float
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """The optimiser with one group, and rate, per matrix; and the schedule of the rates.
+    """The optimiser with one group, and rate, per matrix and grid; and the schedule of the rates.
 
     Without judges the error is not known, and counts as large.
     """
     groups = []
-    for name, weight in weights.items():
-        rate = settings.learning_rate
+    for name in moving:
+        weight, rate = block.weights[name], settings.learning_rate
         if rate is None:
-            nonzeros = keep[name].sum().clamp_min(1)
+            nonzeros = block.keep[name].sum().clamp_min(1)
             rms = float((weight.square().sum() / nonzeros).sqrt())
             rate = settings.step * min(1.0, error / LARGE) * rms / math.sqrt(weight.shape[1])
         groups.append({"params": [weight.requires_grad_()], "lr": rate})
+        if name in block.grids:
+            groups.append({"params": [block.grids[name].growth.requires_grad_()], "lr": SCALE_STEP})
     optimizer: torch.optim.Optimizer
     if settings.optimizer == "adam":
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
@@ -203,14 +176,12 @@ def _optimizer(
 
 
 @torch.enable_grad()
-def _backward(
-    task: Task, weights: dict[str, Tensor], parts: Sequence[Portion], sequences: int
-) -> Tensor:
+def _backward(task: Task, block: InTraining, parts: Sequence[Portion], sequences: int) -> Tensor:
     """Gradients of the squared output error per sequence, and that error: [].
 
     Args:
         task: the dense block and its targets.
-        weights: of its matrices.
+        block: its matrices.
         parts: the sequences of the step that this process owns; all processes' are summed.
         sequences: how many the step has.
 
@@ -218,13 +189,13 @@ def _backward(
     computed of a loss that is divided by about their number: a power of two, which rounds nothing.
     """
     losses, tokens = [], 0
-    for output, target in run_with(task, weights, parts):
+    for output, target in run_with(task, block.seen(), parts):
         tokens += output.shape[0] * output.shape[1]
         error = output.float() - target.float()  # [some of the sequences, tokens, width]
         if task.error_factor is not None:
             error = error @ task.error_factor
         losses.append(error.square().sum() / sequences)
-    moving = [weight for weight in weights.values() if weight.requires_grad]
+    moving = block.leaves()
     loss = torch.stack(losses).sum() if losses else moving[0].new_zeros(())
     narrow = task.matrices[0].read().dtype is torch.float16
     divisor = 2.0 ** round(math.log2(tokens)) if narrow and tokens else 1.0
@@ -238,9 +209,3 @@ def _backward(
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
     processes.add_up([weight.grad for weight in moving if weight.grad is not None])
     return loss.detach()
-
-
-@torch.no_grad()
-def _apply(weights: dict[str, Tensor], keep: dict[str, Tensor]) -> None:
-    for name, weight in weights.items():
-        weight.mul_(keep[name].to(weight.dtype))  # many times faster than a fill, see sparsity/mask

@@ -2,17 +2,22 @@
 
 Each matrix is rounded to the grid of a scheme: by the Hessian of its inputs in the dense block,
 the one that a solving method has too, or to the nearest. What nothing is known of (experts that saw
-too few tokens, what the block does not call) is rounded to the nearest.
+too few tokens, what the block does not call) is rounded to the nearest. Where there is a regional
+optimiser, it begins with that and works through the rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from secateur.blocks.new_weights import Observed, OpenBlock
+from secateur.blocks.in_training import Masked
+from secateur.blocks.new_weights import Observed, OpenBlock, Pruned, task_of
+from secateur.blocks.regional import optimise
+from secateur.blocks.stream import Tick
 from secateur.checkpoint import BlockModel, Matrix
 from secateur.errors import NumericalError
 from secateur.quantization import (
@@ -23,34 +28,68 @@ from secateur.quantization import (
     scale_dtype,
     stacked,
 )
+from secateur.recipe import Plan
 from secateur.statistics import Need
 
 
 def round_weights(
     block: OpenBlock,
     observed: Observed | None,
-    weights: dict[str, Tensor],
-    rounding: Rounding | None,
+    pruned: Pruned,
+    plan: Plan,
     source: BlockModel,
-) -> dict[str, RoundedMatrix]:
+    tick: Tick,
+) -> tuple[Pruned, dict[str, RoundedMatrix]]:
     """Round the new weights of a block.
 
     Args:
         block: the dense block.
         observed: its statistics; None without calibration.
-        weights: by matrix name float32 [out, in], 0 where pruned; rounded values take their place.
-        rounding: to what, and how; None leaves them as they are.
+        pruned: its weights, float32 [out, in], 0 where pruned.
+        plan: to what they are rounded, and how; if to nothing, they stay as they are.
         source: knows the dtype that each parameter is stored in.
+        tick: told of progress.
 
     Returns:
-        by parameter name in the model what is to be stored; of fused experts the levels, scales
-        and zero points of all of them, stacked.
+        the same with the rounded values; and by parameter name in the model what is to be stored,
+        of fused experts the levels, scales and zero points of all of them, stacked.
 
     Raises:
-        NumericalError: a Hessian has no inverse; names the matrix.
+        NumericalError: a Hessian has no inverse, or the regional loss is not finite.
     """
-    if rounding is None:
-        return {}
+    if plan.rounding is None:
+        return pruned, {}
+    rounded: Mapping[str, RoundedMatrix] = _rounded(
+        block, observed, pruned.weights, plan.rounding, source
+    )
+    judged = pruned.judged
+    if plan.trains_rounded and observed is not None:
+        start = {
+            name: Masked(weight != 0, weight, rounded[name])
+            for name, weight in pruned.weights.items()
+        }
+        task = task_of(block, observed, plan)
+        refined = optimise(task, start, None, plan.regional, plan.seed, tick)
+        rounded, judged = refined.rounded, refined.judged
+    weights = {name: one.weight.float() for name, one in rounded.items()}
+    by_parameter: dict[str, list[RoundedMatrix]] = {}
+    for matrix in block.matrices:
+        by_parameter.setdefault(block.prefix + matrix.parameter, []).append(rounded[matrix.name])
+    fused = {block.prefix + m.parameter for m in block.matrices if m.expert is not None}
+    return replace(pruned, weights=weights, judged=judged), {
+        name: stacked(matrices) if name in fused else matrices[0]
+        for name, matrices in by_parameter.items()
+    }
+
+
+def _rounded(
+    block: OpenBlock,
+    observed: Observed | None,
+    weights: Mapping[str, Tensor],
+    rounding: Rounding,
+    source: BlockModel,
+) -> dict[str, RoundedMatrix]:
+    """The matrices of a block, rounded, by their name."""
     scales = {
         matrix: scale_dtype(source.storage_dtype(block.prefix + matrix.parameter))
         for matrix in block.matrices
@@ -69,17 +108,10 @@ def round_weights(
             rounded |= {matrix.name: one for matrix, one in zip(group, found, strict=True)}
     for matrix in block.matrices:
         if matrix.name not in rounded:
-            weight = weights[matrix.name]
-            rounded[matrix.name] = round_to_nearest(weight, rounding.scheme, scales[matrix])
-        weights[matrix.name] = rounded[matrix.name].weight.float()
-    by_parameter: dict[str, list[RoundedMatrix]] = {}
-    for matrix in block.matrices:
-        by_parameter.setdefault(block.prefix + matrix.parameter, []).append(rounded[matrix.name])
-    fused = {block.prefix + m.parameter for m in block.matrices if m.expert is not None}
-    return {
-        name: stacked(matrices) if name in fused else matrices[0]
-        for name, matrices in by_parameter.items()
-    }
+            rounded[matrix.name] = round_to_nearest(
+                weights[matrix.name], rounding.scheme, scales[matrix]
+            )
+    return {matrix.name: rounded[matrix.name] for matrix in block.matrices}
 
 
 def _alike(

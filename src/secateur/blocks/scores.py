@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from secateur.blocks.in_training import Masked
 from secateur.blocks.judge import best_of
-from secateur.blocks.regional import Masked
 from secateur.blocks.task import Task
 from secateur.checkpoint import Matrix
 from secateur.methods import Method, Params

@@ -4,8 +4,8 @@ For every block, bottom to top:
 
     observe     the dense block runs on all calibration tokens; statistics and outputs fall out,
                 of the outputs no more than the method or the measurement of its damage needs
-    prune       the method scores or solves; masks are exact; the regional optimiser refines
-    write       the new weights, quantised if that is asked for, in the dtype of the files
+    prune       the method scores or solves; masks are exact; weights are rounded, and refined
+    write       the new weights in the dtype of the files
     propagate   the pruned block runs; its outputs are the next block's inputs
     hand over   the result goes to the caller while the block is still in memory
 
@@ -168,7 +168,7 @@ def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockRe
         observed = _observe(block, inputs, stream)
         clock.lap("observe")
     pruned = new_weights(block, observed, inputs.gradients, plan, tick)
-    rounded = round_weights(block, observed, pruned.weights, plan.rounding, source)
+    pruned, rounded = round_weights(block, observed, pruned, plan, source, tick)
     if observed is not None:
         matrix_errors = _errors_by_matrix(block, observed.observer, pruned.weights)
     clock.lap("prune")
@@ -245,7 +245,8 @@ def _prune_as_it_runs(
         part = replace(block, patterns=patterns)
         observed = Observed(stream, observer, [], [])
         pruned = new_weights(part, observed, inputs.gradients, plan, tick)
-        rounded.update(round_weights(part, observed, pruned.weights, plan.rounding, inputs.source))
+        pruned, stored = round_weights(part, observed, pruned, plan, inputs.source, tick)
+        rounded.update(stored)
         matrix_errors.update(_errors_by_matrix(part, observer, pruned.weights))
         changed.update(write(part, pruned.weights, inputs.source))
         notices.extend(pruned.notices)

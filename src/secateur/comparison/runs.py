@@ -139,8 +139,8 @@ def plan_runs(
     runs = []
     spellings = {str(parse_pattern(one)): is_of_structures(one) for one in patterns}
     mend = bool(options.get("mend"))
-    if mend and not any(spellings.values()):
-        raise RecipeError(f"{name_of('mend')} is for patterns that remove structures")
+    if mend and not any(spellings.values()) and options.get("quantize") is None:
+        raise RecipeError(f"{name_of('mend')} is for patterns that remove structures, or quantize")
     suiting = {name: [one for one in spellings if _suits(name, one)] for name in method_names}
     if idle := [name for name, some in suiting.items() if not some]:
         raise RecipeError(

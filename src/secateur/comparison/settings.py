@@ -133,7 +133,8 @@ def options_for(
     method: str, shared: Mapping[str, Any], *, structures: bool = False
 ) -> dict[str, Any]:
     """What of the shared keys concerns a method: parameters, regional settings and gradients
-    go to the methods that have them, and mending to the patterns of structures.
+    go to the methods that have them, and mending to the patterns of structures and to what is
+    quantised by a method that does not refine.
 
     Args:
         method: its name.
@@ -151,10 +152,12 @@ def options_for(
         concerning["parameters"] = {
             name: value for name, value in parameters.items() if name in names
         }
+    refines = chosen.refine is methods.Refine.REGIONAL
     if not structures:
-        concerning.pop("mend", None)
         concerning.pop("width_multiple", None)
-    if not concerning.get("mend") and chosen.refine is not methods.Refine.REGIONAL:
+    if not structures and (refines or shared.get("quantize") is None):
+        concerning.pop("mend", None)
+    if not concerning.get("mend") and not refines:
         for name in OPTIMISER_KEYS:
             concerning.pop(name, None)
     if Need.FULL_GRADIENT not in chosen.needs:

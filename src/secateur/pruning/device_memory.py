@@ -187,11 +187,13 @@ def _at_work(block: _Block, plan: Plan, sizes: Sizes, state: int, size: int) -> 
         back = block.given[1] * size + (WITH_GRADIENT - JUDGED) * state
         together = min(batch, regional.judges)
         # Keep-masks, weights, the best ones and two moments: 17 bytes. Beside them the weights as
-        # stored, which go as the gradients come.
+        # stored, which go as the gradients come. Of rounded ones also levels, and while a step
+        # lasts what they are before and after they are rounded: 13 bytes.
+        each = 19 + 13 * plan.trains_rounded
         moments += [
-            kept + 21 * weights + 4 * block.largest,
-            kept + 19 * weights + round(back * step),
-            kept + 19 * weights + round(judged * together * length),
+            kept + (each + 2) * weights + 4 * block.largest,
+            kept + each * weights + round(back * step),
+            kept + each * weights + round(judged * together * length),
         ]
     return max(moments)
 

@@ -10,12 +10,14 @@ from secateur.quantization.grid import (
     stored_bytes,
 )
 from secateur.quantization.scheme import Rounding, Scheme, fitted, parse_scheme
+from secateur.quantization.trained import TrainedGrid
 
 __all__ = [
     "LevelGrid",
     "RoundedMatrix",
     "Rounding",
     "Scheme",
+    "TrainedGrid",
     "fitted",
     "gptq",
     "parse_scheme",

@@ -153,8 +153,9 @@ def faults_of_pruning(
         params = _parameters(method, values, faults)
         faults += _faults_of_sources(method, run)
         faults += _faults_of_gradient_files(method, run)
-        faults += _faults_of_schedule(method, values)
         faults += faults_of_structures(method, patterns, values, run)
+        method = replace(method, refine=Refine.REGIONAL) if values.get("mend") else method
+        faults += _faults_of_schedule(method, values)
     faults += _faults_of_allocation(patterns, values, run)
     if params is not None:
         faults += [no for pattern in patterns if (no := params.objection(pattern)) is not None]
@@ -236,8 +237,6 @@ def _faults_of_allocation(
 
 
 def _faults_of_regional(method: Method | None, values: Mapping[str, Any]) -> Iterator[str]:
-    if values.get("mend") and method is not None:
-        method = replace(method, refine=Refine.REGIONAL)
     preset, effort = values.get("preset", "auto"), values.get("effort", "balanced")
     changes = values.get("regional") or {}
     if method is not None and method.refine is not Refine.REGIONAL:
@@ -249,7 +248,8 @@ def _faults_of_regional(method: Method | None, values: Mapping[str, Any]) -> Ite
         ]
         if idle:
             leave = f"leave {', '.join(idle)} out"
-            leave += f", or give {name_of('mend')}" if method.removal is not None else ""
+            mends = method.removal or values.get("quantize")
+            leave += f", or give {name_of('mend')}" if mends else ""
             yield f"method {method.name} has no regional optimiser: {leave}"
     if preset not in ("auto", "paper") or effort not in tuple(EFFORTS):
         return

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from secateur.errors import PatternError
-from secateur.methods import Method, every_remover
+from secateur.methods import Method, Refine, every_remover
 from secateur.recipe.stage import KIND, PRUNE
 from secateur.recipe.wording import name_of
 from secateur.sparsity import SELECTION_KEYS, Pattern, Structures, parse_pattern
@@ -44,8 +44,14 @@ def faults_of_structures(
                 f"method {method.name} removes structures, and {pattern} is a pattern of weights:"
                 " give one such as blocks-2"
             )
-        if mend:
-            yield f"{name_of('mend')} is for what is left of structures: leave it out"
+        if mend and values.get("quantize") is None:
+            yield (
+                f"{name_of('mend')} is for what is left of structures or is quantised: leave it out"
+            )
+        elif mend and method.refine is Refine.REGIONAL:
+            yield f"method {method.name} has the regional optimiser: leave {name_of('mend')} out"
+        elif mend and run.get("calibration") is None:
+            yield _no_text_to_mend()
         return
     if not isinstance(patterns[0], Structures):
         by = name_of("pattern")
@@ -61,7 +67,11 @@ def faults_of_structures(
     if run.get("images") is not None:
         yield f"pattern {patterns[0]} is for language models, and there are images"
     if mend and run.get("calibration") is None:
-        yield f"{name_of('mend')} needs calibration text: give {name_of('calibration')}"
+        yield _no_text_to_mend()
+
+
+def _no_text_to_mend() -> str:
+    return f"{name_of('mend')} needs calibration text: give {name_of('calibration')}"
 
 
 def _is_share_of_channels(pattern: Pattern) -> bool:

@@ -17,8 +17,8 @@ class Plan:
     """What to do with every block.
 
     Attributes:
-        method: what is done with the weights; where structures are removed, and chosen by the
-            recipe's method, their being kept, and mended if the recipe asks for that.
+        method: what is done with the weights, and mended if the recipe asks for that; where
+            structures are removed, and chosen by the recipe's method, their being kept.
         selection: which matrix gets which pattern.
         schedule: whether a block is pruned once it has been observed, or while it runs.
         route_all: norms and Hessians of an expert are of all tokens, not only of those sent to it.
@@ -47,6 +47,12 @@ class Plan:
     rounding: Rounding | None = None
 
     @property
+    def trains_rounded(self) -> bool:
+        """Whether the regional optimiser works through the rounding, on a mask that is held."""
+        refined = self.method.refine is Refine.REGIONAL and self.regional.hold_mask
+        return refined and self.rounding is not None
+
+    @property
     def corrects(self) -> bool:
         """Whether what is left of every block makes up for what is gone of it."""
         return self.scorer is not None and self.scorer.corrects
@@ -62,8 +68,10 @@ def plan_of(recipe: Recipe) -> Plan:
     method, params, scorer = recipe.chosen_method, recipe.chosen_params, None
     if recipe.structures is not None:
         scorer = method if recipe.structures.unit != "blocks" else None
-        method = replace(get("magnitude"), refine=Refine.REGIONAL if recipe.mend else Refine.NONE)
+        method = replace(get("magnitude"), refine=Refine.NONE)
         params = method.params()
+    if recipe.mend:
+        method = replace(method, refine=Refine.REGIONAL)
     rounding = recipe.rounding
     if rounding is not None and rounding.by == "gptq":
         method = replace(method, needs=method.needs | {Need.HESSIAN})

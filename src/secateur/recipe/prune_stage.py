@@ -47,8 +47,8 @@ class PruneStage(Stage):
     ffn-20%, heads-1, experts-25%: so many channels of every feed-forward layer, key-value heads, or
     experts. dense: nothing is pruned, with quantize."""
     mend: Annotated[bool, Setting(RESULT)] = False
-    """Let the regional optimiser change the weights of what is left of the model, so that they
-    learn what the removed ones did."""
+    """Let the regional optimiser change the weights of what is left where structures are removed,
+    so that they learn what those did, or the rounded weights where they are quantised."""
     width_multiple: Annotated[int, Setting(RESULT)] = Field(default=MULTIPLE, ge=1, le=MOST_WIDTH)
     """Where a share of the feed-forward channels is removed, leave the nearest multiple of this,
     which kernels like, if that leaves something to remove."""
