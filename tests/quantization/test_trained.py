@@ -50,7 +50,7 @@ def test_gradients_are_those_of_the_straight_through_estimator(text: str) -> Non
     moved = (1.5 * start).requires_grad_()  # so that some lie beyond the ends
     grid.growth = torch.full_like(grid.growth, 0.1).requires_grad_()
     sent = torch.randn(6, 64, generator=torch.Generator().manual_seed(1))
-    grid.value(moved).backward(sent)
+    grid.value(moved).backward(sent)  # type: ignore[no-untyped-call]
 
     lowest, highest = scheme.range
     groups = rounded.scale.shape[1]
