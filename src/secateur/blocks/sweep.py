@@ -241,8 +241,7 @@ def _prune_as_it_runs(
         observer = observers.pop(number)  # its statistics are let go with this call
         observer.join()
         clock.lap("observe")
-        patterns = {matrix: block.patterns[matrix] for matrix in groups[number]}
-        part = replace(block, patterns=patterns)
+        part = replace(block, patterns={m: block.patterns[m] for m in groups[number]})
         observed = Observed(stream, observer, [], [])
         pruned = new_weights(part, observed, inputs.gradients, plan, tick)
         pruned, stored = round_weights(part, observed, pruned, plan, inputs.source, tick)
