@@ -9,6 +9,7 @@ import torch
 
 from secateur.errors import RecipeError
 from secateur.quantization import LevelGrid, Scheme, fitted, parse_scheme, round_to_nearest
+from secateur.quantization.grid import SHARES
 
 SCHEMES = ["w4a16:g32", "w4a16:row", "w8a16", "w8a16:g32", "w4a16:g32:asym", "w8a16:asym", "fp8"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -62,7 +63,10 @@ def test_groups_fill_the_rows_of_every_matrix(widths: list[int], group: int | No
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("text", SCHEMES)
-def test_scales_and_zero_points_are_those_of_the_formulas(text: str, dtype: torch.dtype) -> None:
+def test_scales_and_zero_points_are_those_of_the_formulas(
+    text: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secateur.quantization.grid.SHARES", (1.0,))
     scheme, weight = parse_scheme(text), weights()
     rounded = round_to_nearest(weight, scheme, dtype)
     group = scheme.group or weight.shape[1]
@@ -83,6 +87,56 @@ def test_scales_and_zero_points_are_those_of_the_formulas(text: str, dtype: torc
                 zero = rounded.zero[row, number].item()
                 assert lowest <= zero <= highest
                 assert zero == max(lowest, min(highest, round(lowest - low / scale.item())))
+
+
+def lost(numbers: list[float], costs: list[float], ends: tuple[float, float], text: str) -> float:
+    """The weighted squared error of a group on the grid between two ends, one number at a time."""
+    scheme, (low, high) = parse_scheme(text), ends
+    lowest, highest = scheme.range
+    scale = (high - low) / (highest - lowest)
+    if scheme.symmetric:
+        scale = max(-low, high) * 2 / (highest - lowest)
+    zero = 0 if scheme.symmetric else max(lowest, min(highest, round(lowest - low / scale)))
+    amount = 0.0
+    for number, cost in zip(numbers, costs, strict=True):
+        level = max(lowest, min(highest, round(number / scale + zero)))
+        amount += cost * ((level - zero) * scale - number) ** 2
+    return amount
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("text", [text for text in SCHEMES if text != "fp8"])
+def test_of_all_reaches_the_one_of_least_squared_error_is_taken(text: str, weighted: bool) -> None:
+    scheme, weight = parse_scheme(text), weights().double()
+    group = scheme.group or weight.shape[1]
+    costs = torch.rand(weight.shape[1], generator=torch.Generator().manual_seed(1)).double() ** 4
+    costs = costs if weighted else torch.ones_like(costs)
+    grouped = weight.float().view(len(weight), -1, group)
+    grid = LevelGrid.of(
+        grouped,
+        scheme,
+        torch.float32,
+        importance=costs.float().view(-1, group) if weighted else None,
+    )
+    found = grid.values(grid.levels(grouped)).double().view(weight.shape)
+    for row, numbers in enumerate(weight):
+        for part in range(0, weight.shape[1], group):
+            inside = numbers[part : part + group].tolist()
+            cost = costs[part : part + group].tolist()
+            low, high = min(*inside, 0.0), max(*inside, 0.0)
+            if low == high:
+                continue  # a group of zeros
+            tried = [lost(inside, cost, (low * share, high * share), text) for share in SHARES]
+            error = found[row, part : part + group] - numbers[part : part + group]
+            least = float(error.square() @ costs[part : part + group])
+            assert least == pytest.approx(min(tried), rel=1e-4)
+            assert min(tried) < max(tried)
+
+
+def test_a_grid_in_float8_is_as_long_as_the_weights_reach() -> None:
+    weight = weights()
+    scale = round_to_nearest(weight, parse_scheme("fp8"), torch.float32).scale
+    torch.testing.assert_close(scale, weight.abs().amax(1, keepdim=True) / 448)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

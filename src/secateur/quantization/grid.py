@@ -7,6 +7,12 @@
                 low = min(w, 0), high = max(w, 0); zero is a level, so that 0 is a value to the bit
     fp8         scale = max|w| / 448,  zero = 0; levels are float8_e4m3fn
 
+Whole numbers get the best of the grids that reach a share of that far, from `SHARES`: the one of
+least squared error, each weight's error times its importance, if that is known. A shorter reach
+cuts off the largest weights and is finer for all others; one that is a little longer gives the
+largest weight of a symmetric group a level of its own, where that weight is positive, for there is
+half a step less above zero than below. What is finer in float8 does not depend on the reach.
+
 A scale is rounded to the dtype of the checkpoint before anything is divided by it, and a value is
 computed in that dtype, as the compressed-tensors library computes it: what the next block sees is
 what the file gives. A group of zeros has the scale 1.
@@ -22,6 +28,9 @@ import torch
 from torch import Tensor
 
 from secateur.quantization.scheme import Scheme
+
+SHARES = tuple(share / 100 for share in range(108, 58, -2))
+"""How far a grid of whole numbers may reach, as shares of how far the weights do."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +48,40 @@ class LevelGrid:
     zero: Tensor | None
 
     @classmethod
-    def of(cls, weights: Tensor, scheme: Scheme, dtype: torch.dtype, dim: int = -1) -> LevelGrid:
-        """The grids that reach as far as the weights do.
+    def of(
+        cls,
+        weights: Tensor,
+        scheme: Scheme,
+        dtype: torch.dtype,
+        dim: int = -1,
+        *,
+        importance: Tensor | None = None,
+    ) -> LevelGrid:
+        """The grids of least squared error, of those that reach one of `SHARES`.
 
         Args:
-            weights: float32; groups lie along `dim`. A pruned weight is 0 and reaches nowhere.
+            weights: float32; groups lie along `dim`. A pruned weight is 0, in every grid.
             scheme: what the levels are.
             dtype: of the scales.
             dim: along which a group's weights lie.
+            importance: float32, what a weight's squared error counts for, shaped so that it
+                multiplies `weights`; None: every weight the same.
         """
-        lowest, highest = scheme.range
         low = weights.amin(dim, keepdim=True).clamp_max(0)
         high = weights.amax(dim, keepdim=True).clamp_min(0)
+        best, least = torch.ones_like(low), torch.full_like(low, torch.inf)
+        for share in () if scheme.floating else SHARES:
+            grid = cls._between(low * share, high * share, scheme, dtype)
+            error = (grid.values(grid.levels(weights)).float() - weights).square_()
+            lost = (error if importance is None else error.mul_(importance)).sum(dim, keepdim=True)
+            best = torch.where(lost < least, share, best)
+            least = torch.minimum(lost, least)
+        return cls._between(low * best, high * best, scheme, dtype)
+
+    @classmethod
+    def _between(cls, low: Tensor, high: Tensor, scheme: Scheme, dtype: torch.dtype) -> LevelGrid:
+        """The grids from the one value to the other; neither is on the other side of 0."""
+        lowest, highest = scheme.range
         if scheme.floating:
             reach = torch.maximum(-low, high) / highest
         elif scheme.symmetric:
@@ -64,6 +95,11 @@ class LevelGrid:
         if not scheme.symmetric:
             zero = (lowest - low / scale.float()).round().clamp(lowest, highest).to(torch.int8)
         return cls(scheme, scale, zero)
+
+    def group(self, number: int) -> LevelGrid:
+        """The grid of one of them, if they lie along the first dimension."""
+        zero = None if self.zero is None else self.zero[number]
+        return LevelGrid(self.scheme, self.scale[number], zero)
 
     def levels(self, weights: Tensor) -> Tensor:
         """The level of the value nearest to each weight; of a weight that is 0 that of value 0."""
