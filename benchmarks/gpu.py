@@ -174,7 +174,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--estimate", action="store_true", help="compute and measure nothing")
     parser.add_argument("--rate", type=float, default=700, help="bfloat16 TFLOP/s of an estimate")
     parser.add_argument("--float32-rate", type=float, default=50, help="the same of float32")
-    parser.add_argument("--core-rate", type=float, default=0.1, help="a core's float32 TFLOP/s")
+    parser.add_argument("--core-rate", type=float, default=0.09, help="a core's float32 TFLOP/s")
     results.add_options(parser)
     options = parser.parse_args()
     options.samples = options.samples or (8 if options.tiny else 128)
