@@ -1,5 +1,7 @@
 """The arithmetic that each method needs, in matrix products, for a decoder of Llama's shapes.
 
+    python benchmarks/gpu.py --estimate         by phase, for a Llama 7B, 8B and 70B
+
 A product of [a, b] and [b, c] is 2abc. For one block, T = N * L tokens in N sequences of L:
 
     linear      2 * T * (sum over matrices of out * in)
@@ -61,6 +63,15 @@ ALPS_PENALTIES, ALPS_ITERATIONS, ALPS_REFINEMENT = 15, 44, 6
 """Of a matrix of SmolLM2 at 2:4, in the mean of three blocks; products of conjugate gradients."""
 MATRIX = "matrix"
 """The schedule in which nothing runs twice."""
+PHASES = {
+    "observe": ("observe", "aim", "Hessian"),
+    "gradients": ("forward", "to weights", "to inputs"),
+    "solve": ("solve",),
+    "optimise": ("judge", "optimise"),
+    "propagate": ("propagate",),
+}
+"""Phase -> the parts that it takes; gradients of a block are made while it is observed, those of
+the whole model before the first block."""
 STATISTICS = frozenset({"Hessian", "to weights"})
 """Parts that float32 statistics take; they may be computed at another precision than the rest."""
 
@@ -205,7 +216,7 @@ def count(
     if method == "magnitude":
         return {}
     one, settings = Count(shapes, sequences, length, causal), regional or {}
-    parts: Parts = {"forward": one.forward}
+    parts: Parts = {"observe": one.forward}
     with_gradient = method in ("wanda++", "wanda++-rgs")
     refined = method in ("wanda++", "wanda++-ro", "alps-ro")
     if schedule != MATRIX:
@@ -215,10 +226,10 @@ def count(
         elif refined:
             whole = 1 / shapes.blocks
         others = 1 - 1 / shapes.blocks
-        parts["forward"] -= (1 - whole) * one.last
-        parts["forward"] += others * one.forward
+        parts["observe"] -= (1 - whole) * one.last
+        parts["propagate"] = others * one.forward
         if refined and settings["target"] == "model":
-            parts["forward"] += others * one.forward
+            parts["aim"] = others * one.forward
     if method in ("sparsegpt", "alps", "alps-ro"):
         parts |= {"Hessian": one.hessian, "solve": one.solve(method.removesuffix("-ro"))}
     if with_gradient:
@@ -235,7 +246,7 @@ def count(
         parts["optimise"] += one.forward / sequences * aside * (settings["rounds"] + 1)
     parts = {name: shapes.blocks * operations for name, operations in parts.items()}
     if method == "gblm":
-        parts["forward"] += shapes.blocks * 2 * one.forward + shapes.head * one.tokens
+        parts["forward"] = shapes.blocks * 2 * one.forward + shapes.head * one.tokens
         parts["to weights"] = shapes.blocks * one.linear
         parts["to inputs"] = (
             shapes.blocks * (one.to_inputs + 2 * one.attention)
@@ -243,6 +254,12 @@ def count(
             + shapes.head * one.tokens
         )
     return parts
+
+
+def by_phase(parts: Parts) -> Parts:
+    """The same operations by phase: of `PHASES` those that the method has."""
+    phases = {phase: sum(parts.get(name, 0.0) for name in names) for phase, names in PHASES.items()}
+    return {phase: operations for phase, operations in phases.items() if operations}
 
 
 def _size(shapes: Shapes, name: str) -> int:

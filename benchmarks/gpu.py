@@ -20,12 +20,12 @@ Each run is predicted from those before, and left out if --minutes would not suf
 written anew after each. GBLM keeps the blocks' inputs on the GPU where they take less than 60 % of
 what is free, and its gradients in a temporary folder: 4 bytes per weight, 26 GB for 7B.
 
-A method is METHOD, METHOD:SCHEDULE or METHOD:EFFORT; `fast` is the amount of work that the paper's
-optimiser does.
+A method is METHOD, METHOD:SCHEDULE or METHOD:EFFORT.
 
-In the estimate, "one precision" takes every product at the bfloat16 rate, and "statistics apart"
-those of Hessians and of single sequences' gradients at the float32 rate; the solve of SparseGPT is
-float32 in both.
+The estimate tells operations by phase (`flops.py`), and the least that they take. "One precision"
+takes every product at the bfloat16 rate, and "statistics apart" those of Hessians and of single
+sequences' gradients at the float32 rate; solves are float32 in both. "A core" is one of a CPU, at
+its float32 rate.
 """
 
 from __future__ import annotations
@@ -41,23 +41,28 @@ import floor
 import plots
 import results
 import torch
-from flops import STATISTICS, Count, Shapes
+from flops import PHASES, STATISTICS, Count, Shapes, by_phase
 from rate import once, rates
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from secateur.recipe import Recipe
 
-TERA, GB = 1e12, 1e9
+TERA, PETA, GB = 1e12, 1e15, 1e9
 GUESS = 0.35
 """Share of the matrix rate that is expected before anything was measured."""
-METHODS = ("wanda", "wanda:matrix", "sparsegpt", "gblm", "wanda++:fast", "wanda++")
+METHODS = (
+    "wanda", "wanda:matrix", "sparsegpt", "gblm", "wanda++:fast", "wanda++", "alps", "alps-ro:fast",
+)  # fmt: skip
 TARGETS = {
-    ("7b", "wanda"): 20,
-    ("7b", "sparsegpt"): 90,
-    ("7b", "gblm"): 120,
-    ("7b", "wanda++:fast"): 120,
+    ("7b", "wanda"): 12,
+    ("7b", "sparsegpt"): 35,
+    ("7b", "gblm"): 65,
+    ("7b", "wanda++:fast"): 55,
+    ("7b", "wanda++"): 120,
+    ("7b", "alps"): 90,
+    ("7b", "alps-ro:fast"): 120,
 }
-"""Seconds on an H200."""
+"""Seconds on an H100; `wanda++` is effort balanced."""
 
 
 def llama(width: int, wide: int, blocks: int, heads: int, shared: int, words: int) -> LlamaConfig:
@@ -169,6 +174,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--estimate", action="store_true", help="compute and measure nothing")
     parser.add_argument("--rate", type=float, default=700, help="bfloat16 TFLOP/s of an estimate")
     parser.add_argument("--float32-rate", type=float, default=50, help="the same of float32")
+    parser.add_argument("--core-rate", type=float, default=0.09, help="a core's float32 TFLOP/s")
     results.add_options(parser)
     options = parser.parse_args()
     options.samples = options.samples or (8 if options.tiny else 128)
@@ -289,21 +295,28 @@ def estimate(options: argparse.Namespace) -> results.Table:
         one = Count(Shapes.of(config), options.samples, options.sequence_length)
         for method in options.methods:
             parts = needed_parts(method, config, options)
-            total = sum(parts.values())
+            total, phase = sum(parts.values()), by_phase(parts)
+            passes = total / (one.forward * config.num_hidden_layers)
             rows.append(
                 (
-                    f"{model}, {method}", f"{total / TERA / 1000:.2f}",
-                    f"{total / (one.forward * config.num_hidden_layers):.2f}",
+                    f"{model}, {method}",
+                    *(f"{phase[name] / PETA:.2f}" if name in phase else "" for name in PHASES),
+                    f"{total / PETA:.2f}", f"{passes:.2f}",
                     *(f"{at(parts, options, apart):.0f}" for apart in (False, True)),
+                    f"{total / (TERA * options.core_rate) / 3600:.0f}",
                     str(TARGETS.get((model, method), "")),
                 )
             )  # fmt: skip
     said = (
         f"**An estimate; nothing was measured.** {options.samples} x {options.sequence_length}"
-        f" tokens at {options.rate:g} TFLOP/s in bfloat16 and {options.float32_rate:g} in float32,"
-        " which is what one may hope for of an H200."
+        f" tokens, PFLOP by phase; at {options.rate:g} TFLOP/s in bfloat16 and"
+        f" {options.float32_rate:g} in float32, which is what one may hope for of an H100, and at"
+        f" {options.core_rate:g} of a core."
     )
-    heads = ("", "PFLOP", "passes", "one precision (s)", "statistics apart (s)", "target (s)")
+    heads = (
+        "", *PHASES, "PFLOP", "passes", "one precision (s)", "statistics apart (s)", "a core (h)",
+        "target (s)",
+    )  # fmt: skip
     return results.Table(said, heads, rows)
 
 

@@ -16,7 +16,15 @@ from secateur.sparsity import NofM
 from secateur.statistics import Hessian, Need, Statistics
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from flops import ALPS_ITERATIONS, ALPS_PENALTIES, ALPS_REFINEMENT, Count, Shapes, count
+from flops import (
+    ALPS_ITERATIONS,
+    ALPS_PENALTIES,
+    ALPS_REFINEMENT,
+    Count,
+    Shapes,
+    by_phase,
+    count,
+)
 
 SEQUENCES, LENGTH = 3, 8
 
@@ -164,7 +172,9 @@ def test_forward_passes(
     forward = (all_blocks * blocks + all_but_one * (blocks - 1)) * one.forward
     cut = {"all": blocks, "all but one": blocks - 1, "none": 0}[cut_short] * one.last
     head = shapes.head * SEQUENCES * LENGTH if method == "gblm" else 0
-    assert parts["forward"] == pytest.approx(forward - cut + head)
+    counted = sum(parts.get(name, 0.0) for name in ("observe", "aim", "propagate", "forward"))
+    assert counted == pytest.approx(forward - cut + head)
+    assert sum(by_phase(parts).values()) == pytest.approx(sum(parts.values()))
 
 
 def test_magnitude_needs_nothing(shapes: Shapes) -> None:
@@ -184,7 +194,7 @@ def test_judges_run_before_the_first_round_and_after_each(shapes: Shapes, one: C
 
 def test_one_pass_fewer_matrix_by_matrix(shapes: Shapes) -> None:
     whole = Count(shapes, SEQUENCES, LENGTH).forward * shapes.blocks
-    assert count("wanda", shapes, SEQUENCES, LENGTH, "matrix") == {"forward": whole}
+    assert count("wanda", shapes, SEQUENCES, LENGTH, "matrix") == {"observe": whole}
 
 
 def test_the_optimiser_draws_no_more_than_there_is(shapes: Shapes, one: Count) -> None:

@@ -21,8 +21,9 @@ columns c on the left do to b is  D[:, b] = -D[:, c] R[c, b] inv(R[b, b]).
 
 The columns of a block are solved by halves: the left half, its effect on the right half as one
 matrix product, the right half. That is the same arithmetic as column after column, at the speed of
-matrix products. Matrices that read the same input share H and R and are solved together, their
-rows stacked.
+matrix products; for fewer steps the rows of the block's U are divided by its diagonal beforehand,
+so that W[:, j] itself, where it goes, stands for error[:, j]. Matrices that read the same input
+share H and R and are solved together, their rows stacked.
 
 Source: Frantar and Alistarh, arXiv 2301.00774, algorithm 1.
 """
@@ -100,11 +101,11 @@ def sparsegpt(
         if isinstance(pattern, Unstructured):
             score = current.square() / scale[part, None]
             pruned[part] = _pruned_in_block(score, start, sizes, pattern, params)
-        goes = pruned[part].to(current.dtype)
-        errors = torch.empty_like(current)
-        _solve(_Rows(current, goes, errors, inverse, scale[part], pattern))
+        goes, lost = pruned[part].to(current.dtype), torch.empty_like(current)
+        unit = inverse / inverse.diagonal()[:, None]
+        _solve(_Rows(current, goes, lost, unit, scale[part], pattern))
         pruned[part] = goes.bool()
-        torch.sub(current.mul_(1 - goes), dense[part], out=change[part])
+        torch.sub(current.sub_(lost), dense[part], out=change[part])
     keep = ~pruned.T.contiguous()
     solved = without_dropped(dense.add_(change).T.contiguous(), keep)
     grown = f"the Hessian was singular: its damping grew from {params.damping:g} to {damping:g}"
@@ -153,15 +154,15 @@ class _Rows:
         current: float32 [columns, rows], the weights as far as they are corrected; written to.
         pruned: float32 [columns, rows], 1 where a weight goes, so that it can be multiplied with;
             written to for N:M, else decided before.
-        errors: float32 [columns, rows], what each pruned weight leaves to be corrected; written to.
-        factor: the part of U [columns, columns].
+        lost: float32 [columns, rows], what goes of them, 0 elsewhere; written to.
+        factor: the part of U [columns, columns], its rows divided by its diagonal.
         scale: [columns], what divides a squared weight to give its score.
         pattern: which of them stay.
     """
 
     current: Tensor
     pruned: Tensor
-    errors: Tensor
+    lost: Tensor
     factor: Tensor
     scale: Tensor
     pattern: Pattern
@@ -170,7 +171,7 @@ class _Rows:
         """Some of the columns."""
         some = slice(start, stop)
         return replace(
-            self, current=self.current[some], pruned=self.pruned[some], errors=self.errors[some],
+            self, current=self.current[some], pruned=self.pruned[some], lost=self.lost[some],
             factor=self.factor[some, some], scale=self.scale[some],
         )  # fmt: skip
 
@@ -182,17 +183,17 @@ def _solve(rows: _Rows) -> None:
     if len(columns) > max(_LEAF, group):
         middle = _aligned(len(columns) // 2, pattern)
         _solve(rows.part(0, middle))
-        columns[middle:].addmm_(factor[:middle, middle:].T, rows.errors[:middle], alpha=-1)
+        columns[middle:].addmm_(factor[:middle, middle:].T, rows.lost[:middle], alpha=-1)
         _solve(rows.part(middle, len(columns)))
         return
-    for at, (column, dropped, error, share, pivot) in enumerate(
-        zip(columns, rows.pruned, rows.errors, factor, factor.diagonal(), strict=True)
+    for at, (column, dropped, lost, share) in enumerate(
+        zip(columns, rows.pruned, rows.lost, factor, strict=True)
     ):
         if isinstance(pattern, NofM) and at % group == 0:
             score = columns[at : at + group].square() / rows.scale[at : at + group, None]
             torch.logical_not(keep_in_places(score, pattern.n), out=rows.pruned[at : at + group])
-        torch.mul(column, dropped, out=error).div_(pivot)
-        columns[at + 1 :].addr_(share[at + 1 :], error, alpha=-1)
+        torch.mul(column, dropped, out=lost)
+        columns[at + 1 :].addr_(share[at + 1 :], lost, alpha=-1)
 
 
 def _pruned_in_block(
