@@ -187,13 +187,19 @@ def test_a_missing_library_is_named(
     assert line == "error: GGUF files need the gguf library; try pip install 'secateur[quantize]'"
 
 
-def test_check_names_the_file_that_was_given(
-    command: Command, llama_folder: Path, cache: Path, tmp_path: Path
+def test_the_file_that_was_given_is_named_and_not_the_folder_of_the_cache(
+    command: Command, llama_folder: Path, tokens_file: Path, cache: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "m.gguf"
     command("pack", llama_folder, "--format", "gguf", "--out", file)
-    for asked, status in ((["--pattern", "2:4"], 1), (["--source", llama_folder], 2)):
-        done = command("check", file, *asked)
+    out = ["--out", tmp_path / "o"]
+    for asked, status in (
+        (["check", file, "--pattern", "2:4"], 1),
+        (["check", file, "--source", llama_folder], 2),
+        (["unpack", file, *out], 2),
+        (["recover", file, "--text", tokens_file, *out], 2),
+    ):
+        done = command(*asked)
         assert done.status == status
         line = done.err.splitlines()[-1]
         assert f" in {file}" in line
