@@ -10,8 +10,9 @@ tokenizers are compared apart, on the text as it stands: the ids that differ, of
 
     read back    how far the tensors of the file, read as MODEL, are from those that were written:
                  the furthest, as a share of the largest of the 32 weights beside it
-    difference   llama.cpp's perplexity over ours, less 1. It rounds the inputs of matrices, to
-                 float16 or to 8 bits in blocks of 32, and keeps keys and values in float16
+    rounded      ours with what llama.cpp rounds while it computes: the inputs of matrices, to the
+                 type of these or to 8 bits in blocks of 32, and keys and values, to float16
+    difference   llama.cpp's perplexity over ours, less 1; and over ours rounded
     zeros        of the matrices in the blocks, as the file holds them
 """
 
@@ -55,7 +56,7 @@ for window in windows:
         row = np.asarray(model.scores[place], dtype=np.float64)
         lost += row.max() + np.log(np.exp(row - row.max()).sum()) - row[window[place + 1]]
         count += 1
-ids = model.tokenize(open(text, "rb").read(), add_bos=False, special=False)
+ids = model.tokenize(open(text, "rb").read(), add_bos=False, special=True)
 print(json.dumps({"nats": lost / count, "ids": ids}))
 """
 """What the other environment runs: mean cross-entropy over the windows, and the ids of a text."""
@@ -72,6 +73,7 @@ class Row:
     zeros: float
     furthest: float
     ours: float
+    rounded: float
     theirs: float
     other_ids: int
     all_ids: int
@@ -86,12 +88,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         os.environ[CACHE] = str(Path(place) / "cache")
         rows = [row for model in options.model for row in compare(model, Path(place), options)]
-    heads = ["", "type", "MB", "zeros", "read back", "ours", "llama.cpp", "difference"]
-    heads.append("ids that differ")
+    heads = ["", "type", "MB", "zeros", "read back", "ours", "rounded", "llama.cpp"]
+    heads += ["difference", "from rounded", "ids that differ"]
     cells = [
         [f"{row.model}, {row.form}", row.type, f"{row.bytes / 1e6:.0f}", f"{row.zeros:.1%}",
-         f"{row.furthest:.2%}", f"{row.ours:.4f}", f"{row.theirs:.4f}",
-         f"{row.theirs / row.ours - 1:+.2%}", f"{row.other_ids} of {row.all_ids}"]
+         f"{row.furthest:.2%}", f"{row.ours:.4f}", f"{row.rounded:.4f}", f"{row.theirs:.4f}",
+         *(f"{row.theirs / here - 1:+.2%}" for here in (row.ours, row.rounded)),
+         f"{row.other_ids} of {row.all_ids}"]
         for row in rows
     ]  # fmt: skip
     caption = f"Perplexity in {options.windows} windows of {options.length} tokens."
@@ -148,7 +151,8 @@ def compare(model: Path, place: Path, options: argparse.Namespace) -> Iterator[R
             zeros, furthest = read_back(folder, file)
             row = Row(
                 model.name, form, type_, done.after, zeros, furthest, ours.perplexity,
-                math.exp(theirs["nats"]), differing(ids, theirs["ids"]), len(ids),
+                rounding(file, type_, windows), math.exp(theirs["nats"]),
+                differing(ids, theirs["ids"]), len(ids),
             )  # fmt: skip
             print(row, flush=True)
             yield row
@@ -208,6 +212,32 @@ def read_back(folder: Path, file: Path) -> tuple[float, float]:
         largest = before.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
         far = max(far, float(((after - before).abs().amax(dim=1) / largest).max()))
     return none / count, far
+
+
+def rounding(file: Path, type_: str, windows: list[list[int]]) -> float:
+    """Our perplexity, with the inputs of matrices, keys and values rounded as llama.cpp does."""
+    model = AutoModelForCausalLM.from_pretrained(locate(file), dtype=torch.float32).eval()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(lambda _, given: (narrowed(given[0], type_),))
+        if name.endswith(("k_proj", "v_proj")):
+            module.register_forward_hook(lambda _, given, made: made.half().float())
+    lost = 0.0
+    with torch.no_grad():
+        for ids in torch.tensor(windows):
+            logits = model(ids[None]).logits[0, :-1]
+            lost += float(nn.functional.cross_entropy(logits, ids[1:])) / len(windows)
+    return math.exp(lost)
+
+
+def narrowed(inputs: torch.Tensor, type_: str) -> torch.Tensor:
+    """Inputs [..., in] in the precision in which llama.cpp multiplies them with such matrices."""
+    if type_ in ("F16", "BF16"):
+        return inputs.to(torch.float16 if type_ == "F16" else torch.bfloat16).float()
+    groups = inputs.reshape(-1, 32)
+    step = groups.abs().amax(dim=1, keepdim=True) / 127
+    levels = (groups / torch.where(step > 0, step, 1)).round()
+    return (levels * step.half().float()).view(inputs.shape)
 
 
 def differing(ours: list[int], theirs: list[int]) -> int:
