@@ -8,8 +8,11 @@ Every model (--model may be given again) is written by `secateur pack --format g
 sides, BOS in front where the tokenizer puts one; ours reads the file back as MODEL, in float32. The
 tokenizers are compared apart, on the text as it stands: the ids that differ, of all.
 
-    difference   llama.cpp's perplexity over ours, less 1. It rounds the inputs of matrices, to
-                 float16 or to 8 bits in blocks of 32, and keeps keys and values in float16
+    read back    how far the tensors of the file, read as MODEL, are from those that were written:
+                 the furthest, as a share of the largest of the 32 weights beside it
+    rounded      ours with what llama.cpp rounds while it computes: the inputs of matrices, to the
+                 type of these or to 8 bits in blocks of 32, and keys and values, to float16
+    difference   llama.cpp's perplexity over ours, less 1; and over ours rounded
     zeros        of the matrices in the blocks, as the file holds them
 """
 
@@ -25,8 +28,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import gguf
-import numpy as np
 import results
 import torch
 from safetensors.torch import save_file
@@ -35,6 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 import secateur
+from secateur.checkpoint import Checkpoint, locate
 from secateur.checkpoint.from_gguf import CACHE
 
 SCORE = """
@@ -54,7 +56,7 @@ for window in windows:
         row = np.asarray(model.scores[place], dtype=np.float64)
         lost += row.max() + np.log(np.exp(row - row.max()).sum()) - row[window[place + 1]]
         count += 1
-ids = model.tokenize(open(text, "rb").read(), add_bos=False, special=False)
+ids = model.tokenize(open(text, "rb").read(), add_bos=False, special=True)
 print(json.dumps({"nats": lost / count, "ids": ids}))
 """
 """What the other environment runs: mean cross-entropy over the windows, and the ids of a text."""
@@ -69,7 +71,9 @@ class Row:
     type: str
     bytes: int
     zeros: float
+    furthest: float
     ours: float
+    rounded: float
     theirs: float
     other_ids: int
     all_ids: int
@@ -84,10 +88,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         os.environ[CACHE] = str(Path(place) / "cache")
         rows = [row for model in options.model for row in compare(model, Path(place), options)]
-    heads = ["", "type", "MB", "zeros", "ours", "llama.cpp", "difference", "ids that differ"]
+    heads = ["", "type", "MB", "zeros", "read back", "ours", "rounded", "llama.cpp"]
+    heads += ["difference", "from rounded", "ids that differ"]
     cells = [
         [f"{row.model}, {row.form}", row.type, f"{row.bytes / 1e6:.0f}", f"{row.zeros:.1%}",
-         f"{row.ours:.4f}", f"{row.theirs:.4f}", f"{row.theirs / row.ours - 1:+.2%}",
+         f"{row.furthest:.2%}", f"{row.ours:.4f}", f"{row.rounded:.4f}", f"{row.theirs:.4f}",
+         *(f"{row.theirs / here - 1:+.2%}" for here in (row.ours, row.rounded)),
          f"{row.other_ids} of {row.all_ids}"]
         for row in rows
     ]  # fmt: skip
@@ -101,7 +107,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--python", type=Path, required=True, help="has llama-cpp-python")
     parser.add_argument("--model", type=Path, action="append", required=True, metavar="FOLDER")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--types", default="F16,Q8_0")
+    parser.add_argument("--types", default="BF16,Q8_0,Q4_0")
     parser.add_argument("--forms", default="dense,2:4,fewer", help="as it is, pruned, fewer blocks")
     parser.add_argument("--windows", type=int, default=6)
     parser.add_argument("--length", type=int, default=512)
@@ -142,9 +148,11 @@ def compare(model: Path, place: Path, options: argparse.Namespace) -> Iterator[R
                 file, text=place / "windows.safetensors", dtype="float32",
                 sequence_length=options.length, windows=options.windows,
             )  # fmt: skip
+            zeros, furthest = read_back(folder, file)
             row = Row(
-                model.name, form, type_, done.after, zeros(file), ours.perplexity,
-                math.exp(theirs["nats"]), differing(ids, theirs["ids"]), len(ids),
+                model.name, form, type_, done.after, zeros, furthest, ours.perplexity,
+                rounding(file, type_, windows), math.exp(theirs["nats"]),
+                differing(ids, theirs["ids"]), len(ids),
             )  # fmt: skip
             print(row, flush=True)
             yield row
@@ -188,15 +196,48 @@ def fewer(model: Path, out: Path) -> None:
     AutoTokenizer.from_pretrained(model).save_pretrained(out)
 
 
-def zeros(file: Path) -> float:
-    """The share of zeros in the matrices of the blocks."""
+def read_back(folder: Path, file: Path) -> tuple[float, float]:
+    """The share of zeros of a file's blocks, and how far its tensors are from the folder's."""
+    written, read = Checkpoint(folder), Checkpoint(locate(file))
+    assert written.names == read.names
     none = count = 0
-    for tensor in gguf.GGUFReader(file).tensors:
-        if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
-            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-            none += int(np.sum(values == 0))
-            count += values.size
-    return none / count
+    far = 0.0
+    for name in written.names:
+        (before,), (after,) = (each.load([name]).values() for each in (written, read))
+        if ".layers." in name and after.dim() == 2:
+            none += int((after == 0).sum())
+            count += after.numel()
+        groups = (-1, 32) if before.dim() == 2 and before.shape[1] % 32 == 0 else (1, -1)
+        before, after = (each.float().reshape(groups) for each in (before, after))
+        largest = before.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+        far = max(far, float(((after - before).abs().amax(dim=1) / largest).max()))
+    return none / count, far
+
+
+def rounding(file: Path, type_: str, windows: list[list[int]]) -> float:
+    """Our perplexity, with the inputs of matrices, keys and values rounded as llama.cpp does."""
+    model = AutoModelForCausalLM.from_pretrained(locate(file), dtype=torch.float32).eval()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(lambda _, given: (narrowed(given[0], type_),))
+        if name.endswith(("k_proj", "v_proj")):
+            module.register_forward_hook(lambda _, given, made: made.half().float())
+    lost = 0.0
+    with torch.no_grad():
+        for ids in torch.tensor(windows):
+            logits = model(ids[None]).logits[0, :-1]
+            lost += float(nn.functional.cross_entropy(logits, ids[1:])) / len(windows)
+    return math.exp(lost)
+
+
+def narrowed(inputs: torch.Tensor, type_: str) -> torch.Tensor:
+    """Inputs [..., in] in the precision in which llama.cpp multiplies them with such matrices."""
+    if type_ in ("F16", "BF16"):
+        return inputs.to(torch.float16 if type_ == "F16" else torch.bfloat16).float()
+    groups = inputs.reshape(-1, 32)
+    step = groups.abs().amax(dim=1, keepdim=True) / 127
+    levels = (groups / torch.where(step > 0, step, 1)).round()
+    return (levels * step.half().float()).view(inputs.shape)
 
 
 def differing(ours: list[int], theirs: list[int]) -> int:

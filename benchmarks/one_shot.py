@@ -1,14 +1,18 @@
-"""Prune a model once, in this process, and say what it took: `peers.py` runs this.
+"""Prune or quantise a model once, in this process, and say what it took.
+
+`peers.py` and `quantised_peer.py` run this.
 
     PYTHON benchmarks/one_shot.py REQUEST
 
-REQUEST is JSON: program, model, tokens, out, method, dtype, threads, batch_size, and the time at
-which the process was started. The last line that is printed is JSON: seconds of
+REQUEST is JSON: program, model, tokens, out, method, dtype, threads, batch_size, for gptq and rtn
+the group of weights that shares a scale, and the time at which the process was started. The last
+line that is printed is JSON: seconds of
 
     start       from the start of the process until everything is imported
     load        `AutoModelForCausalLM.from_pretrained`, the same for all that prune in memory
-    prune       the call that prunes
-    save        `save_pretrained`, transformers' own, the same for all that prune in memory
+    prune       the call that prunes, or quantises
+    save        `save_pretrained`, transformers' own, the same for all that prune in memory; of a
+                quantised model llm-compressor's, which writes compressed-tensors
 
 each with `_cpu` for the seconds that all cores worked, and the peak of resident memory at the end
 of `prune`, in bytes. This file is run by the Python of the program that it asks for, so it imports
@@ -19,6 +23,8 @@ llm-compressor is called as its documentation does, with nothing that costs time
     oneshot(model, dataset=DataLoader, pipeline="sequential", recipe=the modifier)
     modifier    WandaPruningModifier or SparseGPTModifier, sparsity 0.5, mask_structure "2:4",
                 all Linear but lm_head; block size and damping are its defaults, which are ours
+                GPTQModifier or QuantizationModifier (which rounds to the nearest, without data),
+                4 bits, symmetric, a scale for a group; everything else is its default
     data        its own DataLoader form, with the token ids in batches and nothing to tokenize, and
                 no attention mask, so that attention may take its causal path
     logging     errors only, no progress bars; nothing is compressed or written at the end
@@ -35,6 +41,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +104,6 @@ def by_llmcompressor(request: dict[str, Any]) -> dict[str, Any]:
     os.environ["TQDM_DISABLE"] = "1"
     import torch
     from llmcompressor import oneshot
-    from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
     from torch.utils.data import DataLoader
     from transformers import AutoModelForCausalLM
 
@@ -105,26 +111,46 @@ def by_llmcompressor(request: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(request["threads"])
     tokens = read_tokens(request)
     model = timed(took, "load", lambda: load(AutoModelForCausalLM, request))
-    kinds = {"wanda": WandaPruningModifier, "sparsegpt": SparseGPTModifier}
+    modifier, quantises = llmcompressor_modifier(request)
     batches = DataLoader(
         [{"input_ids": row} for row in tokens], batch_size=request["batch_size"], shuffle=False
     )
-    modifier = kinds[request["method"]](
-        sparsity=0.5, mask_structure="2:4", targets=["Linear"], ignore=["re:.*lm_head"]
-    )
+    data: dict[str, Any] = {"pipeline": "datafree"}
+    if request["method"] != "rtn":
+        data = {
+            "dataset": batches, "pipeline": "sequential", "num_calibration_samples": len(tokens),
+            "batch_size": request["batch_size"], "shuffle_calibration_samples": False,
+        }  # fmt: skip
     timed(
         took,
         "prune",
-        lambda: oneshot(
-            model=model, dataset=batches, recipe=modifier, pipeline="sequential",
-            processor=NoTokenizer(), num_calibration_samples=len(tokens),
-            batch_size=request["batch_size"], shuffle_calibration_samples=False,
-        ),
-    )  # fmt: skip
+        lambda: oneshot(model=model, recipe=modifier, processor=NoTokenizer(), **data),
+    )
     took["peak"] = peak()
     # the plain method: its own, which oneshot puts in place, would write a recipe beside the model
-    timed(took, "save", lambda: type(model).save_pretrained(model, request["out"]))
+    save = model.save_pretrained if quantises else partial(type(model).save_pretrained, model)
+    timed(took, "save", lambda: save(request["out"]))
     return {**took, "versions": versions("llmcompressor")}
+
+
+def llmcompressor_modifier(request: dict[str, Any]) -> tuple[Any, bool]:
+    """What does the work, and whether it quantises."""
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+    ignore, method = ["re:.*lm_head"], request["method"]
+    if method in ("gptq", "rtn"):
+        weights = {
+            "num_bits": 4, "type": "int", "symmetric": True, "strategy": "group",
+            "group_size": request["group"],
+        }  # fmt: skip
+        kind = {"gptq": GPTQModifier, "rtn": QuantizationModifier}[method]
+        groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+        return kind(config_groups=groups, ignore=ignore), True
+    kind = {"wanda": WandaPruningModifier, "sparsegpt": SparseGPTModifier}[method]
+    modifier = kind(sparsity=0.5, mask_structure="2:4", targets=["Linear"], ignore=ignore)
+    return modifier, False
 
 
 class NoTokenizer:

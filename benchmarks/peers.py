@@ -233,7 +233,7 @@ def choose(options: argparse.Namespace) -> list[Way]:
 def run(
     way: Way, python: Path, inputs: Inputs, out: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """One process; what it says it took, and its seconds from outside."""
+    """One way, in a process of its own."""
     peer = way.program == PEER
     if way.program == DISK and out.exists():
         out.rename(out.with_name(f"{out.name} {time.monotonic_ns()}"))
@@ -248,9 +248,14 @@ def run(
         "batch_size": options.batch_size if peer else options.own_batch_size,
         "started": time.time(),
     }
+    return ask(python, request)
+
+
+def ask(python: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+    """One process of `one_shot.py`; what it says it took, and its seconds from outside."""
     code = Path(__file__).with_name("one_shot.py")
     environment = {
-        **os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(options.threads),
+        **os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(request["threads"]),
         "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
     environment.pop("PYTHONPATH", None)  # each must see its own packages only
@@ -261,7 +266,8 @@ def run(
     )  # fmt: skip
     whole = time.perf_counter() - began
     if done.returncode:
-        raise SystemExit(f"{way.program}, {way.method} failed:\n{done.stderr[-3000:]}")
+        said = f"{request['program']}, {request['method']} failed:\n{done.stderr[-3000:]}"
+        raise SystemExit(said)
     took: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     known = sum(took[step] for step in STEPS if step in took)
     return {**took, "end": max(0.0, whole - known), "whole": whole}

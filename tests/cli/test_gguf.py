@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from bad_input import Case, Place, check_case, cut, files_of_5_kB
+from secateur.checkpoint.durable import unfinished_name
 from secateur.checkpoint.from_gguf import CACHE
+from secateur.checkpoint.lock import alone_at
 from tiny import Command, make_model
 
 
@@ -183,6 +185,49 @@ def test_a_missing_library_is_named(
     assert done.status == 2
     line = done.err.splitlines()[-1]
     assert line == "error: GGUF files need the gguf library; try pip install 'secateur[quantize]'"
+
+
+def test_the_file_that_was_given_is_named_and_not_the_folder_of_the_cache(
+    command: Command, llama_folder: Path, tokens_file: Path, cache: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "m.gguf"
+    command("pack", llama_folder, "--format", "gguf", "--out", file)
+    out = ["--out", tmp_path / "o"]
+    for asked, status in (
+        (["check", file, "--pattern", "2:4"], 1),
+        (["check", file, "--source", llama_folder], 2),
+        (["unpack", file, *out], 2),
+        (["recover", file, "--text", tokens_file, *out], 2),
+    ):
+        done = command(*asked)
+        assert done.status == status
+        line = done.err.splitlines()[-1]
+        assert f" in {file}" in line
+        assert str(cache) not in line
+
+
+def test_what_a_killed_run_left_is_removed(
+    command: Command, llama_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "m.gguf"
+    left, others = unfinished_name(file), unfinished_name(tmp_path / "n.gguf")
+    left.write_bytes(b"GGUF")
+    others.write_bytes(b"GGUF")
+    assert command("pack", llama_folder, "--format", "gguf", "--out", file).status == 0
+    assert {*tmp_path.iterdir()} == {file, others}
+
+
+def test_of_two_runs_at_one_file_the_second_is_refused(
+    command: Command, llama_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "m.gguf"
+    at_work = unfinished_name(file)
+    at_work.write_bytes(b"GGUF")
+    with alone_at(file):
+        done = command("pack", llama_folder, "--format", "gguf", "--out", file)
+    assert done.status == 2
+    assert "another run is writing here" in done.err
+    assert [*tmp_path.iterdir()] == [at_work]
 
 
 def test_a_cut_file_says_where(command: Command, llama_folder: Path, tmp_path: Path) -> None:

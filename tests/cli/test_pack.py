@@ -30,3 +30,13 @@ def test_pack_and_unpack_say_what_they_did(tmp_path: Path, command: Command) -> 
     assert facts["after"] - facts["before"] == facts["matrices_dense"] - facts["matrices_packed"]
     again = command("pack", folder, "--out", tmp_path / "p", "--overwrite", "--json")
     assert json.loads(again.out)["after"] == facts["before"]
+
+
+def test_packing_says_where_there_is_nothing_to_pack(
+    tmp_path: Path, llama_folder: Path, command: Command
+) -> None:
+    done = command("pack", llama_folder, "--out", tmp_path / "p")
+    assert done.status == 0
+    (said,) = [event["text"] for event in done.events if event["event"] == "notice"]
+    assert "no matrix has zeros enough" in said
+    assert "(30 dense)" in done.out

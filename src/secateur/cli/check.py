@@ -29,7 +29,7 @@ def check(given: Given, as_json: Json = False) -> None:
     else:
         _print(proof)
     if proof.complaint is not None:
-        raise CheckFailedError(proof.complaint, where=proof.folder)
+        raise CheckFailedError(proof.complaint, where=given["model"])
 
 
 def _print(proof: Proof) -> None:

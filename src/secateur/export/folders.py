@@ -115,6 +115,11 @@ def pack(
             progress.block(shard=number)
         text = (checkpoint.folder / CONFIG).read_text(encoding="utf-8")
         output.write_file(CONFIG, packed_config(text))
+        if not tally.packed:
+            progress.notice(
+                "no matrix has zeros enough to be smaller packed: the copy is as large as the model"
+                " (fewer or narrower blocks are small as they are)"
+            )
         files = output.seal(PACKED_INDEX, {"format": QUANT_METHOD, "version": VERSION})
         _finish(output, checkpoint, files)
     return tally.result(output.out)
@@ -152,7 +157,7 @@ def unpack(
     checkpoint = _open(pinned(model, revision), trust_remote_code)
     if not says_packed(checkpoint.config):
         raise CheckpointError(
-            "not packed", where=checkpoint.folder, wanted="a folder that `secateur pack` wrote"
+            "not packed", where=model, wanted="a folder that `secateur pack` wrote"
         )
     tally = _Tally()
     with progress or Quiet() as progress, _output(checkpoint, out, overwrite, "unpack") as output:

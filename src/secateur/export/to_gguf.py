@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from torch import Tensor
 
 from secateur.checkpoint import Checkpoint, StreamedModel, locate
 from secateur.checkpoint.claim import claim_file
-from secateur.checkpoint.durable import replacing
+from secateur.checkpoint.durable import left_unfinished, replacing, writing
 from secateur.checkpoint.from_gguf import source_of
+from secateur.checkpoint.lock import alone_at
 from secateur.checkpoint.naming import NotStreamableError
 from secateur.errors import ModelError, OutputError, some
 from secateur.export.folders import Packing
@@ -93,8 +95,7 @@ def pack_gguf(
             progress.notice(text)
         parts = [(part, list(group)) for part, group in groupby(plan, key=_part)]
         progress.begin("gguf", len(parts))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as unfinished:
+        with _alone(path, overwrite), replacing(path) as unfinished:
             writer = gguf.GGUFWriter(unfinished, kind.arch)
             try:
                 _write_header(writer, metadata, plan)
@@ -131,6 +132,23 @@ def _claim(out: str | Path, overwrite: bool) -> Path:
             hint=str(hint),
         )  # fmt: skip
     return claim_file(given, overwrite=overwrite)
+
+
+@contextmanager
+def _alone(path: Path, overwrite: bool) -> Iterator[None]:
+    """Inside, no other run writes the file; what killed ones have left of it is removed.
+
+    Raises:
+        OutputError: another run writes it, or has written it meanwhile.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with alone_at(path):
+        claim_file(path, overwrite=overwrite)
+        with writing(path):
+            for left in left_unfinished(path):
+                left.unlink()
+        yield
 
 
 def _plan(opened: StreamedModel, kind: GgufKind, chosen: GgufType) -> Iterator[StoredTensor]:

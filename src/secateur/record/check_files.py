@@ -33,8 +33,13 @@ def unproved_files(checkpoint: Checkpoint, record: RunRecord | None) -> tuple[st
     return tuple(sorted({*idle, *unknown, *_below(checkpoint.folder)}))
 
 
-def unlike_source(made_from: str, record: RunRecord | None, folder: Path) -> tuple[str, ...]:
+def unlike_source(made_from: str, record: RunRecord | None, model: str) -> tuple[str, ...]:
     """Names of the files that make a model, and are not those that the run of a record read.
+
+    Args:
+        made_from: what is said to be the source.
+        record: of the run.
+        model: its result, as it was asked for.
 
     Raises:
         CheckpointError: there is no record, or it does not say what the run read.
@@ -43,7 +48,7 @@ def unlike_source(made_from: str, record: RunRecord | None, folder: Path) -> tup
     recorded = {} if record is None else record.source_files
     if not recorded:
         raise CheckpointError(
-            "no run record that says which source it was", where=folder, hint="without --source"
+            "no run record that says which source it was", where=model, hint="without --source"
         )
     files = Checkpoint(source).source
     files.read_all()

@@ -169,7 +169,9 @@ def prepare_recovery(
     zeros = count_zeros(source, selection, {})
     removed = record is not None and record.removed
     if not zeros and not (record is not None and record.lost):
-        raise ModelError("the model has no zeros to keep", where=folder, hint="secateur prune")
+        raise ModelError(
+            "the model has no zeros to keep", where=settings.model, hint="secateur prune"
+        )
     if removed and settings.block_weight:
         raise RecipeError(
             "the dense model has blocks that this one has lost: their outputs cannot be compared",
