@@ -13,6 +13,7 @@ tensors are put into an empty block with fewer experts (`fewer_experts.py`), whi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -182,6 +183,21 @@ def _run(batch: Batch, block: nn.Module, index: int, weights: dict[str, Tensor])
     return batch.calls[index](
         lambda *args, **kwargs: functional_call(block, weights, args, kwargs), batch.hidden
     )
+
+
+def narrower_weights(whole: nn.Module, widths: Widths, kept: Sequence[int]) -> dict[str, Tensor]:
+    """The tensors of a narrower block, made of those of the dense one, by name.
+
+    Args:
+        whole: the dense block, open.
+        widths: how its structures lie.
+        kept: those that stay, ascending.
+    """
+    held = whole.state_dict()
+    for cut in widths.within(whole):
+        places = cut.places(kept, widths.total).to(held[cut.parameter].device)
+        held[cut.parameter] = held[cut.parameter].index_select(cut.dim, places)
+    return held
 
 
 def layout_of(source: BlockModel, unit: str, kept: int, tokens: Tensor) -> Widths:

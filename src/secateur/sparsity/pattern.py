@@ -21,8 +21,15 @@ from typing import ClassVar
 
 from secateur.errors import PatternError
 
-UNITS = ("blocks", "ffn", "heads", "experts")
-"""What structures a pattern may remove."""
+IN_FULL = {
+    "blocks": "blocks",
+    "ffn": "feed-forward channels",
+    "heads": "groups of attention heads",
+    "experts": "experts",
+}
+"""What structures a pattern may remove, as it names them -> what they are called elsewhere."""
+UNITS = tuple(IN_FULL)
+"""The names in patterns."""
 _STRUCTURES = re.compile(rf"({'|'.join(UNITS)})-" + r"([0-9]{1,6}|[0-9]{1,3}(?:\.[0-9]{1,20})?%)")
 _WANTED = (
     "a ratio such as 50% or 0.5, N:M (N of every M weights kept) such as 2:4, or blocks-2, ffn-20%,"
@@ -180,8 +187,10 @@ class Structures(Dense):
         )
 
     def __str__(self) -> str:
-        amount = self.count if self.count is not None else Unstructured(self.share or 0.0)
-        return f"{self.unit}-{amount}"
+        if self.count is not None:
+            return f"{self.unit}-{self.count}"
+        percent = (Decimal(repr(self.share)) * 100).normalize()
+        return f"{self.unit}-{percent:f}%"
 
 
 Pattern = Unstructured | NofM | Dense | Structures
