@@ -133,6 +133,14 @@ def reason(fault: BaseException) -> str:
     return said if " " in said else f"{type(fault).__name__} {said}".strip()
 
 
+def first_reason(fault: BaseException) -> str:
+    """What is said by the exception that caused an error in the first place, on one line."""
+    first = fault
+    while first.__cause__ is not None:
+        first = first.__cause__
+    return first.what if isinstance(first, SecateurError) else reason(first)
+
+
 def unreadable(where: object, fault: OSError, kind: type[SecateurError]) -> SecateurError:
     """What to say of a file or folder that the system does not let this process read."""
     return kind(f"cannot be read ({fault.strerror})", where=where, wanted="a right to read it")

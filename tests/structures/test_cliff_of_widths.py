@@ -144,7 +144,7 @@ def test_what_is_removed_is_told_in_full(
     [
         ("mixtral", {"pattern": "experts", "shares": "5"}, "leaves 1 of 6 experts, and 2 see each"),
         ("mixtral", {"pattern": "experts", "method": "wanda"}, "removes no experts, wanted one of"),
-        ("mixtral", {"pattern": "ffn"}, "ffn cannot be removed"),
+        ("mixtral", {"pattern": "ffn"}, "feed-forward channels cannot be removed"),
         ("deepseek_v3", {"pattern": "experts", "shares": "2,3"}, "which lie in 2 groups"),
         ("llama", {"pattern": "experts"}, "experts cannot be removed"),
         ("llama", {"pattern": "heads", "shares": "1"}, "not a multiple of the number"),

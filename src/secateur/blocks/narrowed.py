@@ -32,7 +32,7 @@ from secateur.checkpoint.narrower import KEEP_WIDTHS, Kept, Widths
 from secateur.errors import ModelError
 from secateur.machine import processes
 from secateur.methods.sparsegpt import DAMPING
-from secateur.sparsity import Dense
+from secateur.sparsity import IN_FULL, Dense
 from secateur.statistics import Need
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -70,8 +70,9 @@ class Narrowed:
             ModelError: its output is another.
         """
         if not self.holds(module, index):
+            lost = IN_FULL[self._widths.unit]
             raise ModelError(
-                f"block {index} is not what it was without some of its {self._widths.unit}",
+                f"block {index} is not what it was without some of its {lost}",
                 where=type(self._dense.model).__name__,
                 hint=KEEP_WIDTHS,
             )
@@ -223,7 +224,7 @@ def layout_of(source: BlockModel, unit: str, kept: int, tokens: Tensor) -> Width
             if narrowed.holds(module, first):
                 return widths
     raise ModelError(
-        f"a block without some of its {unit} is not what it was",
+        f"a block without some of its {IN_FULL[unit]} is not what it was",
         where=type(source.model).__name__,
         hint=KEEP_WIDTHS,
     )

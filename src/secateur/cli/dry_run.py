@@ -14,7 +14,7 @@ from secateur.pruning.experts import how_many_go
 from secateur.pruning.prepare import Prepared, prepare
 from secateur.recipe import Recipe, RecoverStage
 from secateur.recovery.stage import check_training
-from secateur.sparsity import SELECTION_KEYS
+from secateur.sparsity import IN_FULL, SELECTION_KEYS
 
 
 def show(recipe: Recipe) -> None:
@@ -72,7 +72,7 @@ def _pattern(prepared: Prepared) -> str:
     gone = how_many_go(prepared.source, structures, prepared.plan.multiple)
     where = "" if structures.unit == "blocks" else " of every block"
     mended = ", and the rest is mended" if prepared.recipe.mend else ""
-    return f"{pattern} ({gone} of {total} {structures.unit}{where} go{mended})"
+    return f"{pattern} ({gone} of {total} {IN_FULL[structures.unit]}{where} go{mended})"
 
 
 def _of_device(prepared: Prepared) -> list[list[str]]:
@@ -101,7 +101,7 @@ def show_cliff(values: Mapping[str, Any]) -> None:
         [
             ["model", f"{type(source.model).__name__} in {prepared.folder}"],
             ["method", f"{settings.method} {prepared.recipe.spelled_out()['parameters']}"],
-            ["removed", f"{counts} of {plan.total} {settings.pattern}"],
+            ["removed", f"{counts} of {plan.total} {IN_FULL[settings.pattern]}"],
             ["calibration", "none" if calibration is None else protocol_line(calibration.protocol)],
             ["text", protocol_line(plan.heldout.protocol)],
             ["computed on", f"{source.device} in {str(source.dtype).removeprefix('torch.')}"],

@@ -18,12 +18,15 @@ from secateur.recipe import Regional
 from secateur.record import RecoveryRecord, RunRecord
 from secateur.reporting import ComparisonResult, Report, as_measured, side_by_side, table_of
 from secateur.reporting.cliff_figure import cliff_as_text, cliff_notes, cliff_table, cliff_title
+from secateur.sparsity import IN_FULL
 
 
 def run(record: RunRecord) -> None:
     """Print what a pruning run did."""
     error = record.mean_output_error
-    removed = "".join(f"removed {one.lost} of {one.of} {one.unit}, " for one in record.lost)
+    removed = "".join(
+        f"removed {one.lost} of {one.of} {IN_FULL[one.unit]}, " for one in record.lost
+    )
     done = f"pruned {amount(record.zeros)} of {amount(record.weights)} weights"
     share = record.sparsity
     if record.pruning and record.pruning[-1].removes:

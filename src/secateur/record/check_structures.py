@@ -9,7 +9,7 @@ from secateur.errors import PatternError
 from secateur.machine.waiting import each
 from secateur.methods import get
 from secateur.record.record import RunRecord
-from secateur.sparsity import Structures
+from secateur.sparsity import IN_FULL, Structures
 
 
 def told_of_structures(record: RunRecord | None) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def fault_of_structures(
     last = {one.unit: one for one in lost}  # the number that is left is that of the last stage
     for unit, one in last.items():
         if (there := source.how_many(unit)) != one.left:
-            return f"{there} {unit}, run.json says {one.left}"
+            return f"{there} {IN_FULL[unit]}, run.json says {one.left}"
     if asked is None:
         return None
     of_kind = [one for one in lost if one.unit == asked.unit]
@@ -68,7 +68,7 @@ def unlike_kept(
     dense = open_model(locate(made_from), torch.device("cpu"), source.dtype)
     for one in record.lost:
         if one.of != (had := dense.how_many(one.unit)):
-            return (f"{had} {one.unit}, where run.json says {one.of}",)
+            return (f"{had} {IN_FULL[one.unit]}, where run.json says {one.of}",)
         if one.blocks not in (None, len(dense.blocks)):
             return (f"{len(dense.blocks)} blocks, where run.json tells of {one.blocks}",)
         dense = one.taken_from(dense)
