@@ -12,6 +12,7 @@ import difflib
 import unicodedata
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import Self
 
 
 class ExitCode(IntEnum):
@@ -61,6 +62,11 @@ class SecateurError(Exception):
         if hint is not None:
             line += f"; try {hint}"
         super().__init__(plain(" ".join(map(_cut, line.split()))))
+
+    def within(self, part: str) -> Self:
+        """The same error, told of a part of what was asked for, such as a stage."""
+        told = f"{part}: {self.what}"
+        return type(self)(told, where=self.where, wanted=self.wanted, hint=self.hint)
 
 
 class PatternError(SecateurError):

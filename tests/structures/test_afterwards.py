@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ import tiny
 from families import EXPERT_FAMILIES
 from secateur.blocks.narrowed import Narrowed
 from secateur.checkpoint.narrower import EXPERTS
-from tiny import fingerprint, make_model
+from secateur.errors import RecipeError
+from tiny import Command, fingerprint, make_model
 
 SHORT: dict[str, Any] = {"samples": 4, "sequence_length": 32}
 HEADS = {"hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
@@ -121,3 +123,116 @@ def test_a_run_without_some_experts_that_was_stopped_ends_in_the_same_bits(
     assert {name: b for name, b in fingerprint(out).items() if name != "run.json"} == reference
     assert run.lost == whole.lost
     assert run.evaluations[0].perplexity == whole.evaluations[0].perplexity
+
+
+def stopped_once_chosen(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> None:
+    """A run that is killed when it has chosen what goes, and has finished no block."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Narrowed, "prove", _stop)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+
+
+def _stop(*args: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_choice_outlasts_a_kill_and_is_not_given_up_for_another(
+    folder_of: Callable[[str], Path], calibration: str, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    values: dict[str, Any] = {"method": "wanda", "calibration": calibration, **SHORT}
+
+    def prune(pattern: str, **more: Any) -> Any:
+        given = {"pattern": pattern, "out": tmp_path / "out", **values, **more}
+        return secateur.prune(folder_of("llama"), **given)
+
+    stopped_once_chosen(monkeypatch, lambda: prune("ffn-16"))
+    with pytest.raises(RecipeError, match="that were chosen had pattern ffn-16, not ffn-24"):
+        prune("ffn-24")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "secateur.pruning.widths._importance", lambda *args: pytest.fail("scored again")
+        )
+        assert prune("ffn-16").lost[0].left == 48
+    stopped_once_chosen(monkeypatch, lambda: prune("ffn-16", overwrite=True))
+    assert prune("ffn-24", overwrite=True, restart=True).lost[0].left == 40
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+# --- stages, and zeros that are there ---
+
+
+@pytest.mark.parametrize(
+    ("stages", "told"),
+    [
+        (["blocks-2", "blocks-2"], "stage 2: blocks-2 removes 2 of 2 blocks"),
+        (["ffn-50%", "ffn-40"], "stage 2: ffn-40 removes 40 of 32 feed-forward channels"),
+        (["heads-2", "heads-1", "heads-1"], "stage 3: heads-1 removes 1 of 1 groups of attention"),
+        (["ffn-2", "2:4"], "stage 2: groups of 4 do not divide the 62 inputs"),
+    ],
+)
+def test_a_later_stage_is_refused_at_once_by_what_those_before_leave(
+    stages: list[str], told: str, folder_of: Callable[[str], Path], calibration: str,
+    command: Command, tmp_path: Path,
+) -> None:  # fmt: skip
+    asked = [{"method": "magnitude", "pattern": pattern} for pattern in stages]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"model": str(folder_of("llama")), "stages": asked}))
+    for more in ([], ["--dry-run"]):
+        refused = command("prune", "--recipe", recipe, "--out", tmp_path / "out", *more)
+        assert refused.status == 2
+        assert told in refused.err
+        assert ".out" not in refused.err
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_a_dry_run_plans_a_stage_on_what_those_before_leave(
+    folder_of: Callable[[str], Path], command: Command, tmp_path: Path
+) -> None:
+    stages = [{"method": "magnitude", "pattern": one} for one in ("blocks-1", "ffn-16", "ffn-25%")]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"model": str(folder_of("llama")), "stages": stages}))
+    done = command("prune", "--recipe", recipe, "--out", tmp_path / "out", "--dry-run")
+    assert done.status == 0, done.err
+    assert "blocks-1 (1 of 4 blocks go)" in done.out
+    assert "ffn-16 (16 of 64 feed-forward channels of every block go)" in done.out
+    assert "ffn-25% (12 of 48 feed-forward channels of every block go)" in done.out
+
+
+def test_a_run_tells_how_many_a_share_is(
+    folder_of: Callable[[str], Path], calibration: str, command: Command, tmp_path: Path
+) -> None:
+    words = ["prune", folder_of("llama"), "--method", "magnitude", "--out", tmp_path / "out"]
+    done = command(*words, "--pattern", "ffn-20%", "--width-multiple", 16)
+    told = "ffn-20%: 16 of 64 feed-forward channels are removed in every block: 48 are left"
+    assert told in done.err
+    assert "removed 16 of 64 feed-forward channels" in done.out
+    done = command(*words, "--pattern", "blocks-30%", "--overwrite")
+    assert "blocks-30%: blocks " in done.err
+    assert "of 4 are removed, counted from 0" in done.err
+
+
+@pytest.mark.parametrize(
+    ("pattern", "method", "lost"),
+    [
+        ("ffn-16", "magnitude", "mlp.down_proj is 2:4, and will not be any more: columns go"),
+        ("ffn-16", "ziplm", "mlp.down_proj is 2:4, and will not be any more: zeros are filled"),
+        ("heads-1", "ziplm", "self_attn.o_proj is 2:4, and will not be any more: zeros are"),
+        ("heads-1", "magnitude", None),  # of eight places each
+        ("blocks-1", "magnitude", None),
+    ],
+)
+def test_groups_of_zeros_that_go_with_structures_are_told_of(
+    pattern: str, method: str, lost: str | None, folder_of: Callable[[str], Path],
+    calibration: str, tmp_path: Path,
+) -> None:  # fmt: skip
+    zeros, out = tmp_path / "zeros", tmp_path / "out"
+    secateur.prune(folder_of("llama"), method="magnitude", pattern="2:4", out=zeros)
+    run = secateur.prune(
+        zeros, method=method, pattern=pattern, calibration=calibration, out=out, **SHORT
+    )
+    told = [line for line in run.stages[0].notices if "will not be any more" in line]
+    assert secateur.check(out, pattern="2:4").holds is (lost is None)
+    assert len(told) == (lost is not None)
+    assert lost is None or lost in told[0]

@@ -11,21 +11,27 @@ from secateur.cli.printing import protocol_line
 from secateur.cli.terminal import amount, say, warn
 from secateur.comparison.cliff import plan_cliff
 from secateur.pruning.experts import how_many_go
-from secateur.pruning.prepare import Prepared, prepare
+from secateur.pruning.fit import check_plan
+from secateur.pruning.prepare import Prepared, check_fit, prepare
+from secateur.pruning.reuse import SharedWork
 from secateur.recipe import Recipe, RecoverStage
 from secateur.recovery.stage import check_training
 from secateur.sparsity import IN_FULL, SELECTION_KEYS
 
 
 def show(recipe: Recipe) -> None:
-    """Check everything and print the plan of every stage.
+    """Check everything and print the plan of every stage, on what those before it would leave.
 
     Raises:
         SecateurError: something does not fit.
     """
+    shared, left = SharedWork(), None
+    check_fit(recipe, shared)
     for one in recipe.by_stage:
         if one.recovery is None:
-            plan(prepare(one))
+            prepared = prepare(one, shared, left=left)
+            plan(prepared)
+            left = check_plan(prepared.plan, prepared.source)
         else:
             training(one, one.recovery)
     say("nothing was done: this was a dry run")

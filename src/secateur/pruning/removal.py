@@ -26,6 +26,7 @@ from secateur.blocks.gaps import Gaps
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import BlockModel, find_all_matrices, find_matrices
 from secateur.checkpoint.proved import read_facts, write_facts
+from secateur.checkpoint.unfinished import REMOVED
 from secateur.data import TokenBatch
 from secateur.errors import NumericalError
 from secateur.evaluation.perplexity import effects_of
@@ -56,7 +57,7 @@ def choose_blocks(prepared: Prepared, progress: Progress, folder: Path | None) -
     Raises:
         NumericalError: a score is not finite.
     """
-    file = None if folder is None else folder / "removed.json"
+    file = None if folder is None else folder / REMOVED
     known = processes.from_first(lambda: _read(file))
     if known is not None:
         return known
@@ -111,7 +112,8 @@ def without_removed(prepared: Prepared, removed: Removed) -> tuple[Prepared, Gap
     fewer = prepared.source.without_blocks(removed.removed)
     tokens = to_prove_with(prepared.source, prepared.calibration)
     gaps = Gaps(prepared.source, fewer, removed.kept, tokens)
-    told = f"blocks {removed.which} of {removed.of} are removed, counted from 0"
+    told = f"{prepared.plan.structures}: blocks {removed.which} of {removed.of} are removed,"
+    told += " counted from 0"
     notices = (*prepared.notices, told)
     return replace(prepared, source=fewer, notices=notices, removed=removed), gaps
 

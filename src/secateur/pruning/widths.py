@@ -25,6 +25,7 @@ from secateur.blocks.observer import ToGather
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import Matrix, find_matrices
 from secateur.checkpoint.proved import read_facts, write_facts
+from secateur.checkpoint.unfinished import REMOVED
 from secateur.data import TokenBatch
 from secateur.machine import processes
 from secateur.methods import Method
@@ -54,7 +55,7 @@ def choose_widths(
         ModelError: the model's structures cannot be removed.
         NumericalError: a score is not finite.
     """
-    file = None if folder is None else folder / "removed.json"
+    file = None if folder is None else folder / REMOVED
     known = processes.from_first(
         lambda: None if file is None or not file.is_file() else read_facts(file)
     )
@@ -158,7 +159,7 @@ def without_width(prepared: Prepared, lost: LostWidth) -> tuple[Prepared, Narrow
     narrowed = Narrowed(
         source, narrow, widths, lost.kept, to_prove_with(prepared.source, prepared.calibration)
     )
-    notices = (*prepared.notices, str(lost))
+    notices = (*prepared.notices, f"{prepared.plan.structures}: {lost}")
     return replace(prepared, source=narrow, notices=notices, narrowed=lost), narrowed
 
 
