@@ -231,6 +231,8 @@ def _recovered(done: RecoveryRecord) -> None:
             say(f"{name:<11} perplexity {model.perplexity:.4f} ± {model.standard_error:.4f}")
     if done.damage_removed is not None:
         say(f"taken back  {done.damage_removed:.0%} of what pruning cost")
+    elif done.dense is not None and done.pruned is not None:
+        say("taken back  nothing: on this text pruning cost nothing")
     say(
         f"trained     {amount(done.trained_parameters)} parameters for {done.steps} steps in"
         f" {done.seconds:.1f} s, best after {done.best_step}"
