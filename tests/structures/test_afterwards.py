@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import secateur
@@ -18,6 +19,8 @@ from families import EXPERT_FAMILIES
 from secateur.blocks.narrowed import Narrowed
 from secateur.checkpoint.narrower import EXPERTS
 from secateur.errors import RecipeError
+from secateur.evaluation import Evaluation
+from secateur.record import RecoveryRecord
 from tiny import Command, fingerprint, make_model
 
 SHORT: dict[str, Any] = {"samples": 4, "sequence_length": 32}
@@ -236,3 +239,74 @@ def test_groups_of_zeros_that_go_with_structures_are_told_of(
     assert secateur.check(out, pattern="2:4").holds is (lost is None)
     assert len(told) == (lost is not None)
     assert lost is None or lost in told[0]
+
+
+# --- what is told afterwards ---
+
+
+def changed_by_one(folder: Path, name: str) -> None:
+    """A tensor of a folder, its first number one more."""
+    shard = next(path for path in folder.glob("*.safetensors") if name in load_file(path))
+    tensors = load_file(shard)
+    tensors[name].view(-1)[0] += 1
+    save_file(tensors, shard, {"format": "pt"})
+
+
+def test_a_check_against_the_source_says_what_it_compared(
+    folder_of: Callable[[str], Path], calibration: str, command: Command, tmp_path: Path
+) -> None:
+    dense, out = folder_of("llama"), tmp_path / "out"
+    options: dict[str, Any] = {"calibration": calibration, "method": "wanda", **SHORT}
+    secateur.prune(dense, pattern="ffn-16", mend=True, regional={"rounds": 1}, out=out, **options)
+    done = command("check", out, "--source", dense)
+    assert done.status == 0
+    told = "compared with the source, bit for bit, but for the matrices, which mending changed: all"
+    assert told in done.out
+    for name in ("model.layers.1.input_layernorm.weight", "model.embed_tokens.weight"):
+        changed_by_one(out, name)
+    found = secateur.check(out, source=dense)
+    assert {*found.unlike} == {
+        "model.layers.1.input_layernorm.weight", "model.embed_tokens.weight"
+    }  # fmt: skip
+    assert "tensors that are not the source's" in str(found.complaint)
+    trained = tmp_path / "trained"
+    small = tmp_path / "small"
+    secateur.prune(dense, pattern="ffn-16", out=small, **options)
+    secateur.recover(
+        small, out=trained, train="weights", text=calibration, steps=1, validation=2,
+        batch_size=1, **SHORT,
+    )  # fmt: skip
+    proof = secateur.check(trained, source=dense)
+    assert proof.unlike is None
+    assert "not compared with the source: it was trained" in str(proof.kept)
+
+
+def test_mending_that_changes_nothing_says_so(
+    folder_of: Callable[[str], Path], calibration: str, tmp_path: Path
+) -> None:
+    run = secateur.prune(
+        folder_of("llama"), method="magnitude", pattern="blocks-1", mend=True, out=tmp_path / "out",
+        calibration=calibration, regional={"rounds": 1, "learning_rate": 1e-30}, **SHORT,
+    )  # fmt: skip
+    assert run.stages[0].notices[-1].startswith("mending changed nothing")
+
+
+def test_a_comparison_names_the_pairs_that_it_leaves_out(
+    folder_of: Callable[[str], Path], calibration: str, command: Command, tmp_path: Path
+) -> None:
+    done = command(
+        "compare", folder_of("llama"), "--methods", "magnitude,shortgpt", "--patterns",
+        "blocks-1,heads-1", "--text", calibration, "--calibration", calibration, "--samples", 4,
+        "--sequence-length", 32, "--windows", 2, "--out", tmp_path / "table",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert "left out, as they do not go together: shortgpt with heads-1" in done.err
+
+
+def test_nothing_is_taken_back_where_pruning_cost_nothing() -> None:
+    recovery = RecoveryRecord.model_construct(
+        dense=Evaluation.model_construct(perplexity=10.0),
+        pruned=Evaluation.model_construct(perplexity=9.0),
+        recovered=Evaluation.model_construct(perplexity=9.3),
+    )
+    assert recovery.damage_removed is None

@@ -45,7 +45,7 @@ from secateur.machine import processes
 from secateur.recipe.differences import differences
 
 IDENTITY = "identity.json"
-REMOVED = "removed.json"
+CHOSEN = "removed.json"
 DENSE = "dense.safetensors"
 
 
@@ -101,7 +101,7 @@ class RunState:
     @property
     def has_chosen(self) -> bool:
         """Whether the structures that go are chosen, which may have taken long."""
-        return (self.folder / REMOVED).is_file()
+        return (self.folder / CHOSEN).is_file()
 
     @property
     def left(self) -> str:
@@ -177,8 +177,7 @@ class RunState:
         """
         if differing := differences(run.identity, earlier.identity):
             raise RecipeError(
-                f"an unfinished run with {self.left} had"
-                f" {' | '.join(map(str, differing))}",
+                f"an unfinished run with {self.left} had {' | '.join(map(str, differing))}",
                 where=self.folder.parent,
                 hint="the same command as before to continue it, --restart to give it up, or"
                 " another --out",

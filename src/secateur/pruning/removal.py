@@ -26,7 +26,7 @@ from secateur.blocks.gaps import Gaps
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import BlockModel, find_all_matrices, find_matrices
 from secateur.checkpoint.proved import read_facts, write_facts
-from secateur.checkpoint.unfinished import REMOVED
+from secateur.checkpoint.unfinished import CHOSEN
 from secateur.data import TokenBatch
 from secateur.errors import NumericalError
 from secateur.evaluation.perplexity import effects_of
@@ -57,7 +57,7 @@ def choose_blocks(prepared: Prepared, progress: Progress, folder: Path | None) -
     Raises:
         NumericalError: a score is not finite.
     """
-    file = None if folder is None else folder / REMOVED
+    file = None if folder is None else folder / CHOSEN
     known = processes.from_first(lambda: _read(file))
     if known is not None:
         return known

@@ -25,7 +25,7 @@ from secateur.blocks.observer import ToGather
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import Matrix, find_matrices
 from secateur.checkpoint.proved import read_facts, write_facts
-from secateur.checkpoint.unfinished import REMOVED
+from secateur.checkpoint.unfinished import CHOSEN
 from secateur.data import TokenBatch
 from secateur.machine import processes
 from secateur.methods import Method
@@ -55,7 +55,7 @@ def choose_widths(
         ModelError: the model's structures cannot be removed.
         NumericalError: a score is not finite.
     """
-    file = None if folder is None else folder / REMOVED
+    file = None if folder is None else folder / CHOSEN
     known = processes.from_first(
         lambda: None if file is None or not file.is_file() else read_facts(file)
     )

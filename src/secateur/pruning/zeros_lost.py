@@ -14,7 +14,7 @@ from secateur.checkpoint import BlockModel, find_matrices
 from secateur.recipe import Plan
 from secateur.sparsity import IN_FULL, NofM
 
-GROUPS = (4, 8, 16)
+SIZES = (4, 8, 16)
 """Sizes of groups that are looked for, the smallest first."""
 
 
@@ -60,7 +60,7 @@ def groups_of(weight: Tensor) -> NofM | None:
     Args:
         weight: [out, in].
     """
-    for size in GROUPS:
+    for size in SIZES:
         if weight.shape[1] % size == 0:
             kept = int((weight != 0).reshape(len(weight), -1, size).sum(dim=-1).max())
             if 0 < kept < size:
