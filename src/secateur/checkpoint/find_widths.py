@@ -19,7 +19,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.checkpoint.configuration import read_config
 from secateur.checkpoint.matrices import find_matrices, is_fused_experts
-from secateur.checkpoint.narrower import EXPERTS, HEADS, KEEP_WIDTHS, Cut, Widths, number_of
+from secateur.checkpoint.narrower import (
+    EXPERTS,
+    HEADS,
+    KEEP_WIDTHS,
+    Cut,
+    Widths,
+    keys_of_experts,
+    number_of,
+)
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.skeleton import empty_model
 from secateur.checkpoint.smaller import SmallerCheckpoint
@@ -79,10 +87,9 @@ def _questions(unit: str, text: PreTrainedConfig) -> Iterator[tuple[int, int, Wi
             yield total, 1, Widths(unit, total, (), keys, {})
         return
     if unit == "experts":
-        numbers = {key: number_of(text, key) for key in EXPERTS}
-        for total in dict.fromkeys(numbers.values()):
-            if isinstance(total, int) and total > 1:  # config.json may say it under several names
-                keys = tuple(key for key in EXPERTS if numbers[key] == total)
+        for total in dict.fromkeys(number_of(text, key) for key in EXPERTS):
+            if isinstance(total, int) and total > 1:
+                keys = keys_of_experts(text, total)
                 yield total, number_of(text, "n_group") or 1, Widths(unit, total, (), keys, {})
         return
     for key in _FFN:
