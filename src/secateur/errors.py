@@ -12,6 +12,7 @@ import difflib
 import unicodedata
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import Self
 
 
 class ExitCode(IntEnum):
@@ -61,6 +62,11 @@ class SecateurError(Exception):
         if hint is not None:
             line += f"; try {hint}"
         super().__init__(plain(" ".join(map(_cut, line.split()))))
+
+    def within(self, part: str) -> Self:
+        """The same error, told of a part of what was asked for, such as a stage."""
+        told = f"{part}: {self.what}"
+        return type(self)(told, where=self.where, wanted=self.wanted, hint=self.hint)
 
 
 class PatternError(SecateurError):
@@ -131,6 +137,14 @@ def reason(fault: BaseException) -> str:
     if len(said) > 200:
         said = f"{said[:200]}..."
     return said if " " in said else f"{type(fault).__name__} {said}".strip()
+
+
+def first_reason(fault: BaseException) -> str:
+    """What is said by the exception that caused an error in the first place, on one line."""
+    first = fault
+    while first.__cause__ is not None:
+        first = first.__cause__
+    return first.what if isinstance(first, SecateurError) else reason(first)
 
 
 def unreadable(where: object, fault: OSError, kind: type[SecateurError]) -> SecateurError:

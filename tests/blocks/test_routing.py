@@ -92,8 +92,9 @@ def test_reap_is_the_mean_over_tokens_and_not_over_experts() -> None:
 
 def test_the_least_important_go_as_many_from_every_group() -> None:
     scores = [3.0, 1.0, 2.0, 0.5, 9.0, 8.0, 7.0, 6.0]
-    assert choose_experts(scores, 2) == (1, 3)
+    assert choose_experts(scores, 2) == (3, 1)
     assert choose_experts(scores, 2, groups=2) == (3, 7)
+    assert choose_experts(scores, 4, groups=2) == (3, 7, 1, 6)  # in turns
     assert choose_experts(scores, 4, groups=4) == (1, 3, 5, 7)
     assert choose_experts([1.0, 1.0, 1.0], 2) == (0, 1)  # of equals the first
     with pytest.raises(ValueError, match="3 of 8 experts in 2 groups"):

@@ -291,7 +291,9 @@ def test_an_interrupt_says_how_to_go_on(
     with pytest.raises(SystemExit) as leave:
         cli.main()
     assert not leave.value.code
-    assert "1 blocks were finished by an earlier run" in capsys.readouterr().err
+    assert (
+        "going on with what an earlier run has left: 1 finished blocks" in capsys.readouterr().err
+    )
 
 
 def test_nothing_finished_leaves_nothing(options: dict[str, Any], tmp_path: Path) -> None:

@@ -409,14 +409,15 @@ def blocks_removed(bench: Bench) -> dict[str, Any]:
 def cliff(bench: Bench) -> dict[str, Any]:
     """A curve is the CPU's, wherever hidden states wait."""
     given = {"text": bench.tokens, "windows": 4, "calibration": bench.tokens, **FEW}
-    given |= {"method": "greedy", "shares": "1"}
-    there = secateur.cliff(bench.model, device="cpu", **given)
-    for place in ("device", "host"):
-        here = secateur.cliff(bench.model, device=bench.kind, activations=place, **given)
-        for found, expected in zip(here.points, there.points, strict=True):
-            assert found.gone == expected.gone
-            assert abs(found.perplexity / expected.perplexity - 1) < 1e-5
-            assert abs(found.divergence / expected.divergence - 1) < 1e-4
+    for unit, method, shares in (("blocks", "greedy", "1"), ("ffn", "ziplm", "25%")):
+        asked = {"pattern": unit, "method": method, "shares": shares, **given}
+        there = secateur.cliff(bench.model, device="cpu", **asked)
+        for place in ("device", "host"):
+            here = secateur.cliff(bench.model, device=bench.kind, activations=place, **asked)
+            for found, expected in zip(here.points, there.points, strict=True):
+                assert found.gone == expected.gone
+                assert abs(found.perplexity / expected.perplexity - 1) < 1e-5
+                assert abs(found.divergence / expected.divergence - 1) < 1e-4
     return {}
 
 

@@ -18,9 +18,12 @@ from families import EXPERT_FAMILIES
 from secateur.blocks.absence import Absences
 from secateur.blocks.fewer_experts import find_experts
 from secateur.blocks.stream import Stream
-from secateur.checkpoint import find_blocks, narrower, streamed
+from secateur.checkpoint import find_blocks, narrower, open_model, streamed
 from secateur.checkpoint.narrower import EXPERTS
 from secateur.errors import ModelError, PatternError, RecipeError
+from secateur.pruning.device_memory import Sizes, device_bytes
+from secateur.pruning.estimate import estimate
+from secateur.recipe import Recipe, plan_of
 from secateur.record import RunRecord
 from secateur.record.narrowed import LostWidth
 from tiny import make_model
@@ -218,6 +221,25 @@ def test_replacement_is_asked_with_so_many_tokens(
     monkeypatch.setattr(Absences, "__init__", see)
     remove("mixtral", "experts-2", "replacement", parameters={"tokens": 100})
     assert asked == [96, 96]  # whole sequences of 32, in each of two blocks
+
+
+@pytest.mark.parametrize(("tokens", "sequences"), [(100, 3), (10, 1), (4096, 8)])
+def test_the_outputs_that_are_looked_up_are_counted(
+    tokens: int, sequences: int, folder_of: Callable[[str], Path]
+) -> None:
+    source = open_model(folder_of("mixtral"), torch.device("cpu"), torch.float32)
+    recipe = {"model": "m", "pattern": "experts-1", "calibration": "c", "out": "o"}
+    asking = plan_of(
+        Recipe.build({**recipe, "method": "replacement", "parameters": {"tokens": tokens}})
+    )
+    routing = plan_of(Recipe.build({**recipe, "method": "reap"}))
+    held = 6 * sequences * 32 * tiny.WIDTH * 4
+    with_them, without = (estimate(source, plan, 8, 32) for plan in (asking, routing))
+    assert with_them.activation_bytes - without.activation_bytes == held
+    sizes = Sizes(8, 32, 4, 0, 2**30, "auto")
+    for host in (False, True):
+        there, other = (device_bytes(source, one, sizes, host=host) for one in (asking, routing))
+        assert there - other == held
 
 
 def test_a_block_whose_experts_were_mistaken_is_found(

@@ -240,7 +240,8 @@ def test_ziplm_lets_the_rest_make_up_for_what_goes(
     cut, corrected = (inputs[:, kept] @ one.T for one in (weight[:, kept], stored))
     assert (corrected - dense_output).norm() < 0.9 * (cut - dense_output).norm()
     proof = secateur.check(out, source=dense)
-    assert (proof.complaint, proof.unlike) == (None, None)  # its weights need not be the source's
+    assert (proof.complaint, proof.unlike) == (None, ())
+    assert "but for mlp.down_proj.weight, which ziplm changed: all" in str(proof.kept)
 
 
 # --- as any other run ---
@@ -340,7 +341,7 @@ def test_check_finds_what_is_not_so(
     other = tmp_path / "other"
     secateur.prune(dense, method="magnitude", pattern="ffn-8", out=other)
     told = str(secateur.check(out, source=other).complaint)
-    assert "56 ffn, where run.json says 64" in told
+    assert "56 feed-forward channels, where run.json says 64" in told
 
 
 def test_a_narrower_model_is_trained_and_held_against_another(
@@ -370,7 +371,7 @@ def test_a_comparison_takes_widths_beside_blocks(
         ("blocks-1", "shortgpt"),
     }  # fmt: skip
     page = (tmp_path / "table" / "report.html").read_text()
-    assert "<td>3 of 4 heads</td>" in page
+    assert "<td>3 of 4 groups of attention heads</td>" in page
     assert "<td>2 of 3 blocks</td>" in page
 
 
@@ -380,16 +381,22 @@ def test_a_comparison_takes_widths_beside_blocks(
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"method": "greedy", "pattern": "ffn-1"}, "does not score ffn, pattern ffn-1 wants one"),
-        ({"method": "sparsegpt", "pattern": "heads-1"}, "does not score heads"),
-        ({"method": "wanda", "pattern": "heads-4"}, "removes 4 of 4 heads"),
-        ({"method": "wanda", "pattern": "ffn-64"}, "removes 64 of 64 ffn"),
-        ({"method": "wanda", "pattern": "ffn-1%"}, "removes 0 of 64 ffn"),
+        ({"method": "greedy", "pattern": "ffn-1"}, "does not score feed-forward channels, pattern"),
+        ({"method": "sparsegpt", "pattern": "heads-1"}, "does not score groups of attention heads"),
+        ({"method": "wanda", "pattern": "heads-4"}, "removes 4 of 4 groups of attention heads"),
+        ({"method": "wanda", "pattern": "ffn-64"}, "removes 64 of 64 feed-forward channels"),
+        ({"method": "wanda", "pattern": "ffn-1%"}, "removes 0 of 64 feed-forward channels"),
         ({"method": "wanda", "pattern": "heads-3", "exclude": ["mlp"]}, "leave exclude out"),
         ({"method": "wanda", "pattern": "experts-1"}, "does not score experts"),
         ({"method": "wanda", "pattern": "ffn-1", "width_multiple": 0}, "width_multiple"),
         ({"method": "wanda", "pattern": "2:4", "width_multiple": 8}, "width_multiple"),
         ({"method": "wanda", "pattern": "ffn-1", "calibration": None}, "needs calibration"),
+        ({"method": "ziplm", "pattern": "2:4"}, "give one such as ffn-20%"),
+        ({"method": "activation", "pattern": "2:4"}, "give one such as ffn-20%"),
+        ({"method": "frequency", "pattern": "2:4"}, "give one such as experts-25%"),
+        ({"method": "shortgpt", "pattern": "2:4"}, "give one such as blocks-2"),
+        ({"method": "wanda", "pattern": "heads-0"}, "and not all of them; try heads-1"),
+        ({"method": "wanda", "pattern": "heds-1"}, "experts-25% (so many removed)"),
     ],
 )
 def test_what_does_not_fit_is_one_line(
@@ -408,10 +415,29 @@ def test_a_number_of_heads_that_the_family_does_not_take_is_refused_at_once(
 ) -> None:
     model = make_model("llama", num_attention_heads=8, num_key_value_heads=4, head_dim=4)
     folder = tiny.save(model, tmp_path / "dense")
-    with pytest.raises(ModelError, match="not a multiple of the number of attention heads"):
+    with pytest.raises(ModelError, match="not a multiple of the number of") as refused:
         secateur.prune(folder, method="magnitude", pattern="heads-1", out=tmp_path / "out")
+    assert refused.value.hint == "heads-2"
+    assert "validator" not in str(refused.value)
     run = secateur.prune(folder, method="magnitude", pattern="heads-2", out=tmp_path / "out")
     assert run.lost[0].left == 2
+
+
+@pytest.mark.parametrize(
+    ("family", "pattern", "why"),
+    [
+        ("gpt2", "heads-1", "no model can be built with fewer (`embed_dim` must be divisible"),
+        ("qwen3_moe", "ffn-20%", "they lie within its experts, which are removed whole"),
+    ],
+)
+def test_a_family_that_keeps_its_widths_is_told_why(
+    family: str, pattern: str, why: str, tmp_path: Path
+) -> None:
+    folder = tiny.save(make_model(family), tmp_path / "dense")
+    with pytest.raises(ModelError) as refused:
+        secateur.prune(folder, method="magnitude", pattern=pattern, out=tmp_path / "out")
+    assert why in str(refused.value)
+    assert "config.json" not in str(refused.value)
 
 
 def test_a_model_in_memory_keeps_its_widths(tokens: Tensor) -> None:

@@ -7,30 +7,27 @@
 
 So the router's rows and biases and the experts' matrices go, whatever a family calls them and
 wherever it keeps them, and the router that is left chooses and weighs as the family does. Nothing
-here knows a family: which key of the configuration is the number of experts is found by what it
-does to the shapes.
+here knows a family.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from secateur.checkpoint import find_blocks
 from secateur.checkpoint.matrices import is_fused_experts
+from secateur.checkpoint.narrower import keys_of_experts
 from secateur.checkpoint.skeleton import building
 from secateur.errors import ModelError, reason
 
 Make = Callable[[int], nn.Module]
 """Number of experts -> an empty module of the family that has so many, on the meta device."""
 
-_NUMBER_OF_EXPERTS = re.compile(r"experts$")
-_NOT_OF_ROUTED = re.compile(r"shared|per_tok|top_?k")
 KEEP_EXPERTS = "a pattern that removes no experts, such as 2:4"
 """What to try where a model cannot lose experts."""
 
@@ -62,7 +59,6 @@ class FewerExperts:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._built: dict[int, tuple[nn.Module, ...]] = {}
-        self._key: str | None = None
 
     def make(self, index: int, within: str = "") -> Make:
         """What makes block `index`, or the module called `within` in it.
@@ -80,21 +76,15 @@ class FewerExperts:
 
     def _build(self, experts: int) -> tuple[nn.Module, ...]:
         """The blocks of a model with so many experts in each."""
-        config = self._model.config
-        total = _most_experts(find_blocks(self._model).modules)
-        keys = _keys(config, total) if self._key is None else [self._key]
-        failed = f"{', '.join(keys) or 'nothing'} in config.json is their number"
-        for key in keys:
-            try:
-                blocks = find_blocks(_empty_model(self._model, key, experts)).modules
-            except Exception as fault:  # every family fails in its own way
-                failed = reason(fault)
-                continue
+        total, why = _most_experts(find_blocks(self._model).modules), "it has another number still"
+        try:
+            blocks = find_blocks(_empty_model(self._model, total, experts)).modules
             if _most_experts(blocks) == experts:
-                self._key = key
                 return blocks
+        except Exception as fault:  # every family fails in its own way
+            why = reason(fault)
         raise ModelError(
-            f"no model can be made with {experts} in place of {total} experts ({failed})",
+            f"no model can be made with {experts} in place of {total} experts ({why})",
             where=type(self._model).__name__,
             hint=KEEP_EXPERTS,
         )
@@ -184,20 +174,12 @@ def _most_experts(blocks: Sequence[nn.Module]) -> int:
     return max(counts, default=0)
 
 
-def _keys(config: PreTrainedConfig, experts: int) -> list[str]:
-    """The keys of a configuration that may be the number of its experts."""
-    text = config.get_text_config(decoder=True)
-    return [
-        key
-        for key, value in text.to_dict().items()
-        if value == experts and _NUMBER_OF_EXPERTS.search(key) and not _NOT_OF_ROUTED.search(key)
-    ]
-
-
-def _empty_model(model: PreTrainedModel, key: str, experts: int) -> PreTrainedModel:
-    """The same model on the meta device, with another number of experts."""
+def _empty_model(model: PreTrainedModel, total: int, experts: int) -> PreTrainedModel:
+    """The same model on the meta device, with another number of experts than it has in all."""
     config = deepcopy(model.config)
-    setattr(config.get_text_config(decoder=True), key, experts)
+    text = config.get_text_config(decoder=True)
+    for key in keys_of_experts(text, total):
+        setattr(text, key, experts)
     with building(), torch.device("meta"):
         made: PreTrainedModel = type(model)._from_config(config, dtype=model.dtype)
     return made

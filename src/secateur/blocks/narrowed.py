@@ -13,6 +13,7 @@ tensors are put into an empty block with fewer experts (`fewer_experts.py`), whi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -31,7 +32,7 @@ from secateur.checkpoint.narrower import KEEP_WIDTHS, Kept, Widths
 from secateur.errors import ModelError
 from secateur.machine import processes
 from secateur.methods.sparsegpt import DAMPING
-from secateur.sparsity import Dense
+from secateur.sparsity import IN_FULL, Dense
 from secateur.statistics import Need
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -69,8 +70,9 @@ class Narrowed:
             ModelError: its output is another.
         """
         if not self.holds(module, index):
+            lost = IN_FULL[self._widths.unit]
             raise ModelError(
-                f"block {index} is not what it was without some of its {self._widths.unit}",
+                f"block {index} is not what it was without some of its {lost}",
                 where=type(self._dense.model).__name__,
                 hint=KEEP_WIDTHS,
             )
@@ -184,6 +186,21 @@ def _run(batch: Batch, block: nn.Module, index: int, weights: dict[str, Tensor])
     )
 
 
+def narrower_weights(whole: nn.Module, widths: Widths, kept: Sequence[int]) -> dict[str, Tensor]:
+    """The tensors of a narrower block, made of those of the dense one, by name.
+
+    Args:
+        whole: the dense block, open.
+        widths: how its structures lie.
+        kept: those that stay, ascending.
+    """
+    held = whole.state_dict()
+    for cut in widths.within(whole):
+        places = cut.places(kept, widths.total).to(held[cut.parameter].device)
+        held[cut.parameter] = held[cut.parameter].index_select(cut.dim, places)
+    return held
+
+
 def layout_of(source: BlockModel, unit: str, kept: int, tokens: Tensor) -> Widths:
     """How the structures of a model lie in its parameters: the layout that its first block proves.
 
@@ -207,7 +224,7 @@ def layout_of(source: BlockModel, unit: str, kept: int, tokens: Tensor) -> Width
             if narrowed.holds(module, first):
                 return widths
     raise ModelError(
-        f"a block without some of its {unit} is not what it was",
+        f"a block without some of its {IN_FULL[unit]} is not what it was",
         where=type(source.model).__name__,
         hint=KEEP_WIDTHS,
     )

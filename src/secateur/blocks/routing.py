@@ -92,7 +92,10 @@ class Router:
 
 
 def choose_experts(scores: Sequence[float], remove: int, groups: int = 1) -> tuple[int, ...]:
-    """The numbers of the least important experts of a block, as many from each group, ascending.
+    """The numbers of the least important experts of a block, as many from each group.
+
+    They come in turns, the least important of every group first, so that a smaller number takes
+    the first of a larger one.
 
     Args:
         scores: the importance of every expert; of equals the first goes.
@@ -103,9 +106,8 @@ def choose_experts(scores: Sequence[float], remove: int, groups: int = 1) -> tup
     if size * groups != len(scores) or each * groups != remove or not each < size:
         raise ValueError(f"{remove} of {len(scores)} experts in {groups} groups")
     members = (range(start, start + size) for start in range(0, len(scores), size))
-    return tuple(
-        sorted(one for group in members for one in sorted(group, key=scores.__getitem__)[:each])
-    )
+    orders = [sorted(group, key=scores.__getitem__)[:each] for group in members]
+    return tuple(one for turn in zip(*orders, strict=True) for one in turn)
 
 
 class RoutingSums:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
@@ -219,7 +219,7 @@ class Stream:
         )
 
     @torch.no_grad()
-    def advance(self, block: nn.Module, index: int, tick: Tick = silent) -> None:
+    def advance(self, block: Callable[..., Any], index: int, tick: Tick = silent) -> None:
         """Move every batch through block `index`."""
         for number, (batch, hidden) in enumerate(self.at_hand()):
             tick("run", number, len(self.batches))

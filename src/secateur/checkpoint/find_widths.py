@@ -18,13 +18,22 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.checkpoint.configuration import read_config
-from secateur.checkpoint.matrices import find_matrices
-from secateur.checkpoint.narrower import EXPERTS, HEADS, KEEP_WIDTHS, Cut, Widths, number_of
+from secateur.checkpoint.matrices import find_matrices, is_fused_experts
+from secateur.checkpoint.narrower import (
+    EXPERTS,
+    HEADS,
+    KEEP_WIDTHS,
+    Cut,
+    Widths,
+    keys_of_experts,
+    number_of,
+)
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.skeleton import empty_model
 from secateur.checkpoint.smaller import SmallerCheckpoint
 from secateur.checkpoint.structure import find_blocks
-from secateur.errors import CheckpointError, ModelError, some
+from secateur.errors import CheckpointError, ModelError, first_reason, some
+from secateur.sparsity import IN_FULL
 
 MOST_HEADS = 64
 """Numbers of heads that are tried at most."""
@@ -57,8 +66,10 @@ def widths_of(checkpoint: Checkpoint, model: PreTrainedModel, unit: str) -> list
             return list(islice(_layouts(asked, fewer, model, narrow), MOST_LAYOUTS))
         except (ModelError, CheckpointError) as fault:
             why = fault.what
+            if fault.__cause__ is not None:  # of transformers
+                why = f"no model can be built with fewer ({first_reason(fault)})"
     raise ModelError(
-        f"{unit} cannot be removed: {why}", where=type(model).__name__, hint=KEEP_WIDTHS
+        f"{IN_FULL[unit]} cannot be removed: {why}", where=type(model).__name__, hint=KEEP_WIDTHS
     )
 
 
@@ -76,10 +87,9 @@ def _questions(unit: str, text: PreTrainedConfig) -> Iterator[tuple[int, int, Wi
             yield total, 1, Widths(unit, total, (), keys, {})
         return
     if unit == "experts":
-        numbers = {key: number_of(text, key) for key in EXPERTS}
-        for total in dict.fromkeys(numbers.values()):
-            if isinstance(total, int) and total > 1:  # config.json may say it under several names
-                keys = tuple(key for key in EXPERTS if numbers[key] == total)
+        for total in dict.fromkeys(number_of(text, key) for key in EXPERTS):
+            if isinstance(total, int) and total > 1:
+                keys = keys_of_experts(text, total)
                 yield total, number_of(text, "n_group") or 1, Widths(unit, total, (), keys, {})
         return
     for key in _FFN:
@@ -177,6 +187,8 @@ def _changes(model: PreTrainedModel, narrow: PreTrainedModel) -> list[_Change]:
                 change = _change(name, before[prefix + name], after[prefix + name], inputs)
                 if found.setdefault(name, change) != change:
                     raise ModelError(f"{name} is of another shape in block {index}")
+    if not found and any(map(is_fused_experts, model.modules())):
+        raise ModelError("they lie within its experts, which are removed whole (experts-1)")
     if not found:
         raise ModelError("its configuration makes nothing smaller")
     for index, block in enumerate(blocks.modules):

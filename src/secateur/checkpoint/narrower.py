@@ -104,6 +104,16 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_expe
 """Settings that are the experts of a block."""
 
 
+def keys_of_experts(text: PreTrainedConfig, total: int) -> tuple[str, ...]:
+    """The keys by which a configuration says that a block has so many experts; it may be several.
+
+    Args:
+        text: of the decoder.
+        total: how many experts a block has.
+    """
+    return tuple(key for key in EXPERTS if number_of(text, key) == total)
+
+
 def told_of(text: PreTrainedConfig, unit: str) -> int | None:
     """How many heads or experts a configuration says there are; None if it says nothing of them.
 

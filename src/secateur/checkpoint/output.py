@@ -41,7 +41,7 @@ from secateur.checkpoint.lock import OutputLock
 from secateur.checkpoint.packed_folder import plain_config
 from secateur.checkpoint.unfinished import RunIdentity, RunState
 from secateur.checkpoint.weight_files import CONFIG, INDEX
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, SecateurError
 from secateur.machine import processes
 from secateur.machine.waiting import doing
 
@@ -126,13 +126,14 @@ class OutputFolder:
     ) -> None:
         if not processes.first():
             return
-        if not self._finished and self.state.worth_keeping:
-            done = len(self.state.finished)
+        refused = isinstance(fault, SecateurError)  # and so would be another run by the same choice
+        keep = self.state.worth_keeping or (self.state.has_chosen and not refused)
+        if not self._finished and keep:
             self._notice(
-                f"{f'{done} finished blocks' if done else 'the gradients'} are kept in"
-                f" {self._partial}: the same command goes on from there, --restart gives them up"
+                f"{self.state.left} are kept in {self._partial}: the same command goes on from"
+                " there, --restart gives them up"
             )
-        self._leave()
+        self._leave(keep=keep)
 
     def _continue_or_begin(self) -> None:
         """Go on with what is there if it is of this run."""
@@ -153,9 +154,9 @@ class OutputFolder:
             if path.name not in self._checksums and path.name != STATE:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._ours = True
-        if done := len(self.state.finished):
+        if self.state.finished:
             self.seconds_before = self.state.finished[-1].seconds
-        self._notice(f"{done} blocks were finished by an earlier run: going on after them")
+        self._notice(f"going on with what an earlier run has left: {self.state.left}")
 
     @doing("looking at what an unfinished run left")
     def _verify_shards(self) -> None:
@@ -178,9 +179,9 @@ class OutputFolder:
                 )
             self._checksums[file] = checksum
 
-    def _leave(self) -> None:
-        """Leave nothing behind that is of no use; let go of the folder."""
-        if self._ours and not self._finished and not self.state.worth_keeping:
+    def _leave(self, *, keep: bool = False) -> None:
+        """Leave nothing behind but what is to be kept; let go of the folder."""
+        if self._ours and not self._finished and not keep:
             self._beside.clear()
         if self._lock.held:
             with suppress(OSError):  # finished, or there is something in it

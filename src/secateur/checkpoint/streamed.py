@@ -34,8 +34,9 @@ from secateur.checkpoint.resident import unrounded
 from secateur.checkpoint.skeleton import dtypes_of, empty_model
 from secateur.checkpoint.smaller import SmallerCheckpoint
 from secateur.checkpoint.structure import find_blocks
-from secateur.errors import CheckpointError, ModelError, some
+from secateur.errors import CheckpointError, ModelError, first_reason, some
 from secateur.machine.memory import give_back
+from secateur.sparsity import IN_FULL
 
 
 class StreamedModel(BlockModel):
@@ -143,8 +144,8 @@ class StreamedModel(BlockModel):
             return StreamedModel(smaller, self.device, self.dtype)
         except (CheckpointError, ModelError, NotStreamableError) as fault:
             raise ModelError(
-                f"no model can be made with {count} of {widths.total} {widths.unit}"
-                f" ({getattr(fault, 'what', fault)})",
+                f"no model can be built with {count} of {widths.total} {IN_FULL[widths.unit]}"
+                f" ({first_reason(fault)})",
                 where=type(self.model).__name__,
                 hint=KEEP_WIDTHS,
             ) from fault

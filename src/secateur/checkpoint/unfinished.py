@@ -7,6 +7,7 @@
         stream-00004.safetensors    the hidden states that enter block 4: one such file at a time
         weights-00003.safetensors   new weights of a model that was loaded whole, until it is saved
         gradients/                  full-model gradients, once they are whole
+        removed.json                which structures go, once they are chosen
         dense.safetensors           held-out hidden states that leave the dense model
 
 Of several processes (`processes.py`) each keeps the hidden states of its own sequences, those of
@@ -44,6 +45,7 @@ from secateur.machine import processes
 from secateur.recipe.differences import differences
 
 IDENTITY = "identity.json"
+CHOSEN = "removed.json"
 DENSE = "dense.safetensors"
 
 
@@ -97,6 +99,18 @@ class RunState:
         return bool(self.finished) or self.gradients.is_dir()
 
     @property
+    def has_chosen(self) -> bool:
+        """Whether the structures that go are chosen, which may have taken long."""
+        return (self.folder / CHOSEN).is_file()
+
+    @property
+    def left(self) -> str:
+        """What the next process can go on with, in words."""
+        if done := len(self.finished):
+            return f"{done} finished blocks"
+        return "the gradients" if self.worth_keeping else "the structures that were chosen"
+
+    @property
     def gradients(self) -> Path:
         """The folder of full-model gradients while the run lasts."""
         return self.folder / "gradients"
@@ -135,7 +149,7 @@ class RunState:
             return None
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as fault:
             raise damaged("state", self.folder, fault) from fault
-        return run if self.worth_keeping else None
+        return run if self.worth_keeping or self.has_chosen else None
 
     def go_on(self, run: RunIdentity) -> None:
         """Prove that the source is what it was, and remove what a killed process left half done.
@@ -163,8 +177,7 @@ class RunState:
         """
         if differing := differences(run.identity, earlier.identity):
             raise RecipeError(
-                f"an unfinished run with {len(self.finished)} finished blocks had"
-                f" {' | '.join(map(str, differing))}",
+                f"an unfinished run with {self.left} had {' | '.join(map(str, differing))}",
                 where=self.folder.parent,
                 hint="the same command as before to continue it, --restart to give it up, or"
                 " another --out",

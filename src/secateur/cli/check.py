@@ -10,7 +10,7 @@ import secateur
 from secateur.cli.app import Json, app
 from secateur.cli.options import Given, options_of
 from secateur.cli.terminal import amount, print_table, say, say_exactly
-from secateur.errors import CheckFailedError, some
+from secateur.errors import CheckFailedError
 from secateur.record.check import Proof
 from secateur.record.check_settings import CheckSettings
 
@@ -63,9 +63,8 @@ def _print(proof: Proof) -> None:
         say(escape(line))
     if proof.asked is not None:
         say(f"{proof.asked} {'holds' if proof.structures is None else 'fails'}")
-    if proof.unlike is not None:
-        verdict = f"others are {some(proof.unlike)}" if proof.unlike else "all tensors are the same"
-        say(escape(f"blocks compared with the source's, bit for bit: {verdict}"))
+    if proof.kept is not None:
+        say(escape(str(proof.kept)))
     for kind, count in proof.grids.kinds.items():
         say(f"{count} matrices are quantised: {kind}")
     for name in proof.grids.off:

@@ -11,21 +11,27 @@ from secateur.cli.printing import protocol_line
 from secateur.cli.terminal import amount, say, warn
 from secateur.comparison.cliff import plan_cliff
 from secateur.pruning.experts import how_many_go
-from secateur.pruning.prepare import Prepared, prepare
+from secateur.pruning.fit import check_plan
+from secateur.pruning.prepare import Prepared, check_fit, prepare
+from secateur.pruning.reuse import SharedWork
 from secateur.recipe import Recipe, RecoverStage
 from secateur.recovery.stage import check_training
-from secateur.sparsity import SELECTION_KEYS
+from secateur.sparsity import IN_FULL, SELECTION_KEYS
 
 
 def show(recipe: Recipe) -> None:
-    """Check everything and print the plan of every stage.
+    """Check everything and print the plan of every stage, on what those before it would leave.
 
     Raises:
         SecateurError: something does not fit.
     """
+    shared, left = SharedWork(), None
+    check_fit(recipe, shared)
     for one in recipe.by_stage:
         if one.recovery is None:
-            plan(prepare(one))
+            prepared = prepare(one, shared, left=left)
+            plan(prepared)
+            left = check_plan(prepared.plan, prepared.source)
         else:
             training(one, one.recovery)
     say("nothing was done: this was a dry run")
@@ -72,7 +78,7 @@ def _pattern(prepared: Prepared) -> str:
     gone = how_many_go(prepared.source, structures, prepared.plan.multiple)
     where = "" if structures.unit == "blocks" else " of every block"
     mended = ", and the rest is mended" if prepared.recipe.mend else ""
-    return f"{pattern} ({gone} of {total} {structures.unit}{where} go{mended})"
+    return f"{pattern} ({gone} of {total} {IN_FULL[structures.unit]}{where} go{mended})"
 
 
 def _of_device(prepared: Prepared) -> list[list[str]]:
@@ -101,7 +107,7 @@ def show_cliff(values: Mapping[str, Any]) -> None:
         [
             ["model", f"{type(source.model).__name__} in {prepared.folder}"],
             ["method", f"{settings.method} {prepared.recipe.spelled_out()['parameters']}"],
-            ["removed", f"{counts} of {plan.total} {settings.pattern}"],
+            ["removed", f"{counts} of {plan.total} {IN_FULL[settings.pattern]}"],
             ["calibration", "none" if calibration is None else protocol_line(calibration.protocol)],
             ["text", protocol_line(plan.heldout.protocol)],
             ["computed on", f"{source.device} in {str(source.dtype).removeprefix('torch.')}"],

@@ -18,12 +18,15 @@ from secateur.recipe import Regional
 from secateur.record import RecoveryRecord, RunRecord
 from secateur.reporting import ComparisonResult, Report, as_measured, side_by_side, table_of
 from secateur.reporting.cliff_figure import cliff_as_text, cliff_notes, cliff_table, cliff_title
+from secateur.sparsity import IN_FULL
 
 
 def run(record: RunRecord) -> None:
     """Print what a pruning run did."""
     error = record.mean_output_error
-    removed = "".join(f"removed {one.lost} of {one.of} {one.unit}, " for one in record.lost)
+    removed = "".join(
+        f"removed {one.lost} of {one.of} {IN_FULL[one.unit]}, " for one in record.lost
+    )
     done = f"pruned {amount(record.zeros)} of {amount(record.weights)} weights"
     share = record.sparsity
     if record.pruning and record.pruning[-1].removes:
@@ -228,6 +231,8 @@ def _recovered(done: RecoveryRecord) -> None:
             say(f"{name:<11} perplexity {model.perplexity:.4f} ± {model.standard_error:.4f}")
     if done.damage_removed is not None:
         say(f"taken back  {done.damage_removed:.0%} of what pruning cost")
+    elif done.dense is not None and done.pruned is not None:
+        say("taken back  nothing: on this text pruning cost nothing")
     say(
         f"trained     {amount(done.trained_parameters)} parameters for {done.steps} steps in"
         f" {done.seconds:.1f} s, best after {done.best_step}"

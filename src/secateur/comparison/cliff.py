@@ -9,7 +9,8 @@ knee       where the curve turns up (knee.py)
     loss above dense = mean over windows of  loss without - loss of the dense model     in nats
     error            = its standard error over the windows, each paired with itself
 
-The model at a share is the one that `prune` writes for as many structures, but for rounding.
+The model at a share is the one that `prune` writes for as many structures, but for rounding. What
+structures are, and how they are left out, is in units.py.
 """
 
 from __future__ import annotations
@@ -24,25 +25,26 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from secateur.blocks.batching import batch_size
-from secateur.blocks.stream import Stream
 from secateur.checkpoint.claim import claim_file
 from secateur.comparison.cliff_settings import TAKEN, CliffSettings, split_cliff_options
 from secateur.comparison.knee import knee_of
 from secateur.comparison.units import MEASURED, Gone, Unit
 from secateur.data import Protocol, TokenBatch
+from secateur.errors import ModelError, PatternError, SecateurError
 from secateur.evaluation.perplexity import PassedWindows, WindowLosses, by_window, standard_error
 from secateur.machine.facts import machine, now, versions
 from secateur.machine.waiting import doing
 from secateur.progress import Progress, Quiet
 from secateur.pruning.estimate import estimate
+from secateur.pruning.experts import how_many_go
 from secateur.pruning.fit import place_activations
 from secateur.pruning.prepare import Prepared, prepare
+from secateur.pruning.reuse import SharedWork
 from secateur.recipe import Recipe
 from secateur.sparsity import Structures
 
-POINTS = 5
-"""Shares that are measured where none are given."""
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+"""Those that are measured where none are given."""
 
 
 class _Part(BaseModel):
@@ -53,20 +55,22 @@ class CliffPoint(_Part):
     """The model without some of its structures."""
 
     removed: int
-    """How many are gone."""
-    gone: Gone
-    """Which, counted from 0 over the whole model, in the order of their choice."""
+    """How many are gone: of the model's blocks, or of what every block has."""
+    gone: tuple[int, ...] | tuple[str, ...]
+    """Which, counted from 0: blocks in the order of their choice; of others by block those that it
+    lost, such as "0-3,7", empty where it had none."""
     perplexity: float
     """exp of the mean negative log-likelihood per predicted token."""
-    standard_error: float
-    """Standard error of the perplexity, from the spread over windows (first order)."""
+    standard_error: float | None
+    """Standard error of the perplexity, from the spread over windows (first order); None of one
+    window, as of every error here."""
     divergence: float
     """Mean KL divergence per predicted token from the dense model, in nats."""
-    divergence_error: float
+    divergence_error: float | None
     """Its standard error over the windows."""
     loss_above_dense: float
     """Mean of the windows' losses less the dense model's, in nats per token."""
-    loss_above_dense_error: float
+    loss_above_dense_error: float | None
     """Its standard error, every window paired with itself."""
 
     @property
@@ -87,12 +91,12 @@ class Cliff(_Part):
     unit: str
     """What is removed."""
     of: int
-    """How many of it the model has."""
+    """How many of it the model has, or every block of it."""
     method: str
     """What chose them."""
     dense_perplexity: float
     """Perplexity of the dense model on the same windows."""
-    dense_standard_error: float
+    dense_standard_error: float | None
     """Its standard error over the windows."""
     points: tuple[CliffPoint, ...]
     """The model without some, fewest first."""
@@ -125,7 +129,7 @@ class CliffPlan:
     Attributes:
         settings: what was asked for.
         prepared: the run that removes most, its inputs read and checked.
-        counts: how many structures go at every point, ascending.
+        counts: how many structures go at every point, of the model or of every block, ascending.
         file: where the curve is to be written; None for nowhere.
     """
 
@@ -161,21 +165,38 @@ def plan_cliff(values: Mapping[str, Any]) -> CliffPlan:
     """
     settings, taken = split_cliff_options(values)
     file = None if settings.out is None else claim_file(settings.out, overwrite=settings.overwrite)
-    name, asked = settings.pattern, settings.patterns()
-    pattern = asked[0] if asked else Structures(name, share=0.5)
-    own = settings.model_dump(include={"model", "text", "method", "samples", "windows"})
-    prepared = prepare(Recipe.build({**taken, **own, "pattern": str(pattern)}))
-    total = prepared.source.how_many(name)
-    counts = sorted({one.removed_of(total) for one in asked}) or _spread(total)
-    most = replace(prepared.plan, structures=Structures(name, count=counts[-1]))
-    prepared = _with_room(replace(prepared, plan=most), len(counts))
+    runs = _runs(settings, taken)
+    removing = {
+        how_many_go(run.source, structures, run.plan.multiple): run
+        for run in runs
+        if (structures := run.plan.structures) is not None
+    }
+    counts = sorted(removing)
+    prepared = _with_room(removing[counts[-1]], len(counts))
     return CliffPlan(settings, prepared, tuple(counts), file)
 
 
-def _spread(total: int) -> list[int]:
-    """Numbers of structures from 1 to half of all, as far from each other as may be."""
-    half = max(1, total // 2)
-    return sorted({1 + (half - 1) * step // (POINTS - 1) for step in range(POINTS)})
+def _runs(settings: CliffSettings, taken: Mapping[str, Any]) -> list[Prepared]:
+    """The run of every share; where none are asked for, of those that the model can lose.
+
+    Raises:
+        SecateurError: something is wrong, or the model can lose none of them.
+    """
+    shared, asked = SharedWork(), settings.patterns()
+    own = settings.model_dump(include={"model", "text", "samples", "windows"})
+    own |= {**taken, "method": settings.chosen_method}
+    runs: list[Prepared] = []
+    refused: SecateurError | None = None
+    for one in asked or [Structures(settings.pattern, share=share) for share in SHARES]:
+        try:
+            runs.append(prepare(Recipe.build({**own, "pattern": str(one)}), shared))
+        except (PatternError, ModelError) as fault:
+            if asked:
+                raise
+            refused = fault
+    if refused is not None and not runs:
+        raise refused
+    return runs
 
 
 def _with_room(prepared: Prepared, points: int) -> Prepared:
@@ -207,15 +228,9 @@ def measure_cliff(plan: CliffPlan, progress: Progress | None = None) -> Cliff:
     with doing(f"measuring {settings.model}"), progress or Quiet() as told:
         for line in prepared.notices:
             told.notice(line)
-        told.begin(f"{settings.method} {settings.pattern}", plan.total)
+        told.begin(f"{settings.chosen_method} {settings.pattern}", len(source.blocks))
         choices = plan.unit.choose(prepared, plan.counts, told.tick)
-        for gone in choices:
-            plan.unit.check(source, gone)
-        windows = plan.heldout.input_ids
-        size = batch_size(prepared.recipe.batch_size, windows.shape[1], source)
-        stream = Stream(source, windows, size, host=prepared.activations.host)
-        stream.check_head(source)
-        dense, *others = plan.unit.leave_out(source, stream, [(), *choices], told.tick)
+        dense, *others = plan.unit.leave_out(prepared, choices, told.tick)
         measured = by_window(source, others, PassedWindows(source, dense))
     if (files := source.watch()) is not None:
         files.check()
@@ -239,7 +254,7 @@ def _curve(
         architecture=type(source.model).__name__,
         unit=settings.pattern,
         of=plan.total,
-        method=settings.method,
+        method=settings.chosen_method,
         dense_perplexity=dense,
         dense_standard_error=dense_error,
         points=tuple(_point(*values) for values in of_each),
@@ -247,7 +262,7 @@ def _curve(
         knee_agreement=agreement,
         calibration=calibration.protocol if isinstance(calibration, TokenBatch) else None,
         heldout=plan.heldout.protocol,
-        settings={**settings.model_dump(), **taken},
+        settings={**settings.model_dump(), "method": settings.chosen_method, **taken},
         dtype=str(source.dtype).removeprefix("torch."),
         device=str(source.device),
         seconds=seconds,
@@ -260,18 +275,23 @@ def _point(gone: Gone, losses: Tensor, divergences: Tensor, above: Tensor) -> Cl
     """A point, of the windows' losses, divergences and losses above the dense model's [windows]."""
     perplexity, error = _perplexity(losses)
     return CliffPoint(
-        removed=len(gone),
-        gone=gone,
+        removed=gone.lost,
+        gone=gone.removed,
         perplexity=perplexity,
         standard_error=error,
         divergence=float(divergences.mean()),
-        divergence_error=standard_error(divergences),
+        divergence_error=_error(divergences),
         loss_above_dense=float(above.mean()),
-        loss_above_dense_error=standard_error(above),
+        loss_above_dense_error=_error(above),
     )
 
 
-def _perplexity(losses: Tensor) -> tuple[float, float]:
+def _perplexity(losses: Tensor) -> tuple[float, float | None]:
     """The perplexity of windows' losses [windows], and its standard error (first order)."""
-    perplexity = math.exp(float(losses.mean()))
-    return perplexity, perplexity * standard_error(losses)
+    perplexity, error = math.exp(float(losses.mean())), _error(losses)
+    return perplexity, None if error is None else perplexity * error
+
+
+def _error(values: Tensor) -> float | None:
+    """Standard error of the mean of values by window [windows]; None of one window."""
+    return standard_error(values) if len(values) > 1 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from secateur.recipe.setting import (
     split_names,
 )
 from secateur.recipe.wording import as_given
-from secateur.sparsity import Structures, parse_pattern
+from secateur.sparsity import Pattern, Structures, Unstructured, parse_pattern
 
 CURVE_FILES = (".html", ".svg", ".json", ".csv")
 """Endings of the files that a curve can be written to."""
@@ -32,6 +33,7 @@ TAKEN = (
     "activations", "batch_size", "dtype", "device", "trust_remote_code",
 )  # fmt: skip
 """Keys of a recipe that a curve takes as they are."""
+_METHODS = ", ".join(f"{one.method} for {name}" for name, one in MEASURED.items())
 
 
 class CliffSettings(Settings):
@@ -45,13 +47,14 @@ class CliffSettings(Settings):
     text: Annotated[str, Setting(CONTENT, location=True)]
     """Measure on this held-out text: a file, a folder, c4 or wikitext2 (their test splits), or
     builtin (modules held out)."""
-    method: Annotated[str, Setting(RESULT)] = "shortgpt"
+    method: Annotated[str | None, Setting(RESULT, unset=_METHODS)] = None
     """The method that says which go; `secateur methods` lists those that remove."""
     pattern: Annotated[str, Setting(RESULT, metavar="UNIT")] = "blocks"
-    """What is removed, by its name alone: blocks."""
+    """What is removed, by its name alone: blocks, or of every block feed-forward channels (ffn),
+    key-value heads with their queries (heads), or experts."""
     shares: Annotated[
         tuple[str, ...] | None,
-        Setting(RESULT, unset="about five, from one to half of them", metavar="SHARE,..."),
+        Setting(RESULT, unset="10%,20%,30%,40%,50%, as far as they can go", metavar="SHARE,..."),
     ] = None
     """Measure the model without these shares of them, or numbers, with commas between, such as
     10%,20%,30% or 1,4,8."""
@@ -76,7 +79,7 @@ class CliffSettings(Settings):
         faults = []
         unit = self.pattern if self.pattern in MEASURED else None
         removers = {method.name for method in methods.every_remover(unit)}
-        if self.method not in removers:
+        if self.method is not None and self.method not in removers:
             faults.append(
                 f"{as_given(('method',), self.method)} removes no {unit or 'structures'},"
                 f" wanted one of {', '.join(sorted(removers))}"
@@ -91,7 +94,7 @@ class CliffSettings(Settings):
             faults.append(f"{as_given(('shares',), '')}, wanted some, such as 10%,20%,30%")
         for share in self.shares or ():
             try:
-                parse_pattern(f"{self.pattern}-{share}")
+                _structures(self.pattern, share)
             except PatternError:
                 faults.append(
                     f"{as_given(('shares',), share)}, wanted a share such as 10% or a number such"
@@ -103,10 +106,30 @@ class CliffSettings(Settings):
             )
         return faults
 
+    @property
+    def chosen_method(self) -> str:
+        """The method, that of what is removed where none was named."""
+        return MEASURED[self.pattern].method if self.method is None else self.method
+
     def patterns(self) -> tuple[Structures, ...]:
         """The shares as patterns; none if they follow from the model."""
-        read = (parse_pattern(f"{self.pattern}-{share}") for share in self.shares or ())
-        return tuple(pattern for pattern in read if isinstance(pattern, Structures))
+        return tuple(_structures(self.pattern, share) for share in self.shares or ())
+
+
+def _structures(unit: str, share: str) -> Structures:
+    """So many structures, or such a share of them, which may be written as a fraction: 0.5.
+
+    Raises:
+        PatternError: it is neither, or none or all of them.
+    """
+    read: Pattern | None = None
+    with suppress(PatternError):
+        read = parse_pattern(share)
+    if isinstance(read, Unstructured):
+        return Structures(unit, share=read.ratio)
+    read = parse_pattern(f"{unit}-{share}")
+    assert isinstance(read, Structures)
+    return read
 
 
 def split_cliff_options(values: Mapping[str, Any]) -> tuple[CliffSettings, dict[str, Any]]:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from secateur.comparison.afterwards import ask_all, recover_all
-from secateur.comparison.runs import Run, plan_runs, refuse_folder, run_comparison
+from secateur.comparison.runs import Run, left_out, plan_runs, refuse_folder, run_comparison
 from secateur.comparison.settings import ComparisonSettings, refuse_unused
 from secateur.errors import RecipeError
 from secateur.evaluation import EvaluationSettings
 from secateur.evaluation.zero_shot import Questions
-from secateur.progress import Progress
+from secateur.progress import Progress, Quiet
 from secateur.recipe.wording import name_of
 from secateur.record import RunRecord
 
@@ -51,11 +51,13 @@ class ComparisonPlan:
         settings: what is compared, and what is done beside pruning.
         runs: in the order in which they are done.
         questions: zero-shot tasks, loaded; None if none are asked.
+        notices: what the user should know.
     """
 
     settings: ComparisonSettings
     runs: tuple[Run, ...]
     questions: Questions | None
+    notices: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -112,7 +114,8 @@ def plan_comparison(settings: ComparisonSettings, shared: Mapping[str, Any]) -> 
             trust_remote_code=recipe.trust_remote_code,
         )
         questions = Questions(asked)
-    return ComparisonPlan(settings, tuple(runs), questions)
+    notices = () if settings.methods is None else left_out(method_names, settings.patterns)
+    return ComparisonPlan(settings, tuple(runs), questions, notices)
 
 
 def do_comparison(plan: ComparisonPlan, progress: Progress | None = None) -> Iterator[FinishedRun]:
@@ -121,7 +124,9 @@ def do_comparison(plan: ComparisonPlan, progress: Progress | None = None) -> Ite
     Raises:
         SecateurError: a run cannot be done; those before it are finished and stay.
     """
-    settings = plan.settings
+    settings, progress = plan.settings, progress or Quiet()
+    for line in plan.notices:
+        progress.notice(line)
     done = run_comparison(plan.runs, progress, overwrite=settings.overwrite)
     if settings.recover is not None:
         recovered = recover_all(

@@ -183,6 +183,16 @@ def _suits(method: str, pattern: str) -> bool:
     return asked.unit in known.units if isinstance(asked, Structures) else known.removal is None
 
 
+def left_out(method_names: Sequence[str], patterns: Sequence[str]) -> tuple[str, ...]:
+    """A line on the pairs of methods and patterns that do not go together; none if all do."""
+    pairs = [
+        f"{name} with {', '.join(unsuited)}"
+        for name in dict.fromkeys(method_names)
+        if (unsuited := [one for one in dict.fromkeys(patterns) if not _suits(name, one)])
+    ]
+    return (f"left out, as they do not go together: {'; '.join(pairs)}",) if pairs else ()
+
+
 def run_comparison(
     runs: Sequence[Run], progress: Progress | None = None, *, overwrite: bool = False
 ) -> Iterator[tuple[Run, RunRecord, bool]]:

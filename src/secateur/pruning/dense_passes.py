@@ -121,7 +121,7 @@ def make_ready(prepared: Prepared, surroundings: Surroundings, done: int) -> Rea
         prepared, inputs = _without_structures(prepared, surroundings)
         return ReadyRun(prepared, surroundings, inputs, _following(prepared, dense), done)
     following = _following(prepared, dense)
-    stream = _calibration_stream(prepared, prepared.source)
+    stream = calibration_stream(prepared, prepared.source)
     gradients, aim, first = prepared.gradients, Aim(), None
     if stream is not None:
         gradients = _gradients(prepared, surroundings, stream)
@@ -144,14 +144,14 @@ def _without_structures(
         smaller, missing = without_removed(prepared, removed)
         ends: Sequence[int] = removed.ends
     else:
-        choosing = _calibration_stream(to_choose_with(prepared), whole)
+        choosing = calibration_stream(to_choose_with(prepared), whole)
         lost = choose_widths(prepared, choosing, progress, folder)
         smaller, missing = without_width(prepared, lost)
         ends = range(len(whole.blocks))
-    if prepared.recipe.mend and (dense := _calibration_stream(prepared, whole)):
+    if prepared.recipe.mend and (dense := calibration_stream(prepared, whole)):
         aim = _aim(prepared, surroundings, dense)
     if prepared.recipe.mend or prepared.plan.corrects:
-        stream = _calibration_stream(prepared, smaller.source)
+        stream = calibration_stream(prepared, smaller.source)
     if (factors := aim.error_factors) is not None:
         aim = replace(aim, error_factors=[factors[end] for end in ends])
     aim = replace(aim, missing=missing)
@@ -159,7 +159,7 @@ def _without_structures(
 
 
 @doing("embedding the calibration sequences")
-def _calibration_stream(prepared: Prepared, source: BlockModel) -> Stream | None:
+def calibration_stream(prepared: Prepared, source: BlockModel) -> Stream | None:
     """The calibration sequences before block 0; None for a method that needs none."""
     if prepared.calibration is None:
         return None

@@ -29,7 +29,7 @@ from secateur.blocks.judge import judging
 from secateur.blocks.observer import PROBE_TOKENS
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.methods import Refine
-from secateur.pruning.estimate import searching
+from secateur.pruning.estimate import looked_up, searching
 from secateur.recipe import Plan
 from secateur.statistics import GRADIENTS, Need
 
@@ -124,6 +124,7 @@ def device_bytes(source: BlockModel, plan: Plan, sizes: Sizes, *, host: bool) ->
     waiting += 2 * sizes.heldout * state
     if host:
         waiting = IN_FLIGHT * tokens * state
+    waiting += looked_up(source, plan, sizes.sequences, sizes.length) * state  # never on the host
     blocks = [
         _block(source, module, matrices, config)
         for module, matrices in zip(

@@ -24,6 +24,7 @@ from transformers import PreTrainedConfig
 from secateur.blocks.judge import judging
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.methods import Refine
+from secateur.methods.parameters import AbsenceParams
 from secateur.pruning.experts import how_many_go
 from secateur.pruning.inputs import TOKENS
 from secateur.recipe import Plan
@@ -107,7 +108,8 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         prunable_weights=prunable,
         other_weights=source.count_weights() - prunable,
         block_bytes=block_bytes,
-        activation_bytes=max(states * tokens, searching(plan, len(source.blocks), tokens) * width)
+        activation_bytes=width * source.dtype.itemsize * looked_up(source, plan, sequences, length)
+        + max(states * tokens, searching(plan, len(source.blocks), tokens) * width)
         * source.dtype.itemsize,
         flops=flops,
     )
@@ -143,6 +145,21 @@ def searching(plan: Plan, blocks: int, tokens: int) -> int:
     if plan.removal.of_states is not None:
         return tokens * (1 + (plan.structures.removed_of(blocks) if together else 1))
     return min(tokens, TOKENS) * (blocks + 2)
+
+
+def looked_up(source: BlockModel, plan: Plan, sequences: int, length: int) -> int:
+    """Outputs of experts, of one token each, that are held at one time to choose by absence.
+
+    Args:
+        source: the model.
+        plan: what is to be done.
+        sequences, length: of the calibration.
+    """
+    if plan.removal is None or plan.removal.of_absence is None or not sequences:
+        return 0
+    assert isinstance(plan.choosing, AbsenceParams)
+    asked = min(sequences, max(1, plan.choosing.tokens // length))
+    return source.how_many("experts") * asked * length
 
 
 def _among_blocks(plan: Plan) -> bool:

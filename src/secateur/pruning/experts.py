@@ -34,25 +34,21 @@ class ExpertChoice:
         source: the model.
         removal: how a method scores experts.
         stream: the calibration before the first block; each block that is asked about moves it on.
-        structures: how many experts go.
+        count: how many experts go of every block (`how_many_go`).
         tick: told of progress.
-
-    Raises:
-        PatternError: the model's routers cannot work with those that would be left.
     """
 
     def __init__(
-        self, source: BlockModel, removal: Removal, stream: Stream, structures: Structures,
-        tick: Tick,
-    ) -> None:  # fmt: skip
+        self, source: BlockModel, removal: Removal, stream: Stream, count: int, tick: Tick
+    ) -> None:
         self._removal, self._stream, self._tick = removal, stream, tick
-        self._router = Router.of(source.model.config, source.how_many(structures.unit))
-        self._count = self._router.removed_of(structures)
+        self._router = Router.of(source.model.config, source.how_many("experts"))
+        self._count = count
         self.groups = self._router.groups
         self._fewer = FewerExperts(source.model)
 
     def of(self, block: nn.Module, index: int) -> Sequence[int]:
-        """The numbers of those that go of a block; none if it has no experts.
+        """The numbers of those that go of a block, in order; none if it has no experts.
 
         Args:
             block: open; the stream is before it, and behind it afterwards.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 
 from secateur.blocks.batching import batch_size, tokens_in_each
 from secateur.checkpoint import BlockModel
+from secateur.checkpoint.find_widths import MOST_HEADS
 from secateur.checkpoint.matrices import find_all_matrices, is_fused_experts
 from secateur.checkpoint.structure import Blocks
 from secateur.data import ImageBatch, TokenBatch
-from secateur.errors import RecipeError
+from secateur.errors import ModelError, RecipeError
 from secateur.machine import processes
 from secateur.machine.memory import free_bytes
 from secateur.pruning.device_memory import Sizes, device_bytes
@@ -42,8 +44,11 @@ class Placement:
     notices: tuple[str, ...] = ()
 
 
-def check_plan(plan: Plan, source: BlockModel) -> None:
+def check_plan(plan: Plan, source: BlockModel) -> BlockModel:
     """Raise unless a model has what is to be pruned or removed of it.
+
+    Returns:
+        a model of the shape that is left: where structures go, without as many of them.
 
     Raises:
         RecipeError: no matrix is chosen, or a part of the choice finds none.
@@ -52,17 +57,43 @@ def check_plan(plan: Plan, source: BlockModel) -> None:
     """
     if plan.structures is None:
         check_selection(plan.selection, source.blocks)
-        return
+        return source
     unit = plan.structures.unit
     gone = how_many_go(source, plan.structures, plan.multiple)
-    if unit == "blocks":
-        source.without_blocks(())
-    else:
-        widths = source.widths(unit)[0]
-        stay = range(widths.total - gone)
-        source.narrowed(
-            widths, [stay if widths.within(one) else () for one in source.blocks.modules]
-        )
+    if unit != "blocks":
+        return _narrowed(source, unit, gone)
+    begin = (len(source.blocks) - gone) // 2
+    for some in (range(begin, begin + gone), range(gone)):
+        with suppress(ModelError):  # other blocks may go all the same
+            return source.without_blocks(some)
+    return source.without_blocks(())
+
+
+def _narrowed(source: BlockModel, unit: str, gone: int) -> BlockModel:
+    """A model without as many structures in every block, whichever.
+
+    Raises:
+        ModelError: there is none; names the nearest number of them of which there is one.
+    """
+    widths = source.widths(unit)[0]
+
+    def without(number: int) -> BlockModel:
+        stay = range(widths.total - number)
+        every = [stay if widths.within(one) else () for one in source.blocks.modules]
+        return source.narrowed(widths, every)
+
+    try:
+        return without(gone)
+    except ModelError as fault:
+        others = sorted(range(1, widths.total), key=lambda number: abs(number - gone))
+        for number in others[1 : 1 + MOST_HEADS]:
+            try:
+                without(number)
+            except ModelError:
+                continue
+            hint = f"{unit}-{number}"
+            raise ModelError(fault.what, where=fault.where, hint=hint) from fault
+        raise
 
 
 def check_selection(selection: Selection, blocks: Blocks) -> None:

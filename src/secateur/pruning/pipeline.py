@@ -113,6 +113,8 @@ def _carry_out(progress: Progress, stage: StageRun) -> RunRecord:
         run = make_ready(prepared, surroundings, done=len(result.finished))
         result.go_on(run)
         blocks = [*result.finished, *_prune_blocks(run, result)]
+        for line in _told_of_mending(prepared.recipe, blocks):
+            progress.notice(line)
         files = result.complete(run)
         if watched is not None:
             watched.read_all()  # the record names every file whole
@@ -154,6 +156,14 @@ def _prune_blocks(run: ReadyRun, result: Result) -> list[BlockRecord]:
     return records
 
 
+def _told_of_mending(recipe: Recipe, blocks: Sequence[BlockRecord]) -> tuple[str, ...]:
+    """A line if the blocks that are left were to be mended, and none is better than it was."""
+    judged = [block.judged for block in blocks if block.judged is not None]
+    if not recipe.mend or not judged or any(after < before for before, after in judged):
+        return ()
+    return ("mending changed nothing: in no block did its steps make the error smaller",)
+
+
 def _sparsity(block: BlockResult) -> float:
     """The share of zeros in the matrices of a block, to six digits."""
     zeros = sum(audit.zeros for audit in block.audits.values())
@@ -175,7 +185,7 @@ def _record(
         settings=prepared.recipe.stage_options(),
         blocks=tuple(blocks),
         seconds=seconds,
-        notices=(*prepared.notices, *result.notices),
+        notices=(*prepared.notices, *result.notices, *_told_of_mending(prepared.recipe, blocks)),
         left_dense=prepared.left_dense,
         removed=prepared.removed,
         narrowed=prepared.narrowed,

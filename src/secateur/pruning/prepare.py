@@ -23,7 +23,7 @@ from secateur.checkpoint import (
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.checkpoint.model_facts import load_tokenizer, reads_images
 from secateur.data import ImageBatch, TokenBatch, Tokenizer, overlaps
-from secateur.errors import DataError, OutputError, RecipeError
+from secateur.errors import DataError, OutputError, RecipeError, SecateurError
 from secateur.machine import processes
 from secateur.machine.accelerator import held_dtype
 from secateur.machine.device import choose_device, choose_dtype, multiplies_bfloat16
@@ -46,6 +46,7 @@ from secateur.pruning.saved_gradients import (
     gradient_facts,
     matrix_shapes,
 )
+from secateur.pruning.zeros_lost import zeros_lost
 from secateur.recipe import Plan, Recipe, plan_of
 from secateur.record import LostWidth, Removed
 from secateur.statistics import Need
@@ -92,7 +93,10 @@ class Prepared:
 
 
 def prepare(
-    recipe: Recipe, shared: SharedWork | None = None, watch: Stopwatch | None = None
+    recipe: Recipe,
+    shared: SharedWork | None = None,
+    watch: Stopwatch | None = None,
+    left: BlockModel | None = None,
 ) -> Prepared:
     """Open the model, read the texts, check that everything fits together.
 
@@ -100,6 +104,7 @@ def prepare(
         recipe: what was asked for.
         shared: what other runs of this model have made already, and will make use of.
         watch: keeps account of the seconds that they spent.
+        left: what other stages would leave of the model, in its place; None for all of it.
 
     Raises:
         SecateurError: something does not fit; nothing was written.
@@ -110,7 +115,7 @@ def prepare(
         Destination(
             Path(recipe.out), folder, overwrite=recipe.overwrite, restart=recipe.restart
         ).check()
-    source = watch.pruning(_open(recipe, folder, shared))
+    source = watch.pruning(_open(recipe, folder, shared)) if left is None else left
     notices = source.notices
     if not source.streamed:
         notices += ("the files cannot be read block by block: the model was loaded whole",)
@@ -166,14 +171,24 @@ def _is_slow(source: BlockModel) -> bool:
 
 
 def check_fit(recipe: Recipe, shared: SharedWork) -> None:
-    """Raise unless a recipe's patterns fit the matrices of its model; no text is read.
+    """Raise unless what every stage prunes or removes is there; no text is read.
+
+    A stage that removes structures leaves the next ones a smaller model, on which they are checked.
 
     Raises:
-        SecateurError: the model cannot be opened, or a pattern does not fit.
+        SecateurError: the model cannot be opened, or a pattern does not fit; names the stage.
     """
-    source, plan = _open(recipe, _locate(recipe), shared).value, plan_of(recipe)
-    check_plan(plan, source)
-    estimate(source, plan, sequences=0, length=0)
+    source, stages = _open(recipe, _locate(recipe), shared).value, recipe.by_stage
+    for number, one in enumerate(stages, 1):
+        if one.recovery is not None:
+            continue
+        try:
+            plan = plan_of(one)
+            left = check_plan(plan, source)
+            estimate(source, plan, sequences=0, length=0)
+        except SecateurError as fault:
+            raise fault if len(stages) == 1 else fault.within(f"stage {number}") from fault
+        source = left
 
 
 def source_files(recipe: Recipe, shared: SharedWork) -> dict[str, str]:
@@ -254,7 +269,7 @@ def _prepare(
     if others := [str(left) for left in left_dense if not left.usual and not left.chosen]:
         notices += (f"left dense: {'; '.join(others)}",)
     activations = place_activations(recipe, source, plan, calibration, heldout)
-    notices += activations.notices
+    notices += (*activations.notices, *zeros_lost(source, plan))
     facts = gradients = None
     if Need.FULL_GRADIENT in plan.method.needs and calibration is not None:
         facts = gradient_facts(source, calibration, plan)

@@ -26,6 +26,7 @@ from secateur.blocks.gaps import Gaps
 from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import BlockModel, find_all_matrices, find_matrices
 from secateur.checkpoint.proved import read_facts, write_facts
+from secateur.checkpoint.unfinished import CHOSEN
 from secateur.data import TokenBatch
 from secateur.errors import NumericalError
 from secateur.evaluation.perplexity import effects_of
@@ -56,28 +57,22 @@ def choose_blocks(prepared: Prepared, progress: Progress, folder: Path | None) -
     Raises:
         NumericalError: a score is not finite.
     """
-    file = None if folder is None else folder / "removed.json"
+    file = None if folder is None else folder / CHOSEN
     known = processes.from_first(lambda: _read(file))
     if known is not None:
         return known
     assert prepared.plan.structures is not None
-    method, source = prepared.recipe.chosen_method, prepared.source
-    total, every = len(source.blocks), find_all_matrices(source.blocks)
+    total = len(prepared.source.blocks)
     count = prepared.plan.structures.removed_of(total)
-    progress.begin(f"{method.name} {prepared.plan.structures}", total)
-    ((removed, first),) = choose_for_each(prepared, [count], progress.tick)
-    gone = (matrix.shape for index in removed for matrix in every[index])
-    weights = sum(rows * columns for rows, columns in gone)
-    chosen = Removed(of=total, removed=removed, weights=weights, importance=first)
+    progress.begin(f"{prepared.recipe.method} {prepared.plan.structures}", total)
+    (chosen,) = removed_for_each(prepared, [count], progress.tick)
     if file is not None and processes.first():
         write_facts(file, chosen.model_dump(mode="json"))
     return chosen
 
 
-def choose_for_each(
-    prepared: Prepared, counts: Sequence[int], tick: Tick
-) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """The blocks that go where so many go, for each of several numbers, and the first scores.
+def removed_for_each(prepared: Prepared, counts: Sequence[int], tick: Tick) -> list[Removed]:
+    """The blocks that go where so many go, for each of several numbers.
 
     Those of a smaller number are the first of a larger one, and are sought once; but for blocks
     that follow each other, which are sought for every number.
@@ -93,10 +88,19 @@ def choose_for_each(
     method, total = prepared.recipe.chosen_method, len(prepared.source.blocks)
     importance = _importance(prepared, method, tick)
     if getattr(prepared.recipe.chosen_params, "contiguous", False):
-        return [_neighbours(importance, total, count) for count in counts]
-    again = method.removal is not None and method.removal.again
-    removed, first = _choose(importance, total, max(counts), again=again)
-    return [(removed[:count], first) for count in counts]
+        chosen = [_neighbours(importance, total, count) for count in counts]
+    else:
+        again = method.removal is not None and method.removal.again
+        order, first = _choose(importance, total, max(counts), again=again)
+        chosen = [(order[:count], first) for count in counts]
+    sizes = [
+        sum(rows * columns for rows, columns in (matrix.shape for matrix in matrices))
+        for matrices in find_all_matrices(prepared.source.blocks)
+    ]
+    return [
+        Removed(of=total, removed=gone, weights=sum(sizes[one] for one in gone), importance=scores)
+        for gone, scores in chosen
+    ]
 
 
 def without_removed(prepared: Prepared, removed: Removed) -> tuple[Prepared, Gaps]:
@@ -108,7 +112,8 @@ def without_removed(prepared: Prepared, removed: Removed) -> tuple[Prepared, Gap
     fewer = prepared.source.without_blocks(removed.removed)
     tokens = to_prove_with(prepared.source, prepared.calibration)
     gaps = Gaps(prepared.source, fewer, removed.kept, tokens)
-    told = f"blocks {removed.which} of {removed.of} are removed, counted from 0"
+    told = f"{prepared.plan.structures}: blocks {removed.which} of {removed.of} are removed,"
+    told += " counted from 0"
     notices = (*prepared.notices, told)
     return replace(prepared, source=fewer, notices=notices, removed=removed), gaps
 

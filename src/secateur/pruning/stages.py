@@ -96,7 +96,7 @@ def prune_in_stages(
     """
     assert recipe.stages[-1].finishes == (finish is not None)
     shared, records = SharedWork(), list[RunRecord]()
-    with _folder_between(recipe) as between:
+    with _folder_between(recipe, progress) as between:
         _begin(recipe, between, shared, progress)
         model, revision = recipe.model, recipe.revision
         for number, one in enumerate(recipe.by_stage[:-1], 1):
@@ -157,7 +157,7 @@ def prune_in_memory(
 
 
 @contextmanager
-def _folder_between(recipe: Recipe) -> Iterator[Path]:
+def _folder_between(recipe: Recipe, progress: Progress) -> Iterator[Path]:
     """The folder for what stands between the stages; an error leaves it if a stage is in it."""
     if recipe.out is None:
         with scratch_folder() as scratch:
@@ -176,6 +176,11 @@ def _folder_between(recipe: Recipe) -> Iterator[Path]:
             except BaseException:
                 if _is_ours(between) and not any(between.glob("*stage-*")):
                     shutil.rmtree(between, ignore_errors=True)
+                elif _is_ours(between):
+                    progress.notice(
+                        f"what the stages have left is kept in {between}: the same command goes on"
+                        " from there, --restart gives it up"
+                    )
                 raise
             shutil.rmtree(between, ignore_errors=True)
     else:
@@ -184,14 +189,12 @@ def _folder_between(recipe: Recipe) -> Iterator[Path]:
 
 
 def _begin(recipe: Recipe, between: Path, shared: SharedWork, progress: Progress) -> None:
-    """Check all stages on the dense model, and read or make what they share.
+    """Check every stage on what those before it leave, and read or make what they share.
 
     Raises:
         SecateurError: a stage does not fit the model, or the folder holds stages of another run.
     """
-    for one in recipe.by_stage[1:]:
-        if not one.every_stage[-1].finishes:
-            check_fit(one, shared)
+    check_fit(recipe, shared)
     first = prepare(recipe.by_stage[0], shared)
     pruning = tuple(stage for stage in recipe.stages if not stage.finishes)
     facts = identity(replace(first, recipe=recipe.model_copy(update={"stages": pruning})))

@@ -22,9 +22,10 @@ from secateur.blocks.narrowed import Narrowed, layout_of
 from secateur.blocks.new_weights import Observed, OpenBlock, informed
 from secateur.blocks.observe import observe
 from secateur.blocks.observer import ToGather
-from secateur.blocks.stream import Stream
+from secateur.blocks.stream import Stream, Tick
 from secateur.checkpoint import Matrix, find_matrices
 from secateur.checkpoint.proved import read_facts, write_facts
+from secateur.checkpoint.unfinished import CHOSEN
 from secateur.data import TokenBatch
 from secateur.machine import processes
 from secateur.methods import Method
@@ -54,7 +55,7 @@ def choose_widths(
         ModelError: the model's structures cannot be removed.
         NumericalError: a score is not finite.
     """
-    file = None if folder is None else folder / "removed.json"
+    file = None if folder is None else folder / CHOSEN
     known = processes.from_first(
         lambda: None if file is None or not file.is_file() else read_facts(file)
     )
@@ -62,52 +63,77 @@ def choose_widths(
         return LostWidth.model_validate(known)
     structures, source = prepared.plan.structures, prepared.source
     assert structures is not None
-    total = source.how_many(structures.unit)
-    multiple = prepared.plan.multiple
-    count = how_many_go(source, structures, multiple)
-    experts: ExpertChoice | None = None
-    if structures.unit == "experts":
-        removal = prepared.recipe.chosen_method.removal
-        assert removal is not None
-        assert stream is not None  # faults.py has seen to both
-        experts = ExpertChoice(source, removal, stream, structures, progress.tick)
-        multiple = experts.groups
-    widths = layout_of(
-        source, structures.unit, total - count, to_prove_with(prepared.source, prepared.calibration)
-    )
     progress.begin(f"{prepared.recipe.method} {structures}", len(source.blocks))
-    removed, weights = [], 0
-    for index in range(len(source.blocks)):
-        progress.tick("score", index, len(source.blocks))
-        with source.open_block(index) as module:
-            cuts = {cut.parameter: cut for cut in widths.within(module)}
-            matrices = [one for one in find_matrices(module) if one.parameter in cuts]
-            if matrices and experts is not None:
-                removed.append(written(experts.of(module, index)))
-            elif matrices:
-                reading = [one for one in matrices if cuts[one.parameter].reads]
-                importance = _importance(prepared, (index, module), reading, stream, (total, count))
-                check_finite(importance, "the importance is", f"block {index}")
-                removed.append(written(importance.argsort(stable=True)[:count].tolist()))
-            else:
-                removed.append("")
-            weights += sum(one.read().numel() for one in matrices) * count // total
-            if stream is not None and not (matrices and experts is not None):
-                stream.advance(module, index)
-    chosen = LostWidth(
-        unit=structures.unit,
-        of=total,
-        removed=tuple(removed),
-        cuts=tuple(
-            CutRecord(parameter=cut.parameter, dim=cut.dim, parts=cut.parts, reads=cut.reads)
-            for cut in widths.cuts
-        ),
-        multiple=multiple,
-        weights=weights,
-    )
+    count = how_many_go(source, structures, prepared.plan.multiple)
+    (chosen,) = widths_for_each(prepared, [count], stream, progress.tick)
     if file is not None and processes.first():
         write_facts(file, chosen.model_dump(mode="json"))
     return chosen
+
+
+def widths_for_each(
+    prepared: Prepared, counts: Sequence[int], stream: Stream | None, tick: Tick
+) -> list[LostWidth]:
+    """What every block loses where so many structures go, for each of several numbers.
+
+    Those of a smaller number are the first of a larger one: they are scored once.
+
+    Args:
+        prepared: a run whose recipe has a pattern of structures in every block.
+        counts: how many of every block, as many as the model can lose (`how_many_go`).
+        stream: the calibration before the first block, left behind the last one; None without any.
+        tick: told of progress.
+
+    Raises:
+        ModelError: the model's structures cannot be removed.
+        NumericalError: a score is not finite.
+    """
+    structures, source, multiple = prepared.plan.structures, prepared.source, prepared.plan.multiple
+    assert structures is not None
+    unit, total, most = structures.unit, source.how_many(structures.unit), max(counts)
+    experts: ExpertChoice | None = None
+    if unit == "experts":
+        removal = prepared.recipe.chosen_method.removal
+        assert removal is not None
+        assert stream is not None  # faults.py has seen to both
+        experts = ExpertChoice(source, removal, stream, most, tick)
+        multiple = experts.groups
+    tokens = to_prove_with(source, prepared.calibration)
+    layouts = [layout_of(source, unit, total - count, tokens) for count in counts]
+    orders: list[Sequence[int]] = []  # of each block those that go, the least important first
+    sizes: list[int] = []  # weights of the matrices that they lie in
+    for index in range(len(source.blocks)):
+        tick("score", index, len(source.blocks))
+        with source.open_block(index) as module:
+            cuts = {cut.parameter: cut for cut in layouts[0].within(module)}
+            matrices = [one for one in find_matrices(module) if one.parameter in cuts]
+            sizes.append(sum(one.read().numel() for one in matrices))
+            if matrices and experts is not None:
+                orders.append(experts.of(module, index))
+                continue
+            if matrices:
+                reading = [one for one in matrices if cuts[one.parameter].reads]
+                importance = _importance(prepared, (index, module), reading, stream, (total, most))
+                check_finite(importance, "the importance is", f"block {index}")
+                orders.append(importance.argsort(stable=True)[:most].tolist())
+            else:
+                orders.append(())
+            if stream is not None:
+                stream.advance(module, index)
+    return [
+        LostWidth(
+            unit=unit,
+            of=total,
+            removed=tuple(written(order[:count]) for order in orders),
+            cuts=tuple(
+                CutRecord(parameter=cut.parameter, dim=cut.dim, parts=cut.parts, reads=cut.reads)
+                for cut in widths.cuts
+            ),
+            multiple=multiple,
+            weights=sum(size * count // total for size in sizes),
+        )
+        for count, widths in zip(counts, layouts, strict=True)
+    ]
 
 
 def to_choose_with(prepared: Prepared) -> Prepared:
@@ -133,7 +159,7 @@ def without_width(prepared: Prepared, lost: LostWidth) -> tuple[Prepared, Narrow
     narrowed = Narrowed(
         source, narrow, widths, lost.kept, to_prove_with(prepared.source, prepared.calibration)
     )
-    notices = (*prepared.notices, str(lost))
+    notices = (*prepared.notices, f"{prepared.plan.structures}: {lost}")
     return replace(prepared, source=narrow, notices=notices, narrowed=lost), narrowed
 
 

@@ -9,10 +9,14 @@ from secateur.errors import PatternError
 from secateur.methods import Method, Refine, every_remover
 from secateur.recipe.stage import KIND, PRUNE
 from secateur.recipe.wording import name_of
-from secateur.sparsity import SELECTION_KEYS, Pattern, Structures, parse_pattern
+from secateur.sparsity import IN_FULL, SELECTION_KEYS, Pattern, Structures, parse_pattern
 
 MULTIPLE = 64
 """Of which so many channels are left where a share of them is removed, if nothing else is asked."""
+_EXAMPLES = {
+    "blocks": "blocks-2", "ffn": "ffn-20%", "heads": "heads-1", "experts": "experts-25%"
+}  # fmt: skip
+"""A pattern of every kind of structures."""
 _IDLE: dict[str, tuple[object, ...]] = {key: (None, [], {}, (), 0) for key in SELECTION_KEYS} | {
     "route_all": (None, False), "schedule": (None, "block"), "allocation": (None, "uniform"),
 }  # fmt: skip
@@ -37,12 +41,13 @@ def faults_of_structures(
     pattern = f"{patterns[0]}" if "pattern" in values else f"the default {patterns[0]}"
     multiple = values.get("width_multiple")
     if multiple not in (None, MULTIPLE) and not _is_share_of_channels(patterns[0]):
-        yield f"{name_of('width_multiple')} is for a share of ffn, such as ffn-20%: leave it out"
+        asked = name_of("width_multiple")
+        yield f"{asked} is for a share of channels, such as ffn-20%: leave it out"
     if not any(isinstance(pattern, Structures) for pattern in patterns):
         if method.removal is not None:
             yield (
                 f"method {method.name} removes structures, and {pattern} is a pattern of weights:"
-                " give one such as blocks-2"
+                f" give one such as {_EXAMPLES[method.units[0]]}"
             )
         if mend and values.get("quantize") is None:
             yield (
@@ -62,7 +67,7 @@ def faults_of_structures(
         yield f"pattern {patterns[0]} removes structures whole: leave {named} out"
     if patterns[0].unit not in method.units:
         able = ", ".join(one.name for one in every_remover(patterns[0].unit))
-        unable = f"{given} {method.name} does not score {patterns[0].unit}"
+        unable = f"{given} {method.name} does not score {IN_FULL[patterns[0].unit]}"
         yield f"{unable}, pattern {patterns[0]} wants one of {able or 'no method of this version'}"
     if run.get("images") is not None:
         yield f"pattern {patterns[0]} is for language models, and there are images"

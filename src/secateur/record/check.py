@@ -8,7 +8,7 @@ leaves dense is listed as what it says, and a weight file that nothing vouches f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,14 @@ from secateur.machine.paths import pinned
 from secateur.machine.waiting import each
 from secateur.record.check_files import changed_files, unlike_source, unproved_files
 from secateur.record.check_grids import GridProof, prove_grids
+from secateur.record.check_kinds import KindProof, sum_of_kind
 from secateur.record.check_settings import CheckSettings
-from secateur.record.check_structures import fault_of_structures, told_of_structures, unlike_kept
+from secateur.record.check_structures import (
+    KeptTensors,
+    compare_kept,
+    fault_of_structures,
+    told_of_structures,
+)
 from secateur.record.matrices import MatrixRecord
 from secateur.record.record import RunRecord, read_record
 from secateur.sparsity import Pattern, Selection, Structures, Unstructured, audit
@@ -37,38 +43,6 @@ from secateur.sparsity import Pattern, Selection, Structures, Unstructured, audi
 UNDERFLOW = 0.001
 """Share of a matrix's weights that may be zeros in the record and none in the files: those that the
 precision of the run rounded to zero while it counted, float16 some below 3e-8."""
-
-
-@dataclass(frozen=True)
-class KindProof:
-    """All matrices of one kind ("self_attn.q_proj"), over all blocks.
-
-    Attributes:
-        kind: name of the layer within the block.
-        matrices: their number.
-        weights, zeros: numbers of weights and of zeros in all of them.
-        covered: number of the weights in which a pattern was looked for.
-        lowest, highest: sparsity of the densest and of the sparsest.
-        failing: names of those that do not have the pattern.
-    """
-
-    kind: str
-    matrices: int
-    weights: int
-    zeros: int
-    covered: int
-    lowest: float
-    highest: float
-    failing: tuple[str, ...]
-
-    @property
-    def verdict(self) -> str:
-        """Whether they have the pattern, in a word of five letters or less."""
-        if self.failing:
-            return "fails"
-        if self.covered < self.weights:
-            return "part" if self.covered else "dense"
-        return "holds"
 
 
 @dataclass(frozen=True)
@@ -89,8 +63,8 @@ class Proof:
         grids: what was found of quantised matrices.
         misstated: names of matrices of which the record says what is not so.
         other_source: files of weights of the model that was said to be the source, and is another.
-        unlike: tensors of the blocks that are to be the source's and are not; None if none were
-            compared.
+        kept: what was not to change, held against the source; None if no source was named, or
+            nothing was removed.
         asked: what is to have been removed; None if nothing was asked.
         removed: what was removed of the model, a line each.
         structures: what is not so of that, in a phrase; None if all is.
@@ -108,7 +82,7 @@ class Proof:
     grids: GridProof
     misstated: tuple[str, ...] = ()
     other_source: tuple[str, ...] = ()
-    unlike: tuple[str, ...] | None = None
+    kept: KeptTensors | None = None
     asked: Structures | None = None
     removed: tuple[str, ...] = ()
     structures: str | None = None
@@ -155,8 +129,13 @@ class Proof:
         if self.other_source:
             said.append(f"not the source that it was made from: {some(self.other_source)}")
         if self.unlike:
-            said.append(f"blocks that are not the source's: {some(self.unlike)}")
+            said.append(f"tensors that are not the source's: {some(self.unlike)}")
         return " | ".join(said) or None
+
+    @property
+    def unlike(self) -> tuple[str, ...] | None:
+        """Tensors that are to be the source's and are not; None if none were compared."""
+        return None if self.kept is None else self.kept.unlike
 
     @property
     def failing(self) -> tuple[str, ...]:
@@ -184,7 +163,8 @@ class Proof:
             "other_source": list(self.other_source),
             "removed": list(self.removed),
             "quantised": asdict(self.grids),
-            "blocks_unlike_source": None if self.unlike is None else list(self.unlike),
+            "unlike_source": None if self.unlike is None else list(self.unlike),
+            "compared": None if self.kept is None else str(self.kept),
         }
 
 
@@ -241,7 +221,7 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
         pattern=selection,
         by_record=not settings.asks and selection is not None,
         kinds=tuple(
-            _sum(kind, matrices, covered[kind], short) for kind, matrices in by_kind.items()
+            sum_of_kind(kind, matrices, covered[kind], short) for kind, matrices in by_kind.items()
         ),
         covered_by=dict(covered_by),
         left_dense=find_left_dense(source, selection),
@@ -250,7 +230,7 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
         unproved=unproved_files(checkpoint, record),
         misstated=() if record is None else _misstated(record, by_kind),
         other_source=() if made_from is None else unlike_source(made_from, record, settings.model),
-        unlike=None if made_from is None else unlike_kept(made_from, record, source),
+        kept=None if made_from is None else compare_kept(made_from, record, source),
         asked=settings.structures,
         removed=told_of_structures(record),
         structures=fault_of_structures(source, record, settings.structures),
@@ -259,10 +239,7 @@ def check_folder(model: str, pattern: str | float | None = None, **options: Any)
 
 
 def _shared_out(record: RunRecord) -> Pattern | None:
-    """The ratio that the last stage shared out among matrices; None if it gave all the same.
-
-    It holds if all of them together have it, but for a weight of every row.
-    """
+    """The ratio that the last stage shared out, which all matrices together have; or None."""
     settings = record.pruning[-1].settings if record.pruning else {}
     selection = record.selection
     if selection is None or settings.get("allocation", "uniform") == "uniform":
@@ -281,20 +258,3 @@ def _is_so(told: MatrixRecord, counted: MatrixRecord | None) -> bool:
     if counted is None or (told.rows, told.columns) != (counted.rows, counted.columns):
         return False
     return told.zeros - counted.zeros <= told.rows * told.columns * UNDERFLOW
-
-
-def _sum(
-    kind: str, matrices: list[MatrixRecord], covered: int, short: Collection[str]
-) -> KindProof:
-    return KindProof(
-        kind=kind,
-        matrices=len(matrices),
-        weights=sum(matrix.rows * matrix.columns for matrix in matrices),
-        zeros=sum(matrix.zeros for matrix in matrices),
-        covered=covered,
-        lowest=min(matrix.sparsity for matrix in matrices),
-        highest=max(matrix.sparsity for matrix in matrices),
-        failing=tuple(
-            matrix.name for matrix in matrices if not matrix.holds or matrix.name in short
-        ),
-    )

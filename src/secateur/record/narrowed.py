@@ -12,6 +12,7 @@ from secateur.checkpoint import BlockModel
 from secateur.checkpoint.narrower import Cut, Kept, Widths
 from secateur.machine.limits import MOST_WIDTH
 from secateur.record.schema import RecordPart, WholeNumber
+from secateur.sparsity import IN_FULL
 
 
 class CutRecord(RecordPart):
@@ -94,7 +95,7 @@ class LostWidth(RecordPart):
         return model.narrowed(self.of_model(model), self.kept)
 
     def __str__(self) -> str:
-        told = f"{self.lost} of {self.of} {self.unit} are removed in every block"
+        told = f"{self.lost} of {self.of} {IN_FULL[self.unit]} are removed in every block"
         return f"{told}: {self.left} are left"
 
 

@@ -61,8 +61,11 @@ class RecoveryRecord(RecordPart):
 
     @property
     def damage_removed(self) -> float | None:
-        """Share of what pruning cost in perplexity that was taken back; 1 is dense."""
+        """Share of what pruning cost in perplexity that was taken back; 1 is dense.
+
+        None where that was not measured, or pruning cost nothing.
+        """
         if self.dense is None or self.pruned is None or self.recovered is None:
             return None
         damage = self.pruned.perplexity - self.dense.perplexity
-        return (self.pruned.perplexity - self.recovered.perplexity) / damage if damage else None
+        return (self.pruned.perplexity - self.recovered.perplexity) / damage if damage > 0 else None

@@ -1,7 +1,7 @@
 """The curve of damage by share removed: as a table, as text for a terminal, as a chart.
 
 All of them show the loss above the dense model's, whose whiskers are standard errors over windows,
-each paired with itself. The chart is geometry alone; `charts.svg.j2` draws it.
+each paired with itself; one window has none. The chart is geometry alone; `charts.svg.j2` draws it.
 """
 
 from __future__ import annotations
@@ -11,36 +11,44 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from secateur.comparison.cliff import Cliff, CliffPoint
+from secateur.record.narrowed import written
 from secateur.reporting.charts import PANEL
 from secateur.reporting.figures import Panel
 from secateur.reporting.grouping import short_name
 from secateur.reporting.scale import Axis, AxisTick
 from secateur.reporting.table import printed_number
+from secateur.sparsity import IN_FULL
 
 WIDE_CURVE = 680
 """Pixels of the chart on a screen."""
 LETTERS_ACROSS, LINES_DOWN = 60, 14
 """Letters of the chart in a terminal, without its scale."""
 Place = tuple[float, float, float]
-"""How many are gone, the loss above the dense model's, and its standard error."""
+"""How many are gone, the loss above the dense model's, and its standard error, 0 of one window."""
 
 
 def cliff_title(cliff: Cliff) -> str:
     """What was measured, in a line."""
     protocol = cliff.heldout
     return (
-        f"{short_name(cliff.model)} without some of its {cliff.of} {cliff.unit}, by {cliff.method}:"
-        f" {short_name(protocol.source)}, {protocol.sequences} windows of"
-        f" {protocol.sequence_length} tokens"
+        f"{short_name(cliff.model)} without some of its {_all(cliff)}, by {cliff.method}:"
+        f" {short_name(protocol.source)}, {protocol.sequences}"
+        f" window{'' if protocol.sequences == 1 else 's'} of {protocol.sequence_length} tokens"
     )
+
+
+def _all(cliff: Cliff) -> str:
+    """What the model has of the structures: "32 blocks", "8 experts of every block"."""
+    where = "" if cliff.unit == "blocks" else " of every block"
+    return f"{cliff.of} {IN_FULL[cliff.unit]}{where}"
 
 
 def cliff_table(cliff: Cliff) -> tuple[tuple[str, ...], list[list[str]]]:
     """Heads of the columns, and the cells of every row; the dense model stands first."""
-    heads = ("", "perplexity", "divergence", "loss above dense", "damage", cliff.unit)
+    heads = ("", "perplexity", "divergence", "loss above dense", "damage", IN_FULL[cliff.unit])
     dense = _with_error(cliff.dense_perplexity, cliff.dense_standard_error, 2)
     rows = [["dense", dense, "", "", "", ""]]
-    before: tuple[int, ...] = ()
+    before: Sequence[int | str] = ()
     for point in cliff.points:
         rows.append(
             [
@@ -49,7 +57,7 @@ def cliff_table(cliff: Cliff) -> tuple[tuple[str, ...], list[list[str]]]:
                 _with_error(point.divergence, point.divergence_error, 4),
                 _with_error(point.loss_above_dense, point.loss_above_dense_error, 4),
                 f"{point.damage:+.1%}" if point.damage < 10 else f"{point.damage:+.0%}",
-                _named(point.gone, before),
+                _named(point.gone, before) if cliff.unit == "blocks" else _left(cliff, point),
             ]
         )
         before = point.gone
@@ -58,12 +66,17 @@ def cliff_table(cliff: Cliff) -> tuple[tuple[str, ...], list[list[str]]]:
 
 def cliff_notes(cliff: Cliff) -> list[str]:
     """What one must know to read the table, and what the knee is, a sentence each."""
-    return [
-        knee_sentence(cliff),
+    errors = (
         "± is the standard error over windows; loss above dense, in nats per token, and divergence"
-        " from the dense model pair every window with itself.",
-        "Damage is the rise of the perplexity above that of the dense model.",
-    ]
+        " from the dense model pair every window with itself."
+    )
+    if cliff.heldout.sequences == 1:
+        errors = (
+            "One window has no standard error: how much the numbers would differ on other text is"
+            " not known. Loss above dense and divergence are in nats per token."
+        )
+    damage = "Damage is the rise of the perplexity above that of the dense model."
+    return [knee_sentence(cliff), errors, damage]
 
 
 def knee_sentence(cliff: Cliff) -> str:
@@ -74,32 +87,33 @@ def knee_sentence(cliff: Cliff) -> str:
     if cliff.knee is None:
         return f"No knee: no point lies below the chord of the curve{sure}."
     return (
-        f"Knee: {cliff.knee} of {cliff.of} {cliff.unit} ({cliff.knee / cliff.of:.1%}). Up to there"
+        f"Knee: {cliff.knee} of {_all(cliff)} ({cliff.knee / cliff.of:.1%}). Up to there"
         f" they cost less than the average of this curve, beyond it more{sure}."
     )
 
 
-def _with_error(value: float, error: float, digits: int) -> str:
-    return f"{printed_number(value, digits)} ± {printed_number(error, digits)}"
+def _with_error(value: float, error: float | None, digits: int) -> str:
+    told = printed_number(value, digits)
+    return told if error is None else f"{told} ± {printed_number(error, digits)}"
 
 
-def _named(gone: Sequence[int], before: Sequence[int]) -> str:
+def _named(gone: Sequence[int | str], before: Sequence[int | str]) -> str:
     """Which are gone, or which more than in the row above: "1, 12-14", "+ 17"."""
     more = tuple(gone[: len(before)]) == tuple(before) != ()
-    numbers = sorted(gone[len(before) :] if more else gone)
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    told = ", ".join(f"{run[0]}-{run[-1]}" if run[1:] else f"{run[0]}" for run in runs)
+    told = written(map(int, gone[len(before) :] if more else gone)).replace(",", ", ")
     return f"+ {told}" if more else told
+
+
+def _left(cliff: Cliff, point: CliffPoint) -> str:
+    return f"{cliff.of - point.removed} left in every block"
 
 
 def _places(cliff: Cliff) -> list[Place]:
     """The curve from the dense model on."""
-    points = [(p.removed, p.loss_above_dense, p.loss_above_dense_error) for p in cliff.points]
+    points = [
+        (point.removed, point.loss_above_dense, point.loss_above_dense_error or 0.0)
+        for point in cliff.points
+    ]
     return [(0, 0.0, 0.0), *points]
 
 
@@ -182,7 +196,7 @@ def cliff_chart(cliff: Cliff, width: int = PANEL) -> CliffChart:
         knee=None if cliff.knee is None else AxisTick(x(cliff.knee), f"knee {cliff.knee}"),
         x_ticks=tuple(tick for tick in x.ticks(6) if "." not in tick.label),
         y_ticks=y.ticks(5),
-        x_label=f"{cliff.unit} removed of {cliff.of}",
+        x_label=f"removed of {_all(cliff)}",
     )
 
 
@@ -190,7 +204,7 @@ def cliff_panel(cliff: Cliff) -> Panel:
     """The chart with what it says in words, narrow and wide."""
     said = "; ".join(_said(point) for point in cliff.points)
     return Panel(
-        heading=f"Loss above the dense model's by {cliff.unit} removed",
+        heading=f"Loss above the dense model's by {IN_FULL[cliff.unit]} removed",
         title=cliff_title(cliff),
         description=f"Loss above dense, in nats per token: {said}. {knee_sentence(cliff)}",
         narrow=cliff_chart(cliff),

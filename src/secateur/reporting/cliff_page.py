@@ -11,10 +11,11 @@ from pathlib import Path
 from markupsafe import Markup
 
 from secateur.checkpoint.durable import write_text, writing
-from secateur.comparison.cliff import Cliff
+from secateur.comparison.cliff import Cliff, CliffPoint
 from secateur.reporting.cliff_figure import cliff_notes, cliff_panel, cliff_table, cliff_title
 from secateur.reporting.page import COLOURS, MARKS, policy_hash, style_sheet, templates
 from secateur.reporting.reproduce import cut_of
+from secateur.sparsity import IN_FULL
 
 _XML = 'xmlns="http://www.w3.org/2000/svg" '
 
@@ -56,12 +57,18 @@ def cliff_as_csv(cliff: Cliff) -> str:
     writer.writerow([0, cliff.of, cliff.unit, "", *dense])
     for point in cliff.points:
         writer.writerow(
-            [point.removed, cliff.of, cliff.unit, " ".join(map(str, point.gone)), point.perplexity,
+            [point.removed, cliff.of, cliff.unit, _which(point), point.perplexity,
              point.standard_error, point.divergence, point.divergence_error,
              point.loss_above_dense, point.loss_above_dense_error, point.damage,
              int(point.removed == cliff.knee)]
         )  # fmt: skip
     return written.getvalue()
+
+
+def _which(point: CliffPoint) -> str:
+    """What is gone: "3 7 1" of blocks; of structures in every block those of each, "0-3,7; 1"."""
+    by_block = any(isinstance(one, str) for one in point.gone)
+    return ("; " if by_block else " ").join(map(str, point.gone))
 
 
 def _drawn(cliff: Cliff, template: str) -> str:
@@ -91,7 +98,7 @@ def _facts(cliff: Cliff) -> Iterator[tuple[str, str]]:
     """On what and how it was measured: name and value."""
     yield "model", cliff.model
     yield "architecture", cliff.architecture
-    yield "removed", f"{cliff.unit}, chosen by {cliff.method}"
+    yield "removed", f"{IN_FULL[cliff.unit]}, chosen by {cliff.method}"
     for name, protocol in (("text", cliff.heldout), ("calibration", cliff.calibration)):
         if protocol is not None:
             told = f"{protocol.source}: {cut_of(protocol)}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from secateur.reporting.comparison import Row
 from secateur.reporting.damage import MatrixGroup
 from secateur.reporting.figures import Grid, short_kinds
+from secateur.sparsity import IN_FULL
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def removal_of(row: Row) -> RowRemoval:
     """What was removed of the model in the runs of a row, whose first at least removed some."""
     run = row.runs[0]
     lines = ("; ".join(one.which for one in each.lost) for each in row.runs)
-    left = {one.unit: f"{one.left} of {one.of} {one.unit}" for one in run.lost}
+    left = {one.unit: f"{one.left} of {one.of} {IN_FULL[one.unit]}" for one in run.lost}
     return RowRemoval(
         name=row.name,
         gone=tuple(dict.fromkeys(lines)),

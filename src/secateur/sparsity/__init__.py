@@ -9,6 +9,7 @@ from secateur.sparsity.mask import (
     without_dropped,
 )
 from secateur.sparsity.pattern import (
+    IN_FULL,
     UNITS,
     Dense,
     NofM,
@@ -20,6 +21,7 @@ from secateur.sparsity.pattern import (
 from secateur.sparsity.selection import SELECTION_KEYS, Selection, read_selection
 
 __all__ = [
+    "IN_FULL",
     "SELECTION_KEYS",
     "UNITS",
     "Competition",

@@ -21,12 +21,19 @@ from typing import ClassVar
 
 from secateur.errors import PatternError
 
-UNITS = ("blocks", "ffn", "heads", "experts")
-"""What structures a pattern may remove."""
+IN_FULL = {
+    "blocks": "blocks",
+    "ffn": "feed-forward channels",
+    "heads": "groups of attention heads",
+    "experts": "experts",
+}
+"""What structures a pattern may remove, as it names them -> what they are called elsewhere."""
+UNITS = tuple(IN_FULL)
+"""The names in patterns."""
 _STRUCTURES = re.compile(rf"({'|'.join(UNITS)})-" + r"([0-9]{1,6}|[0-9]{1,3}(?:\.[0-9]{1,20})?%)")
 _WANTED = (
     "a ratio such as 50% or 0.5, N:M (N of every M weights kept) such as 2:4, or blocks-2, ffn-20%,"
-    " heads-1 (so many removed)"
+    " heads-1, experts-25% (so many removed)"
 )
 
 
@@ -174,14 +181,16 @@ class Structures(Dense):
         if 0 < removed < total:
             return removed
         raise PatternError(
-            f"{self} removes {removed} of {total} {self.unit}",
+            f"{self} removes {removed} of {total} {IN_FULL[self.unit]}",
             wanted=f"a number from 1 to {total - 1}" if total > 1 else "a model with more of them",
             hint=f"{self.unit}-1" if total > 1 else None,
         )
 
     def __str__(self) -> str:
-        amount = self.count if self.count is not None else Unstructured(self.share or 0.0)
-        return f"{self.unit}-{amount}"
+        if self.count is not None:
+            return f"{self.unit}-{self.count}"
+        percent = (Decimal(repr(self.share)) * 100).normalize()
+        return f"{self.unit}-{percent:f}%"
 
 
 Pattern = Unstructured | NofM | Dense | Structures
@@ -227,8 +236,8 @@ def parse_pattern(text: str | float | Pattern) -> Pattern:
         if share == 0 or (amount.endswith("%") and share >= 1):
             raise PatternError(
                 f"pattern {named} removes {'nothing' if share == 0 else 'everything'}",
-                wanted=f"some {unit}, and not all of them",
-                hint=f"{unit}-1 or {unit}-10%",
+                wanted=f"some {IN_FULL[unit]}, and not all of them",
+                hint=f"{unit}-1",
             )
         if amount.endswith("%"):
             return Structures(unit, share=share)
