@@ -304,9 +304,11 @@ def test_a_comparison_names_the_pairs_that_it_leaves_out(
 
 
 def test_nothing_is_taken_back_where_pruning_cost_nothing() -> None:
-    recovery = RecoveryRecord.model_construct(
-        dense=Evaluation.model_construct(perplexity=10.0),
-        pruned=Evaluation.model_construct(perplexity=9.0),
-        recovered=Evaluation.model_construct(perplexity=9.3),
+    evaluation: Any = Evaluation.model_construct
+    record: Any = RecoveryRecord.model_construct
+    recovery = record(
+        dense=evaluation(perplexity=10.0),
+        pruned=evaluation(perplexity=9.0),
+        recovered=evaluation(perplexity=9.3),
     )
     assert recovery.damage_removed is None
