@@ -98,7 +98,8 @@ def record() -> None:
 
 def kept() -> dict[str, Tensor]:
     """The matrices and the answers: MATRIX/weight, MATRIX/SCHEME/rounded, ..."""
-    return load_file(GOLDEN)
+    found: dict[str, Tensor] = load_file(GOLDEN)
+    return found
 
 
 def main() -> None:
@@ -107,7 +108,7 @@ def main() -> None:
         record()
     else:
         sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-        import peer_environment
+        import peer_environment  # type: ignore[import-not-found]
 
         python = peer_environment.peer(Path(sys.argv[1]))
         subprocess.run([str(python), __file__, "--here"], check=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 import golden_gptq
 from secateur.methods.sparsegpt import DAMPING
 from secateur.quantization import Scheme, gptq, parse_scheme, round_to_nearest
-from secateur.quantization.grid import SHARES
+from secateur.quantization.grid import REACHES
 from secateur.sparsity import audit, keep_mask, parse_pattern
 
 SCHEMES = ["w4a16:g32", "w4a16:g64:asym", "w4a16:row", "w4a16:row:asym", "w8a16", "fp8"]
@@ -54,7 +54,7 @@ def best_grid(weights: Tensor, importance: Tensor, scheme: Scheme) -> tuple[Tens
     low = weights.amin(1, keepdim=True).clamp_max(0)
     high = weights.amax(1, keepdim=True).clamp_min(0)
     tried = []
-    for share in (1.0,) if scheme.floating else SHARES:
+    for share in (1.0,) if scheme.floating else REACHES:
         if scheme.floating:
             scale = torch.maximum(-low, high) / 448
         elif scheme.symmetric:
@@ -92,7 +92,8 @@ def plain_float64(weight: Tensor, hessian: Tensor, text: str) -> Any:
     mask = weight != 0
     Q = torch.zeros_like(W)
     for at, j in enumerate(order):
-        value = nearest(W[:, [j]], *grids[j // group], scheme)[:, 0]
+        scale, zero = grids[j // group]
+        value = nearest(W[:, [j]], scale, zero, scheme)[:, 0]
         Q[:, j] = torch.where(mask[:, j], value, 0)
         error = (W[:, j] - Q[:, j]) / U[at, at]
         W[:, order[at:]] -= torch.outer(error, U[at, at:])
@@ -151,7 +152,7 @@ def test_matrices_together_are_as_each_alone() -> None:
 def test_equals_llm_compressor_where_grids_reach_as_far_as_the_weights(
     matrix: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secateur.quantization.grid.SHARES", (1.0,))  # its grids are not searched
+    monkeypatch.setattr("secateur.quantization.grid.REACHES", (1.0,))  # its grids are not searched
     kept = golden_gptq.kept()
     weight, hessian = kept[f"{matrix}/weight"], kept[f"{matrix}/hessian"]
     wanted = {

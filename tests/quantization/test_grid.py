@@ -9,7 +9,7 @@ import torch
 
 from secateur.errors import RecipeError
 from secateur.quantization import LevelGrid, Scheme, fitted, parse_scheme, round_to_nearest
-from secateur.quantization.grid import SHARES
+from secateur.quantization.grid import REACHES
 
 SCHEMES = ["w4a16:g32", "w4a16:row", "w8a16", "w8a16:g32", "w4a16:g32:asym", "w8a16:asym", "fp8"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -66,7 +66,7 @@ def test_groups_fill_the_rows_of_every_matrix(widths: list[int], group: int | No
 def test_scales_and_zero_points_are_those_of_the_formulas(
     text: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secateur.quantization.grid.SHARES", (1.0,))
+    monkeypatch.setattr("secateur.quantization.grid.REACHES", (1.0,))
     scheme, weight = parse_scheme(text), weights()
     rounded = round_to_nearest(weight, scheme, dtype)
     group = scheme.group or weight.shape[1]
@@ -116,7 +116,7 @@ def test_of_all_reaches_the_one_of_least_squared_error_is_taken(text: str, weigh
         grouped,
         scheme,
         torch.float32,
-        importance=costs.float().view(-1, group) if weighted else None,
+        importance=costs.float().view(-1, group),
     )
     found = grid.values(grid.levels(grouped)).double().view(weight.shape)
     for row, numbers in enumerate(weight):
@@ -126,7 +126,7 @@ def test_of_all_reaches_the_one_of_least_squared_error_is_taken(text: str, weigh
             low, high = min(*inside, 0.0), max(*inside, 0.0)
             if low == high:
                 continue  # a group of zeros
-            tried = [lost(inside, cost, (low * share, high * share), text) for share in SHARES]
+            tried = [lost(inside, cost, (low * share, high * share), text) for share in REACHES]
             error = found[row, part : part + group] - numbers[part : part + group]
             least = float(error.square() @ costs[part : part + group])
             assert least == pytest.approx(min(tried), rel=1e-4)

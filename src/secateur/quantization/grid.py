@@ -7,11 +7,12 @@
                 low = min(w, 0), high = max(w, 0); zero is a level, so that 0 is a value to the bit
     fp8         scale = max|w| / 448,  zero = 0; levels are float8_e4m3fn
 
-Whole numbers get the best of the grids that reach a share of that far, from `SHARES`: the one of
-least squared error, each weight's error times its importance, if that is known. A shorter reach
-cuts off the largest weights and is finer for all others; one that is a little longer gives the
-largest weight of a symmetric group a level of its own, where that weight is positive, for there is
-half a step less above zero than below. What is finer in float8 does not depend on the reach.
+Where it is known what an error counts for, whole numbers get the best of the grids that reach a
+share of that far, from `REACHES`: the one of least squared error times that importance. A
+shorter reach cuts off the largest weights and is finer for all others; one that is a
+little longer gives the largest weight of a symmetric group a level of its own, where that
+weight is positive, for there is half a step less above zero than below. What is
+finer in float8 does not depend on the reach.
 
 A scale is rounded to the dtype of the checkpoint before anything is divided by it, and a value is
 computed in that dtype, as the compressed-tensors library computes it: what the next block sees is
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from secateur.quantization.scheme import Scheme
 
-SHARES = tuple(share / 100 for share in range(108, 58, -2))
+REACHES = tuple(share / 100 for share in range(108, 58, -2))
 """How far a grid of whole numbers may reach, as shares of how far the weights do."""
 
 
@@ -57,7 +58,7 @@ class LevelGrid:
         *,
         importance: Tensor | None = None,
     ) -> LevelGrid:
-        """The grids of least squared error, of those that reach one of `SHARES`.
+        """The grids of least squared error, of those that reach one of `REACHES`.
 
         Args:
             weights: float32; groups lie along `dim`. A pruned weight is 0, in every grid.
@@ -65,15 +66,17 @@ class LevelGrid:
             dtype: of the scales.
             dim: along which a group's weights lie.
             importance: float32, what a weight's squared error counts for, shaped so that it
-                multiplies `weights`; None: every weight the same.
+                multiplies `weights`; None: the grids reach as far as the weights.
         """
         low = weights.amin(dim, keepdim=True).clamp_max(0)
         high = weights.amax(dim, keepdim=True).clamp_min(0)
+        if scheme.floating or importance is None:
+            return cls._between(low, high, scheme, dtype)
         best, least = torch.ones_like(low), torch.full_like(low, torch.inf)
-        for share in () if scheme.floating else SHARES:
+        for share in REACHES:
             grid = cls._between(low * share, high * share, scheme, dtype)
             error = (grid.values(grid.levels(weights)).float() - weights).square_()
-            lost = (error if importance is None else error.mul_(importance)).sum(dim, keepdim=True)
+            lost = error.mul_(importance).sum(dim, keepdim=True)
             best = torch.where(lost < least, share, best)
             least = torch.minimum(lost, least)
         return cls._between(low * best, high * best, scheme, dtype)
