@@ -155,7 +155,7 @@ def test_a_killed_process_ends_the_run_and_the_next_goes_on(
     events = [json.loads(line) for line in said.stderr.splitlines() if line.startswith("{")]
     assert [event["block"] for event in events if event["event"] == "block"] == list(range(BLOCKS))
     assert any("2 finished blocks are kept" in event.get("text", "") for event in events)
-    assert any("2 blocks were finished" in event.get("text", "") for event in events)
+    assert any("has left: 2 finished blocks" in event.get("text", "") for event in events)
     assert said.stdout.count("pruned") == 1
     same, other = fingerprint(two / "dying"), fingerprint(two / "two" / DYING)
     del same["run.json"], other["run.json"]

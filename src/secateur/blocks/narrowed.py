@@ -31,6 +31,7 @@ from secateur.checkpoint import BlockModel, Matrix, find_matrices
 from secateur.checkpoint.narrower import KEEP_WIDTHS, Kept, Widths
 from secateur.errors import ModelError
 from secateur.machine import processes
+from secateur.machine.accelerator import as_float64
 from secateur.methods.sparsegpt import DAMPING
 from secateur.sparsity import IN_FULL, Dense
 from secateur.statistics import Need
@@ -90,8 +91,9 @@ class Narrowed:
             else:
                 return True
         now = self._now.run(module, index)
-        error = (before.double() - now.double()).norm() / before.double().norm()
-        return float(error) <= TOLERANCE.get(now.dtype, 0.05)
+        dtype, before, now = now.dtype, as_float64(before), as_float64(now)
+        error = (before - now).norm() / before.norm()
+        return float(error) <= TOLERANCE.get(dtype, 0.05)
 
     def correct(self, block: OpenBlock, stream: Stream, narrow: BlockModel) -> dict[str, Tensor]:
         """Let what is left of a block make up for what is gone, by least squares.
