@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,34 +13,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import secateur
-import tiny
 from families import EXPERT_FAMILIES
 from secateur.blocks.narrowed import Narrowed
 from secateur.checkpoint.narrower import EXPERTS
 from secateur.errors import RecipeError
 from secateur.evaluation import Evaluation
 from secateur.record import RecoveryRecord
-from tiny import Command, fingerprint, make_model
+from tiny import Command
 
 SHORT: dict[str, Any] = {"samples": 4, "sequence_length": 32}
 HEADS = {"hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
 """Of which one may go, and then another: the width is a multiple of four, three and two."""
 
 
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`folder_of(family)` -> a tiny model of four blocks, of six experts where it has some."""
-    made: dict[str, Path] = {}
-
-    def folder(family: str) -> Path:
-        if family not in made:
-            keys = [key for key in EXPERTS if key in EXPERT_FAMILIES.get(family, {})]
-            changes: dict[str, Any] = {**HEADS, **dict.fromkeys(keys, 6)}
-            model = make_model(family, num_hidden_layers=4, **changes)
-            made[family] = tiny.save(model, tmp_path_factory.mktemp("dense") / family)
-        return made[family]
-
-    return folder
+def changes_of(family: str) -> dict[str, Any]:
+    """Settings for four blocks, of six experts where a family has some."""
+    keys = [key for key in EXPERTS if key in EXPERT_FAMILIES.get(family, {})]
+    return {"num_hidden_layers": 4, **HEADS, **dict.fromkeys(keys, 6)}
 
 
 @torch.no_grad()
@@ -96,34 +84,17 @@ def test_a_smaller_model_is_pruned_again_packed_and_trained(
 @pytest.mark.parametrize("method", ["reap", "replacement"])
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
 def test_a_run_without_some_experts_that_was_stopped_ends_in_the_same_bits(
-    family: str, method: str, folder_of: Callable[[str], Path], calibration: str,
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    family: str, method: str, folder_of: Callable[[str], Path], in_two_goes: Callable[..., Any],
+    calibration: str, tmp_path: Path,
 ) -> None:  # fmt: skip
-    out, dense = tmp_path / "out", folder_of(family)
     options: dict[str, Any] = {
         "text": calibration, "calibration": calibration, "mend": True, "regional": {"rounds": 1},
-        "method": method, "pattern": "experts-2", "out": out, **SHORT,
+        "method": method, "pattern": "experts-2", "out": tmp_path / "out", **SHORT,
     }  # fmt: skip
-    whole = secateur.prune(dense, **options)
-    reference = {name: bits for name, bits in fingerprint(out).items() if name != "run.json"}
-    shutil.rmtree(out)
-    prove = Narrowed.prove
-
-    def stop(self: Narrowed, module: torch.nn.Module, index: int) -> None:
-        if index == 2:
-            raise KeyboardInterrupt
-        prove(self, module, index)
-
-    monkeypatch.setattr(Narrowed, "prove", stop)
-    with pytest.raises(KeyboardInterrupt):
-        secateur.prune(dense, **options)
-    assert not out.exists()
-    monkeypatch.setattr(Narrowed, "prove", prove)
-    monkeypatch.setattr(  # the choice is not made again
-        "secateur.pruning.widths.ExpertChoice", lambda *args: pytest.fail("scored again")
+    dense = folder_of(family)
+    whole, run = in_two_goes(
+        lambda: secateur.prune(dense, **options), Narrowed, "secateur.pruning.widths.ExpertChoice"
     )
-    run = secateur.prune(dense, **options)
-    assert {name: b for name, b in fingerprint(out).items() if name != "run.json"} == reference
     assert run.lost == whole.lost
     assert run.evaluations[0].perplexity == whole.evaluations[0].perplexity
 

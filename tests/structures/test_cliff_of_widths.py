@@ -11,12 +11,11 @@ import pytest
 from safetensors.torch import save_file
 
 import secateur
-import tiny
 from secateur.comparison.cliff import Cliff, plan_cliff
 from secateur.comparison.units import MEASURED
 from secateur.errors import SecateurError
 from secateur.methods import every_remover
-from tiny import Command, make_model, make_tokens
+from tiny import Command, make_tokens
 
 SHORT: dict[str, Any] = {"samples": 4, "sequence_length": 32}
 MODELS: dict[str, dict[str, Any]] = {
@@ -33,18 +32,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`folder_of(family)` -> a tiny model of it, with enough of everything."""
-    made: dict[str, Path] = {}
-
-    def folder(family: str) -> Path:
-        if family not in made:
-            place = tmp_path_factory.mktemp("dense") / family
-            made[family] = tiny.save(make_model(family, **MODELS[family]), place)
-        return made[family]
-
-    return folder
+def changes_of(family: str) -> dict[str, Any]:
+    """Settings for enough of everything."""
+    return MODELS[family]
 
 
 @pytest.fixture

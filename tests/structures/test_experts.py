@@ -26,7 +26,6 @@ from secateur.pruning.estimate import estimate
 from secateur.recipe import Recipe, plan_of
 from secateur.record import RunRecord
 from secateur.record.narrowed import LostWidth
-from tiny import make_model
 
 METHODS = ("frequency", "man", "reap", "replacement")
 GROUPED = ("deepseek_v3", "deepseek_v32")
@@ -38,20 +37,6 @@ def changes_of(family: str) -> dict[str, Any]:
     number = 8 if family in GROUPED else 6
     keys = [key for key in EXPERTS if key in EXPERT_FAMILIES[family]]
     return {**dict.fromkeys(keys, number), **({"topk_group": 1} if family in GROUPED else {})}
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`folder_of(family)` -> a tiny mixture of more experts than two."""
-    made: dict[str, Path] = {}
-
-    def folder(family: str) -> Path:
-        if family not in made:
-            place = tmp_path_factory.mktemp("dense") / family
-            made[family] = tiny.save(make_model(family, **changes_of(family)), place)
-        return made[family]
-
-    return folder
 
 
 @pytest.fixture

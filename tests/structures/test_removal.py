@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from secateur.checkpoint.fewer_blocks import config_without, names_without
 from secateur.errors import CheckpointError, ModelError, SecateurError
 from secateur.pruning import dense_passes
 from secateur.record import Removed, read_record
-from tiny import fingerprint, make_model, make_tokens
+from tiny import make_model, make_tokens
 
 DEPTH = 5
 """Blocks of the models here, so that two can go and not all of the rest are neighbours."""
@@ -362,36 +361,15 @@ def test_mending_leaves_zeros_alone(dense: Path, calibration: str, tmp_path: Pat
 # --- as any other run ---
 
 
-def bits_of(folder: Path) -> dict[str, str]:
-    """Fingerprints of everything but the record."""
-    return {name: bits for name, bits in fingerprint(folder).items() if name != "run.json"}
-
-
 def test_a_run_that_was_stopped_ends_in_the_same_bits(
-    remove: Callable[..., Any], calibration: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remove: Callable[..., Any], in_two_goes: Callable[..., Any], calibration: str
 ) -> None:
     options: dict[str, Any] = {"text": calibration, "mend": True, "regional": {"rounds": 1}}
-    out, whole = remove("blocks-2", "greedy", **options)
-    reference = bits_of(out)
-    shutil.rmtree(out)
-    prove = Gaps.prove
-
-    def stop(self: Gaps, module: torch.nn.Module, index: int) -> None:
-        if index == 2:
-            raise KeyboardInterrupt
-        prove(self, module, index)
-
-    monkeypatch.setattr(Gaps, "prove", stop)
-    with pytest.raises(KeyboardInterrupt):
-        remove("blocks-2", "greedy", **options)
-    monkeypatch.setattr(Gaps, "prove", prove)
-    monkeypatch.setattr(  # the choice is not made again
-        "secateur.pruning.removal._importance", lambda *args: pytest.fail("scored again")
+    whole, run = in_two_goes(
+        lambda: remove("blocks-2", "greedy", **options)[1],
+        Gaps,
+        "secateur.pruning.removal._importance",
     )
-    out, run = remove("blocks-2", "greedy", **options)
-    assert {
-        name: bits for name, bits in fingerprint(out).items() if name != "run.json"
-    } == reference
     assert run.removed == whole.removed
     assert run.evaluations[0].perplexity == whole.evaluations[0].perplexity
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from secateur.errors import CheckpointError, ModelError, SecateurError
 from secateur.record import RunRecord
 from secateur.record.narrowed import LostWidth, written
 from secateur.sparsity import Structures, parse_pattern
-from tiny import fingerprint, make_model, make_tokens
+from tiny import make_model, make_tokens
 
 CHANNELS, GROUPS = 64, 4
 """Of a feed-forward layer and of key-value heads in a block of the models here."""
@@ -264,28 +263,14 @@ def test_mending_takes_back_some_of_the_damage(
 
 
 def test_a_run_that_was_stopped_ends_in_the_same_bits(
-    remove: Callable[..., Any], calibration: str, monkeypatch: pytest.MonkeyPatch
+    remove: Callable[..., Any], in_two_goes: Callable[..., Any], calibration: str
 ) -> None:
     options: dict[str, Any] = {"text": calibration, "mend": True, "regional": {"rounds": 1}}
-    out, whole = remove("heads-1", "wanda", **options)
-    reference = {name: bits for name, bits in fingerprint(out).items() if name != "run.json"}
-    shutil.rmtree(out)
-    prove = Narrowed.prove
-
-    def stop(self: Narrowed, module: torch.nn.Module, index: int) -> None:
-        if index == 2:
-            raise KeyboardInterrupt
-        prove(self, module, index)
-
-    monkeypatch.setattr(Narrowed, "prove", stop)
-    with pytest.raises(KeyboardInterrupt):
-        remove("heads-1", "wanda", **options)
-    monkeypatch.setattr(Narrowed, "prove", prove)
-    monkeypatch.setattr(  # the choice is not made again
-        "secateur.pruning.widths._importance", lambda *args: pytest.fail("scored again")
+    whole, run = in_two_goes(
+        lambda: remove("heads-1", "wanda", **options)[1],
+        Narrowed,
+        "secateur.pruning.widths._importance",
     )
-    out, run = remove("heads-1", "wanda", **options)
-    assert {name: b for name, b in fingerprint(out).items() if name != "run.json"} == reference
     assert run.lost == whole.lost
     assert run.evaluations[0].perplexity == whole.evaluations[0].perplexity
 
