@@ -28,7 +28,7 @@ from secateur.errors import PatternError, RecipeError, SecateurError
 from secateur.recipe import Recipe
 from secateur.recipe.yaml_file import read_value, read_yaml
 from secateur.record import read_record
-from secateur.sparsity import keep_mask, parse_pattern
+from secateur.sparsity import Dense, keep_mask, parse_pattern
 
 BUDGET = int(os.environ.get("SECATEUR_FUZZ", "60"))
 fuzz = settings(
@@ -233,6 +233,7 @@ def test_recipes(values: dict[str, Any]) -> None:
 @given(
     text=st.text(st.sampled_from("0123456789:.%eE+- infa"), max_size=12)
     | st.text(max_size=12)
+    | st.from_regex(r"(dense|(ffn|heads|experts|blocks)-[0-9]{1,3}%?)", fullmatch=True)
     | st.floats()
     | st.integers(),
     columns=st.integers(1, 40),
@@ -243,8 +244,11 @@ def test_patterns(text: str | float, columns: int) -> None:
         assert parse_pattern(str(pattern)) == pattern
         with contextlib.suppress(PatternError):
             pattern.check_fits(columns, "here")
-            keep = keep_mask(torch.rand(3, columns), pattern)
-            assert 0 < int(keep.sum()) < keep.numel()
+            keep = keep_mask(1 + torch.rand(3, columns), pattern)
+            if isinstance(pattern, Dense):  # structures too: every weight of what stays is kept
+                assert keep.all()
+            else:
+                assert 0 < int(keep.sum()) < keep.numel()
 
 
 # --- texts ---
