@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from secateur.comparison.runs import Run, plan_runs
+from secateur.comparison.combinations import plan_runs
+from secateur.comparison.runs import Run
+from secateur.comparison.settings import ComparisonSettings
 from secateur.data.builtin import BUILTIN
 
 METHODS = (
@@ -220,9 +222,14 @@ def runs_of(
         **({} if "preset" in group.options else {"effort": "fast"}),
         **group.options,
     }
-    out = folder / group.setting
+    settings = ComparisonSettings(
+        out=str(folder / group.setting),
+        methods=tuple(group.methods),
+        patterns=tuple(group.patterns),
+        seeds=tuple(group.seeds),
+    )
     main = setting_named(asked)
-    for run in plan_runs(out, group.methods, group.patterns, group.seeds, options):
+    for run in plan_runs(settings, options):
         recipe = run.recipe
         keeps = (group.setting, recipe.pattern, recipe.seed) == (main, "2:4", SEEDS[0])
         if keeps and recipe.method in KEPT:

@@ -168,7 +168,15 @@ def make_study() -> list[RunRecord]:
         ("magnitude", "50%"): 13.0, ("wanda", "50%"): 12.0, ("wanda++", "50%"): 11.0,
     }  # fmt: skip
     return [
-        make_record(method, pattern, seed, middle + (seed - 1) / 10, sample=make_sample(method))
+        make_record(
+            method,
+            pattern,
+            seed,
+            middle + (seed - 1) / 10,
+            sample=make_sample(method),
+            weight_bytes=270_000_000,
+            packed_bytes={"2:4": 176, "50%": 178}[pattern] * 10**6,
+        )
         for (method, pattern), middle in perplexities.items()
         for seed in (0, 1, 2)
     ]

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 import secateur
 from secateur.checkpoint import StreamedModel
 from secateur.comparison.afterwards import recover_all
-from secateur.comparison.runs import Run, plan_runs, run_comparison
+from secateur.comparison.combinations import plan_runs
+from secateur.comparison.runs import Run, run_comparison
+from secateur.comparison.settings import ComparisonSettings
 from secateur.errors import OutputError, RecipeError
 from secateur.pruning import pipeline
 from secateur.recipe import Recipe
@@ -34,12 +36,10 @@ def options(model: Path, tokens_file: Path, **changes: Any) -> dict[str, Any]:
 
 
 def planned(out: Path, values: dict[str, Any], **kinds: Any) -> list[Run]:
-    kinds = {"method_names": METHODS, "patterns": ["2:4", "50%"], "seeds": [0], **kinds}
+    keep_models = kinds.pop("keep_models", False)
+    asked = {"out": str(out), "methods": METHODS, "patterns": ["2:4", "50%"], **kinds}
     without = {key: value for key, value in values.items() if key != "regional"}
-    return plan_runs(
-        out, kinds["method_names"], kinds["patterns"], kinds["seeds"], without,
-        keep_models=kinds.get("keep_models", False),
-    )  # fmt: skip
+    return plan_runs(ComparisonSettings.build(asked), without, keep_models=keep_models)
 
 
 def outcome(record: RunRecord) -> list[Any]:
@@ -98,7 +98,7 @@ def test_what_runs_share_is_made_once(
 def test_an_interrupted_comparison_repeats_no_finished_run(
     llama_folder: Path, tokens_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = planned(tmp_path, options(llama_folder, tokens_file), method_names=["wanda", "gblm"])
+    runs = planned(tmp_path, options(llama_folder, tokens_file), methods=["wanda", "gblm"])
     real, pruned = pipeline.run_pruning, list[str]()
 
     def prune(recipe: Recipe, *args: Any) -> RunRecord:
@@ -127,7 +127,7 @@ def test_a_run_of_another_recipe_is_not_taken_for_this_one(
     llama_folder: Path, tokens_file: Path, tmp_path: Path
 ) -> None:
     values = options(llama_folder, tokens_file)
-    kinds: dict[str, Any] = {"method_names": ["wanda"], "patterns": ["2:4"]}
+    kinds: dict[str, Any] = {"methods": ["wanda"], "patterns": ["2:4"]}
     list(run_comparison(planned(tmp_path, values, **kinds)))
     other = planned(tmp_path, {**values, "samples": 4}, **kinds)
     with pytest.raises(OutputError, match=r"samples 6 in .*; wanted 4.*--overwrite"):
@@ -141,7 +141,7 @@ def test_kept_models_are_whole_and_measured_the_same(
     llama_folder: Path, tokens_file: Path, tmp_path: Path
 ) -> None:
     values = options(llama_folder, tokens_file)
-    kinds: dict[str, Any] = {"method_names": ["wanda++"], "patterns": ["2:4"]}
+    kinds: dict[str, Any] = {"methods": ["wanda++"], "patterns": ["2:4"]}
     [(_, measured, _)] = run_comparison(planned(tmp_path / "a", values, **kinds))
     [(run, kept, _)] = run_comparison(planned(tmp_path / "b", values, keep_models=True, **kinds))
     assert outcome(kept) == outcome(measured)
@@ -168,7 +168,7 @@ def test_every_text_is_measured_as_it_is_alone(
     keep_models: bool, llama_folder: Path, tokens_file: Path, other_text: Path, tmp_path: Path
 ) -> None:
     values = options(llama_folder, tokens_file, also_text=[str(other_text)], windows=5)
-    kinds: dict[str, Any] = {"method_names": ["wanda", "gblm"], "patterns": ["2:4"]}
+    kinds: dict[str, Any] = {"methods": ["wanda", "gblm"], "patterns": ["2:4"]}
     for run, both, _ in run_comparison(planned(tmp_path, values, keep_models=keep_models, **kinds)):
         for text, found in zip((tokens_file, other_text), both.evaluations, strict=True):
             alone = run.recipe.model_copy(update={"text": str(text), "also_text": [], "out": None})
@@ -185,7 +185,7 @@ def test_a_recovered_model_is_measured_on_every_text(
     llama_folder: Path, tokens_file: Path, other_text: Path, tmp_path: Path
 ) -> None:
     values = options(llama_folder, tokens_file, also_text=[str(other_text)], samples=4)
-    kinds: dict[str, Any] = {"method_names": ["wanda"], "patterns": ["2:4"]}
+    kinds: dict[str, Any] = {"methods": ["wanda"], "patterns": ["2:4"]}
     runs = planned(tmp_path / "out", values, keep_models=True, **kinds)
     ((_, pruned, _),) = run_comparison(runs)
     file = tmp_path / "training.safetensors"
@@ -213,7 +213,7 @@ def test_a_run_from_before_an_option_was_there_is_found(
     llama_folder: Path, tokens_file: Path, tmp_path: Path
 ) -> None:
     values = options(llama_folder, tokens_file)
-    kinds: dict[str, Any] = {"method_names": ["magnitude"], "patterns": ["2:4"]}
+    kinds: dict[str, Any] = {"methods": ["magnitude"], "patterns": ["2:4"]}
     (run,) = planned(tmp_path, values, **kinds)
     list(run_comparison([run]))
     path = run.folder / "run.json"
@@ -230,7 +230,7 @@ def test_magnitude_runs_for_one_seed_only(
         run.name
         for run in planned(
             tmp_path, options(llama_folder, tokens_file),
-            method_names=["magnitude", "wanda"], patterns=["4:8"], seeds=[3, 5],
+            methods=["magnitude", "wanda"], patterns=["4:8"], seeds=[3, 5],
         )
     ]  # fmt: skip
     assert names == ["magnitude_4of8_seed3", "wanda_4of8_seed3", "wanda_4of8_seed5"]
@@ -238,12 +238,12 @@ def test_magnitude_runs_for_one_seed_only(
 
 def test_what_is_named_twice_is_one_run(llama_folder: Path, tmp_path: Path) -> None:
     """A pattern in two spellings, too: two runs in one folder could not be repeated."""
-    runs = plan_runs(
+    runs = planned(
         tmp_path,
-        ["magnitude", "magnitude"],
-        ["50%", "0.5", ".50", "2:4", "2 : 4", "33.3%", "0.333"],
-        [0, 0],
         {"model": str(llama_folder), "text": "builtin"},
+        methods=["magnitude", "magnitude"],
+        patterns=["50%", "0.5", ".50", "2:4", "2 : 4", "33.3%", "0.333"],
+        seeds=[0, 0],
     )
     assert [run.recipe.pattern for run in runs] == ["50%", "2:4", "33.3%"]
     assert len({run.folder for run in runs}) == len(runs)
@@ -252,10 +252,10 @@ def test_what_is_named_twice_is_one_run(llama_folder: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("kinds", "told"),
     [
-        ({"method_names": []}, "no method"),
+        ({"methods": []}, "no method"),
         ({"patterns": []}, "no pattern"),
         ({"seeds": []}, "no seed"),
-        ({"method_names": ["wnada"]}, "did you mean 'wanda'"),
+        ({"methods": ["wnada"]}, "did you mean 'wanda'"),
         ({"patterns": ["5:4"]}, "5:4"),
         ({"seeds": [-1]}, "seed"),
     ],
@@ -379,7 +379,7 @@ def test_runs_of_two_sessions_are_of_one_model(
     """The files decide, not their name: a model may move, and may not change."""
     model, moved = tmp_path / "model", tmp_path / "moved"
     shutil.copytree(llama_folder, model)
-    kinds: dict[str, Any] = {"method_names": ["magnitude"], "patterns": ["2:4"]}
+    kinds: dict[str, Any] = {"methods": ["magnitude"], "patterns": ["2:4"]}
     out = tmp_path / "out"
     list(run_comparison(planned(out, options(model, tokens_file), **kinds)))
     model.rename(moved)
@@ -398,7 +398,7 @@ def test_runs_of_two_sessions_are_of_one_model(
     more = planned(out, options(moved, tokens_file), **{**kinds, "patterns": ["50%", "4:8"]})
     with pytest.raises(OutputError, match=r"this run has source file model\.safetensors"):
         list(run_comparison(more))
-    (other,) = planned(tmp_path / "b", options(moved, tokens_file), method_names=["magnitude"],
+    (other,) = planned(tmp_path / "b", options(moved, tokens_file), methods=["magnitude"],
                        patterns=["2:4"])  # fmt: skip
     ((_, third, _),) = run_comparison([other])
     assert len(side_by_side([first, third])) == 2
@@ -407,7 +407,7 @@ def test_runs_of_two_sessions_are_of_one_model(
 def test_a_record_is_not_written_beside_another_run(
     llama_folder: Path, tokens_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds: dict[str, Any] = {"method_names": ["magnitude"], "patterns": ["2:4", "50%"]}
+    kinds: dict[str, Any] = {"methods": ["magnitude"], "patterns": ["2:4", "50%"]}
     values = options(llama_folder, tokens_file)
     runs = planned(tmp_path, values, **kinds)
     done = run_comparison(runs)

@@ -435,12 +435,45 @@ def test_a_comparison_tells_bytes_where_a_row_is_quantised(
     assert runs[0].weight_bytes == sum(t.nbytes for t in weights_of(llama_folder).values())
     found = secateur.compare(
         llama_folder, methods="sparsegpt,magnitude", patterns="2:4,dense", seeds="0,1",
-        quantize="w4a16:g32", out=tmp_path / "compared", **options,
+        quantize="none,w4a16:g32", quantize_by="rtn", out=tmp_path / "compared", **options,
     )  # fmt: skip
     assert found is not None
     names = {path.parent.name for path in (tmp_path / "compared" / "runs").glob("*/run.json")}
-    assert {"sparsegpt_2of4_seed1", "magnitude_2of4_seed1", "magnitude_dense_seed1"} <= names
-    assert not any(name.startswith("sparsegpt_dense") for name in names)
+    assert names == {
+        *(f"sparsegpt_2of4{scheme}_seed{n}" for scheme in ("", "_w4a16-g32") for n in (0, 1)),
+        "magnitude_2of4_seed0", "magnitude_2of4_w4a16-g32_seed0", "magnitude_dense_w4a16-g32_seed0",
+    }  # fmt: skip
     table = (tmp_path / "compared" / "table.md").read_text()
     assert "weights (MB)" in table
     assert f"{runs[1].weight_bytes / 1e6:.1f}" in table  # type: ignore[operator]
+    assert "Prune more, or round more" in (tmp_path / "compared" / "report.html").read_text()
+
+
+def test_zeros_take_no_bytes_where_they_are_packed(
+    llama_folder: Path, tokens_file: Path, tmp_path: Path
+) -> None:
+    """A bit for every place, and so many for every other weight; as `pack` writes it."""
+    options: dict[str, Any] = {
+        **OPTIONS, "calibration": tokens_file, "method": "wanda", "text": "builtin", "windows": 1
+    }  # fmt: skip
+    stored_bits = 8 * next(iter(weights_of(llama_folder).values())).itemsize
+    for scheme, bits in ((None, stored_bits), ("w4a16:g32", 4), ("w8a16", 8)):
+        run = secateur.prune(llama_folder, pattern="2:4", quantize=scheme, **options)
+        matrices = [matrix for block in run.blocks for matrix in block.matrices]
+        saved = sum(m.zeros * bits // 8 - m.rows * -(-m.columns // 8) for m in matrices)
+        assert run.packed_bytes == (run.weight_bytes or 0) - saved
+        assert saved > 0
+    few = secateur.prune(llama_folder, pattern="5%", quantize="w4a16:g32", **options)
+    assert few.packed_bytes == few.weight_bytes  # the bits would take more than the zeros do
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    run = secateur.prune(llama_folder, pattern="2:4", out=plain, **options)
+    secateur.pack(plain, out=packed)
+    stored = weights_of(packed)
+    counted = {matrix.name: matrix for block in run.blocks for matrix in block.matrices}
+    names = [name.removesuffix(".mask") for name in stored if name.endswith(".mask")]
+    for matrix in [counted[name] for name in names]:  # not the smallest: `pack` lets them be
+        size = (matrix.rows * matrix.columns - matrix.zeros) * stored_bits // 8
+        size += matrix.rows * -(-matrix.columns // 8)
+        parts = (stored[f"{matrix.name}.{part}"].nbytes for part in ("values", "mask"))
+        assert sum(parts) == size
+    assert names

@@ -35,6 +35,7 @@ from secateur.reporting.grouping import side_by_side
 from secateur.reporting.page import is_report, render
 from secateur.reporting.reproduce import recipe_of
 from secateur.reporting.scale import Axis, near, spread_out
+from secateur.reporting.sizes import perplexity_by_size
 from secateur.reporting.table import Cell, table_of
 from secateur.reporting.zeroshot import task_columns
 from tiny import Command
@@ -422,6 +423,41 @@ def test_csv_is_unrounded_with_a_line_for_every_text() -> None:
 
 
 # --- charts ---
+
+
+def test_perplexity_is_drawn_by_bytes() -> None:
+    """A line per pattern, a point per precision by its best method; dense by the bytes it has."""
+    sized = [
+        make_record("wanda", perplexity=14, weight_bytes=200, packed_bytes=120),
+        make_record("sparsegpt", perplexity=12, weight_bytes=200, packed_bytes=120),
+        make_record("sparsegpt", perplexity=13, weight_bytes=80, packed_bytes=70,
+                    recipe={"quantize": "w4a16:g64"}),
+        make_record("magnitude", "dense", perplexity=11, weight_bytes=80, packed_bytes=80,
+                    recipe={"quantize": "w4a16:g64"}),
+        make_record("magnitude", perplexity=1e9, weight_bytes=100, packed_bytes=90,
+                    recipe={"quantize": "w8a16"}),
+    ]  # fmt: skip
+    (found,) = side_by_side(sized)
+    figure = perplexity_by_size(found, 0)
+    assert figure is not None
+    (panel,), (grid,) = figure.panels, figure.grids
+    curves = {curve.name: [word for _, _, word in curve.marks] for curve in panel.narrow.curves}
+    assert curves == {"dense": ["w4a16", ""], "2:4": ["w4a16", ""]}  # the third is off the scale
+    assert figure.legend
+    ends = {curve.name: curve.end[0] for curve in panel.narrow.curves}
+    assert ends["dense"] > ends["2:4"]
+    assert [(name, cells[:2], cells[4]) for name, cells in grid.rows] == [
+        ("dense", ("as they are", ""), "10.00"),
+        ("dense", ("w4a16:g64", "magnitude"), "11.00"),
+        ("2:4", ("as they are", "sparsegpt"), "12.00"),
+        ("2:4", ("w8a16", "magnitude"), "1e+09"),
+        ("2:4", ("w4a16:g64", "sparsegpt"), "13.00"),
+    ]
+    assert "dense 10.00" in render(sized)
+    (unsized,) = side_by_side([make_record("wanda"), make_record("wanda", "4:8")])
+    assert perplexity_by_size(unsized, 0) is None
+    (alone,) = side_by_side(sized[:2])
+    assert perplexity_by_size(alone, 0) is None
 
 
 def test_a_value_far_out_does_not_squash_the_rest() -> None:

@@ -16,8 +16,10 @@ from secateur import methods
 from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import load_whole, locate
 from secateur.checkpoint.model_facts import load_tokenizer
+from secateur.comparison.combinations import plan_runs
 from secateur.comparison.pipeline import FinishedRun
-from secateur.comparison.runs import Run, plan_runs, refuse_folder, run_comparison
+from secateur.comparison.runs import Run, refuse_folder, run_comparison
+from secateur.comparison.settings import ComparisonSettings
 from secateur.data.builtin import BUILTIN
 from secateur.errors import DataError
 from secateur.machine.waiting import doing
@@ -44,11 +46,13 @@ def demo_runs(out: Path, names: Sequence[str] = ()) -> list[Run]:
         OutputError: nothing can be written to the folder.
     """
     refuse_folder(out, BUILTIN_MODEL)
+    settings = ComparisonSettings(
+        out=str(out),
+        methods=tuple(names) or tuple(method.name for method in methods.every()),
+        patterns=(PATTERN,),
+    )
     return plan_runs(
-        out,
-        list(names) or [method.name for method in methods.every()],
-        [PATTERN],
-        [0],
+        settings,
         {
             "model": BUILTIN_MODEL,
             "calibration": BUILTIN,

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.comparison.afterwards import ask_all, recover_all
-from secateur.comparison.runs import Run, left_out, plan_runs, refuse_folder, run_comparison
+from secateur.comparison.combinations import left_out, plan_runs
+from secateur.comparison.runs import Run, refuse_folder, run_comparison
 from secateur.comparison.settings import ComparisonSettings, refuse_unused
 from secateur.errors import RecipeError
 from secateur.evaluation import EvaluationSettings
@@ -82,21 +83,13 @@ def plan_comparison(settings: ComparisonSettings, shared: Mapping[str, Any]) -> 
         raise RecipeError(
             "recover and tasks are for language models", wanted="neither of them with images"
         )
-    if settings.recover is not None and shared.get("quantize") is not None:
+    if settings.recover is not None and any(settings.chosen_schemes):
         raise RecipeError(
             f"{name_of('recover')} would train weights off the grid of {name_of('quantize')}",
             wanted="one of the two",
         )
-    method_names = settings.chosen_methods
-    refuse_unused(method_names, shared)
-    runs = plan_runs(
-        Path(settings.out),
-        method_names,
-        settings.patterns,
-        settings.seeds,
-        shared,
-        keep_models=settings.writes_models or classifier,
-    )
+    refuse_unused(settings, shared)
+    runs = plan_runs(settings, shared, keep_models=settings.writes_models or classifier)
     questions = None
     if settings.tasks is not None:
         recipe = runs[0].recipe
@@ -114,8 +107,7 @@ def plan_comparison(settings: ComparisonSettings, shared: Mapping[str, Any]) -> 
             trust_remote_code=recipe.trust_remote_code,
         )
         questions = Questions(asked)
-    notices = () if settings.methods is None else left_out(method_names, settings.patterns)
-    return ComparisonPlan(settings, tuple(runs), questions, notices)
+    return ComparisonPlan(settings, tuple(runs), questions, left_out(settings))
 
 
 def do_comparison(plan: ComparisonPlan, progress: Progress | None = None) -> Iterator[FinishedRun]:

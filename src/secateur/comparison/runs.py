@@ -1,6 +1,7 @@
 """The table of a paper in one call: every method at every pattern, for several seeds.
 
-    OUT/runs/METHOD_PATTERN_seedN/run.json    one per run, written when it is finished
+    OUT/runs/METHOD_PATTERN_seedN/run.json    one per run, written when it is finished; a scheme
+                                              stands behind the pattern: 2of4_w4a16-g64
     OUT/runs/..._recovered/run.json           the same after training, if that was asked for
     OUT/table.md, table.csv, table.tex        all of them side by side
     OUT/report.html
@@ -17,16 +18,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from secateur import methods
 from secateur.checkpoint.claim import refuse_place
 from secateur.checkpoint.destination import result_path
 from secateur.checkpoint.durable import writing
 from secateur.checkpoint.lock import alone_at
 from secateur.comparison.finished import bos_decides, refuse_another
-from secateur.comparison.settings import is_of_structures, options_for
-from secateur.errors import CheckpointError, OutputError, RecipeError
+from secateur.errors import CheckpointError, OutputError
 from secateur.machine.device import choose_device
 from secateur.machine.facts import reset_peak_memory
 from secateur.machine.paths import as_path
@@ -38,10 +36,7 @@ from secateur.pruning.prepare import check_fit, source_files
 from secateur.pruning.reuse import SharedWork
 from secateur.recipe import Recipe, plan_of
 from secateur.recipe.differences import deciding
-from secateur.recipe.faults_of_quantization import IDLE_METHOD, NOTHING_PRUNED
-from secateur.recipe.wording import name_of
 from secateur.record import RunRecord, read_record, write_record
-from secateur.sparsity import Structures, parse_pattern
 from secateur.statistics import Need
 
 RUNS = "runs"
@@ -106,91 +101,6 @@ def refuse_folder(out: Path, model: object) -> None:
     if source.is_dir() and folder.is_relative_to(source.resolve()):
         raise OutputError("the folder lies in that of the model", where=out, wanted=wanted)
     refuse_place(folder / RUNS)
-
-
-def plan_runs(
-    out: Path,
-    method_names: Sequence[str],
-    patterns: Sequence[str],
-    seeds: Sequence[int],
-    options: Mapping[str, Any],
-    *,
-    keep_models: bool = False,
-) -> list[Run]:
-    """Every run of the comparison, in the order that shares most.
-
-    Args:
-        out: folder of the comparison.
-        method_names, patterns, seeds: what to combine; what is named twice, in whatever spelling,
-            is done once. Magnitude needs no calibration and so is the same for every seed: it runs
-            for the first one only.
-        options: every other key of a recipe, each for the methods that it concerns; `text`, or
-            `images` for a classifier, must be among them.
-        keep_models: write the pruned models too, beside their records.
-
-    Raises:
-        RecipeError, PatternError: something is unknown, missing or does not fit.
-    """
-    for what, given in (("method", method_names), ("pattern", patterns), ("seed", seeds)):
-        if not given:
-            raise RecipeError(f"no {what} to compare", wanted="at least one")
-    if options.get("text") is None and options.get("images") is None:
-        raise RecipeError("no held-out text to measure on", hint="--text SOURCE")
-    runs = []
-    spellings = {str(parse_pattern(one)): is_of_structures(one) for one in patterns}
-    mend = bool(options.get("mend"))
-    if mend and not any(spellings.values()) and options.get("quantize") is None:
-        raise RecipeError(f"{name_of('mend')} is for patterns that remove structures, or quantize")
-    suiting = {name: [one for one in spellings if _suits(name, one)] for name in method_names}
-    if idle := [name for name, some in suiting.items() if not some]:
-        raise RecipeError(
-            f"method {idle[0]} goes with none of the patterns {', '.join(spellings)}",
-            wanted="methods of weights for patterns of weights, others for blocks-2 and the like",
-        )
-    if NOTHING_PRUNED in spellings:  # quantised alone, by no method
-        suiting.setdefault(IDLE_METHOD, [NOTHING_PRUNED])
-    drawn = mend or _rounds_by_data(options)
-    for seed in dict.fromkeys(seeds):
-        for method in suiting:
-            if seed != seeds[0] and not (drawn or methods.get(method).needs_calibration):
-                continue
-            for pattern in suiting[method]:
-                spelled = pattern.replace(":", "of").replace("%", "pct")
-                name = f"{method}_{spelled}_seed{seed}"
-                folder = out / RUNS / name
-                values = {
-                    **options_for(method, options, structures=spellings[pattern]),
-                    "method": method,
-                    "pattern": pattern,
-                    "seed": seed,
-                    "out": str(folder) if keep_models else None,
-                }
-                runs.append(Run(name, folder, Recipe.build(values)))
-    return runs
-
-
-def _rounds_by_data(options: Mapping[str, Any]) -> bool:
-    """Whether weights are rounded by what the calibration says."""
-    rounds = options.get("quantize") is not None and options.get("quantize_by") != "rtn"
-    return rounds and options.get("calibration") is not None
-
-
-def _suits(method: str, pattern: str) -> bool:
-    """Whether a method works on a pattern: of weights, or of some kind of structures."""
-    known, asked = methods.get(method), parse_pattern(pattern)
-    if pattern == NOTHING_PRUNED:
-        return method == IDLE_METHOD
-    return asked.unit in known.units if isinstance(asked, Structures) else known.removal is None
-
-
-def left_out(method_names: Sequence[str], patterns: Sequence[str]) -> tuple[str, ...]:
-    """A line on the pairs of methods and patterns that do not go together; none if all do."""
-    pairs = [
-        f"{name} with {', '.join(unsuited)}"
-        for name in dict.fromkeys(method_names)
-        if (unsuited := [one for one in dict.fromkeys(patterns) if not _suits(name, one)])
-    ]
-    return (f"left out, as they do not go together: {'; '.join(pairs)}",) if pairs else ()
 
 
 def run_comparison(

@@ -10,6 +10,7 @@ from pydantic import Field
 from secateur import methods
 from secateur.errors import RecipeError
 from secateur.machine.limits import MOST_REPEATS
+from secateur.quantization import parse_scheme
 from secateur.recipe import Recipe
 from secateur.recipe.prune_stage import without_optimiser
 from secateur.recipe.setting import (
@@ -26,6 +27,8 @@ from secateur.recipe.wording import as_given, name_of
 from secateur.sparsity import Structures, parse_pattern
 from secateur.statistics import Need
 
+UNQUANTISED = "none"
+"""The scheme of what is not quantised."""
 OPTIMISER_KEYS = tuple(without_optimiser())
 """Keys of a recipe that only the regional optimiser reads."""
 
@@ -44,6 +47,9 @@ class ComparisonSettings(Settings):
     every M weights along the input are KEPT."""
     seeds: Annotated[Numbers, Setting(RESULT, metavar="N,...")] = (0,)
     """Repeat with these seeds, with commas between; each draws calibration sequences of its own."""
+    quantize: Annotated[Names, Setting(RESULT, metavar="SCHEME,...")] = (UNQUANTISED,)
+    """Compare the weights as they are pruned (none) and rounded to schemes, with commas between,
+    such as none,w8a16,w4a16:g64."""
     matrix_patterns: Annotated[dict[str, str], Setting(RESULT, metavar="REGEX=PATTERN")] = Field(
         default={}
     )
@@ -94,6 +100,16 @@ class ComparisonSettings(Settings):
         return tuple(dict.fromkeys(method.name for of_kind in some for method in of_kind))
 
     @property
+    def chosen_schemes(self) -> tuple[str | None, ...]:
+        """What the weights are rounded to, each once and in one spelling; None is not at all.
+
+        Raises:
+            RecipeError: there is no such scheme.
+        """
+        spelled = (None if one == UNQUANTISED else str(parse_scheme(one)) for one in self.quantize)
+        return tuple(dict.fromkeys(spelled))
+
+    @property
     def writes_models(self) -> bool:
         """Whether the pruned models are needed after they were measured."""
         return self.keep_models or self.recover is not None or self.tasks is not None
@@ -138,7 +154,7 @@ def options_for(
 
     Args:
         method: its name.
-        shared: what all runs share.
+        shared: what all runs share, and the scheme.
         structures: whether the pattern removes structures.
 
     Raises:
@@ -166,13 +182,19 @@ def options_for(
     return concerning
 
 
-def refuse_unused(names: tuple[str, ...], shared: Mapping[str, Any]) -> None:
+def refuse_unused(settings: ComparisonSettings, shared: Mapping[str, Any]) -> None:
     """Refuse what concerns none of the methods that are compared.
 
     Raises:
-        RecipeError: such a key, by name; or there is no such method.
+        RecipeError: such a key, by name; or there is no such method, or scheme.
     """
-    used = [options_for(name, shared, structures=some) for name in names for some in (True, False)]
+    names = settings.chosen_methods
+    used = [
+        options_for(name, {**shared, "quantize": scheme}, structures=some)
+        for name in names
+        for scheme in settings.chosen_schemes
+        for some in (True, False)
+    ]
     for key in (*OPTIMISER_KEYS, "gradients", "save_gradients"):
         default = Recipe.model_fields[key].get_default()
         if shared.get(key, default) != default and not any(key in options for options in used):

@@ -29,7 +29,7 @@ from secateur.machine.facts import machine, now, peak_memory_bytes, repeatabilit
 from secateur.progress import Progress, Quiet
 from secateur.pruning.dense_passes import ReadyRun, Surroundings, make_ready
 from secateur.pruning.prepare import prepare, prepare_in_place
-from secateur.pruning.quantise import weight_bytes
+from secateur.pruning.quantise import packed_weight_bytes, weight_bytes
 from secateur.pruning.result import Result, open_result
 from secateur.pruning.reuse import SharedWork, Stopwatch
 from secateur.pruning.stages import Finish, StageRun, prune_in_memory, prune_in_stages
@@ -206,6 +206,7 @@ def _record(
         peak_device_memory_bytes=None if peak is None else processes.highest(peak),
         processes=processes.count(),
         weight_bytes=weight_bytes(prepared.plan, source),
+        packed_bytes=packed_weight_bytes(prepared.plan, source, blocks),
         versions=versions(),
         machine=machine(source.device),
         repeatable=repeatability(source.device),

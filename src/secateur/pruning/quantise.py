@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 from torch import nn
@@ -17,6 +18,7 @@ from secateur.checkpoint.weight_files import CONFIG
 from secateur.errors import ModelError
 from secateur.quantization import fitted, scale_dtype, stored_bytes
 from secateur.recipe import Plan
+from secateur.record import BlockRecord
 
 _ASYMMETRIC = (
     "transformers 5.23 loads zero points only with CompressedTensorsConfig(dequantize=True)"
@@ -102,6 +104,33 @@ def weight_bytes(plan: Plan, source: BlockModel) -> int:
         scheme, scales = plan.rounding.scheme, scale_dtype(stored)
         total += parts * stored_bytes(scheme, rows // parts, columns, scales)
         total -= rows * columns * stored.itemsize
+    return total
+
+
+def packed_weight_bytes(plan: Plan, source: BlockModel, blocks: Sequence[BlockRecord]) -> int:
+    """The bytes of all weights if no zero of a matrix were stored, where that takes less.
+
+    Of such a matrix the other weights are, and a bit for every place that says whether there is
+    one: what `secateur pack` writes, and for quantised matrices what it would be.
+
+    Args:
+        plan: what was done with every block.
+        source: the model.
+        blocks: what was counted in its matrices.
+    """
+    total = weight_bytes(plan, source)
+    scheme = None if plan.rounding is None else plan.rounding.scheme
+    rounded = {name for name, _ in _chosen(plan, source)}
+    counted = {matrix.name: matrix for block in blocks for matrix in block.matrices}
+    for index, matrices in enumerate(find_all_matrices(source.blocks)):
+        for matrix in matrices:
+            prefix = source.blocks.prefix(index)
+            known = counted[prefix + matrix.name]
+            bits = 8 * source.storage_dtype(prefix + matrix.parameter).itemsize
+            if scheme is not None and known.name in rounded:
+                bits = scheme.bits
+            mask = known.rows * ceil(known.columns / 8)
+            total -= max(0, known.zeros * bits // 8 - mask)
     return total
 
 

@@ -6,7 +6,6 @@ from secateur.record.narrowed import LostWidth
 from secateur.record.record import (
     RunRecord,
     Sample,
-    StageRecord,
     read_record,
     read_record_file,
     write_record,
@@ -14,6 +13,7 @@ from secateur.record.record import (
 from secateur.record.recovery import RecoveryPoint, RecoveryRecord
 from secateur.record.removed import Removed
 from secateur.record.scored import add_to_record, record_to_add_to
+from secateur.record.stages import StageRecord
 
 __all__ = [
     "BlockRecord",

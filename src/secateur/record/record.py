@@ -6,24 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from secateur.checkpoint import LeftDense
 from secateur.checkpoint.durable import write_text, writing
 from secateur.data import ImageProtocol, Protocol
-from secateur.errors import CheckpointError, PatternError, RecipeError, unreadable
+from secateur.errors import CheckpointError, unreadable
 from secateur.evaluation import Evaluation, TaskEvaluation
 from secateur.machine.limits import MOST_JSON_BYTES, at_most
 from secateur.recipe import Recipe
 from secateur.recipe.recover_stage import RecoverStage
-from secateur.recipe.stage import KIND, PRUNE, STAGES, kind_named
+from secateur.recipe.stage import KIND, PRUNE, STAGES
 from secateur.record.matrices import BlockRecord
 from secateur.record.narrowed import LostWidth
 from secateur.record.recovery import RecoveryRecord
 from secateur.record.removed import Removed
 from secateur.record.schema import FileName, Measured, RecordPart, WholeNumber, typed_settings
+from secateur.record.stages import StageRecord
 from secateur.record.versions import bring_forward
-from secateur.sparsity import Selection, Structures, parse_pattern, read_selection
+from secateur.sparsity import Selection, read_selection
 
 
 class Sample(RecordPart):
@@ -34,61 +34,6 @@ class Sample(RecordPart):
     """How the dense model went on."""
     pruned: str
     """How the pruned model went on."""
-
-
-class StageRecord(RecordPart):
-    """One stage of a run: what was asked of it, and what came out."""
-
-    kind: str
-    """What kind of stage it is; "prune" is one."""
-    settings: dict[str, Any]
-    """Every option of the stage, defaults included."""
-    blocks: tuple[BlockRecord, ...]
-    """The model's blocks as the stage left them."""
-    seconds: Measured
-    """Wall time of the stage but for measuring."""
-    notices: tuple[str, ...] = ()
-    """What the user should know."""
-    left_dense: tuple[LeftDense, ...] = ()
-    """What of the model got no pattern, with the reason; a record of an earlier version has none.
-    """
-    removed: Removed | None = None
-    """The blocks that are no longer in the model; None for other patterns."""
-    narrowed: LostWidth | None = None
-    """What every block has no longer; None for other patterns."""
-
-    @field_validator("settings")
-    @classmethod
-    def _of_their_types(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        try:
-            kind = kind_named(info.data.get("kind"))
-        except RecipeError:  # of a version that knows more kinds
-            return settings
-        return typed_settings(settings, kind)
-
-    @property
-    def title(self) -> str:
-        """What the stage did, in a word: its method, or its kind if it has none."""
-        return str(self.settings.get("method", self.kind))
-
-    @property
-    def removes(self) -> bool:
-        """Whether its pattern is one of structures; what cannot be read is none."""
-        try:
-            return isinstance(parse_pattern(str(self.settings.get("pattern"))), Structures)
-        except PatternError:
-            return False
-
-    @property
-    def pattern(self) -> str | None:
-        """The pattern in its one spelling, so that 0.5 and 50% are one; None if it has none."""
-        written = self.settings.get("pattern")
-        if written is None:
-            return None
-        try:
-            return str(parse_pattern(str(written)))
-        except PatternError:
-            return str(written)
 
 
 class RunRecord(RecordPart):
@@ -127,6 +72,8 @@ class RunRecord(RecordPart):
     """That the sequences were split over."""
     weight_bytes: WholeNumber | None = None
     """Bytes of all weights as the files of the result hold them, or would; None if not known."""
+    packed_bytes: WholeNumber | None = None
+    """The same if zeros were not stored, in every matrix where that takes less."""
     versions: dict[str, str]
     machine: dict[str, str]
     repeatable: str = ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from secateur.reporting.comparison import Spread
-from secateur.reporting.scale import Axis, AxisTick, near, round_step, spread_out
+from secateur.reporting.scale import Axis, AxisTick, near, round_step
 
 PANEL = 328
 LETTERS = {4.2: "ijlt.,:;|' ", 10.2: "mwMW+%@=<>~#&"}
@@ -48,32 +48,6 @@ class DotPlot:
     dots: tuple[Dot, ...]
     ticks: tuple[AxisTick, ...]
     reference: AxisTick | None
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A line of a line chart: its path, its marks, and its label beside the end."""
-
-    name: str
-    style: int
-    path: str
-    marks: tuple[tuple[float, float], ...]
-    end: tuple[float, float]
-    label_y: float
-
-
-@dataclass(frozen=True)
-class LineChart:
-    """Values by number, a line for every name."""
-
-    width: float
-    height: float
-    left: float
-    right: float
-    bottom: float
-    curves: tuple[Curve, ...]
-    x_ticks: tuple[AxisTick, ...]
-    y_ticks: tuple[AxisTick, ...]
 
 
 @dataclass(frozen=True)
@@ -133,7 +107,7 @@ def dot_plot(
 ) -> DotPlot:
     """Values by name; what is outside the span becomes an arrow."""
     left = _room([row.name for row in rows])
-    right = width - max(_width(row.text) for row in rows) - 10
+    right = width - max(text_width(row.text) for row in rows) - 10
     axis = Axis(*span, left + 8, right - 8)
     dots = []
     for number, row in enumerate(rows):
@@ -160,43 +134,6 @@ def span_of(values: Sequence[Spread], reference: float | None) -> tuple[float, f
             ends += [value.mean - (value.spread or 0), value.mean + (value.spread or 0)]
     room = 0.04 * (max(ends) - min(ends)) or 0.05 * abs(start) or 1.0
     return min(ends) - room, max(ends) + room
-
-
-def line_chart(
-    names: Sequence[str],
-    styles: Sequence[int],
-    values: Sequence[Sequence[float | None]],
-    top: float,
-    width: int = PANEL,
-) -> LineChart:
-    """Values from zero to `top`, by number."""
-    height, bottom = (230, 196) if width == PANEL else (300, 266)
-    left = 38
-    right = width - (14 + max(_width(clipped(name)) for name in names))
-    count = max(map(len, values))
-    x = Axis(0, max(1, count - 1), left + 6, right - 8)
-    y = Axis(0, top * 1.04 or 1.0, bottom, 12)
-    every = max(1, math.ceil(count / (12 if width == PANEL else 24)))
-    lines = []
-    for name, style, line in zip(names, styles, values, strict=True):
-        points = [(x(i), y(value), i) for i, value in enumerate(line) if value is not None]
-        if points:
-            lines.append((name, style, points))
-    labels = spread_out([points[-1][1] for _, _, points in lines], 14, 12, bottom)
-    curves = tuple(
-        Curve(
-            name=clipped(name),
-            style=style,
-            path="M" + "L".join(f"{at_x:g} {at_y:g}" for at_x, at_y, _ in points),
-            marks=tuple((at_x, at_y) for at_x, at_y, index in points if index % every == 0),
-            end=points[-1][:2],
-            label_y=label_y,
-        )
-        for (name, style, points), label_y in zip(lines, labels, strict=True)
-    )
-    step = round(round_step(max(1.0, count / 8)))
-    x_ticks = tuple(AxisTick(x(index), str(index)) for index in range(0, count, step))
-    return LineChart(width, height, left, right, bottom, curves, x_ticks, y.ticks(4))
 
 
 def heat_map(cells: Mapping[tuple[str, int], float], top: float, width: int = PANEL) -> HeatMap:
@@ -239,7 +176,7 @@ def bar_chart(
 ) -> BarChart:
     """Parts of every name's whole, from zero to `top`."""
     left = _room(names)
-    axis = Axis(0, top or 1.0, left, width - max(map(_width, texts)) - 14)
+    axis = Axis(0, top or 1.0, left, width - max(map(text_width, texts)) - 14)
     bars = []
     for number, (name, parts, text) in enumerate(zip(names, values, texts, strict=True)):
         starts = [0.0, *accumulate(parts)]
@@ -259,11 +196,11 @@ def clipped(name: str, longest: int = 20) -> str:
 
 def _room(names: Sequence[str], longest: int = 20) -> float:
     """Pixels for the longest of the names at the left of a chart."""
-    return round(8 + max(_width(clipped(name, longest)) for name in names), 1)
+    return round(8 + max(text_width(clipped(name, longest)) for name in names), 1)
 
 
-def _width(text: str) -> float:
-    """Pixels of a text, on the safe side."""
+def text_width(text: str) -> float:
+    """The pixels that a text takes in a chart, on the safe side."""
     return sum(
         next((width for width, few in LETTERS.items() if letter in few), 7.4) for letter in text
     )

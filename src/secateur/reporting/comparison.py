@@ -113,14 +113,19 @@ class Row:
         return max(run.peak_memory_bytes for run in self.runs)
 
     @property
-    def quantised(self) -> bool:
-        """Whether the weights are quantised."""
-        return self.runs[0].quantize is not None
+    def scheme(self) -> str | None:
+        """What the weights are rounded to; None if they are not quantised."""
+        return self.runs[0].quantize
 
     @property
     def weight_bytes(self) -> int | None:
         """Bytes of all weights in the files; None if they are not known."""
         return self.runs[0].weight_bytes
+
+    @property
+    def packed_bytes(self) -> int | None:
+        """The same if zeros were not stored."""
+        return self.runs[0].packed_bytes
 
     @property
     def peak_device_memory_bytes(self) -> int | None:

@@ -18,11 +18,11 @@ from secateur.reporting.charts import (
     bar_chart,
     dot_plot,
     heat_map,
-    line_chart,
     span_of,
 )
 from secateur.reporting.comparison import Comparison, Row
 from secateur.reporting.damage import MatrixGroup, error_by_block, error_by_kind, seconds_by_phase
+from secateur.reporting.line_charts import line_chart
 from secateur.reporting.table import printed_number
 
 WIDE = {1: 680, 2: 506}

@@ -159,6 +159,7 @@ def _csv_line(comparison: Comparison, row: Row, number: int | None) -> dict[str,
         **_csv_spread("output_error", row.output_error),
         "seconds": row.seconds,
         "weight_bytes": row.weight_bytes,
+        "packed_bytes": row.packed_bytes,
         "peak_memory_bytes": row.peak_memory_bytes,
         "peak_device_memory_bytes": row.peak_device_memory_bytes,
     }

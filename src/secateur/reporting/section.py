@@ -21,6 +21,7 @@ from secateur.reporting.proof import (
     zeros_of_matrices,
 )
 from secateur.reporting.reproduce import Repetition, cut_of, facts_of, recipe_of
+from secateur.reporting.sizes import perplexity_by_size
 from secateur.reporting.table import Cell, Table, printed_number, table_of
 
 LONGEST_SAMPLE = 600
@@ -58,6 +59,7 @@ class Section:
     table: Table
     formats: tuple[tuple[str, str], ...]
     perplexity: tuple[Figure, ...]
+    by_size: tuple[Figure, ...]
     by_block: Figure | None
     by_kind: tuple[tuple[str, Figure], ...]
     removals: dict[str, tuple[RowRemoval, ...]]
@@ -73,7 +75,9 @@ class Section:
 def section(comparison: Comparison) -> Section:
     """Everything that is known of a comparison; what is not known is empty."""
     groups = {id(row): matrix_groups(row) for row in comparison.rows}
-    drawn = [figures.perplexity(comparison, text) for text in range(len(comparison.texts))]
+    texts = range(len(comparison.texts))
+    drawn = [figures.perplexity(comparison, text) for text in texts]
+    by_size = [perplexity_by_size(comparison, text) for text in texts]
     names = {row.method for row in comparison.rows}
     patterns = comparison.patterns.items()
     with_zeros = [
@@ -93,6 +97,7 @@ def section(comparison: Comparison) -> Section:
             ("CSV", as_csv([comparison])),
         ),
         perplexity=tuple(figure for figure in drawn if figure is not None),
+        by_size=tuple(figure for figure in by_size if figure is not None),
         by_block=figures.errors_by_block(comparison),
         by_kind=tuple(figures.errors_by_kind(comparison, groups)),
         removals={p: tuple(map(removal_of, rows)) for p, rows in patterns if rows[0].runs[0].lost},

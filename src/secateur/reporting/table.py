@@ -144,7 +144,7 @@ def _columns(comparison: Comparison) -> dict[str, Callable[[Row], Cell]]:
         return _cell(row.scores[0].divergence, 4) if row.scores else Cell()
 
     def size(row: Row) -> Cell:
-        known = row.weight_bytes if any(one.quantised for one in comparison.rows) else None
+        known = row.weight_bytes if any(one.scheme for one in comparison.rows) else None
         return Cell("" if known is None else printed_number(known / 1e6, 1))
 
     def device_memory(row: Row) -> Cell:
