@@ -23,7 +23,7 @@ from secateur.errors import CheckpointError, ModelError, RecipeError, SecateurEr
 from secateur.quantization import parse_scheme
 from tiny import fingerprint, make_model, make_sparse_model, make_tokens, weights_of
 
-OPTIONS = {"samples": 8, "sequence_length": 32, "batch_size": 3}
+OPTIONS: dict[str, Any] = {"samples": 8, "sequence_length": 32, "batch_size": 3}
 CASES: dict[str, dict[str, Any]] = {
     "w4a16:g32": {"method": "sparsegpt", "pattern": "2:4"},
     "w8a16": {"pattern": "dense"},
@@ -421,6 +421,37 @@ def test_without_the_library_a_line_says_what_to_install(
     with pytest.raises(SecateurError, match=r"pip install 'secateur\[quantize\]'"):
         commands[command]()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pruned_block_is_rounded_by_what_it_reads_itself(
+    llama_folder: Path, tokens_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The inputs of down_proj are what pruned gate and up give, not what they gave."""
+    real, given, hessians = rounding.gptq, list[Tensor](), list[Tensor]()
+
+    def recorded(weights: Any, hessian: Tensor, *others: Any) -> Any:
+        given.extend(weights)
+        hessians.append(hessian.clone())
+        return real(weights, hessian, *others)
+
+    monkeypatch.setattr(rounding, "gptq", recorded)
+    model = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
+    secateur.prune(
+        model, calibration=tokens_file, method="wanda", pattern="2:4", quantize="w8a16", **OPTIONS
+    )
+    again = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
+    block = again.model.layers[0]
+    attention, mlp = block.self_attn, block.mlp
+    in_order = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj,
+                mlp.gate_proj, mlp.up_proj, mlp.down_proj)  # fmt: skip
+    for layer, weight in zip(in_order, given, strict=False):
+        layer.weight.data.copy_(weight)
+    read: list[Tensor] = []
+    mlp.down_proj.register_forward_hook(lambda _, inputs, __: read.append(inputs[0]))
+    again(load_file(tokens_file)["input_ids"][: OPTIONS["samples"]])
+    (x,) = read
+    expected = 2 * torch.einsum("nti,ntj->ij", x, x) / len(x)
+    torch.testing.assert_close(hessians[3], expected.detach())
 
 
 def test_a_comparison_tells_bytes_where_a_row_is_quantised(

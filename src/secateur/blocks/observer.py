@@ -139,6 +139,11 @@ class Observer:
         seen = processes.totals(*(self._seen[name] for name in names))
         self._seen = {name: int(tokens) for name, tokens in zip(names, seen, strict=True)}
 
+    def let_go(self) -> None:
+        """Forget the statistics, but not what `output_error` reads."""
+        for gathered in (self._norms, self._hessians, self._gradients):
+            gathered.clear()
+
     def count(self, matrices: Sequence[Matrix], inputs: Tensor, sequences: int) -> None:
         """Count what some matrices all read, [..., in], for a batch of `sequences`."""
         x = inputs.detach().reshape(-1, inputs.shape[-1])  # [batch * tokens, in]

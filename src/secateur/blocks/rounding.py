@@ -1,9 +1,10 @@
 """New weights of an open block rounded to few bits: the last that is done to them.
 
-Each matrix is rounded to the grid of a scheme: by the Hessian of its inputs in the dense block,
-the one that a solving method has too, or to the nearest. What nothing is known of (experts that saw
-too few tokens, what the block does not call) is rounded to the nearest. Where there is a regional
-optimiser, it begins with that and works through the rounding.
+Each matrix is rounded to the grid of a scheme: by the Hessian of its inputs, or to the nearest.
+The inputs are those of the pruned block, which runs once more for it: one that was solved for the
+inputs of the dense block reads others. What nothing is known of (experts that saw too few tokens,
+what the block does not call) is rounded to the nearest. Where there is a regional optimiser, it
+begins with that and works through the rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from torch import Tensor
 
 from secateur.blocks.in_training import Masked
 from secateur.blocks.new_weights import Observed, OpenBlock, Pruned, task_of
+from secateur.blocks.observe import observe
+from secateur.blocks.observer import ToGather
 from secateur.blocks.regional import optimise
+from secateur.blocks.store import for_a_while
 from secateur.blocks.stream import Tick
 from secateur.checkpoint import BlockModel, Matrix
 from secateur.errors import NumericalError
@@ -32,6 +36,27 @@ from secateur.recipe import Plan
 from secateur.statistics import Need
 
 
+def observe_pruned(
+    block: OpenBlock, observed: Observed, pruned: Mapping[str, Tensor], plan: Plan, tick: Tick
+) -> Observed:
+    """What the block shows of itself once it is pruned: the Hessians that it is rounded by.
+
+    Args:
+        block: the dense block, which it is again afterwards.
+        observed: its statistics.
+        pruned: its weights, float32 [out, in].
+        plan: what is observed.
+        tick: told of progress.
+    """
+    to_gather = ToGather(
+        frozenset({Need.HESSIAN}), probe_tokens=0, route_all=plan.route_all,
+        expert_tokens=plan.expert_tokens, all_outputs=False,
+    )  # fmt: skip
+    with for_a_while({matrix: pruned[matrix.name] for matrix in block.matrices}):
+        again = observe(block.module, block.index, observed.stream, block.matrices, to_gather, tick)
+    return replace(observed, observer=again.observer)
+
+
 def round_weights(
     block: OpenBlock,
     observed: Observed | None,
@@ -44,7 +69,7 @@ def round_weights(
 
     Args:
         block: the dense block.
-        observed: its statistics; None without calibration.
+        observed: its statistics, Hessians among them for GPTQ; None without calibration.
         pruned: its weights, float32 [out, in], 0 where pruned.
         plan: to what they are rounded, and how; if to nothing, they stay as they are.
         source: knows the dtype that each parameter is stored in.

@@ -4,7 +4,8 @@ For every block, bottom to top:
 
     observe     the dense block runs on all calibration tokens; statistics and outputs fall out,
                 of the outputs no more than the method or the measurement of its damage needs
-    prune       the method scores or solves; masks are exact; weights are rounded, and refined
+    prune       the method scores or solves; masks are exact; weights are refined
+    round       to few bits, if asked: by the inputs that the matrices of the pruned block read
     write       the new weights in the dtype of the files
     propagate   the pruned block runs; its outputs are the next block's inputs
     hand over   the result goes to the caller while the block is still in memory
@@ -16,11 +17,12 @@ So every block is calibrated on what the pruned model will really feed it. With 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from secateur.blocks.block_result import BlockResult
 from secateur.blocks.gaps import Gaps
 from secateur.blocks.narrowed import Narrowed
 from secateur.blocks.new_weights import Observed, OpenBlock, new_weights
@@ -28,13 +30,13 @@ from secateur.blocks.observe import Observation, observe
 from secateur.blocks.observer import Observer, ToGather
 from secateur.blocks.onepass import GroupSteps, groups_in_order, run_once
 from secateur.blocks.propagate import check_block_output, propagate
-from secateur.blocks.rounding import round_weights
+from secateur.blocks.rounding import observe_pruned, round_weights
 from secateur.blocks.store import write
 from secateur.blocks.stream import Batch, Stream, Tick, silent
 from secateur.checkpoint import BlockModel, Matrix, find_all_matrices
 from secateur.checkpoint.gradient_store import GradientFile
 from secateur.machine.clock import Clock
-from secateur.methods import Params, Refine
+from secateur.methods import Refine
 from secateur.quantization import RoundedMatrix
 from secateur.recipe import Plan
 from secateur.sparsity import MatrixAudit, Pattern, audit
@@ -42,38 +44,6 @@ from secateur.statistics import Need, check_finite
 
 ANOTHER_COPY = "another copy of the model: this one is damaged"
 """What to try if a weight is not finite."""
-
-
-@dataclass(frozen=True)
-class BlockResult:
-    """One pruned block.
-
-    Attributes:
-        index: which block.
-        changed: parameter name in the model -> new value, in the orientation and dtype stored.
-        audits: name of a matrix in the model -> what was counted in it, pruned or not.
-        output_error: norm2(f_dense - f_sparse) / norm2(f_dense) over the first batch, or None
-            without calibration, if nothing in it is pruned, or if it never ran dense.
-        matrix_errors: the same of every matrix alone, by its name in the model, on its first
-            inputs; empty without calibration, and without an expert that no token reached.
-        seconds: wall time by phase.
-        notices: what the user should know, a line each.
-        judged: relative output error on sequences that no optimiser step saw, before and after the
-            regional optimiser; None without one.
-        params: the method's parameters that suited the block, where it chose among several.
-        rounded: name of a matrix in the model -> how it is stored, if it is quantised.
-    """
-
-    index: int
-    changed: dict[str, Tensor]
-    audits: dict[str, MatrixAudit]
-    output_error: float | None
-    matrix_errors: dict[str, float]
-    seconds: dict[str, float]
-    notices: tuple[str, ...]
-    judged: tuple[float, float] | None = None
-    params: Params | None = None
-    rounded: dict[str, RoundedMatrix] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,7 +138,14 @@ def _prune_block(block: OpenBlock, inputs: SweepInputs, clock: Clock) -> BlockRe
         observed = _observe(block, inputs, stream)
         clock.lap("observe")
     pruned = new_weights(block, observed, inputs.gradients, plan, tick)
-    pruned, rounded = round_weights(block, observed, pruned, plan, source, tick)
+    looked_at = observed
+    if observed is not None and plan.observes_pruned:
+        clock.lap("prune")
+        if block.index or inputs.first is None:  # which other runs read
+            observed.observer.let_go()
+        looked_at = observe_pruned(block, observed, pruned.weights, plan, tick)
+        clock.lap("observe")
+    pruned, rounded = round_weights(block, looked_at, pruned, plan, source, tick)
     if observed is not None:
         matrix_errors = _errors_by_matrix(block, observed.observer, pruned.weights)
     clock.lap("prune")

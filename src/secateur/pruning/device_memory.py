@@ -178,6 +178,9 @@ def _at_work(block: _Block, plan: Plan, sizes: Sizes, state: int, size: int) -> 
         moments.append(kept + _solving(block, plan))
     else:
         moments.append(kept + 5 * weights + (11 if gradients else 8) * block.largest)
+    if plan.observes_pruned:  # its weights in float32, and as they were before
+        running = round((block.given[0] * size + RUNNING * state) * tokens)
+        moments.append(base + (4 + size) * weights + block.hessians + running)
     judged = block.given[0] * size + JUDGED * state
     if sizes.sequences and len(plan.params.candidates) > 1:
         together = min(batch, judging(sizes.sequences))

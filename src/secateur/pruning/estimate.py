@@ -81,7 +81,7 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         statistics = 4 * weights * (1 + (Need.REGIONAL_GRADIENT in plan.method.needs))
         if plan.method.refine is Refine.REGIONAL:
             statistics += 4 * weights * 4  # master weights, gradients, two moments
-        if Need.HESSIAN in plan.method.needs:
+        if Need.HESSIAN in plan.method.needs or plan.observes_pruned:
             statistics += sum(4 * m.shape[1] ** 2 for m in matrices)
         widest = max([widest, *(m.shape[1] for m in matrices)])
         block_bytes = max(block_bytes, weights * source.dtype.itemsize + statistics)
@@ -90,7 +90,7 @@ def estimate(source: BlockModel, plan: Plan, sequences: int, length: int) -> Est
         if plan.structures is not None:
             passes = 2.0 * (plan.method.refine is Refine.REGIONAL)
             passes += _choosing(plan, len(source.blocks), tokens, length)
-        passes += 2.0 * (Need.REGIONAL_GRADIENT in plan.method.needs)
+        passes += plan.observes_pruned + 2.0 * (Need.REGIONAL_GRADIENT in plan.method.needs)
         passes += 4.0 * (Need.FULL_GRADIENT in plan.method.needs)
         if (tried := len(plan.params.candidates)) > 1 and sequences:
             passes += tried * judging(sequences) / sequences

@@ -19,7 +19,8 @@ from functools import partial
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.blocks.sweep import BlockResult, sweep
+from secateur.blocks.block_result import BlockResult
+from secateur.blocks.sweep import sweep
 from secateur.checkpoint import commit_of
 from secateur.checkpoint.in_memory import check_in_memory, uncompiled
 from secateur.errors import RecipeError

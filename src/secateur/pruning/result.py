@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from secateur.blocks.sweep import BlockResult
+from secateur.blocks.block_result import BlockResult
 from secateur.checkpoint import OutputFolder
 from secateur.checkpoint.background import Behind
 from secateur.checkpoint.proved import damaged

@@ -8,7 +8,7 @@ from secateur.methods import Method, Params, Refine, Removal, get
 from secateur.quantization import Rounding
 from secateur.recipe.recipe import Recipe, Schedule
 from secateur.recipe.regional import Regional
-from secateur.sparsity import Selection, Structures
+from secateur.sparsity import Dense, Selection, Structures
 from secateur.statistics import Need
 
 
@@ -53,6 +53,17 @@ class Plan:
         return refined and self.rounding is not None
 
     @property
+    def observes_pruned(self) -> bool:
+        """Whether a pruned block runs once more, for the Hessians that its weights are rounded by.
+
+        One that is pruned as it runs is observed so anyhow, and one of which nothing is pruned
+        reads what it did.
+        """
+        rounds = self.rounding is not None and self.rounding.by == "gptq"
+        prunes = any(type(pattern) is not Dense for pattern in self.selection.every_pattern)
+        return rounds and prunes and self.schedule == "block"
+
+    @property
     def corrects(self) -> bool:
         """Whether what is left of every block makes up for what is gone of it."""
         return self.scorer is not None and self.scorer.corrects
@@ -73,9 +84,7 @@ def plan_of(recipe: Recipe) -> Plan:
     if recipe.mend:
         method = replace(method, refine=Refine.REGIONAL)
     rounding = recipe.rounding
-    if rounding is not None and rounding.by == "gptq":
-        method = replace(method, needs=method.needs | {Need.HESSIAN})
-    return Plan(
+    plan = Plan(
         method,
         params,
         recipe.selection,
@@ -91,3 +100,6 @@ def plan_of(recipe: Recipe) -> Plan:
         recipe.chosen_params,
         rounding,
     )
+    if rounding is not None and rounding.by == "gptq" and not plan.observes_pruned:
+        plan = replace(plan, method=replace(method, needs=method.needs | {Need.HESSIAN}))
+    return plan
