@@ -20,7 +20,7 @@ import secateur
 from secateur.blocks import rounding, sweep
 from secateur.checkpoint import Checkpoint
 from secateur.errors import CheckpointError, ModelError, RecipeError, SecateurError
-from secateur.quantization import parse_scheme
+from secateur.quantization import gptq, parse_scheme
 from tiny import fingerprint, make_model, make_sparse_model, make_tokens, weights_of
 
 OPTIONS: dict[str, Any] = {"samples": 8, "sequence_length": 32, "batch_size": 3}
@@ -427,12 +427,12 @@ def test_a_pruned_block_is_rounded_by_what_it_reads_itself(
     llama_folder: Path, tokens_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The inputs of down_proj are what pruned gate and up give, not what they gave."""
-    real, given, hessians = rounding.gptq, list[Tensor](), list[Tensor]()
+    given, hessians = list[Tensor](), list[Tensor]()
 
     def recorded(weights: Any, hessian: Tensor, *others: Any) -> Any:
         given.extend(weights)
         hessians.append(hessian.clone())
-        return real(weights, hessian, *others)
+        return gptq(weights, hessian, *others)
 
     monkeypatch.setattr(rounding, "gptq", recorded)
     model = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
