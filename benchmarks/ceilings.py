@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--activations", default="host", choices=("auto", "device", "host"))
     parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--quantize", help="round to this scheme too, such as w4a16")
     asked = parser.parse_args()
     if (reason := why_not()) is not None:
         sys.exit(reason)
@@ -119,6 +120,8 @@ def main() -> None:
                 "samples": asked.samples, "sequence_length": 2048,
                 "activations": asked.activations, "block_inputs": "memory",
             }  # fmt: skip
+            if asked.quantize is not None:
+                options["quantize"] = asked.quantize
             if method in REFINED:
                 options |= {"effort": "fast", "regional": {"rounds": 1}}
             with gpu:

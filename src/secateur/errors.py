@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Self
 
@@ -63,10 +64,25 @@ class SecateurError(Exception):
             line += f"; try {hint}"
         super().__init__(plain(" ".join(map(_cut, line.split()))))
 
-    def within(self, part: str) -> Self:
-        """The same error, told of a part of what was asked for, such as a stage."""
-        told = f"{part}: {self.what}"
-        return type(self)(told, where=self.where, wanted=self.wanted, hint=self.hint)
+    def within(self, part: str, names: Mapping[str, str] | None = None) -> Self:
+        """The same error, told of a part of what was asked for, such as a stage.
+
+        Args:
+            part: its name.
+            names: what the user knows nothing of, such as a folder -> what to call it.
+        """
+
+        def told(text: object | None) -> str | None:
+            for name, instead in (names or {}).items():
+                text = None if text is None else str(text).replace(name, instead)
+            return None if text is None else str(text)
+
+        return type(self)(
+            f"{part}: {told(self.what)}",
+            where=told(self.where),
+            wanted=told(self.wanted),
+            hint=told(self.hint),
+        )
 
 
 class PatternError(SecateurError):
@@ -107,6 +123,15 @@ class CheckFailedError(SecateurError):
     """A proof that did not succeed: the files do not have the sparsity that was claimed."""
 
     exit_code = ExitCode.CHECK_FAILED
+
+
+@contextmanager
+def told_within(part: str, names: Mapping[str, str] | None = None) -> Iterator[None]:
+    """An error that is raised inside is one `within` that part."""
+    try:
+        yield
+    except SecateurError as fault:
+        raise fault.within(part, names) from fault
 
 
 def closest(name: str, options: Iterable[str]) -> str:

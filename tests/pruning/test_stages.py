@@ -16,7 +16,7 @@ import yaml
 
 import secateur
 from secateur.blocks import sweep
-from secateur.errors import RecipeError
+from secateur.errors import CheckpointError, RecipeError
 from secateur.progress import Quiet
 from secateur.pruning import pipeline
 from secateur.recipe import Recipe
@@ -191,6 +191,25 @@ def test_nothing_finished_leaves_nothing(values: dict[str, Any], tmp_path: Path)
     with stopped(0):
         prune(values, out=str(tmp_path / "out"))
     assert os.listdir(tmp_path) == []
+
+
+def test_an_error_names_its_stage_and_no_folder_that_is_hidden(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    real, runs = sweep.new_weights, list[int]()
+
+    def new_weights(block: Any, *args: Any) -> Any:
+        runs.append(block.index)
+        if len(runs) > BLOCKS:
+            read = tmp_path / ".out.stages" / "stage-1" / "model.safetensors"
+            raise CheckpointError("it is gone", where=read)
+        return real(block, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "new_weights", new_weights)
+        with pytest.raises(CheckpointError) as fault:
+            prune(values, out=str(tmp_path / "out"))
+    assert str(fault.value) == "stage 2: it is gone in the result of stage-1/model.safetensors"
 
 
 def test_another_run_is_refused(values: dict[str, Any], tmp_path: Path) -> None:

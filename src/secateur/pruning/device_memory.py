@@ -47,6 +47,8 @@ SOLVING = {"sparsegpt": (22, 3.5), "alps": (40, 2.0)}
 """Method -> bytes of every weight that is solved at once, and copies of its Hessian."""
 SOLVING_OTHERS = (40, 3.5)
 """The same of a solver that is not in the list."""
+ROUNDING = (14, 4.0)
+"""The same of GPTQ."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,8 @@ def _at_work(block: _Block, plan: Plan, sizes: Sizes, state: int, size: int) -> 
     if plan.observes_pruned:  # its weights in float32, and as they were before
         running = round((block.given[0] * size + RUNNING * state) * tokens)
         moments.append(base + (4 + size) * weights + block.hessians + running)
+    if plan.rounding is not None and plan.rounding.by == "gptq":
+        moments.append(base + 4 * weights + block.hessians + _rounding(block))
     judged = block.given[0] * size + JUDGED * state
     if sizes.sequences and len(plan.params.candidates) > 1:
         together = min(batch, judging(sizes.sequences))
@@ -212,6 +216,17 @@ def _solving(block: _Block, plan: Plan) -> int:
             most = max(most, 5 * before + max(of_weight * weights + 4 * inputs**2, copies))
         else:
             most = max(most, 5 * before + of_weight * weights + copies)
+        before += weights
+    return most
+
+
+def _rounding(block: _Block) -> int:
+    """Bytes of GPTQ at its worst group, with what is rounded before it."""
+    of_weight, of_hessian = ROUNDING
+    most = before = 0
+    for weights, inputs in block.solved:
+        square = 4 * inputs**2  # it has factored before it makes room for weights
+        most = max(most, before + max(of_weight * weights + square, round(of_hessian * square)))
         before += weights
     return most
 

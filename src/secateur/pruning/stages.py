@@ -27,7 +27,7 @@ from secateur.checkpoint.durable import in_the_way, is_as_written, writing
 from secateur.checkpoint.lock import alone_at
 from secateur.checkpoint.proved import read_facts, write_facts
 from secateur.checkpoint.unfinished import IDENTITY
-from secateur.errors import CheckpointError, RecipeError
+from secateur.errors import CheckpointError, RecipeError, told_within
 from secateur.machine import processes
 from secateur.machine.scratch import scratch_folder
 from secateur.machine.waiting import doing
@@ -107,20 +107,27 @@ def prune_in_stages(
             )
             record = processes.from_first(partial(read_record, folder))
             if record is None:
-                record = carry_out(_prepared(stage, _for_stage(shared, measured=measured)))
+                with told_within(f"stage {number}", _names_of(between)):
+                    record = carry_out(_prepared(stage, _for_stage(shared, measured=measured)))
             else:
                 _verify(record, folder)
                 progress.notice(f"stage {number} was finished by an earlier run: going on after it")
             records.append(record)
             model, revision = str(folder), None
-        if finish is not None:
-            before = records[:-1]
-            return finish(
-                Unfinished(Path(model), between, lambda record: _joined(recipe, [*before, record]))
-            )
-        last = recipe.by_stage[-1].model_copy(update={"model": model, "revision": revision})
-        run = _prepared(last, _for_stage(shared, measured=True))
-        return carry_out(replace(run, whole=lambda record: _joined(recipe, [*records, record])))
+        with told_within(f"stage {len(recipe.stages)}", _names_of(between)):
+            if finish is not None:
+                before = records[:-1]
+                return finish(
+                    Unfinished(Path(model), between, lambda one: _joined(recipe, [*before, one]))
+                )
+            last = recipe.by_stage[-1].model_copy(update={"model": model, "revision": revision})
+            run = _prepared(last, _for_stage(shared, measured=True))
+            return carry_out(replace(run, whole=lambda record: _joined(recipe, [*records, record])))
+
+
+def _names_of(between: Path) -> dict[str, str]:
+    """The folder between the stages, of which nobody knows, and what to call it."""
+    return {f"{between}{os.sep}": "the result of "}
 
 
 def prune_in_memory(
