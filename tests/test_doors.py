@@ -294,7 +294,7 @@ def test_commas_and_lists_say_the_same() -> None:
 
 
 def test_compare_takes_every_key_of_a_recipe() -> None:
-    own = {"method", "pattern", "patterns", "seed", "stages", "out", "overwrite"}
+    own = {"method", "pattern", "patterns", "seed", "stages", "out", "overwrite", "quantize"}
     assert set(shared_keys()) == set(Recipe.model_fields) - own
     assert {"schedule", "images", "include", "exclude", "route_all", "gradients"} <= {
         *shared_keys()
@@ -337,6 +337,11 @@ def test_compare_chooses_matrices_as_prune_does(
         ({"regional": {"rounds": 1}}, "regional concerns none of the methods wanda"),
         ({"parameters": {"alpah": 1}}, "none of the methods wanda has a parameter 'alpah'"),
         ({"gradients": "g"}, "gradients concerns none of the methods wanda"),
+        (
+            {"methods": "alps-ro", "quantize": "w4a16", "mend": True},
+            "mend concerns none of the methods alps-ro",
+        ),
+        ({"quantize": "w5"}, "no scheme 'w5'"),
         ({"images": "i", "recover": 5}, "recover and tasks are for language models"),
         ({"images": "i", "tasks": "offline"}, "recover and tasks are for language models"),
         ({"text": None}, "no held-out text to measure on"),
@@ -347,9 +352,9 @@ def test_compare_chooses_matrices_as_prune_does(
 def test_compare_refuses_what_concerns_no_run(
     tokens_file: Path, tmp_path: Path, options: dict[str, Any], fault: str
 ) -> None:
-    given = {"text": tokens_file, "calibration": tokens_file, **options}
+    given = {"text": tokens_file, "calibration": tokens_file, "methods": "wanda", **options}
     with pytest.raises(RecipeError, match=fault):
-        secateur.compare("nowhere", out=tmp_path / "out", methods="wanda", **given)
+        secateur.compare("nowhere", out=tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
 
 

@@ -12,6 +12,7 @@ from secateur.errors import RecipeError
 from secateur.machine.limits import MOST_REPEATS
 from secateur.quantization import parse_scheme
 from secateur.recipe import Recipe
+from secateur.recipe.faults_of_quantization import IDLE_METHOD, NOTHING_PRUNED
 from secateur.recipe.prune_stage import without_optimiser
 from secateur.recipe.setting import (
     CONTENT,
@@ -189,13 +190,15 @@ def refuse_unused(settings: ComparisonSettings, shared: Mapping[str, Any]) -> No
         RecipeError: such a key, by name; or there is no such method, or scheme.
     """
     names = settings.chosen_methods
+    alone = [IDLE_METHOD] if NOTHING_PRUNED in settings.patterns else []
     used = [
         options_for(name, {**shared, "quantize": scheme}, structures=some)
-        for name in names
+        for name in (*names, *alone)
         for scheme in settings.chosen_schemes
-        for some in (True, False)
+        for some in {is_of_structures(pattern) for pattern in settings.patterns}
     ]
-    for key in (*OPTIMISER_KEYS, "gradients", "save_gradients"):
+    mended = ("mend",) if any(settings.chosen_schemes) else ()  # without, the runs are told apart
+    for key in (*mended, *OPTIMISER_KEYS, "gradients", "save_gradients"):
         default = Recipe.model_fields[key].get_default()
         if shared.get(key, default) != default and not any(key in options for options in used):
             raise RecipeError(f"{name_of(key)} concerns none of the methods {', '.join(names)}")

@@ -196,8 +196,8 @@ def _at_work(block: _Block, plan: Plan, sizes: Sizes, state: int, size: int) -> 
         together = min(batch, regional.judges)
         # Keep-masks, weights, the best ones and two moments: 17 bytes. Beside them the weights as
         # stored, which go as the gradients come. Of rounded ones also levels, and while a step
-        # lasts what they are before and after they are rounded: 13 bytes, by hand.
-        each = 19 + 13 * plan.trains_rounded
+        # lasts what they are before, between and after they are rounded: 16 bytes.
+        each = 19 + 16 * plan.trains_rounded
         moments += [
             kept + (each + 2) * weights + 4 * block.largest,
             kept + each * weights + round(back * step),
