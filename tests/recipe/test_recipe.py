@@ -41,6 +41,9 @@ def test_a_model_is_all_that_has_no_default() -> None:
     [
         ({"samples": 0}, "samples=0, wanted at least 1"),
         ({"samples": "many"}, "samples='many', wanted a whole number"),
+        ({"samples": True}, "samples=True, wanted a whole number"),
+        ({"parameters": {"alpha": True}}, "parameters.alpha=True, wanted a number"),
+        ({"regional": {"rounds": False}}, "regional.rounds=False, wanted a whole number"),
         ({"sequence_length": 1}, "sequence_length=1, wanted at least 2"),
         ({"seed": -1}, "seed=-1, wanted at least 0"),
         ({"seed": 2**70}, "wanted less than 4294967296"),

@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from secateur.machine.exact import ExactModel
 from secateur.sparsity import Competition, Pattern
 from secateur.statistics import Order
 
 
-class Params(BaseModel):
+class Params(ExactModel):
     """Parameters of a method, all with defaults: frozen, and unknown names are errors.
 
     Attributes:

@@ -21,12 +21,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from secateur.machine.exact import ExactModel
 from secateur.machine.limits import MOST_AT_ONCE, MOST_REPEATS, MOST_SEQUENCES
 
 
-class Regional(BaseModel):
+class Regional(ExactModel):
     """Settings of the regional optimiser."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from secateur.errors import RecipeError
+from secateur.machine.exact import ExactModel
 from secateur.machine.paths import as_path
 from secateur.recipe.wording import name_of, phrase_of
 
@@ -93,7 +94,7 @@ def names_of(settings: type[BaseModel], *marks: Mark) -> tuple[str, ...]:
     return tuple(name for name in settings.model_fields if setting_of(settings, name).mark in marks)
 
 
-class Settings(BaseModel):
+class Settings(ExactModel):
     """The settings of one command, frozen. Make it with `build`, which names all that is wrong.
 
     A field that is a tuple takes its members separated by commas, one that is a list takes them

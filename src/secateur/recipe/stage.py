@@ -16,9 +16,10 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from secateur.errors import RecipeError, closest
+from secateur.machine.exact import ExactModel
 
 KIND = "kind"
 """The key that names the kind of a stage in a recipe file; without it a stage prunes."""
@@ -28,7 +29,7 @@ PRUNE = "prune"
 """The kind of a stage that names none, and of a recipe without a list of stages."""
 
 
-class Stage(BaseModel):
+class Stage(ExactModel):
     """Settings of one stage. Every field carries its text, default and mark (`setting.py`)."""
 
     model_config = ConfigDict(
