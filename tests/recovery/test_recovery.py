@@ -327,6 +327,10 @@ class _Killed(Quiet):
 
     def __init__(self, step: int) -> None:
         self.left = step
+        self.told: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.told.append(text)
 
     def tick(self, phase: str, done: int, total: int) -> None:
         if phase.startswith("loss"):
@@ -340,8 +344,10 @@ def test_a_killed_run_goes_on_to_the_same_result(
     settings: Callable[..., Recovery], killed_at: int
 ) -> None:
     whole = run_recovery(settings(out=settings().out + "-whole"))
+    killed = _Killed(killed_at)
     with pytest.raises(_StopError):
-        run_recovery(settings(), _Killed(killed_at))
+        run_recovery(settings(), killed)
+    assert "recovery.safetensors: the same with resume goes on from there" in killed.told[-1]
     assert not Path(settings().out).exists()
     with pytest.raises(SecateurError, match="--resume"):
         run_recovery(settings())

@@ -13,7 +13,8 @@ weights alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ from secateur.evaluation import Evaluation, perplexity_of
 from secateur.machine.facts import machine, now, peak_memory_bytes, versions
 from secateur.machine.waiting import doing
 from secateur.progress import Progress, Quiet
+from secateur.recipe.wording import name_of
 from secateur.record import RecoveryRecord, RunRecord, StageRecord
 from secateur.recovery.kept_weights import KeptWeights
 from secateur.recovery.objective import Objective, distillation, language_model_loss
@@ -75,6 +77,7 @@ def run_recovery(
     with (
         progress or Quiet() as progress,
         OutputFolder(prepared.destination) as output,
+        nullcontext() if state else _telling_what_is_kept(prepared.state, progress),
     ):
         for line in prepared.notices:
             progress.notice(line)
@@ -124,6 +127,20 @@ def run_recovery(
         output.finish(record.model_dump_json(indent=2) + "\n")
         prepared.state.remove()
     return record
+
+
+@contextmanager
+def _telling_what_is_kept(state: InterruptedRecovery, progress: Progress) -> Iterator[None]:
+    """What ends the work inside leaves a checkpoint, if training had begun: say how to go on."""
+    try:
+        yield
+    except BaseException:
+        if state.exists:
+            progress.notice(
+                f"what was trained is kept in {state.path}: the same with {name_of('resume')} goes"
+                f" on from there, with {name_of('overwrite')} it begins anew"
+            )
+        raise
 
 
 def _trainee(prepared: PreparedRecovery, model: PreTrainedModel) -> Adapters | KeptWeights:
