@@ -40,7 +40,7 @@ sent back through, and where its error is measured."""
 PAUSED = 3
 """The same of a token that waits inside of a block (schedule matrix)."""
 IN_FLIGHT = 3
-"""Batches of hidden states on the device where they wait in main memory."""
+"""Batches of hidden states on the device where they wait in main memory, if there are as many."""
 LOSS, LIKELIHOOD = 16, 44
 """Bytes of a logit for its loss and gradient, and for the likelihood beside the dense model's."""
 SOLVING = {"sparsegpt": (22, 3.5), "alps": (40, 2.0)}
@@ -125,7 +125,7 @@ def device_bytes(source: BlockModel, plan: Plan, sizes: Sizes, *, host: bool) ->
         waiting = max(mended, choosing if plan.scorer is None else stream)
     waiting += 2 * sizes.heldout * state
     if host:
-        waiting = IN_FLIGHT * tokens * state
+        waiting = min(IN_FLIGHT * tokens, sizes.tokens) * state
     waiting += looked_up(source, plan, sizes.sequences, sizes.length) * state  # never on the host
     blocks = [
         _block(source, module, matrices, config)
