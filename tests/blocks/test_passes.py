@@ -80,6 +80,29 @@ class Counter:
         return count
 
 
+@pytest.mark.parametrize(
+    ("method", "pattern", "settings", "passes"),
+    [
+        ("wanda", "2:4", {"quantize_by": "gptq"}, 3),
+        ("wanda", "2:4", {"quantize_by": "rtn"}, 2),
+        ("wanda", "2:4", {"quantize_by": "gptq", "schedule": "matrix"}, 1 + SCOUT),
+        ("magnitude", "dense", {"quantize_by": "gptq"}, 2),
+        ("magnitude", "2:4", {"quantize_by": "gptq"}, 2 + Fraction(3, SEQUENCES)),
+    ],
+)  # fmt: skip
+def test_passes_of_what_is_quantised(
+    method: str, pattern: str, settings: dict[str, Any], passes: Fraction
+) -> None:
+    """A block that was pruned runs once more; by magnitude the dense one for a batch alone."""
+    model = make_model("llama")
+    counter = Counter(model.model.layers)
+    secateur.prune(
+        model, calibration=make_tokens(SEQUENCES, 16), samples=SEQUENCES, sequence_length=16,
+        batch_size=3, method=method, pattern=pattern, quantize="w8a16", **settings,
+    )  # fmt: skip
+    assert counter.forward[:-1] == [passes * SEQUENCES] * (BLOCKS - 1)
+
+
 def test_every_method_is_counted() -> None:
     assert PASSES.keys() == {method.name for method in methods.every()}
 

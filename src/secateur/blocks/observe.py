@@ -5,7 +5,8 @@ The regional gradient comes out of the same forward pass, of which it takes one 
     loss = sum over sequences n of norm2(f(X_n))
 
 Where neither a gradient nor a dense output is asked for, a batch runs no further than to the last
-matrix: the statistics need what that reads, and not what it gives.
+matrix: the statistics need what that reads, and not what it gives. Where no statistic is either,
+the first batch runs alone.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def observe(
     observer = Observer(matrices, replace(to_gather, needs=to_gather.needs - {Need.FULL_GRADIENT}))
     with_gradient = Need.REGIONAL_GRADIENT in to_gather.needs
     outputs = []
-    for number, (batch, hidden) in enumerate(stream.at_hand()):
+    read = None if to_gather.needs or to_gather.all_outputs else 1
+    for number, (batch, hidden) in enumerate(stream.at_hand(read)):
         tick("observe", number, len(stream.batches))
         hidden.requires_grad_(with_gradient)
         with_output = to_gather.all_outputs or number == 0
