@@ -4,9 +4,9 @@
     python benchmarks/llama_cpp.py --python CPP/bin/python --text FILE --model FOLDER
 
 Every model (--model may be given again) is written by `secateur pack --format gguf` as it is, at
-2:4 by Wanda, and with six of its blocks taken out. The windows are the same token ids for both
-sides, BOS in front where the tokenizer puts one; ours reads the file back as MODEL, in float32. The
-tokenizers are compared apart, on the text as it stands: the ids that differ, of all.
+2:4 by Wanda, and without the six blocks that ShortGPT chooses. The windows are the same token ids
+for both sides, BOS in front where the tokenizer puts one; ours reads the file back as MODEL, in
+float32. The tokenizers are compared apart, on the text as it stands: the ids that differ, of all.
 
     read back    how far the tensors of the file, read as MODEL, are from those that were written:
                  the furthest, as a share of the largest of the 32 weights beside it
@@ -39,6 +39,7 @@ import secateur
 from secateur.checkpoint import Checkpoint, locate
 from secateur.checkpoint.from_gguf import CACHE
 
+DENSE = "dense"
 SCORE = """
 import json, sys
 import llama_cpp
@@ -108,7 +109,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, action="append", required=True, metavar="FOLDER")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE")
     parser.add_argument("--types", default="BF16,Q8_0,Q4_0")
-    parser.add_argument("--forms", default="dense,2:4,fewer", help="as it is, pruned, fewer blocks")
+    parser.add_argument("--forms", default=",".join([DENSE, *PRUNED]), help="some of these")
     parser.add_argument("--windows", type=int, default=6)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--characters", type=int, default=20_000, help="for the tokenizers")
@@ -167,33 +168,24 @@ def cut(tokenizer, text: str, count: int, length: int) -> list[list[int]]:
     return [begin + ids[at * inner : (at + 1) * inner] for at in range(count)]
 
 
+PRUNED = {
+    "2:4": {"pattern": "2:4", "method": "wanda"},
+    "six blocks fewer": {"pattern": "blocks-6", "method": "shortgpt"},
+}
+"""Form -> what is done to a model."""
+
+
 def forms(model: Path, place: Path, asked: list[str]) -> Iterator[tuple[str, Path]]:
     """A model as it is, pruned, and of fewer blocks."""
-    if "dense" in asked:
-        yield "dense", model
-    if "2:4" in asked:
+    if DENSE in asked:
+        yield DENSE, model
+    for form in (form for form in PRUNED if form in asked):
+        folder = place / form.replace(":", "of")
         secateur.prune(
-            model, method="wanda", pattern="2:4", calibration="builtin", samples=8,
-            sequence_length=512, out=place / "2of4",
+            model, calibration="builtin", samples=8, sequence_length=512, out=folder,
+            **PRUNED[form],
         )  # fmt: skip
-        yield "2:4", place / "2of4"
-    if "fewer" in asked:
-        fewer(model, place / "fewer")
-        yield "six blocks fewer", place / "fewer"
-
-
-def fewer(model: Path, out: Path) -> None:
-    """The model without six of its blocks, spread over its depth: poor, and whole."""
-    whole = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
-    blocks = whole.model.layers
-    gone = {(2 * number + 1) * len(blocks) // 12 for number in range(6)}
-    kept = [number for number in range(len(blocks)) if number not in gone]
-    whole.model.layers = nn.ModuleList(blocks[number] for number in kept)
-    whole.config.num_hidden_layers = len(kept)
-    if getattr(whole.config, "layer_types", None):
-        whole.config.layer_types = [whole.config.layer_types[number] for number in kept]
-    whole.save_pretrained(out)
-    AutoTokenizer.from_pretrained(model).save_pretrained(out)
+        yield form, folder
 
 
 def read_back(folder: Path, file: Path) -> tuple[float, float]:
