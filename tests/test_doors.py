@@ -342,6 +342,7 @@ def test_compare_chooses_matrices_as_prune_does(
             "mend concerns none of the methods alps-ro",
         ),
         ({"quantize": "w5"}, "no scheme 'w5'"),
+        ({"seeds": [True]}, r"seeds=\[True\], wanted a whole number"),
         ({"images": "i", "recover": 5}, "recover and tasks are for language models"),
         ({"images": "i", "tasks": "offline"}, "recover and tasks are for language models"),
         ({"text": None}, "no held-out text to measure on"),

@@ -7,6 +7,7 @@ notes.txt is any text.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, get_args, overload
 
@@ -287,6 +288,9 @@ def report(
     """
     if isinstance(places, str) or not isinstance(places, Sequence):
         places = [places]
+    for place in places:
+        if not isinstance(place, str | PathLike):
+            raise RecipeError(f"{place!r} is no place of runs", wanted="folders or run.json files")
     if not places:
         raise RecipeError("no runs to report on", wanted="at least one folder or run.json")
     if format not in (forms := get_args(ReportFormat)):

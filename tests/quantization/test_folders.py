@@ -472,11 +472,13 @@ def test_a_comparison_tells_bytes_where_a_row_is_quantised(
     names = {path.parent.name for path in (tmp_path / "compared" / "runs").glob("*/run.json")}
     assert names == {
         *(f"sparsegpt_2of4{scheme}_seed{n}" for scheme in ("", "_w4a16-g32") for n in (0, 1)),
-        "magnitude_2of4_seed0", "magnitude_2of4_w4a16-g32_seed0", "magnitude_dense_w4a16-g32_seed0",
+        "magnitude_2of4_seed0", "magnitude_2of4_w4a16-g32_seed0", "dense_w4a16-g32_seed0",
     }  # fmt: skip
     table = (tmp_path / "compared" / "table.md").read_text()
     assert "weights (MB)" in table
     assert f"{runs[1].weight_bytes / 1e6:.1f}" in table  # type: ignore[operator]
+    for name in ("sparsegpt (quantize=w4a16:g32)", "no pruning (quantize=w4a16:g32)", "sparsegpt"):
+        assert f"| {name} |" in table
     assert "Prune more, or round more" in (tmp_path / "compared" / "report.html").read_text()
 
 

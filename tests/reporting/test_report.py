@@ -442,7 +442,8 @@ def test_perplexity_is_drawn_by_bytes() -> None:
     assert figure is not None
     (panel,), (grid,) = figure.panels, figure.grids
     curves = {curve.name: [word for _, _, word in curve.marks] for curve in panel.narrow.curves}
-    assert curves == {"dense": ["w4a16", ""], "2:4": ["w4a16", ""]}  # the third is off the scale
+    scheme = "w4a16:g64"
+    assert curves == {"dense": [scheme, ""], "2:4": [scheme, ""]}  # the third is off the scale
     assert figure.legend
     ends = {curve.name: curve.end[0] for curve in panel.narrow.curves}
     assert ends["dense"] > ends["2:4"]
@@ -456,6 +457,8 @@ def test_perplexity_is_drawn_by_bytes() -> None:
     assert "dense 10.00" in render(sized)
     (unsized,) = side_by_side([make_record("wanda"), make_record("wanda", "4:8")])
     assert perplexity_by_size(unsized, 0) is None
+    (mixed,) = side_by_side([*sized, make_record("alps", perplexity=11)])
+    assert perplexity_by_size(mixed, 0) == figure
     (alone,) = side_by_side(sized[:2])
     assert perplexity_by_size(alone, 0) is None
 

@@ -85,7 +85,7 @@ def round_weights(
     if plan.rounding is None:
         return pruned, {}
     rounded: Mapping[str, RoundedMatrix] = _rounded(
-        block, observed, pruned.weights, plan.rounding, source
+        block, observed, pruned.weights, plan.rounding, source, tick
     )
     judged = pruned.judged
     if plan.trains_rounded and observed is not None:
@@ -113,6 +113,7 @@ def _rounded(
     weights: Mapping[str, Tensor],
     rounding: Rounding,
     source: BlockModel,
+    tick: Tick,
 ) -> dict[str, RoundedMatrix]:
     """The matrices of a block, rounded, by their name."""
     scales = {
@@ -122,7 +123,9 @@ def _rounded(
     rounded: dict[str, RoundedMatrix] = {}
     if rounding.by == "gptq":
         assert observed is not None
-        for group, dtype in _alike(observed, scales):
+        groups = list(_alike(observed, scales))
+        for number, (group, dtype) in enumerate(groups):
+            tick("round", number, len(groups))
             hessian = observed.observer.values(group[0])[Need.HESSIAN]
             given = [weights[matrix.name] for matrix in group]
             try:

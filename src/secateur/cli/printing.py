@@ -80,7 +80,7 @@ def finished_run(run: FinishedRun) -> None:
         for first in record.evaluations[:1]
     )
     say(
-        f"{number:>8}  {escape(run.name):<28}{measured}"
+        f"{number:>8}  {escape(run.name):<34}{measured}"
         + ("  found done" if run.repeated else f"  {record.seconds:.1f} s")
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,15 @@ def plan_runs(
     mend = bool(options.get("mend"))
     if mend and not any(spellings.values()) and not any(schemes):
         raise RecipeError(f"{name_of('mend')} is for patterns that remove structures, or quantize")
-    suiting = {name: [one for one in spellings if _suits(name, one)] for name in method_names}
-    if idle := [name for name, some in suiting.items() if not some]:
+    pruning = [one for one in spellings if one != NOTHING_PRUNED]
+    suiting = {name: [one for one in pruning if _suits(name, one)] for name in method_names}
+    if pruning and (idle := [name for name, some in suiting.items() if not some]):
         raise RecipeError(
-            f"method {idle[0]} goes with none of the patterns {', '.join(spellings)}",
+            f"method {idle[0]} goes with none of the patterns {', '.join(pruning)}",
             wanted="methods of weights for patterns of weights, others for blocks-2 and the like",
         )
     if NOTHING_PRUNED in spellings:  # quantised alone, by no method
-        suiting.setdefault(IDLE_METHOD, [NOTHING_PRUNED])
+        suiting.setdefault(IDLE_METHOD, []).append(NOTHING_PRUNED)
     for seed, method in itertools.product(dict.fromkeys(seeds), suiting):
         for pattern, scheme in itertools.product(suiting[method], schemes):
             if _scheme_is_left_out(pattern, scheme, schemes):
@@ -65,8 +66,9 @@ def plan_runs(
                 continue
             if scheme is None and any(schemes):
                 asked.pop("quantize_by", None)
-            spelled = pattern if scheme is None else f"{pattern}_{scheme.replace(':', '-')}"
-            name = f"{method}_{spelled.replace(':', 'of').replace('%', 'pct')}_seed{seed}"
+            by = "" if pattern == NOTHING_PRUNED else f"{method}_"
+            to = "" if scheme is None else f"_{scheme.replace(':', '-')}"
+            name = f"{by}{pattern.replace(':', 'of').replace('%', 'pct')}{to}_seed{seed}"
             folder = Path(settings.out) / RUNS / name
             values = {
                 **options_for(method, asked, structures=spellings[pattern]),
@@ -96,21 +98,25 @@ def _scheme_is_left_out(pattern: str, scheme: str | None, schemes: Sequence[str 
 def _suits(method: str, pattern: str) -> bool:
     """Whether a method works on a pattern: of weights, or of some kind of structures."""
     known, asked = methods.get(method), parse_pattern(pattern)
-    if pattern == NOTHING_PRUNED:
-        return method == IDLE_METHOD
     return asked.unit in known.units if isinstance(asked, Structures) else known.removal is None
 
 
-def left_out(settings: ComparisonSettings) -> tuple[str, ...]:
-    """A line on what was asked for and does not go together; none if all does."""
-    patterns, schemes = dict.fromkeys(settings.patterns), settings.chosen_schemes
+def left_out(settings: ComparisonSettings, options: Mapping[str, Any]) -> Iterator[str]:
+    """A line on what was asked for and does not go together, and one on what is not mended."""
+    schemes = settings.chosen_schemes
+    patterns = [one for one in dict.fromkeys(settings.patterns) if one != NOTHING_PRUNED]
     suiting = {
         name: [one for one in patterns if not _suits(name, one)]
         for name in dict.fromkeys(settings.methods or ())
     } | {
         one: [str(scheme) for scheme in schemes if _scheme_is_left_out(one, scheme, schemes)]
         for one in patterns
-        if one != NOTHING_PRUNED
     }
-    pairs = [f"{name} with {', '.join(others)}" for name, others in suiting.items() if others]
-    return (f"left out, as they do not go together: {'; '.join(pairs)}",) if pairs else ()
+    if pairs := [f"{name} with {', '.join(others)}" for name, others in suiting.items() if others]:
+        yield f"left out, as they do not go together: {'; '.join(pairs)}"
+    whole = [one for one in patterns if not is_of_structures(one)]
+    if options.get("mend") and None in schemes and whole:
+        yield (
+            f"{name_of('mend')} is for what is quantised or has lost structures: rows of"
+            f" {', '.join(whole)} that are neither are not mended"
+        )

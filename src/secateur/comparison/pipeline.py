@@ -107,7 +107,7 @@ def plan_comparison(settings: ComparisonSettings, shared: Mapping[str, Any]) -> 
             trust_remote_code=recipe.trust_remote_code,
         )
         questions = Questions(asked)
-    return ComparisonPlan(settings, tuple(runs), questions, left_out(settings))
+    return ComparisonPlan(settings, tuple(runs), questions, tuple(left_out(settings, shared)))
 
 
 def do_comparison(plan: ComparisonPlan, progress: Progress | None = None) -> Iterator[FinishedRun]:
@@ -127,5 +127,13 @@ def do_comparison(plan: ComparisonPlan, progress: Progress | None = None) -> Ite
         done = itertools.chain(done, recovered)
     if plan.questions is not None:
         done = ask_all(done, plan.questions, progress)
-    for number, (run, record, repeated) in enumerate(done, 1):
-        yield FinishedRun(run.name, record, repeated, number, plan.total)
+    number = 0
+    try:
+        for number, (run, record, repeated) in enumerate(done, 1):
+            yield FinishedRun(run.name, record, repeated, number, plan.total)
+    except BaseException:
+        if number:
+            progress.notice(
+                f"{number} of {plan.total} runs are done: the same command goes on after them"
+            )
+        raise

@@ -107,7 +107,9 @@ class ComparisonSettings(Settings):
         Raises:
             RecipeError: there is no such scheme.
         """
-        spelled = (None if one == UNQUANTISED else str(parse_scheme(one)) for one in self.quantize)
+        spelled = (
+            None if one.lower() == UNQUANTISED else str(parse_scheme(one)) for one in self.quantize
+        )
         return tuple(dict.fromkeys(spelled))
 
     @property

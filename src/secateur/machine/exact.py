@@ -14,7 +14,8 @@ class ExactModel(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and info.field_name is not None:
+        several = value if isinstance(value, list | tuple) else (value,)
+        if any(isinstance(one, bool) for one in several) and info.field_name is not None:
             types = set(_parts(cls.model_fields[info.field_name].annotation))
             if bool not in types and types & {int, float}:
                 raise ValueError("a whole number" if float not in types else "a number")

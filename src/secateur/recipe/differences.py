@@ -121,5 +121,5 @@ def _plain(value: Any) -> Any:
 
 
 def _brief(value: Any) -> str:
-    text = str(value)
+    text = "none" if value is None else str(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:SHORTENED]}..."

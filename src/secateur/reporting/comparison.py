@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from secateur.data import Protocol
+from secateur.recipe.faults_of_quantization import NOTHING_PRUNED
 from secateur.record import RunRecord
 
 
@@ -93,8 +94,9 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Method and setting."""
-        return f"{self.method} ({self.setting})" if self.setting else self.method
+        """Method and setting; of the pattern dense the setting, for no method did anything."""
+        method = "no pruning" if self.pattern == NOTHING_PRUNED else self.method
+        return f"{method} ({self.setting})" if self.setting else method
 
     @property
     def output_error(self) -> Spread | None:

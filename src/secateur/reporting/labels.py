@@ -26,6 +26,8 @@ _IN_THE_ROW = ("method", "pattern", "seed")
 """Settings that stand in the row itself, or that its runs differ in."""
 _RECOVERY = "recovery."
 """How the names of settings of a recovery begin."""
+_SCHEME = "quantize"
+"""The setting that says how weights are rounded."""
 _BOS = frozenset({"bos", f"{_RECOVERY}bos"})
 """Settings that say where BOS stands, in the text of the calibration and of the recovery."""
 
@@ -53,7 +55,7 @@ def labels(records: Sequence[RunRecord], settings: Sequence[Mapping[str, Any]]) 
     """What tells every run from the others of its method, in as few words as possible.
 
     What chooses the matrices to prune is told wherever any two runs differ in it, of whichever
-    methods they are: their numbers do not compare.
+    methods they are: their numbers do not compare. That weights are rounded is told in any case.
 
     Args:
         records: of one comparison.
@@ -62,7 +64,7 @@ def labels(records: Sequence[RunRecord], settings: Sequence[Mapping[str, Any]]) 
     alike: dict[tuple[str, bool], list[Mapping[str, Any]]] = {}
     for record, facts in zip(records, settings, strict=True):
         alike.setdefault((record.method, record.recovery is not None), []).append(facts)
-    choosing = _choosing(settings)
+    choosing = [*_choosing(settings), _SCHEME]
     telling = {method: _telling(group, choosing) for method, group in alike.items()}
     return [
         ", ".join(_phrases(record, facts, telling[record.method, record.recovery is not None]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from secateur.methods import Method, every_of_both
+from secateur.recipe.faults_of_quantization import NOTHING_PRUNED
 from secateur.reporting import figures
 from secateur.reporting.comparison import Comparison, Score
 from secateur.reporting.damage import matrix_groups
@@ -78,7 +79,7 @@ def section(comparison: Comparison) -> Section:
     texts = range(len(comparison.texts))
     drawn = [figures.perplexity(comparison, text) for text in texts]
     by_size = [perplexity_by_size(comparison, text) for text in texts]
-    names = {row.method for row in comparison.rows}
+    names = {row.method for row in comparison.rows if row.pattern != NOTHING_PRUNED}
     patterns = comparison.patterns.items()
     with_zeros = [
         (pattern, rows) for pattern, rows in patterns
@@ -115,7 +116,8 @@ def section(comparison: Comparison) -> Section:
 
 def _heading(comparison: Comparison) -> str:
     """What was pruned, how and to what."""
-    methods = list(dict.fromkeys(row.method for row in comparison.rows))
+    pruning = [row for row in comparison.rows if row.pattern != NOTHING_PRUNED]
+    methods = list(dict.fromkeys(row.method for row in pruning or comparison.rows))
     by = methods[0] if len(methods) == 1 else f"{len(methods)} methods"
     return f"{short_name(comparison.model)}, pruned by {by} to {_listed(comparison.patterns)}"
 

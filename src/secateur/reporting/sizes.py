@@ -21,15 +21,16 @@ def perplexity_by_size(comparison: Comparison, text: int) -> Figure | None:
 
     A point is the method of the lowest mean perplexity. Bytes are those of all weights, and zeros
     take none but a bit for every place, where that is less. None if all rows have one pattern and
-    one precision, or nothing is known of their bytes.
+    one precision; rows of which the bytes are not known, by an earlier version, are not drawn.
     """
     best: dict[tuple[str, str | None], Row] = {}
-    for row in comparison.rows if comparison.texts else ():
+    sized = [row for row in comparison.rows if row.packed_bytes is not None]
+    for row in sized if comparison.texts else ():
         key = (row.pattern, row.scheme)
         known = best.setdefault(key, row)
         if _perplexity(row, text).mean < _perplexity(known, text).mean:
             best[key] = row
-    if len(best) < 2 or any(row.packed_bytes is None for row in best.values()):
+    if len(best) < 2:
         return None
     label, dense = comparison.texts[text].label, comparison.texts[text].dense
     lines: dict[str, list[Sized]] = {}
@@ -47,9 +48,7 @@ def perplexity_by_size(comparison: Comparison, text: int) -> Figure | None:
         pattern, scheme = row.pattern, row.scheme
         stored, packed = row.weight_bytes or 0, row.packed_bytes or 0
         value = _perplexity(row, text)
-        lines.setdefault(pattern, []).append(
-            Sized(packed / 1e6, value.mean, (scheme or "").partition(":")[0])
-        )
+        lines.setdefault(pattern, []).append(Sized(packed / 1e6, value.mean, scheme or ""))
         sizes = (printed_number(amount / 1e6, 1) for amount in (stored, packed))
         precision = scheme or _AS_THEY_ARE
         cells.append((pattern, (precision, row.method, *sizes, printed_number(value.mean, 2))))

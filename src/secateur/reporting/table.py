@@ -222,10 +222,11 @@ def _notes(comparison: Comparison, columns: dict[str, Callable[[Row], Cell]]) ->
         )
     first = comparison.texts[0].label if len(comparison.texts) > 1 else None
     on_first = f" on {first}" if first else ""
+    rounded = any(row.scheme for row in comparison.rows)
     if REMOVED in columns:
         yield (
             "Damage removed is (Wanda's perplexity - the method's) / (Wanda's - dense) at the same"
-            f" pattern and seed{on_first}."
+            f" pattern, {'scheme ' if rounded else ''}and seed{on_first}."
         )
     if DIVERGENCE in columns:
         yield (
