@@ -259,6 +259,11 @@ def test_the_command_prints_both_stages(
     assert "6 of 4 x 32 tokens, rate 0.01" in told
     assert told.endswith("nothing was done: this was a dry run\n")
     assert not (tmp_path / "out").exists()
+    usual = {name: value for name, value in values.items() if name != "sequence_length"}
+    (tmp_path / "usual.yaml").write_text(yaml.safe_dump(usual), encoding="utf-8")
+    status, told, err = command("prune", "--recipe", tmp_path / "usual.yaml", "--dry-run")
+    assert (status, "sequences are 64 tokens" in err) == (0, True), err
+    assert "6 of 4 x 32 tokens" in told  # which is what the file has
     status, told, _ = command("prune", "--recipe", recipe)
     assert status == 0
     for said in ("pruned ", "recovered   perplexity", "taken back", "written to "):

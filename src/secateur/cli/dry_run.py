@@ -10,6 +10,7 @@ from rich.markup import escape
 from secateur.cli.printing import protocol_line
 from secateur.cli.terminal import amount, say, warn
 from secateur.comparison.cliff import plan_cliff
+from secateur.data import TokenBatch
 from secateur.pruning.experts import how_many_go
 from secateur.pruning.fit import check_plan
 from secateur.pruning.prepare import Prepared, check_fit, prepare
@@ -25,15 +26,17 @@ def show(recipe: Recipe) -> None:
     Raises:
         SecateurError: something does not fit.
     """
-    shared, left = SharedWork(), None
+    shared, left, length = SharedWork(), None, recipe.sequence_length
     check_fit(recipe, shared)
     for one in recipe.by_stage:
         if one.recovery is None:
             prepared = prepare(one, shared, left=left)
             plan(prepared)
             left = check_plan(prepared.plan, prepared.source)
+            if isinstance(calibration := prepared.calibration, TokenBatch):
+                length = calibration.protocol.sequence_length  # that the model allows
         else:
-            training(one, one.recovery)
+            training(one, one.recovery, length)
     say("nothing was done: this was a dry run")
 
 
@@ -120,11 +123,11 @@ def show_cliff(values: Mapping[str, Any]) -> None:
     say("nothing was done: this was a dry run")
 
 
-def training(recipe: Recipe, stage: RecoverStage) -> None:
-    """Print what the last stage of a run would train."""
+def training(recipe: Recipe, stage: RecoverStage, length: int) -> None:
+    """Print what the last stage of a run would train, on sequences of so many tokens."""
     check_training(recipe, stage)
     batch = stage.batch_size * stage.accumulation
-    steps = f"{stage.steps} of {batch} x {recipe.sequence_length} tokens"
+    steps = f"{stage.steps} of {batch} x {length} tokens"
     held = "the whole model"
     if stage.train == "weights":
         held += ", its weights in float32 with gradients and two moments"

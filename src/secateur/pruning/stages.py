@@ -105,13 +105,14 @@ def prune_in_stages(
             stage = _within(one, measured=measured).model_copy(
                 update={"model": model, "revision": revision, "out": str(folder)}
             )
-            record = processes.from_first(partial(read_record, folder))
-            if record is None:
-                with told_within(f"stage {number}", _names_of(between)):
+            with told_within(f"stage {number}", _names_of(between)):
+                record = processes.from_first(partial(read_record, folder))
+                if record is None:
                     record = carry_out(_prepared(stage, _for_stage(shared, measured=measured)))
-            else:
-                _verify(record, folder)
-                progress.notice(f"stage {number} was finished by an earlier run: going on after it")
+                else:
+                    _verify(record, folder)
+                    told = "was finished by an earlier run: going on after it"
+                    progress.notice(f"stage {number} {told}")
             records.append(record)
             model, revision = str(folder), None
         with told_within(f"stage {len(recipe.stages)}", _names_of(between)):
