@@ -219,7 +219,7 @@ def test_another_run_is_refused(values: dict[str, Any], tmp_path: Path) -> None:
     other = [*STAGES[:2], {**STAGES[2], "pattern": "70%"}]
     with pytest.raises(RecipeError, match=r"stage 3 pattern 60%, not 70%.*--restart"):
         prune(values, out=str(tmp_path / "out"), stages=other)
-    with pytest.raises(RecipeError, match=r"held-out tokens \w+\.\.\., not None"):
+    with pytest.raises(RecipeError, match=r"held-out tokens \w+\.\.\., not none"):
         prune(values, out=str(tmp_path / "out"), text=None)
     told = Told()
     prune(values, told, out=str(tmp_path / "out"), model=str(moved))  # the same weights elsewhere
