@@ -1,7 +1,7 @@
 """Readers meet what nobody meant: headers, indices, configurations, recipes and patterns at random.
 
 Whatever the bytes are, they are either read or refused by a `SecateurError` on one line; any other
-exception is a defect. The budget is small by default; for a long run,
+exception is a defect. By default few cases are tried, and the same every time; to try others,
 
     SECATEUR_FUZZ=20000 pytest tests/checkpoint/test_fuzz.py
 """
