@@ -1,10 +1,9 @@
 """New weights of an open block rounded to few bits: the last that is done to them.
 
 Each matrix is rounded to the grid of a scheme: by the Hessian of its inputs, or to the nearest.
-The inputs are those of the pruned block, which runs once more for it: one that was solved for the
-inputs of the dense block reads others. What nothing is known of (experts that saw too few tokens,
-what the block does not call) is rounded to the nearest. Where there is a regional optimiser, it
-begins with that and works through the rounding.
+The inputs are those that it has in the pruned block, which runs once more for them. What nothing is
+known of (experts that saw too few tokens, what the block does not call) is rounded to the nearest.
+Where there is a regional optimiser, it begins with that and works through the rounding.
 """
 
 from __future__ import annotations
