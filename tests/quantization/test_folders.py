@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
@@ -194,6 +195,34 @@ def test_what_would_leave_the_grid_is_refused(
         secateur.pack(folder, tmp_path / "packed")
     with pytest.raises(ModelError, match="training would move them off their grid"):
         secateur.recover(folder, text=text_folder, out=tmp_path / "recovered", steps=1)
+
+
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`")
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers by an old name
+def test_adapters_are_trained_beside_quantised_weights(
+    folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "recovered"
+    record = secateur.recover(
+        folder, text=text_folder, out=out, result="adapters", steps=2, samples=8, validation=2,
+        sequence_length=32, learning_rate=0.01,
+    )  # fmt: skip
+    assert record.recovery is not None
+    assert record.recovery.zeros_after == record.recovery.zeros_before
+    left, right = weights_of(out), weights_of(folder)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert secateur.check(out).holds
+    theirs = AutoModelForCausalLM.from_pretrained(
+        out, quantization_config=CompressedTensorsConfig(dequantize=True)
+    )
+    ours = secateur.load(out)
+    before = logits(ours)
+    with_adapters = [
+        logits(PeftModel.from_pretrained(model, str(out / "adapter"))) for model in (ours, theirs)
+    ]
+    assert torch.equal(*with_adapters)
+    assert not torch.equal(with_adapters[0], before)
 
 
 def test_pruning_a_quantised_folder_gives_plain_weights(folder: Path, tmp_path: Path) -> None:

@@ -20,17 +20,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.blocks.batching import batch_size
 from secateur.checkpoint import (
     BlockModel,
+    Checkpoint,
     OutputFolder,
     ResidentModel,
     commit_of,
     open_model,
 )
+from secateur.checkpoint.weight_files import CONFIG
 from secateur.evaluation import Evaluation, perplexity_of
 from secateur.machine.facts import machine, now, peak_memory_bytes, versions
 from secateur.machine.waiting import doing
@@ -207,6 +210,13 @@ def _put(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
 def _write(prepared: PreparedRecovery, output: OutputFolder, stored: dict[str, Tensor]) -> None:
     """The sparse model with its trained weights; everything else bit for bit as it was."""
     source = prepared.source
+    if source.quantised:  # adapters stand beside the very tensors
+        assert not stored
+        for path in Checkpoint(prepared.folder).weight_files:
+            output.write_shard(path.name, load_file(path))
+        config = (prepared.folder / CONFIG).read_text(encoding="utf-8")
+        output.write_file(CONFIG, config)
+        return
     if source.streamed:
         for index in range(len(source.blocks)):
             prefix = source.blocks.prefix(index)

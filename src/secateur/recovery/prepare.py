@@ -28,6 +28,7 @@ from secateur.machine.device import choose_device
 from secateur.machine.paths import pinned
 from secateur.pruning.inputs import read_texts
 from secateur.recipe.differences import deciding
+from secateur.recipe.wording import name_of
 from secateur.record import RunRecord, read_record
 from secateur.recovery.resume import InterruptedRecovery
 from secateur.recovery.settings import Recovery
@@ -159,16 +160,17 @@ def prepare_recovery(
         selection = record.selection
     cpu = torch.device("cpu")
     source = open_model(folder, cpu, torch.float32, trust_remote_code=trust)
-    if source.quantised:
+    if source.quantised and settings.result != "adapters":
         raise ModelError(
             "the weights are quantised, and training would move them off their grid",
             where=folder,
-            hint="recovering first, then prune --pattern dense --quantize",
+            hint=f"{name_of('result')} adapters, which stand beside them, or recovering first, then"
+            " prune --pattern dense --quantize",
         )
     source.watch()
     zeros = count_zeros(source, selection, {})
     removed = record is not None and record.removed
-    if not zeros and not (record is not None and record.lost):
+    if not zeros and not source.quantised and not (record is not None and record.lost):
         raise ModelError(
             "the model has no zeros to keep", where=settings.model, hint="secateur prune"
         )
