@@ -366,7 +366,7 @@ def other_weights(folder: Path) -> Path:
         ({"dtype": "bfloat16"}, "precision float32, not bfloat16"),
         ({"calibration": "other tokens"}, "calibration tokens"),
         ({"model": "other weights"}, "source weights"),
-        ({"text": "held out"}, "held-out tokens None, not"),
+        ({"text": "held out"}, "held-out tokens none, not"),
     ],
 )
 def test_another_run_is_refused(
