@@ -7,13 +7,14 @@ is claimed is checked against what is there before anything is built from it (SE
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -94,6 +95,11 @@ class Checkpoint:
                 f" ({'; '.join(kinds)}), and their values are read"
             )
         return tuple(told)
+
+    def stored_files(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """The names of the files of weights, one after the other, and their tensors as stored."""
+        for path in self.weight_files:
+            yield path.name, load_file(path)
 
     def make_config(self) -> PreTrainedConfig:
         """What transformers makes of the configuration, by whatever exceptions it fails."""

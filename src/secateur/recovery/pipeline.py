@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -212,8 +211,8 @@ def _write(prepared: PreparedRecovery, output: OutputFolder, stored: dict[str, T
     source = prepared.source
     if source.quantised:  # adapters stand beside the very tensors
         assert not stored
-        for path in Checkpoint(prepared.folder).weight_files:
-            output.write_shard(path.name, load_file(path))
+        for name, tensors in Checkpoint(prepared.folder).stored_files():
+            output.write_shard(name, tensors)
         config = (prepared.folder / CONFIG).read_text(encoding="utf-8")
         output.write_file(CONFIG, config)
         return
