@@ -199,7 +199,7 @@ def refuse_unused(settings: ComparisonSettings, shared: Mapping[str, Any]) -> No
         for scheme in settings.chosen_schemes
         for some in {is_of_structures(pattern) for pattern in settings.patterns}
     ]
-    mended = ("mend",) if any(settings.chosen_schemes) else ()  # without, the runs are told apart
+    mended = ("mend",) if any(settings.chosen_schemes) else ()  # else `plan_runs` refuses it
     for key in (*mended, *OPTIMISER_KEYS, "gradients", "save_gradients"):
         default = Recipe.model_fields[key].get_default()
         if shared.get(key, default) != default and not any(key in options for options in used):

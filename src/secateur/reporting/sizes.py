@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from secateur.recipe.faults_of_quantization import NOTHING_PRUNED
 from secateur.reporting.charts import PANEL, span_of
 from secateur.reporting.comparison import Comparison, Row, Spread
 from secateur.reporting.figures import WIDE, Figure, Grid, Panel
 from secateur.reporting.line_charts import Sized, size_chart
 from secateur.reporting.table import printed_number
 
-_DENSE = "dense"
-"""The name of the line on which nothing is pruned."""
 _AS_THEY_ARE = "as they are"
 """The word for weights that are not quantised."""
 
@@ -37,9 +36,9 @@ def perplexity_by_size(comparison: Comparison, text: int) -> Figure | None:
     cells: list[tuple[str, tuple[str, ...]]] = []
     dense_bytes = _dense_bytes(comparison.rows)
     if dense is not None and dense_bytes is not None:
-        lines[_DENSE] = [Sized(dense_bytes / 1e6, dense, "")]
+        lines[NOTHING_PRUNED] = [Sized(dense_bytes / 1e6, dense, "")]
         size = printed_number(dense_bytes / 1e6, 1)
-        cells.append((_DENSE, (_AS_THEY_ARE, "", size, size, printed_number(dense, 2))))
+        cells.append((NOTHING_PRUNED, (_AS_THEY_ARE, "", size, size, printed_number(dense, 2))))
     order = list(comparison.patterns)
     rows = sorted(
         best.values(), key=lambda row: (order.index(row.pattern), -(row.packed_bytes or 0))
