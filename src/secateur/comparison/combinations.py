@@ -12,9 +12,9 @@ from secateur.comparison.runs import RUNS, Run
 from secateur.comparison.settings import ComparisonSettings, is_of_structures, options_for
 from secateur.errors import RecipeError
 from secateur.recipe import Recipe
-from secateur.recipe.faults_of_quantization import IDLE_METHOD, NOTHING_PRUNED
+from secateur.recipe.faults_of_quantization import IDLE_METHOD
 from secateur.recipe.wording import name_of
-from secateur.sparsity import Structures, parse_pattern
+from secateur.sparsity import NOTHING_PRUNED, Structures, parse_pattern
 
 
 def plan_runs(

@@ -12,7 +12,7 @@ from secateur.errors import RecipeError
 from secateur.machine.limits import MOST_REPEATS
 from secateur.quantization import parse_scheme
 from secateur.recipe import Recipe
-from secateur.recipe.faults_of_quantization import IDLE_METHOD, NOTHING_PRUNED
+from secateur.recipe.faults_of_quantization import IDLE_METHOD
 from secateur.recipe.prune_stage import without_optimiser
 from secateur.recipe.setting import (
     CONTENT,
@@ -25,7 +25,7 @@ from secateur.recipe.setting import (
     Settings,
 )
 from secateur.recipe.wording import as_given, name_of
-from secateur.sparsity import Structures, parse_pattern
+from secateur.sparsity import NOTHING_PRUNED, Structures, parse_pattern
 from secateur.statistics import Need
 
 UNQUANTISED = "none"

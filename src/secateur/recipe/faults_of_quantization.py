@@ -12,8 +12,6 @@ from secateur.recipe.stage import KIND, PRUNE
 from secateur.recipe.wording import name_of
 from secateur.sparsity import Dense, Structures, parse_pattern
 
-NOTHING_PRUNED = "dense"
-"""The pattern that prunes nothing."""
 IDLE_METHOD = "magnitude"
 """The method of the pattern dense: it needs no data, and has nothing to do."""
 

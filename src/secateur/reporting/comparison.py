@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from secateur.data import Protocol
-from secateur.recipe.faults_of_quantization import NOTHING_PRUNED
 from secateur.record import RunRecord
+from secateur.sparsity import NOTHING_PRUNED
 
 
 @dataclass(frozen=True)

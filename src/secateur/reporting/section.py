@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from secateur.methods import Method, every_of_both
-from secateur.recipe.faults_of_quantization import NOTHING_PRUNED
 from secateur.reporting import figures
 from secateur.reporting.comparison import Comparison, Score
 from secateur.reporting.damage import matrix_groups
@@ -24,6 +23,7 @@ from secateur.reporting.proof import (
 from secateur.reporting.reproduce import Repetition, cut_of, facts_of, recipe_of
 from secateur.reporting.sizes import perplexity_by_size
 from secateur.reporting.table import Cell, Table, printed_number, table_of
+from secateur.sparsity import NOTHING_PRUNED
 
 LONGEST_SAMPLE = 600
 

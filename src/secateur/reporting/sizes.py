@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from secateur.recipe.faults_of_quantization import NOTHING_PRUNED
 from secateur.reporting.charts import PANEL, span_of
 from secateur.reporting.comparison import Comparison, Row, Spread
 from secateur.reporting.figures import WIDE, Figure, Grid, Panel
 from secateur.reporting.line_charts import Sized, size_chart
 from secateur.reporting.table import printed_number
+from secateur.sparsity import NOTHING_PRUNED
 
 _AS_THEY_ARE = "as they are"
 """The word for weights that are not quantised."""

@@ -10,6 +10,7 @@ from secateur.sparsity.mask import (
 )
 from secateur.sparsity.pattern import (
     IN_FULL,
+    NOTHING_PRUNED,
     UNITS,
     Dense,
     NofM,
@@ -22,6 +23,7 @@ from secateur.sparsity.selection import SELECTION_KEYS, Selection, read_selectio
 
 __all__ = [
     "IN_FULL",
+    "NOTHING_PRUNED",
     "SELECTION_KEYS",
     "UNITS",
     "Competition",

@@ -30,6 +30,8 @@ IN_FULL = {
 """What structures a pattern may remove, as it names them -> what they are called elsewhere."""
 UNITS = tuple(IN_FULL)
 """The names in patterns."""
+NOTHING_PRUNED = "dense"
+"""The pattern that prunes nothing, as it is written."""
 _STRUCTURES = re.compile(rf"({'|'.join(UNITS)})-" + r"([0-9]{1,6}|[0-9]{1,3}(?:\.[0-9]{1,20})?%)")
 _WANTED = (
     "a ratio such as 50% or 0.5, N:M (N of every M weights kept) such as 2:4, or blocks-2, ffn-20%,"
@@ -144,7 +146,7 @@ class Dense:
         """It fits every row."""
 
     def __str__(self) -> str:
-        return "dense"
+        return NOTHING_PRUNED
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def parse_pattern(text: str | float | Pattern) -> Pattern:
         raise PatternError(f"a pattern cannot be a {type(text).__name__}", wanted=_WANTED)
     written = str(text).strip()
     named = repr(written if len(written) <= 40 else f"{written[:37]}...")
-    if written == str(Dense()):
+    if written == NOTHING_PRUNED:
         return Dense()
     if match := re.fullmatch(r"([0-9]{1,6})\s*:\s*([0-9]{1,6})", written):
         n, m = int(match[1]), int(match[2])
