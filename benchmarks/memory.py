@@ -10,7 +10,7 @@ memory, VmHWM in /proc/self/status (Linux). It counts mapped pages of files too,
 kept the whole checkpoint mapped would show. getrusage's ru_maxrss is no good here: a child starts
 with its parent's mark.
 
-    baseline      peak of a process that imports secateur and transformers and opens nothing
+    baseline      peak of a process that imports what a run needs and opens nothing
     weights       all weights on disk, bfloat16
     block         one block in the computing precision, float32
     activations   hidden states of all sequences, and the dense block's outputs beside them
@@ -45,7 +45,8 @@ def high_water():
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 """
 BASELINE = f"""
-import secateur, transformers
+import secateur
+secateur.prune  # imports what a run needs
 {MEASURE}
 print(high_water())
 """
