@@ -49,7 +49,7 @@ def ends_with(fault: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         (OSError(errno.ENOSPC, NO_SPACE, "/a/b"), ExitCode.REFUSED, f"says: {NO_SPACE} in /a/b"),
         (OSError(errno.EXDEV, "link", "a", None, "b"), ExitCode.REFUSED, "link in a and b"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), ExitCode.REFUSED, "in x"),
-        (BrokenPipeError(errno.EPIPE, "Broken pipe"), ExitCode.REFUSED, "Broken pipe"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), ExitCode.REFUSED, "pipe; try a pipe that"),
         (MemoryError(), ExitCode.REFUSED, "not enough memory; try --batch-size 1"),
         (torch.OutOfMemoryError("CUDA: 3 GiB. GPU 0"), ExitCode.REFUSED, "memory (CUDA: 3 GiB)"),
         (

@@ -113,10 +113,13 @@ _LONGEST = 300
 def _of_system(fault: OSError) -> SecateurError:
     """What the system refused: a full disk, a missing right, a name that is too long."""
     names = [str(name) for name in (fault.filename, fault.filename2) if name is not None]
+    hint = "another place, or its rights and free space"
+    if isinstance(fault, BrokenPipeError):
+        hint = "a pipe that does not end before the command does"
     return OutputError(
         f"the system says: {fault.strerror or type(fault).__name__}",
         where=" and ".join(names) or None,
-        hint="another place, or its rights and free space",
+        hint=hint,
     )
 
 
