@@ -37,12 +37,13 @@ ORDER = [
     "comparison",
     "reporting",
     "api",
+    "registration",
     "__init__",
     "cli",
     "__main__",
 ]
 """Rooms and files of the package; each imports only from itself and from those before it."""
-LOOSE = {"__init__", "__main__", "api", "errors", "progress"}
+LOOSE = {"__init__", "__main__", "api", "errors", "progress", "registration"}
 """Files that lie in no room."""
 
 VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "shared", "base_utils"}

@@ -10,6 +10,7 @@
 
 `prune` also prunes a model that is already in memory, in place. api.py lists all doors; they are
 loaded when one is first asked for, so that the command can answer Ctrl-C while torch loads.
+After the import `AutoModelForCausalLM.from_pretrained` loads packed folders too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from secateur.errors import SecateurError
+from secateur.registration import register_packed
 
 if TYPE_CHECKING:
     from secateur.api import (
@@ -52,6 +54,8 @@ __all__ = [
     "report",
     "unpack",
 ]
+
+register_packed()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,6 @@
 """The library's front doors: each does what the command of its name does, and gives a record.
 
-The examples follow each other: "pruned" is the folder that `prune` writes in its own, and
-notes.txt is any text.
+The examples follow each other: `prune` writes "pruned" in its own, and notes.txt is any text.
 """
 
 from __future__ import annotations
@@ -9,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import TYPE_CHECKING, Any, get_args, overload
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.checkpoint import locate
 from secateur.checkpoint.in_memory import is_in_memory
@@ -42,6 +40,9 @@ from secateur.recovery.stage import run_stages
 from secateur.reporting import comparing_alone, write_comparison, write_report
 from secateur.reporting.cliff import cliff as cliff
 from secateur.reporting.page import ComparisonResult, Report, ReportFormat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @plain_computing()
@@ -231,8 +232,7 @@ def compare(
 
     Args:
         model: folder or hub name.
-        out: folder for the records, the tables and the report; what is finished there is not
-            done again.
+        out: folder for records, tables and report; what is finished there is not done again.
         methods: what to compare: a list, or names with commas between; None takes all.
         progress: told what happens; silent by default.
         each: called with every run as it is done.

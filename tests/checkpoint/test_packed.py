@@ -149,6 +149,25 @@ def test_load_takes_plain_folders_too(sparse: Path) -> None:
     assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
 
 
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import secateur; from transformers import AutoModelForCausalLM as M",
+        "from transformers import AutoModelForCausalLM as M; import secateur",
+        "import secateur; from transformers import LlamaForCausalLM as M",
+        "from transformers import LlamaForCausalLM as M; import secateur",
+        "import secateur.checkpoint.naming; from transformers import LlamaForCausalLM as M",
+    ],
+)
+def test_importing_secateur_is_enough(packed: Path, imports: str) -> None:
+    """In another process, where no test has loaded more than that."""
+    code = f"import sys; {imports}; print(M.from_pretrained(sys.argv[1]).num_parameters())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(packed)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == secateur.load(packed).num_parameters()
+
+
 def test_transformers_alone_refuses_it(packed: Path) -> None:
     """Random weights in silence would be the worst of answers."""
     code = (

@@ -163,6 +163,23 @@ def test_the_entry_loads_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", LIGHT], check=True)
 
 
+ALL_COMMANDS = """
+import sys
+import secateur.cli.commands
+heavy = {"transformers.modeling_utils", "transformers.core_model_loading",
+         "transformers.quantizers", "torch._dynamo", "sympy", "scipy", "peft", "lm_eval"}
+print(sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_help_and_faults_wait_for_no_code_of_models() -> None:
+    """It takes as long to load as everything else together."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALL_COMMANDS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
 class _Closed(io.StringIO):
     """A stream that the system refuses to write to."""
 

@@ -14,16 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from secateur.checkpoint import find_blocks
 from secateur.checkpoint.matrices import is_fused_experts
 from secateur.checkpoint.narrower import keys_of_experts
 from secateur.checkpoint.skeleton import building
 from secateur.errors import ModelError, reason
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Make = Callable[[int], nn.Module]
 """Number of experts -> an empty module of the family that has so many, on the meta device."""

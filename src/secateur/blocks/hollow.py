@@ -11,18 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from transformers import PreTrainedModel
 
 from secateur.blocks.call import Call
 from secateur.blocks.models_fault import models_fault
 from secateur.blocks.replaced import replaced
 from secateur.checkpoint import Blocks
 from secateur.errors import ModelError, reason
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MOST_RETURNED = 3
 """Values that a block returns at most, as far as is tried: hidden states, a state, attentions."""
@@ -218,6 +220,8 @@ def _without_head(model: PreTrainedModel, blocks: Blocks) -> nn.Module:
     """The model inside of a model that makes hidden states: all of it, if it has no head."""
     if model.base_model is not model:
         return cast("nn.Module", model.base_model)
+    from transformers import PreTrainedModel
+
     names = blocks.path.split(".")
     parents = (model.get_submodule(".".join(names[:depth])) for depth in range(1, len(names)))
     inner = (parent for parent in parents if isinstance(parent, PreTrainedModel))

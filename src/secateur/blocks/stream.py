@@ -17,12 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from transformers import PreTrainedModel
 
 from secateur.blocks.activations import Activations
 from secateur.blocks.call import Call, Interner, join, sequence_axis
@@ -32,6 +31,9 @@ from secateur.checkpoint import BlockModel
 from secateur.checkpoint.in_memory import sees_ahead
 from secateur.errors import ModelError
 from secateur.machine import processes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Tick = Callable[[str, int, int], None]
 """Called while a block is worked on, with the phase, the steps done, and the steps in all."""

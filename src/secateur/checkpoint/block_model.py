@@ -10,14 +10,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from secateur.checkpoint.fingerprint import SourceFiles
 from secateur.checkpoint.narrower import Kept, Widths, told_of
 from secateur.checkpoint.structure import Blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class BlockModel(ABC):

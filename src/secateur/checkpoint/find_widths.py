@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, product
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.checkpoint.configuration import read_config
 from secateur.checkpoint.matrices import find_matrices, is_fused_experts
@@ -34,6 +34,9 @@ from secateur.checkpoint.smaller import SmallerCheckpoint
 from secateur.checkpoint.structure import find_blocks
 from secateur.errors import CheckpointError, ModelError, first_reason, some
 from secateur.sparsity import IN_FULL
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 MOST_HEADS = 64
 """Numbers of heads that are tried at most."""

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -29,7 +29,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
@@ -40,6 +39,9 @@ from secateur.gguf.library import GGUF_SUFFIX, library
 from secateur.gguf.pre_tokenizers import named
 from secateur.gguf.rotary import SLOWED, rotary_parameters
 from secateur.machine.waiting import doing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CACHE = "SECATEUR_CACHE"
 """Name of the environment variable that says where the folders are kept."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import (
     ConversionOps,
     WeightConverter,
@@ -33,6 +32,9 @@ from secateur.checkpoint.header import read_head, read_layouts
 from secateur.checkpoint.packed_folder import PACKED_INDEX, QUANT_METHOD, check_version
 from secateur.errors import CheckpointError
 from secateur.packing.layout import LAYOUT, MASK, PARTS, VALUES, parse_layout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @register_quantization_config(QUANT_METHOD)

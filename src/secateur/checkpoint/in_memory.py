@@ -9,15 +9,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
-from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from secateur.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 PLAIN_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """The dtypes that a model is made in, computes with, and is cast between."""
@@ -40,8 +42,12 @@ def is_in_memory(model: object) -> TypeGuard[PreTrainedModel]:
     Raises:
         ModelError: it wraps a model, or is a module of another kind.
     """
-    if not isinstance(model, nn.Module) or isinstance(model, PreTrainedModel):
-        return isinstance(model, PreTrainedModel)
+    if not isinstance(model, nn.Module):
+        return False
+    from transformers import PreTrainedModel
+
+    if isinstance(model, PreTrainedModel):
+        return True
     within = [name for name, part in model.named_children() if isinstance(part, PreTrainedModel)]
     for base in type(model).__mro__:
         if base.__name__ in _WRAPPERS:

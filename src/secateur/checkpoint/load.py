@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from transformers import PreTrainedModel
 
 from secateur.checkpoint.locate import locate
 from secateur.checkpoint.open import load_whole
 from secateur.machine.device import choose_device
 from secateur.machine.paths import Location, pinned
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def load(

@@ -13,21 +13,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    dot_natural_key,
-    rename_source_key,
-    revert_weight_conversion,
-)
 
 from secateur.checkpoint.read import Checkpoint
 from secateur.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.core_model_loading import WeightConverter
 
 
 class NotStreamableError(Exception):
@@ -57,6 +53,13 @@ class Naming:
     """
 
     def __init__(self, model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import (
+            WeightRenaming,
+            dot_natural_key,
+            rename_source_key,
+        )
+
         self._model = model
         self._renamed: dict[str, str] = {}
         self._converted: dict[str, _Conversion] = {}
@@ -116,6 +119,8 @@ class Naming:
         """The tensors that a parameter is made of, by their names in the files."""
         if name in self._renamed:
             return {self._renamed[name]: value}
+        from transformers.core_model_loading import revert_weight_conversion
+
         parted: dict[str, Tensor] = revert_weight_conversion(self._model, {name: value})
         return parted
 

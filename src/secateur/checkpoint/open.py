@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
-from secateur.checkpoint import from_pretrained  # noqa: F401 - lets transformers load what is packed
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.compressed import dequantised, described
 from secateur.checkpoint.configuration import auto_class, read_config
@@ -22,6 +22,9 @@ from secateur.checkpoint.whole import WholeModel, widest_dtype
 from secateur.errors import CheckpointError, SecateurError, reason
 from secateur.machine.accelerator import held_dtype
 from secateur.machine.waiting import doing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @doing("opening the model")

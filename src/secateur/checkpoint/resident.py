@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from secateur.checkpoint.block_model import BlockModel
 from secateur.checkpoint.fingerprint import SourceFiles, fingerprint
@@ -20,6 +20,9 @@ from secateur.checkpoint.narrower import Kept, Widths
 from secateur.checkpoint.skeleton import as_loaded
 from secateur.checkpoint.structure import find_blocks
 from secateur.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class ResidentModel(BlockModel):

@@ -11,12 +11,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.core_model_loading import build_glob_alternation
+from transformers import AutoModelForCausalLM
 from transformers.initialization import meta_device_safe_creation_ops
 
 from secateur.checkpoint.configuration import auto_class, check_generation
@@ -24,6 +23,9 @@ from secateur.checkpoint.in_memory import refuse_pairs, sees_ahead
 from secateur.checkpoint.read import Checkpoint
 from secateur.errors import CheckpointError, ModelError, reason
 from secateur.machine.limits import MOST_BUFFER_BYTES, MOST_CALLS_PER_TENSOR, at_most
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _ONE_AT_A_TIME = threading.RLock()
 """Held while a model is built: transformers sets torch's default dtype meanwhile, which is one for
@@ -144,6 +146,8 @@ def dtypes_of(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dty
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     plan: dict[str, torch.dtype] = model._get_dtype_plan(dtype)
     if plan:
+        from transformers.core_model_loading import build_glob_alternation
+
         pattern, pattern_by_group, _ = build_glob_alternation(list(plan))
         for name in dtypes:
             if match := pattern.search(name):

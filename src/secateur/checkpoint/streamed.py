@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from secateur.checkpoint.background import ReadAhead
 from secateur.checkpoint.block_model import BlockModel
@@ -37,6 +37,9 @@ from secateur.checkpoint.structure import find_blocks
 from secateur.errors import CheckpointError, ModelError, first_reason, some
 from secateur.machine.memory import give_back
 from secateur.sparsity import IN_FULL
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class StreamedModel(BlockModel):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
 
@@ -47,6 +46,8 @@ def find_blocks(model: nn.Module) -> Blocks:
             where=type(model).__name__,
             wanted="a decoder of transformers, with its config",
         )
+    from transformers import PreTrainedModel
+
     lists = [
         (name, module)
         for name, module in model.named_modules()

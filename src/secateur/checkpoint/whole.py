@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
 
 from secateur.checkpoint.configuration import notices_of
 from secateur.checkpoint.fingerprint import SourceFiles
 from secateur.checkpoint.read import Checkpoint
 from secateur.checkpoint.resident import ResidentModel, unrounded
 from secateur.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class WholeModel(ResidentModel):
@@ -90,6 +92,8 @@ class WholeModel(ResidentModel):
 
     def _stored(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters by the names that the files know them by; what these do not have, left out."""
+        from transformers.core_model_loading import revert_weight_conversion
+
         prefix = f"{self.model.base_model_prefix}."
         found = {}
         for name, value in revert_weight_conversion(self.model, dict(parameters)).items():

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoImageProcessor
 
 from secateur.errors import DataError, reason, unreadable
 from secateur.machine.limits import MOST_IMAGE_EDGE, MOST_IMAGE_PIXELS, MOST_JSON_BYTES, at_most
@@ -38,6 +37,8 @@ def load_processor(model: Path) -> Any:
         import PIL  # noqa: F401 - an extra, that text needs none of
     except ImportError as fault:
         raise DataError("images need Pillow", hint="pip install 'secateur[vision]'") from fault
+    from transformers import AutoImageProcessor
+
     path = model / PROCESSOR_FILE
     if path.is_file():
         at_most(MOST_JSON_BYTES, path.stat().st_size, "bytes", where=path, fault=DataError)

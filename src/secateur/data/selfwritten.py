@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from secateur.data.tokens import (
     Provenance,
@@ -34,6 +35,9 @@ from secateur.data.windows import Beginning
 from secateur.errors import DataError
 from secateur.machine.accelerator import seeded
 from secateur.machine.waiting import doing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SELF = "self"
 """Name of this source."""

@@ -21,15 +21,16 @@ import statistics
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from secateur.blocks.models_fault import models_fault
 from secateur.errors import DataError, RecipeError, SecateurError, closest
 from secateur.evaluation import continuation
 from secateur.evaluation.scores import TaskScore
 from secateur.machine.waiting import doing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FEWSHOT_SEED = 1234
 """Seed of the examples before a question: lm-eval's own default."""

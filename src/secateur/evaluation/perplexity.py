@@ -18,12 +18,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
-from transformers import PreTrainedModel
 
 from secateur.blocks.stream import Stream, Tick, silent
 from secateur.checkpoint import BlockModel
@@ -33,6 +33,9 @@ from secateur.machine import processes
 from secateur.machine.accelerator import as_float64
 from secateur.machine.waiting import each
 from secateur.methods import Effect
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MOST_NATS = 700.0
 """Nats per token, on average over a window, from which a likelihood is refused: exp of more is no

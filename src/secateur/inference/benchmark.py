@@ -8,10 +8,9 @@ over the form's: below 1 the form loses, and the table says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from transformers import PreTrainedModel
 
 from secateur.checkpoint import load_whole, locate
 from secateur.errors import ModelError, RecipeError, closest, is_out_of_memory
@@ -30,6 +29,9 @@ from secateur.machine.facts import machine, peak_memory_bytes, reset_peak_memory
 from secateur.machine.paths import pinned
 from secateur.machine.waiting import doing, each
 from secateur.progress import Progress, Quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Column = Literal["dense", "semi-structured", "packed", "chosen"]
 COLUMNS: tuple[Column, ...] = get_args(Column)

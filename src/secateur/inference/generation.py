@@ -12,14 +12,17 @@ from __future__ import annotations
 import inspect
 import statistics
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel, StaticCache
+from transformers import StaticCache
 
 from secateur.errors import ModelError
 from secateur.inference.timings import Record
 from secateur.machine.accelerator import wait_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROMPT_SEED = 0
 CACHES = ("past_key_values", "cache_params")

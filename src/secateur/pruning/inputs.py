@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from secateur.blocks.models_fault import models_fault
 from secateur.checkpoint import BlockModel
@@ -30,6 +30,9 @@ from secateur.data import (
 )
 from secateur.errors import DataError, RecipeError
 from secateur.recipe import Bos, Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROVING = 64
 """Tokens that blocks are proved on where there is no calibration."""

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.blocks.block_result import BlockResult
 from secateur.blocks.sweep import sweep
@@ -36,6 +36,9 @@ from secateur.pruning.reuse import SharedWork, Stopwatch
 from secateur.pruning.stages import Finish, StageRun, prune_in_memory, prune_in_stages
 from secateur.recipe import Recipe
 from secateur.record import BlockRecord, MatrixRecord, RunRecord, StageRecord
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def run_pruning(

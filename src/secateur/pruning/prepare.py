@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from secateur.blocks.batching import tokens_in_each
 from secateur.checkpoint import (
@@ -50,6 +51,9 @@ from secateur.pruning.zeros_lost import zeros_lost
 from secateur.recipe import Plan, Recipe, plan_of
 from secateur.record import LostWidth, Removed
 from secateur.statistics import Need
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TAKES_MINUTES = 5 * 10**7
 """Weights of a model from which on a CPU takes minutes."""
@@ -128,9 +132,6 @@ def prepare(
     if trust:
         notices += (f"code in {folder} is trusted and may run with all your rights",)
 
-    def dense() -> PreTrainedModel:
-        return load_whole(folder, source.dtype, trust_remote_code=trust).to(source.device)
-
     tokenizer = watch.pruning(
         shared.tokenizer.once(folder, lambda: load_tokenizer(folder, trust_remote_code=trust))
     )
@@ -139,7 +140,8 @@ def prepare(
     def calibrate() -> TokenBatch | ImageBatch | None:
         if reads_images(source):
             return read_images(recipe, source, folder)
-        return read_calibration(recipe, source, tokenizer, dense)
+        dense = partial(load_whole, folder, source.dtype, trust_remote_code=trust)
+        return read_calibration(recipe, source, tokenizer, lambda: dense().to(source.device))
 
     calibration_key = CalibrationKey(
         recipe.sources,
@@ -219,10 +221,7 @@ def _open(recipe: Recipe, folder: Path, shared: SharedWork) -> Made[BlockModel]:
 
 
 def prepare_in_place(
-    model: PreTrainedModel,
-    recipe: Recipe,
-    tokenizer: Tokenizer,
-    tokens: Tensor | None,
+    model: PreTrainedModel, recipe: Recipe, tokenizer: Tokenizer, tokens: Tensor | None
 ) -> Prepared:
     """Prepare a run on a model in memory; the arguments are those of `pipeline.prune_in_place`."""
     device = model.device if recipe.device == "auto" else choose_device(recipe.device)

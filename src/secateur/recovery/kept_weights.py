@@ -16,15 +16,17 @@ Source: norms and biases, PERP, arXiv 2312.15230.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import PreTrainedModel
 
 from secateur.errors import NumericalError
 from secateur.recovery.rounding import as_stored
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class KeptWeights:

@@ -11,15 +11,17 @@ h, h_dense    outputs of a block [sequences, tokens, width]; of the last, after 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
-from transformers import PreTrainedModel
 
 from secateur.blocks.models_fault import models_fault
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Forward = Callable[..., Any]
 """A model of transformers, or what computes as one: named inputs -> its output."""

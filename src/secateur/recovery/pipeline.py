@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from secateur.blocks.batching import batch_size
 from secateur.checkpoint import (
@@ -49,6 +48,8 @@ from secateur.recovery.training import train
 from secateur.recovery.zeros import count_zeros
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from secateur.recovery.adapter import Adapters
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from secateur.bundled import BUILTIN_MODEL
 from secateur.checkpoint import (
@@ -34,6 +33,9 @@ from secateur.recovery.resume import InterruptedRecovery
 from secateur.recovery.settings import Recovery
 from secateur.recovery.zeros import count_zeros
 from secateur.sparsity import Selection, parse_pattern
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from secateur.checkpoint import find_blocks, find_matrices
 from secateur.errors import RecipeError, closest
 from secateur.recipe.recover_stage import ALL_KINDS, RecoverStage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def find_targets(model: PreTrainedModel, targets: str) -> list[str]:

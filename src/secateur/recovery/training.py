@@ -13,11 +13,10 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from secateur.blocks.models_fault import models_fault
 from secateur.errors import NumericalError
@@ -28,6 +27,9 @@ from secateur.recovery.objective import Forward, Objective, language_model_loss
 from secateur.recovery.prepare import PreparedRecovery
 from secateur.recovery.resume import InterruptedRecovery, Position, part, remembered, remind
 from secateur.recovery.settings import Recovery
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Trainable(Protocol):
