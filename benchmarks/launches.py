@@ -14,7 +14,8 @@ among it.
                 once. What is bound by memory takes that over the memory's rate
 
 A method is METHOD, METHOD:SCHEDULE or METHOD:EFFORT. ALPS stops at its first look here, where no
-mask changes: its iterations and penalties are counted by `flops.py`.
+mask changes: its iterations and penalties are counted by `flops.py`. SparseGPT's columns are one
+launch for each stretch, as with the kernel that they have on a GPU; --plain counts them without it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,14 +110,21 @@ def laps(gpu: Standin, moved: Moved, told: list[dict[str, Told]]) -> Iterator[No
         yield
 
 
-def measure(gpu: Standin, method: str, samples: int, length: int) -> dict[str, Told]:
+def one_launch(columns: Any) -> None:
+    """In place of `methods/columns_kernel.py`: a launch that reads and writes weights."""
+    torch.mul(columns.current, columns.pruned, out=columns.lost)
+
+
+def measure(gpu: Standin, method: str, asked: argparse.Namespace) -> dict[str, Told]:
     """What is asked for before the first block, and by the middle one of three."""
     from secateur import prune
 
+    samples, length = asked.samples, asked.sequence_length
     tokens = torch.randint(0, 32000, (samples, length))
     model, moved, told = llama("7b", BLOCKS).to("cuda"), Moved(), list[dict[str, Told]]()
     gpu.reset()
-    with laps(gpu, moved, told), moved:
+    kernel = mock.patch("secateur.methods.sparsegpt.solve_columns", one_launch)
+    with nullcontext() if asked.plain else kernel, laps(gpu, moved, told), moved:
         prune(
             model, **recipe_options(method), pattern="2:4", calibration=tokens, samples=samples,
             sequence_length=length, device="cuda", dtype="bfloat16", block_inputs="memory",
@@ -135,6 +143,7 @@ def main() -> None:
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--sequence-length", type=int, default=2048)
+    parser.add_argument("--plain", action="store_true", help="SparseGPT without its kernel")
     asked = parser.parse_args()
     if (reason := why_not()) is not None:
         sys.exit(reason)
@@ -142,7 +151,7 @@ def main() -> None:
     print("| method | phase | launches | waits | moved (GB) |\n|---|---|---:|---:|---:|")
     for method in asked.methods.split(","):
         with gpu:
-            told = measure(gpu, method, asked.samples, asked.sequence_length)
+            told = measure(gpu, method, asked)
         for phase, found in told.items():
             counts = f"{found.launches} | {found.waits} | {found.moved / 1e9:.1f}"
             print(f"| {method} | {phase} | {counts} |", flush=True)

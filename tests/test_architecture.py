@@ -59,6 +59,7 @@ MORE_PARAMETERS = {
     "inference/kernel.py:_read_groups": "part of a kernel: pointers, shapes and block sizes",
     "inference/kernel.py:_multiply": "a kernel takes pointers, strides and block sizes one by one",
     "inference/kernel.py:_unpack": "a kernel takes pointers, strides and block sizes one by one",
+    "methods/columns_kernel.py:_prune_columns": "a kernel takes pointers and shapes one by one",
 }
 """Functions of the package that may take more parameters, and why."""
 

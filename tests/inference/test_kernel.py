@@ -15,8 +15,7 @@ import torch
 from secateur.inference.tile import MOST_VECTORS, Tile, candidates
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
-ASTSource = pytest.importorskip("triton.compiler").ASTSource
-GPUTarget = pytest.importorskip("triton.backends.compiler").GPUTarget
+compile_for = pytest.importorskip("compiled").compile_for
 kernel = pytest.importorskip("secateur.inference.kernel")
 
 LARGEST = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 5e-3}
@@ -60,32 +59,19 @@ def test_the_interpreted_kernel_is_right(errors: dict[str, float], dtype: str) -
 # What is compiled for a GPU that is not here: that it compiles, fits, and reads 16 bytes at once.
 
 POINTERS = {"x": "*bf16", "mask": "*u8", "values": "*bf16", "y": "*fp32"}
-DIVISIBLE = [["tt.divisibility", 16]]
 
 
 def compiled(capability: int, vectors: int) -> dict[str, Any]:
     """Facts about the kernel's code for a GPU of a compute capability, and its first tile."""
-    names = kernel._multiply.arg_names
     tile = candidates(vectors)[0]
     constants = {
         "VECTORS": 16 if tile.dot else vectors, "ROWS": tile.rows, "GROUPS": tile.groups,
         "DOT": tile.dot, "STAGES": tile.stages, "EXACT": False,
     }  # fmt: skip
-    source = ASTSource(
-        kernel._multiply,
-        {name: "constexpr" if name in constants else POINTERS.get(name, "i32") for name in names},
-        constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={
-            (index,): DIVISIBLE
-            for index, name in enumerate(names)
-            if name not in constants and name != "vectors"
-        },
-    )
-    made = triton.compile(
-        source,
-        target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": tile.warps, "enable_fp_fusion": True},
-    )
+    made = compile_for(
+        capability, kernel._multiply, POINTERS, constants, {"vectors"},
+        num_warps=tile.warps, enable_fp_fusion=True,
+    )  # fmt: skip
     ptx = made.asm["ptx"]
     return {
         "machine code": len(made.asm["cubin"]),
@@ -132,12 +118,12 @@ import sys
 sys.modules["triton"] = None
 import torch, secateur
 from secateur.inference import PackedLinear
-from secateur.inference.packed_linear import kernel_runs
+from secateur.machine.kernels import has_triton
 dense = torch.nn.Linear(8, 3)
 dense.weight.data[:, ::2] = 0
 x = torch.randn(2, 8)
 assert torch.equal(PackedLinear.from_linear(dense)(x), dense(x))
-assert not kernel_runs(torch.device("cuda"), torch.float32)
+assert not has_triton()
 """
 
 

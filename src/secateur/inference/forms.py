@@ -16,7 +16,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from secateur.inference.packed_linear import PackedLinear, kernel_runs
+from secateur.inference.packed_linear import PackedLinear
+from secateur.machine.kernels import kernel_runs
 
 Form = Literal["dense", "semi-structured", "packed"]
 FORMS: tuple[Form, ...] = ("dense", "semi-structured", "packed")

@@ -12,23 +12,17 @@ Without CUDA, or without Triton, every product unpacks: right, and slower than a
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name it is known by
 
 from secateur.inference.tile import MOST_VECTORS, Tile, candidates
+from secateur.machine.kernels import kernel_runs
 from secateur.packing import pack_matrix, unpack_matrix
 from secateur.sparsity import NofM
 
 TWO_OF_FOUR = NofM(2, 4)
-KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-INTERPRETED = "TRITON_INTERPRET"
-"""Set to 1 before Triton is imported, it runs the kernels on a CPU, for tests."""
 
 
 class PackedLinear(nn.Module):
@@ -111,15 +105,3 @@ class PackedLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features},"
             f" bias={self.bias is not None}, packed 2:4"
         )
-
-
-def kernel_runs(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the Triton kernel can take tensors there: on CUDA, or interpreted."""
-    placed = device.type == "cuda" or os.environ.get(INTERPRETED) == "1"
-    return placed and dtype in KERNEL_DTYPES and has_triton()
-
-
-@functools.cache
-def has_triton() -> bool:
-    """Whether Triton is installed; a build of torch for CUDA brings it."""
-    return importlib.util.find_spec("triton") is not None

@@ -19,11 +19,9 @@ U is never formed but for its part on a block of columns b. With D what has beco
 D = -errors U, so that D R = -errors, which is 0 in b as long as nothing is pruned there: what the
 columns c on the left do to b is  D[:, b] = -D[:, c] R[c, b] inv(R[b, b]).
 
-The columns of a block are solved by halves: the left half, its effect on the right half as one
-matrix product, the right half. That is the same arithmetic as column after column, at the speed of
-matrix products; for fewer steps the rows of the block's U are divided by its diagonal beforehand,
-so that W[:, j] itself, where it goes, stands for error[:, j]. Matrices that read the same input
-share H and R and are solved together, their rows stacked.
+The columns of a block are solved by `columns.py`; for fewer steps the rows of the block's U are
+divided by its diagonal beforehand, so that W[:, j] itself, where it goes, stands for error[:, j].
+Matrices that read the same input share H and R and are solved together, their rows stacked.
 
 Source: Frantar and Alistarh, arXiv 2301.00774, algorithm 1.
 """
@@ -31,7 +29,6 @@ Source: Frantar and Alistarh, arXiv 2301.00774, algorithm 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from pydantic import Field
@@ -39,14 +36,13 @@ from torch import Tensor
 
 from secateur.errors import NumericalError
 from secateur.methods.base import Solution, solve
+from secateur.methods.columns import Columns, solve_columns, whole_groups
 from secateur.methods.parameters import WeightParams
 from secateur.sparsity import (
     Competition,
-    NofM,
     Pattern,
     Unstructured,
     keep_highest,
-    keep_in_places,
     without_dropped,
 )
 from secateur.statistics import Need, Statistics, all_finite
@@ -54,8 +50,6 @@ from secateur.statistics import Need, Statistics, all_finite
 DAMPING = 0.01
 """Share of the mean diagonal of a Hessian that is added to it."""
 _HOPELESS = 1e6
-_LEAF = 16
-"""Columns that are solved one by one; wider stretches are halved."""
 
 
 class SparseGPTParams(WeightParams):
@@ -88,11 +82,15 @@ def sparsegpt(
     pruned = torch.zeros_like(dense, dtype=torch.bool)
     change = torch.zeros_like(dense)
     scale = factor.diagonal().square().reciprocal().masked_fill(dead, torch.inf)  # dead ones first
-    columns = len(dense)
-    width = _aligned(params.block_size, pattern)
-    one = torch.eye(min(width, columns), device=dense.device)
-    for start in range(0, columns, width):
-        stop = min(start + width, columns)
+    notices = []
+    if damping > params.damping:
+        notices.append(
+            f"the Hessian was singular: its damping grew from {params.damping:g} to {damping:g}"
+        )
+    width = whole_groups(params.block_size, pattern)
+    one = torch.eye(min(width, len(dense)), device=dense.device)
+    for start in range(0, len(dense), width):
+        stop = min(start + width, len(dense))
         part = slice(start, stop)
         inverse = torch.linalg.solve_triangular(
             factor[part, part], one[: stop - start, : stop - start], upper=True
@@ -103,17 +101,13 @@ def sparsegpt(
             pruned[part] = _pruned_in_block(score, start, sizes, pattern, params)
         goes, lost = pruned[part].to(current.dtype), torch.empty_like(current)
         unit = inverse / inverse.diagonal()[:, None]
-        _solve(_Rows(current, goes, lost, unit, scale[part], pattern))
+        told = solve_columns(Columns(current, goes, lost, unit, scale[part], pattern))
+        notices += [told] if told else []
         pruned[part] = goes.bool()
         torch.sub(current.sub_(lost), dense[part], out=change[part])
     keep = ~pruned.T.contiguous()
     solved = without_dropped(dense.add_(change).T.contiguous(), keep)
-    grown = f"the Hessian was singular: its damping grew from {params.damping:g} to {damping:g}"
-    return Solution(
-        torch.split(solved, sizes),
-        torch.split(keep, sizes),
-        (grown,) if damping > params.damping else (),
-    )
+    return Solution(torch.split(solved, sizes), torch.split(keep, sizes), tuple(notices))
 
 
 def upper_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tensor, float]:
@@ -146,56 +140,6 @@ def upper_factor(hessian: Tensor, dead: Tensor, damping: float) -> tuple[Tensor,
     )
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """A stretch of columns of stacked rows, turned over, that are pruned one after the other.
-
-    Attributes:
-        current: float32 [columns, rows], the weights as far as they are corrected; written to.
-        pruned: float32 [columns, rows], 1 where a weight goes, so that it can be multiplied with;
-            written to for N:M, else decided before.
-        lost: float32 [columns, rows], what goes of them, 0 elsewhere; written to.
-        factor: the part of U [columns, columns], its rows divided by its diagonal.
-        scale: [columns], what divides a squared weight to give its score.
-        pattern: which of them stay.
-    """
-
-    current: Tensor
-    pruned: Tensor
-    lost: Tensor
-    factor: Tensor
-    scale: Tensor
-    pattern: Pattern
-
-    def part(self, start: int, stop: int) -> _Rows:
-        """Some of the columns."""
-        some = slice(start, stop)
-        return replace(
-            self, current=self.current[some], pruned=self.pruned[some], lost=self.lost[some],
-            factor=self.factor[some, some], scale=self.scale[some],
-        )  # fmt: skip
-
-
-def _solve(rows: _Rows) -> None:
-    """Prune a stretch of columns and correct those to their right within it."""
-    columns, factor, pattern = rows.current, rows.factor, rows.pattern
-    group = pattern.m if isinstance(pattern, NofM) else 1
-    if len(columns) > max(_LEAF, group):
-        middle = _aligned(len(columns) // 2, pattern)
-        _solve(rows.part(0, middle))
-        columns[middle:].addmm_(factor[:middle, middle:].T, rows.lost[:middle], alpha=-1)
-        _solve(rows.part(middle, len(columns)))
-        return
-    for at, (column, dropped, lost, share) in enumerate(
-        zip(columns, rows.pruned, rows.lost, factor, strict=True)
-    ):
-        if isinstance(pattern, NofM) and at % group == 0:
-            score = columns[at : at + group].square() / rows.scale[at : at + group, None]
-            torch.logical_not(keep_in_places(score, pattern.n), out=rows.pruned[at : at + group])
-        torch.mul(column, dropped, out=lost)
-        columns[at + 1 :].addr_(share[at + 1 :], lost, alpha=-1)
-
-
 def _pruned_in_block(
     score: Tensor,
     start: int,
@@ -219,9 +163,3 @@ def _pruned_in_block(
         count = pattern.pruned_of(rows * (start + part.shape[1])) - pattern.pruned_of(rows * start)
         chosen.append(~keep_highest(rivals, rivals.shape[1] - count).view_as(part))
     return torch.cat(chosen).T
-
-
-def _aligned(width: int, pattern: Pattern) -> int:
-    """`width` rounded down to whole groups, at least one."""
-    group = pattern.m if isinstance(pattern, NofM) else 1
-    return max(group, width // group * group)
