@@ -119,3 +119,31 @@ def test_matrices_that_share_an_input_are_solved_as_if_alone() -> None:
         assert both.keep[place].shape == alone.shape
         agree = (both.keep[place] == single.keep[0]).float().mean()
         assert agree > 0.9  # rho grows by what changes in all of them
+
+
+def as_tf32(values: Tensor) -> Tensor:
+    """Float32 rounded to 11 bits."""
+    bits = values.contiguous().view(torch.int32)
+    return (bits + 0xFFF + ((bits >> 13) & 1)).bitwise_and(~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_products_in_tf32_leave_the_same_error(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few causes behind all inputs, so that the Hessian's eigenvalues lie far apart."""
+    chance = torch.Generator().manual_seed(seed)
+    causes = torch.randn(400, 12, generator=chance) @ torch.randn(12, 96, generator=chance)
+    inputs = causes + 0.1 * torch.randn(400, 96, generator=chance)
+    weight, hessian = torch.randn(64, 96, generator=chance), inputs.T @ inputs
+    plain = solve(weight, hessian)
+    multiply, roundings = torch.addmm, []
+
+    def rounded(base: Tensor, a: Tensor, b: Tensor, *, alpha: float) -> Tensor:
+        roundings.append(float((as_tf32(a) - a).abs().max()))
+        return multiply(base, as_tf32(a), as_tf32(b), alpha=alpha)
+
+    monkeypatch.setattr(torch, "addmm", rounded)
+    found = solve(weight, hessian)
+    assert max(roundings) > 0
+    assert not torch.equal(found[1], plain[1])
+    wanted = errors(weight, plain[1], hessian).sum()
+    torch.testing.assert_close(errors(weight, found[1], hessian).sum(), wanted, rtol=0.02, atol=0)

@@ -108,6 +108,23 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def products_in_tf32(device: torch.device) -> Iterator[None]:
+    """Inside, NVIDIA's multiply float32 matrices in TF32, of 11 bits, and add up in float32.
+
+    For products whose rounding is made up for afterwards. Other devices multiply as outside.
+    """
+    if device.type != "cuda" or torch.version.cuda is None:
+        yield
+        return
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
 def has_float64(device: torch.device) -> bool:
     """Whether tensors on `device` may be float64."""
     if device.type == "xpu":

@@ -2,9 +2,9 @@
 
     minimise   norm2(X (W0 - W)')**2   with W in the pattern,   in the scale where diag(H) = 1
 
-    W   = (W0 H - V + rho D) inv(H + rho I)     fits the outputs, close to D
-    D   = project(W + V / rho)                  fits the pattern: the largest weights stay
-    V   = V + rho (W - D)                       the price of their difference, kept as V / rho
+    W   = W0 - (rho W0 - rho D + V) inv(H + rho I)   fits the outputs, close to D
+    D   = project(W + V / rho)                       fits the pattern: the largest weights stay
+    V   = V + rho (W - D)                            the price of their difference; V / rho is kept
     rho grows the faster the more the mask still changes; the mask that no longer changes is it
 
     then conjugate gradients on the same error, over the kept weights alone
@@ -15,8 +15,10 @@
 
 Where Wanda and SparseGPT decide about a weight once, this decides about all of them together and
 changes its mind. inv(H + rho I) is formed for every rho: an iteration is one product with it. (An
-eigendecomposition of H serves every rho, and makes two of it.) Matrices that read the same input
-share it, and are solved together, their rows stacked.
+eigendecomposition of H serves every rho, and makes two of it.) W is written there as W0 and what
+is to change of it, where the paper has (W0 H - V + rho D) inv(H + rho I): the product's rounding is
+then one of the change alone, and NVIDIA's may multiply in TF32, with the error of float32. Matrices
+that read the same input share the inverse, and are solved together, their rows stacked.
 
 Source: Meng, Behdin, Wang and Mazumder, arXiv 2406.07831. Beside code that derives from the
 authors': an unstructured mask has the same count in every row by default (theirs is that of
@@ -34,6 +36,7 @@ from pydantic import Field
 from torch import Tensor
 
 from secateur.errors import NumericalError
+from secateur.machine.accelerator import products_in_tf32
 from secateur.methods.base import Refine, Solution, solve
 from secateur.methods.parameters import WeightParams
 from secateur.sparsity import Pattern, keep_mask, without_dropped
@@ -71,13 +74,13 @@ def alps(
         parts = torch.split(candidate.abs(), sizes)
         return torch.cat([keep_mask(part, pattern, params.chosen_competition) for part in parts])
 
-    target = dense @ hessian  # [all rows, in]
     rho, inverse = params.rho, _inverse(hessian, params.rho)
     keep = before = mask_of(dense)
     sparse, dual = without_dropped(dense, keep), torch.zeros_like(dense)
     for iteration in range(1, params.iterations + 1):
-        aim = torch.sub(sparse, dual).mul_(rho).add_(target) @ inverse  # fits the outputs
-        aim += dual
+        base = dense + dual
+        with products_in_tf32(dense.device):  # W + V / rho
+            aim = torch.addmm(base, base - sparse, inverse, alpha=-rho)
         keep = mask_of(aim)
         sparse = without_dropped(aim, keep)
         torch.sub(aim, sparse, out=dual)
@@ -90,7 +93,8 @@ def alps(
             rho *= growth
             dual /= growth
             inverse = _inverse(hessian, rho)
-    del dense, dual, aim  # each as large as all weights, in float32
+    target = dense @ hessian  # [all rows, in]
+    del dense, dual, base, aim  # each as large as all weights, in float32
     refined = on_mask(sparse, target, hessian, keep, params.refinement)
     # A dead input is scaled to nothing there, and whatever stands on it does nothing.
     solved = torch.where(scale > 0, refined / scale, 0)
