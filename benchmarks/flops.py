@@ -23,7 +23,9 @@ A product of [a, b] and [b, c] is 2abc. For one block, T = N * L tokens in N seq
     solve       of SparseGPT: 1/3 * in**3 for each of them (Cholesky), and rows * in**2 for what the
                 change of a column does to those on its right
                 of ALPS: in**3 for every penalty (Cholesky, inverse), and 2 * rows * in**2 for every
-                iteration. How many it takes depends on the matrix: counted as on SmolLM2's
+                product of its conjugate gradients
+    fit         2 * rows * in**2 for every iteration of ALPS. How many it takes depends on the
+                matrix: counted as on SmolLM2's
     optimise    forward + backward over rounds * samples sequences, and forward over those that
                 judge, before the first round and after each
 
@@ -33,7 +35,7 @@ A product of [a, b] and [b, c] is 2abc. For one block, T = N * L tokens in N seq
     magnitude       nothing
     wanda           observe + propagate; with `schedule` matrix, one forward alone
     sparsegpt       the same + Hessian + solve
-    alps            the same, with its own solve
+    alps            the same, with its own solve + fit
     gblm            the same as wanda + forward + forward again + backward to below, and the
                     head's forward and backward to its inputs, once. A block is run again
                     in the backward pass because one block at a time is in memory
@@ -66,7 +68,7 @@ MATRIX = "matrix"
 PHASES = {
     "observe": ("observe", "aim", "Hessian"),
     "gradients": ("forward", "to weights", "to inputs"),
-    "solve": ("solve",),
+    "solve": ("solve", "fit"),
     "optimise": ("judge", "optimise"),
     "propagate": ("propagate",),
 }
@@ -171,23 +173,32 @@ class Count:
 
     @property
     def hessian(self) -> float:
-        widths = [self.shapes.matrices[group[0]][1] for group in self.shapes.inputs]
-        return 2.0 * self.tokens * sum(width**2 for width in widths)
+        return 2.0 * self.tokens * sum(width**2 for _, width in self._systems)
 
     def solve(self, method: str) -> float:
-        """Of SparseGPT or ALPS."""
+        """Of SparseGPT or ALPS, without the iterations of the latter."""
         total = 0.0
-        for group in self.shapes.inputs:
-            rows, width = (
-                sum(self.shapes.matrices[name][0] for name in group),
-                self.shapes.matrices[group[0]][1],
-            )
+        for rows, width in self._systems:
             if method == "sparsegpt":
                 total += width**3 / 3 + rows * width**2
             else:
-                products = 1 + ALPS_ITERATIONS + ALPS_REFINEMENT
+                products = 1 + ALPS_REFINEMENT
                 total += ALPS_PENALTIES * width**3 + products * 2.0 * rows * width**2
         return total
+
+    @property
+    def fit(self) -> float:
+        """Of ALPS's iterations."""
+        return ALPS_ITERATIONS * sum(2.0 * rows * width**2 for rows, width in self._systems)
+
+    @property
+    def _systems(self) -> list[tuple[int, int]]:
+        """(rows of all matrices that read an input, its width)."""
+        matrices = self.shapes.matrices
+        return [
+            (sum(matrices[name][0] for name in group), matrices[group[0]][1])
+            for group in self.shapes.inputs
+        ]
 
 
 def count(
@@ -232,6 +243,8 @@ def count(
             parts["aim"] = others * one.forward
     if method in ("sparsegpt", "alps", "alps-ro"):
         parts |= {"Hessian": one.hessian, "solve": one.solve(method.removesuffix("-ro"))}
+    if method in ("alps", "alps-ro"):
+        parts["fit"] = one.fit
     if with_gradient:
         parts |= {"to weights": one.linear, "to inputs": one.to_inputs + 2 * one.attention}
         parts["judge"] = len(FACTORS) * one.forward * judging(sequences) / sequences

@@ -24,8 +24,8 @@ A method is METHOD, METHOD:SCHEDULE or METHOD:EFFORT.
 
 The estimate tells operations by phase (`flops.py`), and the least that they take. "One precision"
 takes every product at the bfloat16 rate, and "statistics apart" those of Hessians and of single
-sequences' gradients at the float32 rate; solves are float32 in both. "A core" is one of a CPU, at
-its float32 rate.
+sequences' gradients at the float32 rate; solves are float32 in both, but for the iterations of
+ALPS, which are TF32. "A core" is one of a CPU, at its float32 rate.
 """
 
 from __future__ import annotations
@@ -174,6 +174,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--estimate", action="store_true", help="compute and measure nothing")
     parser.add_argument("--rate", type=float, default=700, help="bfloat16 TFLOP/s of an estimate")
     parser.add_argument("--float32-rate", type=float, default=50, help="the same of float32")
+    parser.add_argument("--tf32-rate", type=float, default=400, help="the same of TF32")
     parser.add_argument("--core-rate", type=float, default=0.09, help="a core's float32 TFLOP/s")
     results.add_options(parser)
     options = parser.parse_args()
@@ -309,9 +310,9 @@ def estimate(options: argparse.Namespace) -> results.Table:
             )  # fmt: skip
     said = (
         f"**An estimate; nothing was measured.** {options.samples} x {options.sequence_length}"
-        f" tokens, PFLOP by phase; at {options.rate:g} TFLOP/s in bfloat16 and"
-        f" {options.float32_rate:g} in float32, which is what one may hope for of an H100, and at"
-        f" {options.core_rate:g} of a core."
+        f" tokens, PFLOP by phase; at {options.rate:g} TFLOP/s in bfloat16,"
+        f" {options.tf32_rate:g} in TF32 and {options.float32_rate:g} in float32, which is what one"
+        f" may hope for of an H100, and at {options.core_rate:g} of a core."
     )
     heads = (
         "", *PHASES, "PFLOP", "passes", "one precision (s)", "statistics apart (s)", "a core (h)",
@@ -322,10 +323,10 @@ def estimate(options: argparse.Namespace) -> results.Table:
 
 def at(parts: Mapping[str, float], options: argparse.Namespace, apart: bool) -> float:
     """Seconds at the stated rates."""
-    slow = {"solve"} | (STATISTICS if apart else set())
+    slower = dict.fromkeys({"solve", *(STATISTICS if apart else ())}, options.float32_rate)
+    slower["fit"] = options.tf32_rate
     return sum(
-        operations / (TERA * (options.float32_rate if part in slow else options.rate))
-        for part, operations in parts.items()
+        operations / (TERA * slower.get(part, options.rate)) for part, operations in parts.items()
     )
 
 

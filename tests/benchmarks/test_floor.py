@@ -118,9 +118,10 @@ def test_the_solves_by_hand() -> None:
     shapes = Shapes(matrices, (("q", "k"), ("down",)), attention=4, blocks=1, head=0)
     by_hand = 1 / 3 * 6**3 + (4 + 2) * 6**2 + 1 / 3 * 10**3 + 6 * 10**2
     assert Count(shapes, 1, 1).solve("sparsegpt") == pytest.approx(by_hand)
-    products = 1 + ALPS_ITERATIONS + ALPS_REFINEMENT
-    by_hand = ALPS_PENALTIES * (6**3 + 10**3) + products * 2 * ((4 + 2) * 6**2 + 6 * 10**2)
+    product = 2 * ((4 + 2) * 6**2 + 6 * 10**2)
+    by_hand = ALPS_PENALTIES * (6**3 + 10**3) + (1 + ALPS_REFINEMENT) * product
     assert Count(shapes, 1, 1).solve("alps") == pytest.approx(by_hand)
+    assert Count(shapes, 1, 1).fit == ALPS_ITERATIONS * product
 
 
 def test_the_solve_of_alps_is_what_torch_counts() -> None:

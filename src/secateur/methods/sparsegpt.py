@@ -43,7 +43,6 @@ from secateur.sparsity import (
     Pattern,
     Unstructured,
     keep_highest,
-    without_dropped,
 )
 from secateur.statistics import Need, Statistics, all_finite
 
@@ -104,9 +103,9 @@ def sparsegpt(
         told = solve_columns(Columns(current, goes, lost, unit, scale[part], pattern))
         notices += [told] if told else []
         pruned[part] = goes.bool()
-        torch.sub(current.sub_(lost), dense[part], out=change[part])
-    keep = ~pruned.T.contiguous()
-    solved = without_dropped(dense.add_(change).T.contiguous(), keep)
+        torch.sub(current.sub_(lost), dense[part], out=change[part])  # 0 where a weight went
+        dense[part] = current
+    keep, solved = ~pruned.T.contiguous(), dense.T.contiguous()
     return Solution(torch.split(solved, sizes), torch.split(keep, sizes), tuple(notices))
 
 
