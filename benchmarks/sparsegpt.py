@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from contextlib import nullcontext
 from typing import Any
 from unittest import mock
 
@@ -46,23 +45,18 @@ def block(width: int, device: torch.device) -> list[tuple[list[Tensor], Statisti
 
 def seconds(groups: list[tuple[list[Tensor], Statistics]], pattern: str, leaf: int | None) -> float:
     """Wall seconds of solving every group; no leaf: by the kernel."""
-    columns._LEAF = leaf or columns._LEAF
-    kernel = nullcontext() if leaf is None else mock.patch.object(columns, "kernel_runs", no_kernel)
+    width = mock.patch.object(columns, "_LEAF", leaf or columns._LEAF)
+    kernel = mock.patch.object(columns, "kernel_runs", return_value=leaf is None)
     device = groups[0][0][0].device
     wait_for(device)
     began = time.perf_counter()
-    with kernel:
+    with width, kernel:
         for weights, gathered in groups:
             sparsegpt.sparsegpt(
                 weights, gathered, parse_pattern(pattern), sparsegpt.SparseGPTParams()
             )
     wait_for(device)
     return time.perf_counter() - began
-
-
-def no_kernel(*_: object) -> bool:
-    """In place of the question whether the kernel runs."""
-    return False
 
 
 def main() -> None:

@@ -118,12 +118,14 @@ import sys
 sys.modules["triton"] = None
 import torch, secateur
 from secateur.inference import PackedLinear
-from secateur.machine.kernels import has_triton
+from secateur.machine.kernels import has_triton, kernel_runs
 dense = torch.nn.Linear(8, 3)
 dense.weight.data[:, ::2] = 0
 x = torch.randn(2, 8)
 assert torch.equal(PackedLinear.from_linear(dense)(x), dense(x))
+torch.version.cuda = "13.0"  # as in a build for GPUs
 assert not has_triton()
+assert not kernel_runs(torch.device("cuda"), torch.float32)
 """
 
 

@@ -45,8 +45,8 @@ class Columns:
         pruned: float32 [columns, rows], 1 where a weight goes, so that it can be multiplied with;
             written to for N:M, else decided before.
         lost: float32 [columns, rows], what goes of them, 0 elsewhere; written to.
-        factor: the part of U [columns, columns], its rows divided by its diagonal.
-        scale: [columns], what divides a squared weight to give its score.
+        factor: float32 [columns, columns], that part of U, its rows divided by its diagonal.
+        scale: float32 [columns], what divides a squared weight to give its score.
         pattern: which of them stay.
     """
 

@@ -103,7 +103,8 @@ def sparsegpt(
         told = solve_columns(Columns(current, goes, lost, unit, scale[part], pattern))
         notices += [told] if told else []
         pruned[part] = goes.bool()
-        torch.sub(current.sub_(lost), dense[part], out=change[part])  # 0 where a weight went
+        current.sub_(lost)  # 0 where a weight goes
+        torch.sub(current, dense[part], out=change[part])
         dense[part] = current
     keep, solved = ~pruned.T.contiguous(), dense.T.contiguous()
     return Solution(torch.split(solved, sizes), torch.split(keep, sizes), tuple(notices))
